@@ -1,0 +1,62 @@
+"""The one exception edgekit raises for things a user can put right.
+
+A bug is not an `EdgekitError`: it is left to crash with its traceback.
+"""
+
+from __future__ import annotations
+
+
+class EdgekitError(Exception):
+    """Something the user can put right: what failed, why, and what to do next.
+
+    Args:
+        what: One line that names what failed, with the value.
+        why: The cause, where it is not already in `what`.
+        fix: The next command or change.
+    """
+
+    exit_code = 1
+
+    def __init__(self, what: str, *, why: str = "", fix: str = "") -> None:
+        self.what, self.why, self.fix = what, why, fix
+        super().__init__("\n".join(part for part in (what, _indent(why), _indent(fix)) if part))
+
+
+class RecipeError(EdgekitError):
+    """A recipe, or a setting given on the command line, is not valid."""
+
+
+class DataError(EdgekitError):
+    """Samples could not be read."""
+
+
+class CheckpointError(EdgekitError):
+    """A model folder is missing, damaged, or of a kind that cannot be used here."""
+
+
+class BundleError(EdgekitError):
+    """A bundle is missing, damaged, tampered with, or newer than this edgekit."""
+
+
+class StorageError(EdgekitError):
+    """The disk is full, or a folder cannot be written."""
+
+
+class MissingExtraError(EdgekitError):
+    """A part of edgekit needs a package that is not installed."""
+
+    def __init__(self, action: str, package: str, extra: str, *, ready: str = "") -> None:
+        fix = f"Install it:  pip install 'edgekit[{extra}]'"
+        if ready:
+            fix += f"\nReady now:   {ready}    (edgekit doctor shows why)"
+        super().__init__(f"Cannot {action} here: {package} is not installed.", fix=fix)
+
+
+class GateFailed(EdgekitError):  # noqa: N818 - the outcome of a gate, named as the reports name it
+    """A declared bar was not reached. The results are kept; only the exit code says no."""
+
+    exit_code = 3
+
+
+def _indent(text: str) -> str:
+    return "\n".join("  " + line for line in text.splitlines())
