@@ -1,0 +1,109 @@
+"""What every training run of edgekit shares: Trainer settings, progress, and checkpoints that survive a kill."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from edgekit.console import PlainProgress, progress
+
+COMPLETE = "edgekit-complete"
+
+
+def training_arguments(folder: Path, **settings: Any) -> TrainingArguments:
+    """Trainer settings with edgekit's habits: own progress bar, every column kept, checkpoints by step.
+
+    Args:
+        folder: Where checkpoints go.
+        settings: Any field of TrainingArguments; overrides the habits.
+    """
+    habits: dict[str, Any] = {
+        "output_dir": str(folder),
+        "use_cpu": not torch.cuda.is_available(),
+        "save_strategy": "steps",
+        "save_total_limit": 2,  # the older one is the way back when a kill strikes while the newer is written
+        "logging_steps": 20,
+        "logging_strategy": "steps",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "remove_unused_columns": False,
+        "dataloader_pin_memory": torch.cuda.is_available(),
+    }
+    return TrainingArguments(**{**habits, **settings})
+
+
+def last_complete_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint whose writing came to its end; those that a kill cut short are removed."""
+    if not folder.is_dir():
+        return None
+    newest: tuple[int, Path] | None = None
+    for path in folder.glob("checkpoint-*"):
+        if not (path / COMPLETE).exists():
+            shutil.rmtree(path)
+            continue
+        step = int(path.name.rpartition("-")[2])
+        if newest is None or step > newest[0]:
+            newest = (step, path)
+    return newest[1] if newest else None
+
+
+class MarkComplete(TrainerCallback):
+    """Marks a checkpoint once all its files are written, so that resume can tell it from a torn one."""
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Called by Trainer after a checkpoint's last file."""
+        if state.is_world_process_zero:
+            (Path(str(args.output_dir)) / f"checkpoint-{state.global_step}" / COMPLETE).touch()
+
+
+class StepProgress(TrainerCallback):
+    """Steps done with the time left, and the latest logged figures."""
+
+    def __init__(self, title: str) -> None:
+        self.title = title
+        self._context: Any = None
+        self._bar: Any = None
+        self._task: Any = None
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Open the bar at the step where training starts or resumes."""
+        if not state.is_world_process_zero:
+            return
+        self._context = progress()
+        self._bar = self._context.__enter__()
+        self._task = self._bar.add_task(self.title, total=state.max_steps, completed=state.global_step)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """One step further."""
+        if self._bar is not None:
+            self._bar.update(self._task, completed=state.global_step)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: Mapping[str, float] | None = None,
+        **_: Any,
+    ) -> None:
+        """Show the figures just logged beside the title."""
+        if self._bar is not None and logs:
+            shown = {key: value for key, value in logs.items() if key in {"loss", "jsd", "r_acc", "mask"}}
+            text = "  ".join(f"{key} {float(value):.4g}" for key, value in shown.items())
+            suffix = "" if isinstance(self._bar, PlainProgress) else f"  [dim]{text}[/]"
+            self._bar.update(self._task, completed=state.global_step, description=f"{self.title}{suffix}")
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Close the bar."""
+        self.close()
+
+    def close(self) -> None:
+        """Close the bar, also after an interruption."""
+        if self._context is not None:
+            self._context.__exit__(None, None, None)
+            self._context = self._bar = None

@@ -1,0 +1,75 @@
+"""Prompts from messages: the checkpoint's own chat template, rendered without transformers."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, TemplateError
+from jinja2.ext import loopcontrols
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from edgekit.errors import CheckpointError, DataError
+from edgekit.families import read_optional_json
+
+Message = dict[str, Any]
+
+
+def question(text: str, images: int = 1) -> list[Message]:
+    """One user turn: images first, then the text."""
+    parts: list[dict[str, Any]] = [{"type": "image"} for _ in range(images)]
+    return [{"role": "user", "content": [*parts, {"type": "text", "text": text}]}]
+
+
+def count_images(messages: list[Message]) -> int:
+    """Image parts in a conversation."""
+    contents = [message["content"] for message in messages if isinstance(message["content"], list)]
+    return sum(part.get("type") == "image" for parts in contents for part in parts)
+
+
+def read_chat_template(folder: Path) -> str:
+    """The chat template of a checkpoint: chat_template.jinja, chat_template.json, or inside tokenizer_config.json.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    if (folder / "chat_template.jinja").exists():
+        return (folder / "chat_template.jinja").read_text(encoding="utf-8")
+    for name in ("chat_template.json", "processor_config.json", "tokenizer_config.json"):
+        template = read_optional_json(folder / name).get("chat_template")
+        if isinstance(template, str):
+            return template
+    raise CheckpointError(
+        f"{folder} has no chat template.", fix="Add a chat_template.jinja; the model's original folder has one."
+    )
+
+
+def _raise(message: str) -> None:
+    raise TemplateError(message)
+
+
+@cache
+def _environment() -> Environment:
+    # The same settings and globals as transformers' apply_chat_template, so that templates render alike.
+    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
+    environment.globals["raise_exception"] = _raise
+    return environment
+
+
+def render(template: str, messages: list[Message], special: dict[str, str] | None = None) -> str:
+    """The prompt for the assistant's next turn.
+
+    Args:
+        template: Jinja source; run in a sandbox.
+        messages: Roles and contents.
+        special: Special tokens the template may name, such as bos_token.
+    Raises:
+        DataError: the template refuses these messages.
+    """
+    try:
+        return _environment().from_string(template).render(
+            messages=messages, add_generation_prompt=True, **(special or {})
+        )
+    except TemplateError as error:
+        raise DataError("The model's chat template refuses these messages.", why=str(error)) from error

@@ -1,0 +1,80 @@
+"""The command line: one file per verb in edgekit/commands, each parsing, calling and printing."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import import_module
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from edgekit import __version__
+from edgekit.errors import EdgekitError
+
+VERBS = ("init", "distill", "export", "verify", "bench", "run", "data", "targets", "devices", "doctor", "demo")
+
+
+class Group(TyperGroup):
+    """Prints an EdgekitError as its message alone, and exits with its code."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Verbs in the order of the work, not of the alphabet."""
+        return [verb for verb in VERBS if verb in self.commands]
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the verb."""
+        try:
+            return super().invoke(ctx)
+        except EdgekitError as error:
+            if ctx.params.get("debug"):
+                raise
+            sys.stderr.write(f"{error}\n")
+            raise typer.Exit(error.exit_code) from error
+        except KeyboardInterrupt as error:
+            sys.stderr.write("\nInterrupted. What was done is kept: the same command goes on from there.\n")
+            raise typer.Exit(130) from error
+        except BrokenPipeError as error:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(1) from error
+
+
+def _version(value: bool) -> None:
+    if value:
+        sys.stdout.write(f"edgekit {__version__}\n")
+        raise typer.Exit
+
+
+def _root(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Take a big vision-language model to a phone, with proof at every step."""
+
+
+def build() -> typer.Typer:
+    """The application with every verb that works."""
+    app = typer.Typer(
+        cls=Group,
+        no_args_is_help=True,
+        add_completion=False,
+        rich_markup_mode="rich",
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(_root)
+    for verb in VERBS:
+        module = import_module(f"edgekit.commands.{verb}")
+        if hasattr(module, "app"):
+            app.add_typer(module.app, name=verb)
+        else:
+            app.command(name=verb)(module.command)
+    return app
+
+
+def main() -> None:
+    """Entry point of the `edgekit` command."""
+    build()()

@@ -1,0 +1,77 @@
+"""Where words go: results to stdout, progress and notes to stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
+
+
+def stderr() -> Console:
+    """A console on standard error; plain where that is not a terminal."""
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False)
+
+
+def note(text: str) -> None:
+    """One line to standard error; `text` is shown as it is, never read as markup."""
+    stderr().print(text, markup=False, soft_wrap=True)
+
+
+def print_json(value: Any) -> None:
+    """One JSON document to standard output."""
+    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def print_text(text: str) -> None:
+    """A line to standard output, as it is."""
+    sys.stdout.write(text + "\n")
+
+
+class PlainProgress:
+    """Progress for a log file: a line at the start, about every tenth, and at the end of a task."""
+
+    def __init__(self) -> None:
+        self._tasks: list[tuple[str, float, float]] = []
+
+    def add_task(self, description: str, *, total: float, completed: float = 0) -> int:
+        """Begin a task of `total` steps."""
+        self._tasks.append((description, total, completed))
+        note(f"{description}: 0 %" if not completed else f"{description}: resumed at {completed:g} of {total:g}")
+        return len(self._tasks) - 1
+
+    def update(self, task: int, *, completed: float, description: str | None = None) -> None:
+        """Say how many steps are done."""
+        text, total, before = self._tasks[task]
+        text = description or text
+        if int(10 * completed / total) > int(10 * before / total):
+            note(f"{text}: {100 * completed / total:.0f} %")
+        self._tasks[task] = (text, total, completed)
+
+
+@contextmanager
+def progress() -> Iterator[Progress | PlainProgress]:
+    """A progress bar with elapsed and remaining time on standard error; lines where that is no terminal."""
+    console = stderr()
+    if not console.is_terminal:
+        yield PlainProgress()
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as bar:
+        yield bar

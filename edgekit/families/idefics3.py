@@ -1,0 +1,199 @@
+"""Idefics3: the classes that SmolVLM-256M and SmolVLM-500M ship as.
+
+A SigLIP-like tower, pixel shuffle, one linear projection, a Llama decoder. Images are resized, perhaps split into
+tiles beside a global view, and each tile becomes `image_seq_len` placeholders.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from edgekit.families import Pixels, Split, read_image_processor, read_optional_json
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+MODEL_TYPES = ("idefics3",)
+MAX_EDGE = 4096  # the Hugging Face processor's own bound on a resized image
+
+
+def read_preprocessing(folder: Path) -> dict[str, Any]:
+    """Image parameters and placeholders of an Idefics3 checkpoint.
+
+    Returns:
+        resample, longest_edge and tile (pixels), split, rescale_factor, mean, std, image_seq_len.
+    """
+    settings = read_image_processor(folder)
+    config = read_optional_json(folder / "config.json")
+    vision = config.get("vision_config", {})
+    per_side = int(vision.get("image_size", 224)) // int(vision.get("patch_size", 32)) // int(config.get("scale_factor", 2))
+    return {
+        "resample": int(settings.get("resample", 1)),
+        "do_resize": bool(settings.get("do_resize", True)),
+        "longest_edge": int(settings.get("size", {}).get("longest_edge", 4 * 364)),
+        "tile": int(settings.get("max_image_size", {}).get("longest_edge", 364)),
+        "split": bool(settings.get("do_image_splitting", True)),
+        "rescale_factor": float(settings.get("rescale_factor", 1 / 255)) if settings.get("do_rescale", True) else 1.0,
+        "mean": [float(v) for v in settings.get("image_mean", [0.5] * 3)] if settings.get("do_normalize", True) else [0.0] * 3,
+        "std": [float(v) for v in settings.get("image_std", [0.5] * 3)] if settings.get("do_normalize", True) else [1.0] * 3,
+        "image_seq_len": per_side**2,
+    }
+
+
+def preprocess(images: list[Image.Image], params: dict[str, Any]) -> Pixels:
+    """Pictures to normalised tiles, as Idefics3ImageProcessor makes them.
+
+    Args:
+        images: Any mode and size; a picture that turned by EXIF is not turned here (the reference does not either).
+        params: From `read_preprocessing`.
+    """
+    tiles: list[NDArray[np.float32]] = []
+    grids: list[tuple[int, int]] = []
+    for image in images:
+        parts, grid = _tiles(image.convert("RGB"), params)
+        tiles += [_normalise(np.asarray(part), params) for part in parts]
+        grids.append(grid)
+    return Pixels(values=np.stack(tiles), grids=grids)
+
+
+def _tiles(image: Image.Image, params: dict[str, Any]) -> tuple[list[Image.Image], tuple[int, int]]:
+    tile, resample = params["tile"], Image.Resampling(params["resample"])
+    if params["do_resize"]:
+        image = image.resize(_longest_edge(*image.size, params["longest_edge"]), resample)
+    if not params["split"]:
+        return [image.resize((tile, tile), resample)], (0, 0)
+    image = image.resize(_whole_tiles(*image.size, tile), resample)
+    width, height = image.size
+    if width <= tile and height <= tile:
+        return [image], (0, 0)
+    rows, cols = height // tile, width // tile
+    boxes = [(c * tile, r * tile, (c + 1) * tile, (r + 1) * tile) for r in range(rows) for c in range(cols)]
+    return [*(image.crop(box) for box in boxes), image.resize((tile, tile), resample)], (rows, cols)
+
+
+def _longest_edge(width: int, height: int, longest: int) -> tuple[int, int]:
+    """(width, height) with the longer edge at `longest` and the shorter made even, never above MAX_EDGE."""
+    ratio = width / height
+    if width >= height:
+        width, height = longest, int(longest / ratio)
+        height += height % 2
+    else:
+        width, height = int(longest * ratio), longest
+        width += width % 2
+    width, height = max(width, 1), max(height, 1)
+    ratio = width / height
+    if width >= height and width > MAX_EDGE:
+        width, height = MAX_EDGE, int(MAX_EDGE / ratio)
+    elif height > width and height > MAX_EDGE:
+        width, height = int(MAX_EDGE * ratio), MAX_EDGE
+    return max(width, 1), max(height, 1)
+
+
+def _whole_tiles(width: int, height: int, tile: int) -> tuple[int, int]:
+    """(width, height) rounded up to whole tiles, the longer edge first."""
+    ratio = width / height
+    if width >= height:
+        width = math.ceil(width / tile) * tile
+        height = math.ceil(int(width / ratio) / tile) * tile
+    else:
+        height = math.ceil(height / tile) * tile
+        width = math.ceil(int(height * ratio) / tile) * tile
+    return width, height
+
+
+def _normalise(pixels: NDArray[np.uint8], params: dict[str, Any]) -> NDArray[np.float32]:
+    """uint8 (H, W, 3) to float32 (3, H, W); rescaled in double precision first, as the reference does."""
+    scaled = (pixels.astype(np.float64) * params["rescale_factor"]).astype(np.float32)
+    mean, std = (np.array(params[key], dtype=np.float32) for key in ("mean", "std"))
+    return np.ascontiguousarray(((scaled - mean) / std).transpose(2, 0, 1))
+
+
+def expand(text: str, grids: list[tuple[int, int]], params: dict[str, Any]) -> str:
+    """Replace each `<image>` of a rendered prompt by the placeholders of its tiles."""
+    parts = text.split("<image>")
+    filled = [parts[0]]
+    for grid, rest in zip(grids, parts[1:], strict=True):
+        filled += [_placeholders(grid, params["image_seq_len"]), rest]
+    return "".join(filled)
+
+
+def _placeholders(grid: tuple[int, int], seq_len: int) -> str:
+    fake, slots = "<fake_token_around_image>", "<image>" * seq_len
+    rows, cols = grid
+    whole = f"{fake}<global-img>{slots}{fake}"
+    if rows == 0:
+        return whole
+    lines = ["".join(f"{fake}<row_{r + 1}_col_{c + 1}>{slots}" for c in range(cols)) for r in range(rows)]
+    return "".join(line + "\n" for line in lines) + "\n" + whole
+
+
+def split(model: PreTrainedModel) -> Split:
+    """The three plain modules; positions are baked for whole square tiles of the configured size."""
+    import torch
+    from torch import Tensor, nn
+    from transformers import DynamicCache
+
+    inner: Any = model.model
+    config, vision, text = model.config, model.config.vision_config, model.config.text_config
+
+    class VisionEncoder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.tower, self.connector = inner.vision_model, inner.connector
+            per_side = vision.image_size // vision.patch_size
+            self.register_buffer("positions", torch.arange(per_side**2).unsqueeze(0), persistent=False)
+
+        def forward(self, pixel_values: Tensor) -> Tensor:
+            embeddings = self.tower.embeddings
+            hidden = embeddings.patch_embedding(pixel_values).flatten(2).transpose(1, 2)
+            hidden = hidden + embeddings.position_embedding(self.positions)
+            for layer in self.tower.encoder.layers:
+                hidden = layer(hidden, None)
+            result: Tensor = self.connector(self.tower.post_layernorm(hidden))
+            return result
+
+    class TextDecoder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.text_model, self.lm_head = inner.text_model, model.lm_head
+
+        def forward(
+            self, inputs_embeds: Tensor, attention_mask: Tensor, position_ids: Tensor, *past: Tensor
+        ) -> tuple[Tensor, ...]:
+            cache = DynamicCache(config=self.text_model.config)
+            for layer in range(len(past) // 2):
+                cache.update(past[2 * layer], past[2 * layer + 1], layer)
+            hidden = self.text_model(
+                inputs_embeds=inputs_embeds,
+                attention_mask=attention_mask,
+                position_ids=position_ids,
+                past_key_values=cache,
+                use_cache=True,
+            ).last_hidden_state
+            grown = [tensor for layer in cache.layers for tensor in (layer.keys, layer.values)]
+            return (self.lm_head(hidden), *grown)
+
+    eos = model.generation_config.eos_token_id
+    if eos is None:
+        eos = text.eos_token_id
+    heads = text.num_attention_heads
+    return Split(
+        vision_encoder=VisionEncoder().eval(),
+        token_embedding=model.get_input_embeddings(),
+        text_decoder=TextDecoder().eval(),
+        image_size=vision.image_size,
+        image_tokens=(vision.image_size // vision.patch_size // config.scale_factor) ** 2,
+        width=text.hidden_size,
+        layers=text.num_hidden_layers,
+        kv_heads=text.num_key_value_heads,
+        head_dim=getattr(text, "head_dim", None) or text.hidden_size // heads,
+        vocab_size=text.vocab_size,
+        image_token_id=config.image_token_id,
+        eos_token_ids=[int(eos)] if isinstance(eos, int) else [int(token) for token in eos],
+    )

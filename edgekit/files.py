@@ -1,0 +1,141 @@
+"""Hashes, and writes that either happen whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from edgekit.errors import BundleError, StorageError
+
+_CHUNK = 1 << 20
+
+
+def sha256_file(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def sha256_tree(folder: Path, *, names: list[str] | None = None) -> str:
+    """SHA-256 over the sorted relative names and contents of a folder's files.
+
+    Args:
+        folder: Its files are read at every depth; the folder's own name does not count.
+        names: Relative names to hash instead of all.
+    """
+    chosen = names if names is not None else tree_files(folder)
+    digest = hashlib.sha256()
+    for name in sorted(chosen):
+        digest.update(name.encode() + b"\0" + bytes.fromhex(sha256_file(folder / name)))
+    return digest.hexdigest()
+
+
+def sha256_json(value: Any) -> str:
+    """SHA-256 of a JSON value in one canonical spelling."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def tree_files(folder: Path) -> list[str]:
+    """Relative POSIX names of a folder's files at every depth, sorted."""
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def inside(folder: Path, name: str) -> Path:
+    """`folder / name`, refused when `name` is absolute or leads out of `folder`, also through a link.
+
+    Raises:
+        BundleError: the name escapes.
+    """
+    pure = PurePosixPath(name)
+    resolved = (folder / name).resolve()
+    if pure.is_absolute() or ".." in pure.parts or "\\" in name or not resolved.is_relative_to(folder.resolve()):
+        raise BundleError(f"The file name {name!r} leads out of {folder}.", fix="Do not use this bundle.")
+    return folder / name
+
+
+@contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Turn the operating system's refusals to write below `path` into a StorageError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StorageError(
+                f"No space left while writing {path}.", why=str(error), fix="Free some space and run the command again."
+            ) from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise StorageError(
+                f"Cannot write {path}.", why=str(error), fix="Choose a folder you may write to, for example with --out."
+            ) from error
+        if error.errno in (errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
+            raise StorageError(
+                f"Cannot write {path}: a file of that name is in the way.", why=str(error), fix="Choose another path."
+            ) from error
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole: aside first, then renamed over the old one."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file whole: aside first, then renamed over the old one."""
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+        try:
+            with aside.open("wb") as stream:
+                stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())
+            aside.replace(path)
+        finally:
+            aside.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file whole, indented, keys in the order given."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+@contextmanager
+def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
+    """A folder to fill that takes its final name only when the block ends well.
+
+    Args:
+        path: The final name.
+        replace: Put it in the place of an existing folder; else an existing one is an error.
+    Yields:
+        The folder aside, on the same file system.
+    Raises:
+        StorageError: it exists, or cannot be written.
+    """
+    if path.exists() and not replace:
+        raise StorageError(f"{path} exists already.", fix="Name another folder, or remove this one.")
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+        aside.mkdir()
+        try:
+            yield aside
+            if path.exists():
+                old = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.old")
+                path.replace(old)
+                aside.replace(path)
+                shutil.rmtree(old)
+            else:
+                aside.replace(path)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)

@@ -1,0 +1,110 @@
+"""Prompts and pictures to model inputs, without transformers: tokenizer, chat template, own preprocessing.
+
+It reads a checkpoint folder or a bundle alike, so what was trained, exported and run is fed by the same code; parity
+with the Hugging Face processors is a test and a field of every report.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekit.chat import Message, read_chat_template, render
+from edgekit.errors import CheckpointError, DataError
+from edgekit.families import Pixels, family_of, read_optional_json
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from tokenizers import Tokenizer
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """One prompt, ready for a model.
+
+    Attributes:
+        ids: int64 (1, T), image placeholders expanded.
+        pixels: Tiles of all images; None for a prompt without one.
+    """
+
+    ids: NDArray[np.int64]
+    pixels: Pixels | None
+
+
+@dataclass(frozen=True)
+class Processor:
+    """The tokenizer, template and image parameters of one model."""
+
+    family: ModuleType
+    tokenizer: Tokenizer
+    template: str
+    params: dict[str, Any]
+    special: dict[str, str]
+
+    @classmethod
+    def load(cls, folder: Path) -> Processor:
+        """From a Hugging Face folder, or the `model/` files of a bundle.
+
+        Raises:
+            CheckpointError: files missing, damaged, or of an unknown family.
+        """
+        from tokenizers import Tokenizer
+
+        config = read_optional_json(folder / "config.json")
+        if "model_type" not in config:
+            raise CheckpointError(
+                f"{folder} is not a model folder.",
+                why="It has no config.json with a model_type.",
+                fix="Give a Hugging Face checkpoint folder (config.json, model.safetensors, tokenizer.json, ...).",
+            )
+        family = family_of(str(config["model_type"]))
+        try:
+            tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        except Exception as error:  # the Rust side raises bare Exception for a missing or damaged file
+            raise CheckpointError(f"Cannot read {folder / 'tokenizer.json'}.", why=str(error)) from error
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        return cls(family, tokenizer, read_chat_template(folder), family.read_preprocessing(folder), _special(folder))
+
+    def prompt(self, messages: list[Message], grids: list[tuple[int, int]]) -> str:
+        """The rendered conversation with image placeholders expanded."""
+        text = render(self.template, messages, self.special)
+        expanded: str = self.family.expand(text, grids, self.params)
+        return expanded
+
+    def encode(self, messages: list[Message], images: list[Image]) -> Inputs:
+        """Token ids and tiles of one prompt.
+
+        Raises:
+            DataError: the number of images and of image parts differ.
+        """
+        pixels = self.family.preprocess(images, self.params) if images else None
+        grids = pixels.grids if pixels is not None else []
+        try:
+            text = self.prompt(messages, grids)
+        except ValueError as error:
+            raise DataError(
+                f"The prompt does not have one image part for each of its {len(images)} images.",
+                why="A literal image token in a question counts as one.",
+            ) from error
+        ids = self.tokenizer.encode(text, add_special_tokens=False).ids
+        return Inputs(np.array([ids], dtype=np.int64), pixels)
+
+    def decode(self, ids: list[int]) -> str:
+        """Text of generated tokens, special tokens left out, without the space that opens an answer."""
+        text: str = self.tokenizer.decode(ids, skip_special_tokens=True)
+        return text.strip()
+
+
+def _special(folder: Path) -> dict[str, str]:
+    config = read_optional_json(folder / "tokenizer_config.json")
+    names = ("bos_token", "eos_token", "pad_token", "unk_token")
+    found = {name: config.get(name) for name in names}
+    # Older folders spell a token as {"content": "..."}.
+    texts = {name: value.get("content") if isinstance(value, dict) else value for name, value in found.items()}
+    return {name: text for name, text in texts.items() if isinstance(text, str)}

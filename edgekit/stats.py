@@ -1,0 +1,100 @@
+"""Intervals and paired tests, on scipy. Scores are shares in [0, 1]; intervals are two-sided 95 % unless said."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+
+def score_interval(scores: ArrayLike, *, level: float = 0.95, seed: int = 0) -> tuple[float, float]:
+    """Interval of a mean score: Wilson's for right/wrong scores, a BCa bootstrap for graded ones.
+
+    Args:
+        scores: (n,) one score per question in [0, 1], n >= 1.
+        level: Confidence level.
+        seed: Of the bootstrap.
+    Source: Wilson (1927), by scipy.stats.binomtest; Efron (1987), by scipy.stats.bootstrap.
+    """
+    from scipy.stats import binomtest, bootstrap
+
+    values = np.asarray(scores, dtype=float)
+    if np.isin(values, (0.0, 1.0)).all():
+        interval = binomtest(int(values.sum()), len(values)).proportion_ci(level, method="wilson")
+    elif np.ptp(values) == 0:
+        return float(values[0]), float(values[0])
+    else:
+        interval = bootstrap((values,), np.mean, confidence_level=level, rng=np.random.default_rng(seed)).confidence_interval
+    return float(interval.low), float(interval.high)
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Difference of two runs on the same questions, new minus old.
+
+    Attributes:
+        delta: Mean difference.
+        ci95: Paired percentile-bootstrap interval of it.
+        p_value: Exact McNemar for right/wrong scores, paired permutation else; two-sided.
+        gained, lost: Questions only the new run, or only the old run, scores higher on.
+    """
+
+    delta: float
+    ci95: tuple[float, float]
+    p_value: float
+    gained: int
+    lost: int
+
+    @property
+    def significant(self) -> bool:
+        """Whether the interval excludes zero."""
+        return self.ci95[0] > 0 or self.ci95[1] < 0
+
+
+def paired(new: ArrayLike, old: ArrayLike, *, draws: int = 10_000, seed: int = 0) -> Paired:
+    """Compare two runs question by question.
+
+    Args:
+        new, old: (n,) scores in [0, 1] of the same questions in the same order.
+        draws: Bootstrap and permutation draws.
+        seed: Of both.
+    """
+    from scipy.stats import binomtest
+
+    difference = np.asarray(new, dtype=float) - np.asarray(old, dtype=float)
+    gained, lost = int((difference > 0).sum()), int((difference < 0).sum())
+    rng = np.random.default_rng(seed)
+    means = _bootstrap_means(difference, draws, rng)
+    low, high = np.quantile(means, (0.025, 0.975))
+    if np.isin(difference, (-1.0, 0.0, 1.0)).all():
+        p_value = float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
+    else:
+        p_value = _sign_flip_p(difference, draws, rng)
+    return Paired(float(difference.mean()), (float(low), float(high)), p_value, gained, lost)
+
+
+def median_interval(samples: ArrayLike, *, draws: int = 2000, seed: int = 0) -> tuple[float, float]:
+    """Percentile-bootstrap 95 % interval of a median, in the samples' own unit."""
+    values = np.asarray(samples, dtype=float)
+    rng = np.random.default_rng(seed)
+    medians = np.median(values[rng.integers(len(values), size=(draws, len(values)))], axis=1)
+    low, high = np.quantile(medians, (0.025, 0.975))
+    return float(low), float(high)
+
+
+def _bootstrap_means(values: NDArray[np.float64], draws: int, rng: np.random.Generator) -> NDArray[np.float64]:
+    # Resampling n values with replacement is a multinomial over the distinct ones: exact, and small for 0/1 scores.
+    distinct, counts = np.unique(values, return_counts=True)
+    if len(distinct) <= 64:
+        drawn = rng.multinomial(len(values), counts / len(values), size=draws)
+        return np.asarray(drawn @ distinct / len(values))
+    return np.array([values[rng.integers(len(values), size=len(values))].mean() for _ in range(draws)])
+
+
+def _sign_flip_p(difference: NDArray[np.float64], draws: int, rng: np.random.Generator) -> float:
+    observed = abs(difference.mean())
+    hits = sum(
+        abs((difference * rng.choice((-1.0, 1.0), len(difference))).mean()) >= observed - 1e-15 for _ in range(draws)
+    )
+    return (hits + 1) / (draws + 1)
