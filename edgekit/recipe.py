@@ -1,0 +1,407 @@
+"""A recipe: everything a run is told, read from YAML into frozen dataclasses.
+
+Every default is the paper's where the paper speaks (MASTERS, arXiv:2512.22238); where it does not, the setting has a
+name here and its value is written into the run's manifest.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from edgekit import schema
+from edgekit.errors import CheckpointError, RecipeError
+from edgekit.files import sha256_json
+from edgekit.registry import Registry
+
+OBJECTIVES = Registry("edgekit.distill.objectives", "objective")
+JUDGES = Registry("edgekit.distill.judges", "judge")
+GENERATORS = Registry("edgekit.distill.generators", "generator")
+
+
+@dataclass(frozen=True)
+class Model:
+    """A checkpoint."""
+
+    checkpoint: str
+    """Hugging Face folder or hub name; `demo:teacher` and `demo:student` are the built-in demo models."""
+    r_max: float | None = None
+    """Teachers only: this one's own first mask ratio, in [0, 1); `masters.mask.r_max` when absent."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """Questions to learn from, and questions kept apart to measure on."""
+
+    train: str
+    """Data spec (`edgekit data show --help` lists the kinds)."""
+    test: str
+    """Data spec; never trained on."""
+    train_limit: int | None = None
+    """Use so many train questions, drawn with the run's seed; all when absent."""
+    test_limit: int | None = None
+    """Measure on the first so many test questions; all when absent."""
+    scoring: str = "exact"
+    """Metric of `edgekit.data.scoring`."""
+
+
+@dataclass(frozen=True)
+class Mask:
+    """Eq. 1-3: which teacher weights are hidden, and how the ratio falls."""
+
+    r_max: float = 0.2
+    """Mask ratio of the first stage, in [0, 1)."""
+    step: float = 0.05
+    """Fall of the ratio from stage to stage."""
+    scope: Literal["all", "language", "vision"] = "all"
+    """Linear layers of which part; embeddings, norms, biases and lm_head are never masked."""
+    exclude: tuple[str, ...] = ()
+    """Module-name patterns (fnmatch) that are left whole."""
+
+
+@dataclass(frozen=True)
+class GenData:
+    """Responses written before training, section 3.2 of the paper."""
+
+    generator: str = "transformers"
+    """Who samples them."""
+    teacher_responses: int = 4
+    """Per question, from the masked teacher of the stage."""
+    student_responses: int = 4
+    """Per question, from the student."""
+    temperature: float = 1.0
+    top_p: float = 0.9
+    top_k: int = 50
+    repetition_penalty: float = 1.05
+    max_new_tokens: int = 64
+    batch_questions: int = 64
+    """Questions sampled together."""
+    shard_questions: int = 512
+    """Questions per Parquet shard: what a kill can cost at most."""
+    student_refresh: Literal["never", "per_teacher"] = "never"
+    """Sample the student's responses once, or anew for each teacher of the ladder."""
+
+
+@dataclass(frozen=True)
+class Rewards:
+    """Eq. 6-7."""
+
+    judge: str = "rule"
+    """R_acc: `rule` scores closed answers with `data.scoring`."""
+    accuracy: bool = True
+    """Use R_acc."""
+    distill: bool = True
+    """Use R_distill."""
+
+
+@dataclass(frozen=True)
+class Masters:
+    """The distillation itself."""
+
+    mask: Mask = field(default_factory=Mask)
+    gen_data: GenData = field(default_factory=GenData)
+    rewards: Rewards = field(default_factory=Rewards)
+    grpo_weight: float = 1.0
+    """Weight of L_GRPO beside the objective; 0 leaves plain distillation."""
+    kl_beta: float = 0.1
+    """beta of Eq. 9."""
+    kl_estimator: Literal["k3"] = "k3"
+    """How KL(pi_theta || pi_ref) is taken per token: Schulman's k3, exp(d) - d - 1 with d = logp_ref - logp."""
+    reference: Literal["initial"] = "initial"
+    """pi_ref: the student as the run found it."""
+    distance_average: Literal["token_mean"] = "token_mean"
+    """How D of Eq. 7 is averaged over a response."""
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """Optimisation, by transformers' Trainer over accelerate."""
+
+    steps: int = 1000
+    """Optimiser steps per teacher, shared out over its mask stages."""
+    batch_questions: int = 8
+    """Questions per step, each with all its responses."""
+    gradient_accumulation: int = 1
+    learning_rate: float = 1e-6
+    schedule: str = "constant"
+    """Any `lr_scheduler_type` of transformers."""
+    warmup_steps: int = 0
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    bf16: bool = False
+    """Autocast to bfloat16."""
+    attention: Literal["eager", "sdpa"] = "sdpa"
+    """Attention implementation of teacher and student."""
+    save_steps: int = 100
+    """Steps between checkpoints: what a kill can cost at most."""
+    threads: int | None = None
+    """CPU threads; torch's choice when absent. A resumed run is the same bit for bit only at the same number."""
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Export:
+    """One bundle to make from the student."""
+
+    target: str
+    precision: str = "fp32"
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What `edgekit bench` does by default for this run."""
+
+    data: str | None = None
+    """Data spec; `data.test` when absent."""
+    limit: int | None = 1000
+    """Questions scored."""
+    timed: int = 50
+    """Questions timed."""
+    warmup: int = 5
+    """Questions answered before timing."""
+    threads: int = 1
+    max_new_tokens: int = 16
+
+
+@dataclass(frozen=True)
+class Gates:
+    """Bars that `edgekit bench` holds each bundle to; absent means no bar."""
+
+    max_drop: float | None = None
+    """Accuracy below PyTorch's, in points of 100."""
+    max_ttft_ms: float | None = None
+    min_decode: float | None = None
+    """Decoded tokens per second."""
+    max_size: int | None = None
+    """Bytes on disk."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One run, from teachers to gates."""
+
+    teachers: tuple[Model, ...]
+    """In ascending size: mid teachers first, then the large one."""
+    student: Model
+    data: Data
+    name: str = "masters"
+    """Of the run's folder."""
+    masters: Masters = field(default_factory=Masters)
+    objective: dict[str, float] = field(default_factory=lambda: {"jsd": 1.0})
+    """Distillation objectives and their weights."""
+    jsd_beta: float = 0.5
+    """b of the generalised Jensen-Shannon divergence."""
+    trainer: Trainer = field(default_factory=Trainer)
+    exports: tuple[Export, ...] = ()
+    bench: Bench = field(default_factory=Bench)
+    gates: Gates = field(default_factory=Gates)
+
+    @property
+    def hash(self) -> str:
+        """Of what decides the student: exports, bench and gates may change without a new run."""
+        value = schema.to_json(self)
+        return sha256_json({key: value[key] for key in value if key not in ("exports", "bench", "gates", "name")})
+
+    def r_max(self, teacher: int) -> float:
+        """First mask ratio of one teacher of the ladder."""
+        own = self.teachers[teacher].r_max
+        return self.masters.mask.r_max if own is None else own
+
+
+def demo_recipe_path() -> Path:
+    """The built-in demo recipe."""
+    return Path(str(files("edgekit.demo") / "demo.yaml"))
+
+
+def load_recipe(path: Path, overrides: Mapping[str, str] | None = None) -> Recipe:
+    """Read a recipe.
+
+    Args:
+        path: YAML file.
+        overrides: Dotted key -> YAML text, as `--set trainer.steps=200` gives them.
+    Raises:
+        RecipeError: not there, no YAML, or problems, all of them listed.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"Cannot read the recipe {path}.", why=str(error), fix="edgekit init  writes one.") from error
+    try:
+        value = yaml.safe_load(text)
+        for key, override in (overrides or {}).items():
+            _set(value, key, yaml.safe_load(override))
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{path} is not valid YAML.", why=str(error)) from error
+    return read_recipe(value, str(path))
+
+
+def read_recipe(value: Any, source: str = "recipe") -> Recipe:
+    """A recipe from the value of its YAML.
+
+    Raises:
+        RecipeError: listing every problem.
+    """
+    problems: list[str] = []
+    recipe = schema.read(Recipe, value, problems)
+    if recipe is not None:
+        problems = _check(recipe)
+    if recipe is None or problems:
+        count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
+        raise RecipeError(f"{source} has {count}:", why="\n".join(problems))
+    return recipe
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """YAML of a recipe with every setting spelled out."""
+    text: str = yaml.safe_dump(schema.to_json(recipe), sort_keys=False, allow_unicode=True)
+    return text
+
+
+def resolve_checkpoint(name: str, base: Path | None = None) -> Path:
+    """The folder behind a checkpoint name.
+
+    Args:
+        name: Folder, `demo:teacher`, `demo:student`, or a hub name (`org/model`, fetched if the hub is reachable).
+        base: Folder that relative names start from.
+    Raises:
+        CheckpointError: nothing there.
+    """
+    if name.startswith("demo:"):
+        folder = Path(str(files("edgekit.demo") / "weights")) / name.removeprefix("demo:")
+        if not folder.is_dir():
+            raise CheckpointError(f"There is no demo model {name!r}.", fix="There are: demo:teacher, demo:student.")
+        return folder
+    for folder in (Path(name), *([base / name] if base else [])):
+        if folder.is_dir():
+            return folder.resolve()
+    return _from_hub(name)
+
+
+def _from_hub(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
+
+    patterns = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
+    try:
+        return Path(snapshot_download(name, allow_patterns=patterns))
+    except HFValidationError as error:
+        raise CheckpointError(f"No model at {name!r}.", why="It is no folder and no hub name.") from error
+    except Exception as error:  # offline, unknown and refused all come as different types from several layers
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise CheckpointError(
+            f"No model at {name!r}.", why=f"It is no folder here, and the hub did not give it: {reason}"
+        ) from error
+
+
+def _set(value: Any, dotted: str, item: Any) -> None:
+    keys = dotted.split(".")
+    for key in keys[:-1]:
+        if isinstance(value, dict):
+            value = value.setdefault(key, {})
+        elif isinstance(value, list) and key.isdigit() and int(key) < len(value):
+            value = value[int(key)]
+        else:
+            raise RecipeError(f"--set {dotted}: there is no {key!r} to set something in.")
+    if isinstance(value, list) and keys[-1].isdigit() and int(keys[-1]) < len(value):
+        value[int(keys[-1])] = item
+    elif isinstance(value, dict):
+        value[keys[-1]] = item
+    else:
+        raise RecipeError(f"--set {dotted}: there is no {keys[-1]!r} to set.")
+
+
+_RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "masters.mask.r_max": (lambda v: 0 <= v < 1, "in [0, 1)"),
+    "masters.mask.step": (lambda v: 0 < v < 1, "in (0, 1)"),
+    "masters.gen_data.teacher_responses": (lambda v: v >= 0, "at least 0"),
+    "masters.gen_data.student_responses": (lambda v: v >= 0, "at least 0"),
+    "masters.gen_data.temperature": (lambda v: v > 0, "above 0"),
+    "masters.gen_data.top_p": (lambda v: 0 < v <= 1, "in (0, 1]"),
+    "masters.gen_data.top_k": (lambda v: v >= 0, "at least 0 (0 is off)"),
+    "masters.gen_data.repetition_penalty": (lambda v: v > 0, "above 0"),
+    "masters.gen_data.max_new_tokens": (lambda v: v >= 1, "at least 1"),
+    "masters.gen_data.batch_questions": (lambda v: v >= 1, "at least 1"),
+    "masters.gen_data.shard_questions": (lambda v: v >= 1, "at least 1"),
+    "masters.grpo_weight": (lambda v: v >= 0, "at least 0"),
+    "masters.kl_beta": (lambda v: v >= 0, "at least 0"),
+    "jsd_beta": (lambda v: 0 < v < 1, "in (0, 1)"),
+    "trainer.steps": (lambda v: v >= 1, "at least 1"),
+    "trainer.batch_questions": (lambda v: v >= 1, "at least 1"),
+    "trainer.gradient_accumulation": (lambda v: v >= 1, "at least 1"),
+    "trainer.learning_rate": (lambda v: v > 0, "above 0"),
+    "trainer.warmup_steps": (lambda v: v >= 0, "at least 0"),
+    "trainer.weight_decay": (lambda v: v >= 0, "at least 0"),
+    "trainer.max_grad_norm": (lambda v: v >= 0, "at least 0 (0 is off)"),
+    "trainer.save_steps": (lambda v: v >= 1, "at least 1"),
+    "trainer.threads": (lambda v: v is None or v >= 1, "at least 1"),
+    "data.train_limit": (lambda v: v is None or v >= 1, "at least 1"),
+    "data.test_limit": (lambda v: v is None or v >= 1, "at least 1"),
+    "bench.limit": (lambda v: v is None or v >= 1, "at least 1"),
+    "bench.timed": (lambda v: v >= 1, "at least 1"),
+    "bench.warmup": (lambda v: v >= 0, "at least 0"),
+    "bench.threads": (lambda v: v >= 1, "at least 1"),
+    "bench.max_new_tokens": (lambda v: v >= 1, "at least 1"),
+}
+
+
+def _check(recipe: Recipe) -> list[str]:
+    problems = []
+    for dotted, (holds, text) in _RANGES.items():
+        value: Any = recipe
+        for key in dotted.split("."):
+            value = getattr(value, key)
+        if not holds(value):
+            problems.append(f"{dotted}: {value!r} is not {text}")
+    if not recipe.teachers:
+        problems.append("teachers: at least one is needed")
+    for number, teacher in enumerate(recipe.teachers):
+        if teacher.r_max is not None and not 0 <= teacher.r_max < 1:
+            problems.append(f"teachers[{number}].r_max: {teacher.r_max!r} is not in [0, 1)")
+    if recipe.masters.gen_data.teacher_responses + recipe.masters.gen_data.student_responses < 1:
+        problems.append("masters.gen_data: teacher_responses and student_responses are both 0")
+    if not recipe.name or not all(c.isalnum() or c in "-_." for c in recipe.name) or recipe.name.startswith("."):
+        problems.append(f"name: {recipe.name!r} is no plain folder name (letters, digits, '-', '_', '.')")
+    if recipe.name == "latest":
+        problems.append("name: 'latest' is taken for the newest run")
+    problems += _check_names(recipe)
+    return problems
+
+
+def _check_names(recipe: Recipe) -> list[str]:
+    from edgekit.data.scoring import SCORING
+
+    chosen = [(f"objective.{name}", OBJECTIVES, name) for name in recipe.objective]
+    chosen.append(("masters.rewards.judge", JUDGES, recipe.masters.rewards.judge))
+    chosen.append(("masters.gen_data.generator", GENERATORS, recipe.masters.gen_data.generator))
+    chosen.append(("data.scoring", SCORING, recipe.data.scoring))
+    unknown = [(where, registry.unknown(name)) for where, registry, name in chosen if name not in registry.names()]
+    return [f"{where}: {error.what} {error.fix}" for where, error in unknown]
+
+
+def describe_settings() -> list[tuple[str, str, str]]:
+    """(dotted key, default, doc) of every setting, for `edgekit init` and the documentation."""
+    return list(_describe(Recipe, ""))
+
+
+def _describe(cls: type[Any], prefix: str) -> list[tuple[str, str, str]]:
+    import typing
+
+    hints, docs = typing.get_type_hints(cls), schema.field_docs(cls)
+    rows: list[tuple[str, str, str]] = []
+    for item in dataclasses.fields(cls):
+        hint = hints[item.name]
+        if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+            rows += _describe(hint, f"{prefix}{item.name}.")
+            continue
+        default = item.default if item.default is not dataclasses.MISSING else None
+        if item.default_factory is not dataclasses.MISSING:
+            default = item.default_factory()
+        shown = "" if default is None else str(schema.to_json(default))
+        rows.append((f"{prefix}{item.name}", shown, docs.get(item.name, "")))
+    return rows
