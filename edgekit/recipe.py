@@ -113,6 +113,8 @@ class Masters:
     """beta of Eq. 9."""
     kl_estimator: Literal["k3"] = "k3"
     """How KL(pi_theta || pi_ref) is taken per token: Schulman's k3, exp(d) - d - 1 with d = logp_ref - logp."""
+    advantage_std: Literal["sample", "population"] = "sample"
+    """std of Eq. 8 over the G responses of a question: divided by G - 1, as GRPO's implementations do, or by G."""
     reference: Literal["initial"] = "initial"
     """pi_ref: the student as the run found it."""
     distance_average: Literal["token_mean"] = "token_mean"

@@ -6,6 +6,8 @@ A family module holds:
     read_preprocessing(folder)           the image parameters of a checkpoint, as a JSON-able dict
     preprocess(images, params)           pictures -> Pixels, with pillow and numpy only
     expand(text, grids, params)          image placeholders in a rendered prompt -> what the model was trained on
+    PARTS                                parameter-name prefixes of "vision" and "language"
+    encode_images(model, pixel_values)   tiles -> image embeddings, with gradients
     split(model)                         a loaded model -> Split (this one imports torch)
 
 and nothing of it imports torch when the module is imported, so that a bundle can be run without torch.

@@ -17,9 +17,12 @@ from PIL import Image
 from edgekit.families import Pixels, Split, read_image_processor, read_optional_json
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedModel
 
 MODEL_TYPES = ("idefics3",)
+# Parameter-name prefixes of the two halves, for masking and for reports.
+PARTS = {"vision": ("model.vision_model.", "model.connector."), "language": ("model.text_model.",)}
 MAX_EDGE = 4096  # the Hugging Face processor's own bound on a resized image
 
 
@@ -133,10 +136,17 @@ def _placeholders(grid: tuple[int, int], seq_len: int) -> str:
     return "".join(line + "\n" for line in lines) + "\n" + whole
 
 
+def encode_images(model: PreTrainedModel, pixel_values: Tensor) -> Tensor:
+    """Image embeddings (M, N, D) of tiles (M, 3, H, W), by the untouched model; keeps gradients."""
+    inner: Any = model.model
+    embeddings: Tensor = inner.connector(inner.vision_model(pixel_values=pixel_values).last_hidden_state)
+    return embeddings
+
+
 def split(model: PreTrainedModel) -> Split:
     """The three plain modules; positions are baked for whole square tiles of the configured size."""
     import torch
-    from torch import Tensor, nn
+    from torch import nn
     from transformers import DynamicCache
 
     inner: Any = model.model

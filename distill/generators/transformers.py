@@ -1,0 +1,110 @@
+"""Sampling with a loaded transformers model: pictures and prompt are run once for all responses of a question."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import (
+    LogitsProcessorList,
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from edgekit.distill.batch import Embedded, Prompts, embed
+from edgekit.processor import Processor
+from edgekit.recipe import GenData
+
+
+@torch.no_grad()
+def sample(
+    model: Any, processor: Processor, prompts: Prompts, count: int, settings: GenData, seed: int
+) -> list[list[list[int]]]:
+    """`count` sampled responses for each prompt.
+
+    Args:
+        model: In eval mode.
+        processor: Of this model.
+        prompts: Q prompts.
+        count: G, responses for each.
+        settings: Temperature, top-p, top-k, repetition penalty, new tokens at most.
+        seed: Decides every draw.
+    Returns:
+        Q lists of G token lists; each ends with its end token unless it was cut off.
+    """
+    warp = LogitsProcessorList()
+    if settings.repetition_penalty != 1.0:
+        warp.append(RepetitionPenaltyLogitsProcessor(settings.repetition_penalty))
+    if settings.temperature != 1.0:
+        warp.append(TemperatureLogitsWarper(settings.temperature))
+    if settings.top_k:
+        warp.append(TopKLogitsWarper(settings.top_k))
+    if settings.top_p < 1.0:
+        warp.append(TopPLogitsWarper(settings.top_p))
+    rng = torch.Generator(device="cpu").manual_seed(seed)
+
+    def draw(ids: Tensor, logits: Tensor) -> Tensor:
+        shares = warp(ids, logits.float()).softmax(-1)
+        return torch.multinomial(shares.cpu(), 1, generator=rng).squeeze(1).to(logits.device)
+
+    return _decode(model, embed(model, processor, prompts, _pad_id(model)), count, settings.max_new_tokens, draw)
+
+
+@torch.no_grad()
+def greedy(model: Any, processor: Processor, prompts: Prompts, max_new_tokens: int) -> list[list[int]]:
+    """The greedy response to each prompt, its end token included."""
+    embedded = embed(model, processor, prompts, _pad_id(model))
+    rows = _decode(model, embedded, 1, max_new_tokens, lambda _, logits: logits.argmax(-1))
+    return [row[0] for row in rows]
+
+
+def _decode(model: Any, prompts: Embedded, count: int, new_tokens: int, choose: Any) -> list[list[list[int]]]:
+    ends = _end_ids(model)
+    positions = (prompts.mask.cumsum(1) - 1).clamp_min(0)
+    out = model(
+        inputs_embeds=prompts.embeds,
+        attention_mask=prompts.mask,
+        position_ids=positions,
+        use_cache=True,
+        logits_to_keep=1,
+    )
+    cache, logits = out.past_key_values, out.logits[:, -1].repeat_interleave(count, 0)
+    if count > 1:
+        cache.batch_repeat_interleave(count)
+    mask = prompts.mask.repeat_interleave(count, 0)
+    ids = prompts.ids.repeat_interleave(count, 0)
+    position = positions[:, -1:].repeat_interleave(count, 0)
+    rows: list[list[int]] = [[] for _ in range(len(ids))]
+    open_rows = torch.ones(len(ids), dtype=torch.bool)
+    for number in range(new_tokens):
+        chosen = choose(ids, logits)
+        for row in open_rows.nonzero().flatten().tolist():
+            rows[row].append(int(chosen[row]))
+        open_rows &= torch.tensor([int(token) not in ends for token in chosen.tolist()])
+        if not open_rows.any() or number == new_tokens - 1:
+            break
+        ids = torch.cat([ids, chosen.unsqueeze(1)], 1)
+        mask = torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
+        position = position + 1
+        out = model(
+            input_ids=chosen.unsqueeze(1),
+            attention_mask=mask,
+            position_ids=position,
+            past_key_values=cache,
+            use_cache=True,
+        )
+        cache, logits = out.past_key_values, out.logits[:, -1]
+    return [rows[start : start + count] for start in range(0, len(rows), count)]
+
+
+def _end_ids(model: Any) -> set[int]:
+    ends = model.generation_config.eos_token_id
+    return {int(ends)} if isinstance(ends, int) else {int(token) for token in ends or ()}
+
+
+def _pad_id(model: Any) -> int:
+    pad = model.generation_config.pad_token_id
+    return int(pad) if pad is not None else min(_end_ids(model), default=0)
