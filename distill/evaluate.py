@@ -1,0 +1,113 @@
+"""Accuracy of a checkpoint on a data spec: greedy answers, scored, with their interval."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from edgekit.console import progress
+from edgekit.data import Sample, samples
+from edgekit.data.scoring import SCORING
+from edgekit.distill.batch import encode_prompts
+from edgekit.distill.generators.transformers import greedy
+from edgekit.processor import Processor
+from edgekit.stats import score_interval
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores of one checkpoint.
+
+    Attributes:
+        ids: Question ids.
+        scores: (n,) in [0, 1].
+        answers: What the model said.
+    """
+
+    ids: list[str]
+    scores: NDArray[np.float64]
+    answers: list[str]
+
+    @property
+    def n(self) -> int:
+        """Questions scored."""
+        return len(self.ids)
+
+    @property
+    def accuracy(self) -> float:
+        """Mean score in [0, 1]."""
+        return float(self.scores.mean())
+
+    @property
+    def ci95(self) -> tuple[float, float]:
+        """95 % interval of the mean score."""
+        return score_interval(self.scores)
+
+
+def evaluate_checkpoint(
+    folder: Path, spec: str, *, scoring: str, limit: int | None = None, max_new_tokens: int = 16, title: str = "measuring"
+) -> Evaluation:
+    """Load a checkpoint and score its greedy answers.
+
+    Args:
+        folder: Hugging Face folder.
+        spec: Data spec.
+        scoring: Metric.
+        limit: The first so many questions; all when None.
+        max_new_tokens: Longest answer.
+        title: Of the progress bar.
+    """
+    from edgekit.checkpoint import load_model
+
+    model = load_model(folder)
+    return evaluate_model(
+        model, Processor.load(folder), spec, scoring=scoring, limit=limit, max_new_tokens=max_new_tokens, title=title
+    )
+
+
+@torch.no_grad()
+def evaluate_model(
+    model: Any,
+    processor: Processor,
+    spec: str,
+    *,
+    scoring: str,
+    limit: int | None = None,
+    max_new_tokens: int = 16,
+    batch: int = 128,
+    title: str = "measuring",
+) -> Evaluation:
+    """Score the greedy answers of a loaded model; it is left in the mode it came in."""
+    score = SCORING.load(scoring).score
+    ids: list[str] = []
+    scores: list[float] = []
+    answers: list[str] = []
+    training = model.training
+    model.eval()
+    total = sum(1 for _ in samples(spec, limit=limit))
+    with progress() as bar:
+        task = bar.add_task(title, total=total)
+        for group in batched(samples(spec, limit=limit), batch):
+            said = [
+                processor.decode(row)
+                for row in greedy(model, processor, encode_prompts(processor, group), max_new_tokens)
+            ]
+            ids += [sample.id for sample in group]
+            answers += said
+            scores += [score(text, str(sample.answer)) for text, sample in zip(said, group, strict=True)]
+            bar.update(task, completed=len(ids))
+    model.train(training)
+    return Evaluation(ids, np.array(scores), answers)
+
+
+def batched(rows: Iterator[Sample], size: int) -> Iterator[Sequence[Sample]]:
+    """Lists of at most `size` samples."""
+    while group := list(itertools.islice(rows, size)):
+        yield group

@@ -1,0 +1,251 @@
+"""Gen-Data: the questions of a run and the responses to them, in Parquet shards (MASTERS Eq. 5).
+
+A shard is written aside and renamed, so it is whole or not there; a run that was stopped goes on at the first shard
+that is missing, and no response is ever written twice. Each shard's draws are seeded by its place alone.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from edgekit.console import progress
+from edgekit.data import ImageRef, Sample, samples
+from edgekit.distill.batch import embed, encode_prompts, project, response_hidden, token_logp
+from edgekit.distill.judges import Judge
+from edgekit.errors import DataError
+from edgekit.files import write_bytes, write_json
+from edgekit.processor import Processor
+from edgekit.recipe import GENERATORS, Data, GenData
+
+QUESTIONS = pa.schema(
+    [
+        ("id", pa.string()),
+        ("messages", pa.string()),
+        ("answer", pa.string()),
+        ("location", pa.string()),
+        ("images", pa.list_(pa.struct([("path", pa.string()), ("bytes", pa.binary())]))),
+    ]
+)
+RESPONSES = pa.schema(
+    [
+        ("question_id", pa.string()),
+        ("source", pa.string()),
+        ("teacher", pa.string()),
+        ("mask_ratio", pa.float32()),
+        ("number", pa.int32()),
+        ("text", pa.string()),
+        ("token_ids", pa.list_(pa.int32())),
+        ("r_acc", pa.float32()),
+        ("ref_logp", pa.list_(pa.float32())),
+        ("seed", pa.int64()),
+    ]
+)
+
+
+def seed_of(*parts: object) -> int:
+    """A seed from the place of a draw, the same in every run and process."""
+    return zlib.crc32(json.dumps(parts).encode())
+
+
+# ---------------------------------------------------------------------------------------------------------- questions
+
+
+def write_questions(data: Data, folder: Path, shard: int, seed: int) -> int:
+    """Choose the train questions of a run and write them as shards; nothing is done when they are there.
+
+    Args:
+        data: Spec and limit; with a limit, a uniform draw in one pass over the stream, in the stream's order.
+        folder: Where to.
+        shard: Questions a file.
+        seed: Of the draw.
+    Returns:
+        How many questions.
+    """
+    index = folder / "index.json"
+    if index.exists():
+        return int(json.loads(index.read_text())["questions"])
+    chosen = None
+    if data.train_limit is not None:
+        total = sum(1 for _ in samples(data.train))
+        rng = np.random.default_rng(seed)
+        picked = rng.choice(total, min(data.train_limit, total), replace=False)
+        chosen = np.zeros(total, dtype=bool)
+        chosen[picked] = True
+    rows: list[dict[str, Any]] = []
+    count = 0
+    seen: set[int] = set()
+    for number, sample in enumerate(samples(data.train)):
+        if chosen is not None and not chosen[number]:
+            continue
+        if (key := hash(sample.id)) in seen:
+            raise DataError(f"{sample.location}: the id {sample.id!r} stands there twice.", fix="Ids must be unique.")
+        seen.add(key)
+        rows.append(_question_row(sample))
+        count += 1
+        if len(rows) == shard:
+            _write_shard(folder, count // shard - 1, rows, QUESTIONS)
+            rows = []
+    if rows:
+        _write_shard(folder, count // shard, rows, QUESTIONS)
+    write_json(index, {"questions": count, "shard": shard})
+    return count
+
+
+def _question_row(sample: Sample) -> dict[str, Any]:
+    images = [{"path": str(image.path.resolve()) if image.path else None, "bytes": image.data} for image in sample.images]
+    return {
+        "id": sample.id,
+        "messages": json.dumps(sample.messages),
+        "answer": sample.answer,
+        "location": sample.location,
+        "images": images,
+    }
+
+
+def question(row: dict[str, Any]) -> Sample:
+    """The sample of a question row."""
+    images = tuple(
+        ImageRef(path=Path(image["path"])) if image["path"] else ImageRef(data=image["bytes"]) for image in row["images"]
+    )
+    return Sample(row["id"], images, json.loads(row["messages"]), row["answer"], row["location"])
+
+
+# ---------------------------------------------------------------------------------------------------------- responses
+
+
+@dataclass(frozen=True)
+class Writer:
+    """Who writes the responses of one pass over the questions.
+
+    Attributes:
+        source: "teacher" or "student".
+        name: Of the checkpoint.
+        model: Loaded and, for a teacher, already masked.
+        processor: Of that model.
+        count: Responses per question.
+        mask_ratio: Of a teacher's stage; 0 for a student.
+        key: Names the pass; seeds its draws.
+    """
+
+    source: str
+    name: str
+    model: Any
+    processor: Processor
+    count: int
+    mask_ratio: float
+    key: str
+
+
+@dataclass(frozen=True)
+class Reference:
+    """pi_ref: its log-probabilities of each response are taken once, here."""
+
+    model: Any
+    processor: Processor
+    vocab: int
+
+
+def missing_shards(questions: Path, folder: Path) -> list[Path]:
+    """Question shards that have no response shard yet."""
+    return [path for path in sorted(questions.glob("shard-*.parquet")) if not (folder / path.name).exists()]
+
+
+def write_responses(
+    writer: Writer, reference: Reference, judge: Judge, settings: GenData, questions: Path, folder: Path, seed: int
+) -> None:
+    """Write the missing response shards of one pass.
+
+    Args:
+        writer: Who writes.
+        reference: Whose log-probabilities go beside each response.
+        judge: Gives R_acc.
+        settings: Sampling.
+        questions: Folder of question shards.
+        folder: Folder of this pass's shards.
+        seed: Of the run.
+    """
+    todo = missing_shards(questions, folder)
+    if not todo:
+        return
+    total = len(list(questions.glob("shard-*.parquet")))
+    mask = f", mask {writer.mask_ratio:.2f}" if writer.source == "teacher" else ""
+    with progress() as bar:
+        task = bar.add_task(f"responses of the {writer.source}{mask}", total=total, completed=total - len(todo))
+        for done, path in enumerate(todo, total - len(todo) + 1):
+            shard_seed = seed_of(seed, writer.key, path.name)
+            rows = list(_respond(writer, reference, judge, settings, path, shard_seed))
+            _write_shard(folder, int(path.stem.partition("-")[2]), rows, RESPONSES)
+            bar.update(task, completed=done)
+
+
+def _respond(
+    writer: Writer, reference: Reference, judge: Judge, settings: GenData, path: Path, seed: int
+) -> Iterator[dict[str, Any]]:
+    sample = GENERATORS.load(settings.generator).sample
+    table = pq.read_table(path).to_pylist()
+    for start in range(0, len(table), settings.batch_questions):
+        group = [question(row) for row in table[start : start + settings.batch_questions]]
+        draw_seed = seed_of(seed, start)
+        prompts = encode_prompts(writer.processor, group)
+        drawn = sample(writer.model, writer.processor, prompts, writer.count, settings, draw_seed)
+        texts = [[writer.processor.decode(ids) for ids in responses] for responses in drawn]
+        logps = reference_logps(reference, group, drawn)
+        triples = [(q.text, str(q.answer), text) for q, row in zip(group, texts, strict=True) for text in row]
+        verdicts = iter(judge(triples))
+        for q, responses, said, logp in zip(group, drawn, texts, logps, strict=True):
+            for number, (ids, text, values) in enumerate(zip(responses, said, logp, strict=True)):
+                yield {
+                    "question_id": q.id,
+                    "source": writer.source,
+                    "teacher": writer.name if writer.source == "teacher" else None,
+                    "mask_ratio": writer.mask_ratio,
+                    "number": number,
+                    "text": text,
+                    "token_ids": ids,
+                    "r_acc": next(verdicts),
+                    "ref_logp": values,
+                    "seed": draw_seed,
+                }
+
+
+@torch.no_grad()
+def reference_logps(
+    reference: Reference, group: list[Sample], drawn: list[list[list[int]]]
+) -> list[list[list[float]]]:
+    """Log-probability of each token of each response under pi_ref, nats; identical responses are run once."""
+    distinct = {(q, tuple(ids)): 0 for q, rows in enumerate(drawn) for ids in rows}
+    owners, responses = zip(*distinct, strict=True)
+    prompts = embed(reference.model, reference.processor, encode_prompts(reference.processor, group), 0)
+    hidden = response_hidden(reference.model, prompts, owners, responses, 0)
+    logp = token_logp(project(reference.model, hidden, reference.vocab), responses).tolist()
+    values, at = {}, 0
+    for key in distinct:
+        values[key] = logp[at : at + len(key[1])]
+        at += len(key[1])
+    return [[values[q, tuple(ids)] for ids in rows] for q, rows in enumerate(drawn)]
+
+
+def _write_shard(folder: Path, number: int, rows: list[dict[str, Any]], schema: pa.Schema) -> None:
+    buffer = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), buffer, compression="zstd")
+    write_bytes(folder / f"shard-{number:05d}.parquet", buffer.getvalue())
+
+
+def open_shards(folder: Path, cache: Path) -> Any:
+    """All shards of a folder as one memory-mapped `datasets.Dataset`, in order."""
+    from datasets import Dataset, disable_progress_bars
+
+    disable_progress_bars()
+    files = [str(path) for path in sorted(folder.glob("shard-*.parquet"))]
+    return Dataset.from_parquet(files, cache_dir=str(cache))
