@@ -46,7 +46,7 @@ PLANS = {
     "teacher": Plan(
         shape=architecture.TEACHER,
         tower=Schedule(steps=1200, batch=128, peak_lr=1e-3),
-        answers=Schedule(steps=3000, batch=48, peak_lr=6e-4),
+        answers=Schedule(steps=2400, batch=48, peak_lr=6e-4),
     ),
     "student": Plan(
         shape=architecture.STUDENT,

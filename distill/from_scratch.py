@@ -146,18 +146,25 @@ class AnswerTrainer(Trainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         """Mean cross-entropy over the answer tokens of the batch."""
-        vlm: Any = model
-        features = vlm.model.connector(vlm.model.vision_model(pixel_values=inputs["pixel_values"]).last_hidden_state)
-        ids, labels = inputs["input_ids"], inputs["labels"]
-        features = features.repeat_interleave(ids.shape[0] // features.shape[0], 0)
-        embeds = vlm.get_input_embeddings()(ids)
-        where = (ids == vlm.config.image_token_id).unsqueeze(-1)
-        embeds = embeds.masked_scatter(where, features.to(embeds.dtype))
-        hidden = vlm.model.text_model(inputs_embeds=embeds, attention_mask=inputs["attention_mask"], use_cache=False)
-        answered = labels[:, 1:] != IGNORE
-        logits = vlm.lm_head(hidden.last_hidden_state[:, :-1][answered])
-        loss = nn.functional.cross_entropy(logits.float(), labels[:, 1:][answered])
+        # accelerate wraps only model.forward in its autocast; the parts called one by one here need it spelled out.
+        with self.accelerator.autocast():
+            logits, wanted = _answer_logits(model, inputs)
+        loss = nn.functional.cross_entropy(logits.float(), wanted)
         return (loss, {"logits": logits}) if return_outputs else loss
+
+
+def _answer_logits(model: nn.Module, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Logits (K, V) at the K answer positions, and the ids (K,) that belong there."""
+    vlm: Any = model
+    features = vlm.model.connector(vlm.model.vision_model(pixel_values=inputs["pixel_values"]).last_hidden_state)
+    ids, labels = inputs["input_ids"], inputs["labels"]
+    features = features.repeat_interleave(ids.shape[0] // features.shape[0], 0)
+    embeds = vlm.get_input_embeddings()(ids)
+    where = (ids == vlm.config.image_token_id).unsqueeze(-1)
+    embeds = embeds.masked_scatter(where, features.to(embeds.dtype))
+    hidden = vlm.model.text_model(inputs_embeds=embeds, attention_mask=inputs["attention_mask"], use_cache=False)
+    answered = labels[:, 1:] != IGNORE
+    return vlm.lm_head(hidden.last_hidden_state[:, :-1][answered]), labels[:, 1:][answered]
 
 
 def _run(trainer: Trainer, folder: Path, title: str) -> None:
