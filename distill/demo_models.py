@@ -5,8 +5,6 @@ Each phase keeps checkpoints in the work folder; the same command goes on where 
 
 from __future__ import annotations
 
-import json
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ import torch
 from edgekit.console import note
 from edgekit.data import samples
 from edgekit.demo import architecture
+from edgekit.distill.clock import PhaseClock
 from edgekit.distill.from_scratch import LabelledPictures, Schedule, train_answers, warm_up_tower
 from edgekit.errors import EdgekitError
 from edgekit.files import new_folder, sha256_tree, write_json
@@ -81,7 +80,7 @@ def train(role: str, out: Path, work: Path, *, seed: int = 0, bf16: bool = True,
     plan = PLANS[role]
     if threads:
         torch.set_num_threads(threads)
-    clock = _Clock(work / role / "seconds.json")
+    clock = PhaseClock(work / role / "seconds.json")
     tokenizer = architecture.build_tokenizer(tokenizer_corpus())
     torch.manual_seed(seed)
     model = architecture.build_model(plan.shape, tokenizer)
@@ -144,23 +143,3 @@ def _labelled(processor: Processor, labels: int | None) -> LabelledPictures:
         rows[pictures[path]].append((prompt, answer))
     return LabelledPictures(torch.stack(pixels), rows)
 
-
-class _Clock:
-    """Seconds spent per phase over all the runs it took."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.seconds: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
-        self._name, self._start = "", 0.0
-
-    def phase(self, name: str) -> _Clock:
-        self._name = name
-        return self
-
-    def __enter__(self) -> None:
-        self._start = time.monotonic()
-
-    def __exit__(self, *_: object) -> None:
-        self.seconds[self._name] = self.seconds.get(self._name, 0.0) + time.monotonic() - self._start
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(self.path, self.seconds)

@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedModel, Trainer
 
 from edgekit.demo.shapes import COLORS, SHAPES, draw
-from edgekit.distill.trainer import MarkComplete, StepProgress, last_complete_checkpoint, training_arguments
+from edgekit.distill.trainer import run_trainer, training_arguments
 
 IGNORE = -100
 
@@ -167,17 +167,6 @@ def _answer_logits(model: nn.Module, inputs: dict[str, Tensor]) -> tuple[Tensor,
     return vlm.lm_head(hidden.last_hidden_state[:, :-1][answered]), labels[:, 1:][answered]
 
 
-def _run(trainer: Trainer, folder: Path, title: str) -> None:
-    bar = StepProgress(title)
-    trainer.add_callback(bar)
-    trainer.add_callback(MarkComplete())
-    start = last_complete_checkpoint(folder)
-    try:
-        trainer.train(resume_from_checkpoint=str(start) if start else None)
-    finally:
-        bar.close()
-
-
 def warm_up_tower(model: PreTrainedModel, schedule: Schedule, folder: Path, *, seed: int, bf16: bool) -> float:
     """Train the vision tower on freshly drawn pictures, in place.
 
@@ -194,7 +183,7 @@ def warm_up_tower(model: PreTrainedModel, schedule: Schedule, folder: Path, *, s
         train_dataset=DrawnPictures(count, first=seed * 100_000_000),
         data_collator=_collate_drawn,
     )
-    _run(trainer, folder, "vision tower")
+    run_trainer(trainer, folder, "vision tower")
     held_out = DrawnPictures(2000, first=seed * 100_000_000 + 50_000_000)
     classifier.eval()
     right = 0
@@ -225,7 +214,7 @@ def train_answers(
         train_dataset=QuestionSamples(data, count, questions, seed),
         data_collator=lambda items: _collate_questions(items, pad_id),
     )
-    _run(trainer, folder, "answers")
+    run_trainer(trainer, folder, "answers")
 
 
 def _arguments(folder: Path, schedule: Schedule, *, seed: int, bf16: bool) -> Any:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from edgekit.console import PlainProgress, progress
 
@@ -107,3 +107,22 @@ class StepProgress(TrainerCallback):
         if self._context is not None:
             self._context.__exit__(None, None, None)
             self._context = self._bar = None
+
+
+def run_trainer(trainer: Trainer, folder: Path, title: str) -> None:
+    """Train to the end from the newest whole checkpoint, with edgekit's progress instead of Trainer's prints.
+
+    Args:
+        trainer: Ready to train.
+        folder: Its checkpoint folder.
+        title: Of the progress bar.
+    """
+    bar = StepProgress(title)
+    trainer.remove_callback(PrinterCallback)  # it prints to stdout, which belongs to results
+    trainer.add_callback(bar)
+    trainer.add_callback(MarkComplete())
+    start = last_complete_checkpoint(folder)
+    try:
+        trainer.train(resume_from_checkpoint=str(start) if start else None)
+    finally:
+        bar.close()

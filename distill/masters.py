@@ -1,0 +1,367 @@
+"""The pipeline of `edgekit distill`: Gen-Data, then the joint objective under a falling mask, for each teacher.
+
+Source: Lee, Wang, Hachiuma, "Masking Teacher and Reinforcing Student for Distilling Vision-Language Models",
+arXiv:2512.22238. Every stage keeps what it finished, so the same command goes on where a run was stopped and ends in the
+same student, bit for bit on a CPU with the same number of threads.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+
+from edgekit import __version__
+from edgekit.checkpoint import check_checkpoint, checkpoint_hash, load_model
+from edgekit.console import note
+from edgekit.distill.clock import PhaseClock, peak_memory_bytes
+from edgekit.distill.evaluate import Evaluation, evaluate_model
+from edgekit.distill.gen_data import Reference, Writer, missing_shards, open_shards, write_questions, write_responses
+from edgekit.distill.joint import Collator, JointTrainer, MaskSchedule, ScheduledQuestions, checkpoint_folder
+from edgekit.distill.loss import PerToken, Weights
+from edgekit.distill.masking import MaskedTeacher, mask_ratio, stage_ratios
+from edgekit.distill.pairing import copy_processor, probe_answers, shared_vocabulary
+from edgekit.distill.trainer import run_trainer, training_arguments
+from edgekit.errors import DataError
+from edgekit.families import family_of
+from edgekit.files import new_folder, sha256_file, write_json
+from edgekit.processor import Processor
+from edgekit.recipe import JUDGES, OBJECTIVES, Recipe, resolve_checkpoint
+from edgekit.schema import to_json
+from edgekit.stats import paired
+from edgekit.workspace import Run
+
+MAX_ANSWER_TOKENS = 16
+
+
+@dataclass(frozen=True)
+class Party:
+    """A checkpoint with what is known of it without loading its weights."""
+
+    name: str
+    folder: Path
+    family: ModuleType
+    processor: Processor
+    hash: str
+
+
+@dataclass(frozen=True)
+class Leg:
+    """One teacher's share of the run.
+
+    Attributes:
+        number: From 0.
+        teacher: Whose.
+        ratio_of: Optimiser step -> mask ratio.
+        ratios: Distinct ratios in order.
+    """
+
+    number: int
+    teacher: Party
+    ratio_of: Callable[[int], float]
+    ratios: list[float]
+
+    def responses(self, run: Run, ratio: float) -> Path:
+        """Shards of this teacher at one mask ratio."""
+        return run.responses / f"teacher-{self.number + 1}-mask-{ratio:.4f}"
+
+    def student_responses(self, run: Run, refresh: str) -> Path:
+        """Shards of the student this leg uses."""
+        return run.responses / (f"student-{self.number + 1}" if refresh == "per_teacher" else "student-1")
+
+
+def distill_run(run: Run, recipe: Recipe, base: Path) -> dict[str, Any]:
+    """Run a recipe from wherever its run stands to the end.
+
+    Args:
+        run: Its folder.
+        recipe: Resolved.
+        base: Folder that relative checkpoint names start from.
+    Returns:
+        The run's manifest.
+    Raises:
+        EdgekitError: of any kind; what was done is kept.
+    """
+    with run.lock():
+        return _Pipeline(run, recipe, base).go()
+
+
+class _Pipeline:
+    def __init__(self, run: Run, recipe: Recipe, base: Path) -> None:
+        self.run, self.recipe = run, recipe
+        if recipe.trainer.threads:
+            torch.set_num_threads(recipe.trainer.threads)
+        self.student = _party(recipe.student.checkpoint, base)
+        self.teachers = [_party(model.checkpoint, base) for model in recipe.teachers]
+        self.clock = PhaseClock(run.folder / "seconds.json")
+        self.vocab = min(
+            shared_vocabulary(t.processor, self.student.processor, _vocab_size(t.folder), _vocab_size(self.student.folder))
+            for t in self.teachers
+        )
+        self.legs = [self._leg(number, teacher) for number, teacher in enumerate(self.teachers)]
+        self.thresholds: dict[str, Any] = run.manifest().get("mask_thresholds", {})
+
+    def go(self) -> dict[str, Any]:
+        run, recipe = self.run, self.recipe
+        begun = run.manifest()
+        fixed = self._identity()
+        if begun and (changed := [key for key in fixed["inputs"] if begun["inputs"].get(key) != fixed["inputs"][key]]):
+            raise DataError(
+                f"The run {run.name!r} was started with other inputs: {', '.join(changed)} changed since.",
+                fix="Start a new one:  edgekit distill --fresh",
+            )
+        if run.finished:
+            note(f"The run {run.name!r} is finished already; --fresh starts another.")
+            return begun
+        run.update(status="running", **fixed)
+        with self.clock.phase("questions"):
+            self._write_questions()
+        before = self._measured("before", lambda: load_model(self.student.folder))
+        for leg in self.legs:
+            self._gen_data(leg)
+            self._train(leg)
+        self._save_student()
+        after = self._measured("after", lambda: load_model(run.student))
+        return self._close(before, after)
+
+    # ------------------------------------------------------------------------------------------------------ the stages
+
+    def _leg(self, number: int, teacher: Party) -> Leg:
+        mask, steps = self.recipe.masters.mask, self.recipe.trainer.steps
+        r_max = self.recipe.r_max(number)
+        ratio_of = partial(mask_ratio, steps=steps, r_max=r_max, fall=mask.step)
+        return Leg(number, teacher, ratio_of, stage_ratios(steps, r_max, mask.step))
+
+    def _write_questions(self) -> None:
+        recipe, folder = self.recipe, self.run.folder / "questions"
+        shard = recipe.masters.gen_data.shard_questions
+        count = write_questions(recipe.data, folder, shard, recipe.trainer.seed)
+        digest = hashlib.sha256()
+        answers: set[str] = set()
+        for path in sorted(folder.glob("shard-*.parquet")):
+            digest.update(bytes.fromhex(sha256_file(path)))
+            answers |= set(pq.read_table(path, columns=["answer"])["answer"].to_pylist())
+        if bad := probe_answers(self.student.processor, answers, set()):
+            raise DataError(
+                f"The student's tokenizer cannot say {len(bad)} of the reference answers, the first: {bad[0]!r}.",
+                why="A right response would be scored as wrong.",
+                fix=f"See them:  edgekit data check {recipe.data.train}",
+            )
+        self.run.update(data={"train_questions": count, "train_sha256": digest.hexdigest()})
+
+    def _gen_data(self, leg: Leg) -> None:
+        run, settings = self.run, self.recipe.masters.gen_data
+        questions = run.folder / "questions"
+        student_folder = leg.student_responses(run, settings.student_refresh)
+        student_todo = settings.student_responses and missing_shards(questions, student_folder)
+        teacher_todo = [r for r in leg.ratios if missing_shards(questions, leg.responses(run, r))]
+        if not settings.teacher_responses:
+            teacher_todo = []
+        if not student_todo and not teacher_todo:
+            return
+        judge = JUDGES.load(self.recipe.masters.rewards.judge).make(self.recipe.data.scoring)
+        initial = load_model(self.student.folder, attn=self.recipe.trainer.attention)
+        reference = Reference(initial, self.student.processor, self.vocab)
+        write = partial(
+            write_responses, reference=reference, judge=judge, settings=settings, questions=questions,
+            seed=self.recipe.trainer.seed,
+        )
+        with self.clock.phase("gen_data"):
+            if student_todo:
+                writer = Writer(
+                    "student", self.student.name, self._student_of(leg, initial), self.student.processor,
+                    settings.student_responses, 0.0, student_folder.name,
+                )
+                write(writer, folder=student_folder)
+            if teacher_todo:
+                teacher = self._load_teacher(leg)
+                for ratio in teacher_todo:
+                    teacher.set_ratio(ratio)
+                    folder = leg.responses(run, ratio)
+                    writer = Writer(
+                        "teacher", leg.teacher.name, teacher.model, leg.teacher.processor,
+                        settings.teacher_responses, ratio, folder.name,
+                    )
+                    write(writer, folder=folder)
+
+    def _train(self, leg: Leg) -> None:
+        recipe, run, settings = self.recipe, self.run, self.recipe.trainer
+        if self._leg_student(leg.number).is_dir():
+            return
+        folder = checkpoint_folder(run.checkpoints, leg.number)
+        cache = run.checkpoints / "cache"
+        questions = open_shards(run.folder / "questions", cache)
+        dataset = ScheduledQuestions(
+            questions, self._passes(leg, cache), leg.ratio_of, settings.steps,
+            settings.batch_questions * settings.gradient_accumulation, settings.seed + leg.number,
+        )
+        student = self._student_of(leg, None)
+        teacher = self._load_teacher(leg)
+        per_token: dict[str, PerToken] = {
+            name: partial(OBJECTIVES.load(name).per_token, beta=recipe.jsd_beta) for name in recipe.objective
+        }
+        masters = recipe.masters
+        trainer = JointTrainer(
+            teacher=teacher,
+            processors=(self.student.processor, leg.teacher.processor),
+            objectives=per_token,
+            weights=Weights(
+                objective=recipe.objective, grpo=masters.grpo_weight, kl_beta=masters.kl_beta,
+                accuracy=masters.rewards.accuracy, distill=masters.rewards.distill,
+                advantage_std=masters.advantage_std,
+            ),
+            vocab=self.vocab,
+            model=student,
+            args=self._arguments(folder),
+            train_dataset=dataset,
+            data_collator=Collator(self.student.processor, leg.teacher.processor),
+        )
+        thresholds = self.thresholds.setdefault(str(leg.number), {})
+        trainer.add_callback(MaskSchedule(teacher, leg.ratio_of, thresholds))
+        with self.clock.phase("train"):
+            run_trainer(trainer, folder, f"teacher {leg.number + 1} of {len(self.legs)}")
+        write_json(run.folder / "training-log.json", trainer.state.log_history)
+        self.run.update(mask_thresholds=self.thresholds)
+        with new_folder(self._leg_student(leg.number), replace=True) as out:
+            student.save_pretrained(out)
+            copy_processor(self.student.folder, out)
+
+    def _passes(self, leg: Leg, cache: Path) -> dict[float, list[tuple[Any, int]]]:
+        settings = self.recipe.masters.gen_data
+        common = []
+        if settings.student_responses:
+            folder = leg.student_responses(self.run, settings.student_refresh)
+            common.append((open_shards(folder, cache), settings.student_responses))
+        passes = {}
+        for ratio in leg.ratios:
+            own = []
+            if settings.teacher_responses:
+                own.append((open_shards(leg.responses(self.run, ratio), cache), settings.teacher_responses))
+            passes[ratio] = own + common
+        return passes
+
+    def _arguments(self, folder: Path) -> Any:
+        settings = self.recipe.trainer
+        return training_arguments(
+            folder,
+            max_steps=settings.steps,
+            per_device_train_batch_size=settings.batch_questions,
+            gradient_accumulation_steps=settings.gradient_accumulation,
+            learning_rate=settings.learning_rate,
+            lr_scheduler_type=settings.schedule,
+            warmup_steps=settings.warmup_steps,
+            weight_decay=settings.weight_decay,
+            max_grad_norm=settings.max_grad_norm,
+            bf16=settings.bf16,
+            save_steps=settings.save_steps,
+            seed=settings.seed,
+        )
+
+    def _save_student(self) -> None:
+        if not self.run.student.is_dir():
+            with new_folder(self.run.student) as out:
+                for path in self._leg_student(len(self.legs) - 1).iterdir():
+                    shutil.copyfile(path, out / path.name)
+
+    def _measured(self, when: str, load: Callable[[], Any]) -> Evaluation:
+        path = self.run.reports / f"accuracy-{when}.json"
+        if path.exists():
+            kept = json.loads(path.read_text(encoding="utf-8"))
+            return Evaluation(kept["ids"], np.array(kept["scores"]), kept["answers"])
+        data = self.recipe.data
+        with self.clock.phase(f"measure_{when}"):
+            result = evaluate_model(
+                load(), self.student.processor, data.test, scoring=data.scoring, limit=data.test_limit,
+                max_new_tokens=MAX_ANSWER_TOKENS, title=f"accuracy {when}",
+            )
+        write_json(path, {"ids": result.ids, "scores": result.scores.tolist(), "answers": result.answers})
+        return result
+
+    # ------------------------------------------------------------------------------------------------------- the parts
+
+    def _leg_student(self, number: int) -> Path:
+        return self.run.checkpoints / f"student-{number + 1}"
+
+    def _student_of(self, leg: Leg, initial: Any) -> Any:
+        """The student as this leg finds it."""
+        attention = self.recipe.trainer.attention
+        if leg.number == 0:
+            return initial if initial is not None else load_model(self.student.folder, attn=attention)
+        return load_model(self._leg_student(leg.number - 1), attn=attention)
+
+    def _load_teacher(self, leg: Leg) -> MaskedTeacher:
+        mask = self.recipe.masters.mask
+        model = load_model(leg.teacher.folder, attn=self.recipe.trainer.attention)
+        if torch.cuda.is_available():
+            model.to("cuda")
+        model.requires_grad_(False)
+        return MaskedTeacher(model, leg.teacher.folder, leg.teacher.family, mask.scope, mask.exclude)
+
+    def _identity(self) -> dict[str, Any]:
+        import accelerate
+        import transformers
+
+        return {
+            "schema_version": 1,
+            "run": self.run.name,
+            "recipe": to_json(self.recipe),
+            "recipe_sha256": self.recipe.hash,
+            "inputs": {
+                "student_sha256": self.student.hash,
+                "teachers_sha256": [teacher.hash for teacher in self.teachers],
+            },
+            "versions": {
+                "edgekit": __version__,
+                "torch": torch.__version__,
+                "transformers": transformers.__version__,
+                "accelerate": accelerate.__version__,
+            },
+            "threads": torch.get_num_threads(),
+            "seed": self.recipe.trainer.seed,
+            "schedule": [{"teacher": leg.teacher.name, "mask_ratios": leg.ratios} for leg in self.legs],
+        }
+
+    def _close(self, before: Evaluation, after: Evaluation) -> dict[str, Any]:
+        gain = paired(after.scores, before.scores)
+        self.run.update(
+            status="finished",
+            student_sha256=checkpoint_hash(self.run.student),
+            accuracy={
+                "test": self.recipe.data.test,
+                "n": after.n,
+                "before": before.accuracy,
+                "before_ci95": list(before.ci95),
+                "after": after.accuracy,
+                "after_ci95": list(after.ci95),
+                "delta": gain.delta,
+                "delta_ci95": list(gain.ci95),
+                "p_value_mcnemar": gain.p_value,
+                "gained": gain.gained,
+                "lost": gain.lost,
+            },
+            seconds=self.clock.seconds,
+            peak_memory_bytes=peak_memory_bytes(),
+        )
+        return self.run.manifest()
+
+
+def _party(name: str, base: Path) -> Party:
+    folder = resolve_checkpoint(name, base)
+    config = check_checkpoint(folder)
+    return Party(name, folder, family_of(config["model_type"]), Processor.load(folder), checkpoint_hash(folder))
+
+
+def _vocab_size(folder: Path) -> int:
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    size = config.get("text_config", {}).get("vocab_size", config.get("vocab_size"))
+    return int(size)
