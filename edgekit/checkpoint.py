@@ -1,0 +1,116 @@
+"""Hugging Face model folders: checked before use, hashed, loaded; safetensors only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgekit.errors import CheckpointError
+from edgekit.families import family_of, read_optional_json
+from edgekit.files import sha256_tree, tree_files
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+UNSAFE = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
+# What decides a model's answers; cards, READMEs and the like may change without making another model of it.
+HASHED = (".safetensors", ".jinja", ".model", "config.json", "tokenizer.json", "generation_config.json")
+
+
+def check_checkpoint(folder: Path) -> dict[str, Any]:
+    """Look at a model folder without loading its weights.
+
+    Returns:
+        Its config.json.
+    Raises:
+        CheckpointError: not there, of a family edgekit does not know, no safetensors, or files cut short.
+    """
+    if not folder.is_dir():
+        if folder.is_file() and folder.suffix == ".gguf":
+            raise CheckpointError(
+                f"{folder} is a GGUF file.",
+                why="It is a finished export; distillation and export start from the full-precision folder.",
+                fix="Give the Hugging Face folder that it was made from.",
+            )
+        raise CheckpointError(f"No model folder at {folder}.", fix="Give a Hugging Face checkpoint folder.")
+    if not (folder / "config.json").exists():
+        raise CheckpointError(
+            f"{folder} is not a model folder: it has no config.json.", fix="Give a Hugging Face checkpoint folder."
+        )
+    config = read_optional_json(folder / "config.json")
+    family_of(str(config.get("model_type")))
+    _check_weights(folder)
+    return config
+
+
+def _check_weights(folder: Path) -> None:
+    from safetensors import SafetensorError, safe_open
+
+    weights = sorted(folder.glob("*.safetensors"))
+    if not weights:
+        unsafe = [name for name in tree_files(folder) if name.endswith(UNSAFE)]
+        raise CheckpointError(
+            f"{folder} holds no safetensors weights.",
+            why=f"It holds {unsafe[0]}, a pickle; loading one can run any code." if unsafe else "",
+            fix="Convert it once with save_pretrained(..., safe_serialization=True).",
+        )
+    index = read_optional_json(folder / "model.safetensors.index.json")
+    missing = sorted({str(name) for name in index.get("weight_map", {}).values()} - {path.name for path in weights})
+    if missing:
+        raise CheckpointError(f"{folder} lacks {missing[0]}, which its index names.", fix="Fetch the checkpoint again.")
+    for path in weights:
+        try:
+            with safe_open(str(path), framework="np") as stored:
+                stored.keys()
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(
+                f"{path} is damaged or cut short.", why=str(error), fix="Fetch the checkpoint again."
+            ) from error
+
+
+def checkpoint_hash(folder: Path) -> str:
+    """SHA-256 over weights, configuration, tokenizer and template: what decides the answers."""
+    return sha256_tree(folder, names=[path.name for path in folder.iterdir() if path.name.endswith(HASHED)])
+
+
+def load_model(folder: Path, *, dtype: str = "float32", attn: str = "sdpa") -> PreTrainedModel:
+    """A checked checkpoint as a transformers model, in eval mode, on the CPU.
+
+    Args:
+        folder: Hugging Face folder.
+        dtype: Torch dtype name.
+        attn: Attention implementation.
+    Raises:
+        CheckpointError: as `check_checkpoint`, or tensors missing or of other shapes than the configuration says.
+    """
+    import torch
+    from transformers import AutoModelForImageTextToText
+    from transformers.utils import logging
+
+    check_checkpoint(folder)
+    logging.disable_progress_bar()
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        model, report = AutoModelForImageTextToText.from_pretrained(
+            folder,
+            dtype=getattr(torch, dtype),
+            attn_implementation=attn,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    except (RuntimeError, ValueError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise CheckpointError(f"Cannot load the model in {folder}.", why=reason) from error
+    finally:
+        logging.set_verbosity(before)
+    if missing := sorted(report["missing_keys"]):
+        raise CheckpointError(
+            f"{folder} lacks {len(missing)} tensors, the first: {missing[0]}.",
+            why="They would be left at random values.",
+            fix="Fetch the checkpoint again.",
+        )
+    loaded: PreTrainedModel = model.eval()
+    return loaded

@@ -1,0 +1,38 @@
+"""Fixtures shared by all tests: tiny models with random weights."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+CORPUS = ["what is there? yes no circle rectangle triangle red blue", "User: Assistant:\n"] * 20
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole Idefics3 folder with random weights: two layers of width 32."""
+    return make_checkpoint(tmp_path_factory.mktemp("tiny"), seed=0)
+
+
+@pytest.fixture(scope="session")
+def tiny_teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Another one with the same tokenizer, a little wider."""
+    return make_checkpoint(tmp_path_factory.mktemp("teacher"), seed=1, width=48)
+
+
+def make_checkpoint(folder: Path, *, seed: int, width: int = 32, corpus: list[str] | None = None) -> Path:
+    """Write a random Idefics3 checkpoint."""
+    import torch
+
+    from edgekit.demo.architecture import Shape, build_model, build_tokenizer, write_processor
+
+    tokenizer = build_tokenizer(corpus or CORPUS)
+    torch.manual_seed(seed)
+    model = build_model(Shape(width=width, layers=2, head_dim=16, text_mlp=64), tokenizer)
+    model.save_pretrained(folder)
+    write_processor(tokenizer, folder)
+    return folder

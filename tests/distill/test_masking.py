@@ -1,0 +1,100 @@
+"""Eq. 1-3: thresholds, schedule, masks in place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgekit.distill.masking import MaskedTeacher, magnitude_threshold, mask_ratio, maskable, stage_ratios
+from edgekit.errors import CheckpointError, RecipeError
+from edgekit.families import idefics3
+
+
+def test_threshold_of_a_hand_made_matrix() -> None:
+    weight = torch.tensor([[0.1, -0.4], [0.3, -0.2]])
+    assert magnitude_threshold(weight, 0.5) == pytest.approx(0.3)  # 0.1 and 0.2 fall below
+    assert magnitude_threshold(weight, 0.25) == pytest.approx(0.2)
+    assert magnitude_threshold(weight, 0.0) == 0.0
+    assert magnitude_threshold(weight, 0.2) == 0.0  # a fifth of four entries is none
+
+
+@pytest.mark.parametrize("ratio", [-0.1, 1.0, 1.5])
+def test_threshold_refuses_a_ratio_outside(ratio: float) -> None:
+    with pytest.raises(RecipeError, match=r"not in \[0, 1\)"):
+        magnitude_threshold(torch.ones(4), ratio)
+
+
+@given(st.integers(1, 200), st.floats(0, 0.99), st.integers(0, 10_000))
+def test_exactly_the_asked_share_falls_below(count: int, ratio: float, seed: int) -> None:
+    weight = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).float() + 1  # no ties
+    below = int((weight.abs() < magnitude_threshold(weight, ratio)).sum())
+    assert below == int(ratio * count)
+
+
+def test_schedule_of_the_paper() -> None:
+    ratios = [mask_ratio(step, 100, 0.2, 0.05) for step in range(100)]
+    assert [ratios[step] for step in (0, 19, 20, 39, 40, 59, 60, 79, 80, 99)] == [
+        0.2, 0.2, 0.15, 0.15, 0.1, 0.1, 0.05, 0.05, 0.0, 0.0,
+    ]  # fmt: skip
+    assert mask_ratio(100, 100, 0.2, 0.05) == 0.0  # the printed formula gives -0.05 here
+    assert stage_ratios(100, 0.2, 0.05) == [0.2, 0.15, 0.1, 0.05, 0.0]
+
+
+def test_a_ratio_that_is_no_multiple_of_its_fall_still_ends_at_zero() -> None:
+    assert stage_ratios(1000, 0.5, 0.2) == [0.5, 0.3, 0.1, 0.0]
+    assert stage_ratios(1000, 0.0, 0.05) == [0.0]
+    assert stage_ratios(7, 0.3, 0.1) == [0.3, 0.2, 0.1, 0.0]
+
+
+@given(st.integers(1, 500), st.floats(0, 0.95), st.floats(0.01, 0.5))
+def test_schedule_never_rises_nor_leaves_its_range(steps: int, r_max: float, fall: float) -> None:
+    ratios = [mask_ratio(step, steps, r_max, fall) for step in range(steps + 1)]
+    assert ratios[0] == pytest.approx(r_max, abs=1e-9)
+    assert all(0 <= later <= earlier for earlier, later in zip(ratios, ratios[1:], strict=False))
+
+
+@pytest.fixture
+def teacher(tiny_checkpoint: Path) -> MaskedTeacher:
+    from edgekit.checkpoint import load_model
+
+    return MaskedTeacher(load_model(tiny_checkpoint), tiny_checkpoint, idefics3)
+
+
+def test_only_linear_layers_are_masked(teacher: MaskedTeacher) -> None:
+    assert teacher.weights
+    for forbidden in ("embed", "norm", "bias", "lm_head"):
+        assert not [name for name in teacher.weights if forbidden in name]
+    expected = {name for name, module in teacher.model.named_modules() if isinstance(module, torch.nn.Linear)}
+    assert {name.removesuffix(".weight") for name in teacher.weights} == expected - {"lm_head"}
+
+
+def test_scope_and_exclude(teacher: MaskedTeacher) -> None:
+    def names(**chosen: object) -> set[str]:
+        return {name for name, _ in maskable(teacher.model, idefics3, **chosen)}  # type: ignore[arg-type]
+
+    vision, language = names(scope="vision"), names(scope="language")
+    assert vision and language and not vision & language
+    assert vision | language == names()
+    assert not [name for name in names(exclude=("*.q_proj.*",)) if "q_proj" in name]
+
+
+def test_masks_are_per_layer_and_undone(teacher: MaskedTeacher) -> None:
+    before = {name: value.clone() for name, value in teacher.model.state_dict().items()}
+    thresholds = teacher.set_ratio(0.5)
+    assert len(set(thresholds.values())) > 1
+    for name, weight in teacher.weights.items():
+        assert float((weight == 0).float().mean()) == pytest.approx(0.5, abs=0.01), name
+    teacher.set_ratio(0.1)  # from the dense weights, not from the masked ones
+    assert teacher.masked_share() == pytest.approx(0.1, abs=0.01)
+    teacher.set_ratio(0.0)
+    after = teacher.model.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_tensors_of_another_name_are_a_clear_error(teacher: MaskedTeacher, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="does not hold the tensor"):
+        MaskedTeacher(teacher.model, tmp_path, idefics3)

@@ -1,0 +1,143 @@
+"""Eq. 4 and 6-11 against values worked out by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from edgekit.distill.judges import rule
+from edgekit.distill.loss import Group, Weights, joint_loss, k3, row_means
+from edgekit.distill.objectives import jsd
+from edgekit.distill.rewards import distill_rewards, group_advantages
+
+
+def test_jsd_by_hand() -> None:
+    student = torch.tensor([[0.25, 0.75]]).log()
+    teacher = torch.tensor([[0.5, 0.5]]).log()
+    middle = (0.375, 0.625)
+    expected = 0.5 * (0.5 * math.log(0.5 / middle[0]) + 0.5 * math.log(0.5 / middle[1])) + 0.5 * (
+        0.25 * math.log(0.25 / middle[0]) + 0.75 * math.log(0.75 / middle[1])
+    )
+    assert jsd.per_token(student, teacher).item() == pytest.approx(expected, rel=1e-5)
+    # b weighs the teacher's side: b -> 0 leaves (1 - b) KL(p_S, m) with m -> p_S, which is 0.
+    assert jsd.per_token(student, teacher, beta=1e-6).item() == pytest.approx(0, abs=1e-5)
+
+
+def test_jsd_bounds_and_zero() -> None:
+    logits = torch.randn(5, 11)
+    assert jsd.per_token(logits, logits).abs().max() < 1e-6
+    apart = jsd.per_token(torch.tensor([[60.0, 0.0]]), torch.tensor([[0.0, 60.0]]))
+    assert apart.item() == pytest.approx(math.log(2), rel=1e-5)
+    swapped = torch.randn(5, 11)
+    assert torch.allclose(jsd.per_token(logits, swapped), jsd.per_token(swapped, logits), atol=1e-6)
+
+
+def test_jsd_gradient() -> None:
+    teacher = torch.randn(3, 5, dtype=torch.double)
+    student = torch.randn(3, 5, dtype=torch.double, requires_grad=True)
+
+    def double(logits: torch.Tensor) -> torch.Tensor:
+        p, q = logits.log_softmax(-1), teacher.log_softmax(-1)
+        m = torch.logaddexp(p + math.log(0.3), q + math.log(0.7))
+        return (0.7 * (q.exp() * (q - m)).sum(-1) + 0.3 * (p.exp() * (p - m)).sum(-1)).sum()
+
+    assert torch.autograd.gradcheck(double, (student,))
+    (expected,) = torch.autograd.grad(double(student), student)
+    (got,) = torch.autograd.grad(jsd.per_token(student, teacher, beta=0.7).sum(), student)
+    assert torch.allclose(got, expected, atol=1e-5)
+
+
+def test_jsd_leaves_the_teacher_alone() -> None:
+    teacher = torch.randn(2, 3, requires_grad=True)
+    jsd.per_token(torch.randn(2, 3, requires_grad=True), teacher).sum().backward()
+    assert teacher.grad is None
+
+
+def test_distill_rewards() -> None:
+    distances = torch.tensor([[0.1, 0.3, 0.2, 9.0], [0.2, 0.2, 0.2, 0.2]])
+    present = torch.tensor([[True, True, True, False], [True] * 4])
+    rewards = distill_rewards(distances, present)
+    assert torch.allclose(rewards[0], torch.tensor([1.0, 0.0, 0.5, 0.0]))
+    assert rewards[1].tolist() == [0.0] * 4  # no spread
+    assert distill_rewards(distances[:1], torch.zeros(1, 4, dtype=torch.bool)).tolist() == [[0.0] * 4]
+
+
+def test_advantages() -> None:
+    rewards = torch.tensor([[1.0, 2.0, 3.0], [1.0, 1.0, 1.0]])
+    assert torch.allclose(group_advantages(rewards)[0], torch.tensor([-1.0, 0.0, 1.0]))
+    assert torch.allclose(group_advantages(rewards, "population")[0], torch.tensor([-1.0, 0, 1]) * math.sqrt(1.5))
+    assert group_advantages(rewards)[1].tolist() == [0.0] * 3
+    assert group_advantages(torch.tensor([[2.0]])).tolist() == [[0.0]]
+
+
+def test_rule_judge() -> None:
+    judge = rule.make("exact")
+    rows = [("q", "yes", "Yes."), ("q", "yes", "no"), ("q", "yes", ""), ("q", "yes", "yes yes")]
+    assert judge(rows) == [1.0, 0.0, 0.0, 0.0]
+
+
+def test_row_means_and_k3() -> None:
+    assert row_means(torch.tensor([1.0, 3.0, 5.0]), torch.tensor([2, 1])).tolist() == [2.0, 5.0]
+    assert k3(torch.tensor([-1.0]), torch.tensor([-1.0])).item() == 0
+    assert k3(torch.tensor([-1.0]), torch.tensor([-2.0])).item() == pytest.approx(math.exp(-1) + 1 - 1)
+
+
+def _group() -> Group:
+    # One question, G = 3: response 0 drawn twice (right), response 1 once (wrong, two tokens).
+    return Group(
+        owners=torch.tensor([0, 0]),
+        lengths=torch.tensor([1, 2]),
+        slots=torch.tensor([[0, 0, 1]]),
+        r_acc=torch.tensor([1.0, 0.0]),
+        present=torch.tensor([True, True]),
+        ref_logp=torch.tensor([-0.5, -1.0, -1.0]),
+    )
+
+
+def test_joint_loss_by_hand() -> None:
+    logp = torch.tensor([-0.5, -1.0, -1.0], requires_grad=True)
+    distance = torch.tensor([0.1, 0.2, 0.4], requires_grad=True)
+    loss, logs = joint_loss(logp, {"jsd": distance}, _group(), Weights({"jsd": 1.0}))
+    # D: 0.1, 0.1, 0.3 -> R_distill 1, 1, 0; R = 2, 2, 0; A = (1, 1, -2) / std(sample) 1.1547
+    scale = math.sqrt((2 * (2 / 3) ** 2 + (4 / 3) ** 2) / 2)
+    advantages = [2 / 3 / scale, 2 / 3 / scale, -4 / 3 / scale]
+    assert loss.item() == pytest.approx(-sum(advantages) / 3 + (0.1 + 0.1 + 0.3) / 3, abs=1e-6)
+    loss.backward()
+    # rho's gradient is A; at logp == ref the KL's is 0. Mean over tokens, then over the three draws.
+    assert logp.grad is not None and distance.grad is not None
+    assert torch.allclose(
+        logp.grad, torch.tensor([-2 * advantages[0] / 3, -advantages[2] / 2 / 3, -advantages[2] / 2 / 3])
+    )
+    assert torch.allclose(distance.grad, torch.tensor([2 / 3, 1 / 6, 1 / 6]))
+    assert logs["r_acc"].item() == pytest.approx(2 / 3)
+
+
+def test_kl_pulls_towards_the_reference() -> None:
+    logp = torch.tensor([-2.0, -1.0, -1.0], requires_grad=True)
+    weights = Weights({"jsd": 0.0}, kl_beta=0.1, accuracy=False, distill=False)
+    loss, _ = joint_loss(logp, {"jsd": torch.zeros(3)}, _group(), weights)
+    gap = -0.5 + 2.0
+    assert loss.item() == pytest.approx(2 / 3 * 0.1 * (math.exp(gap) - gap - 1), rel=1e-5)
+    loss.backward()
+    assert logp.grad is not None and logp.grad[0] < 0  # a step down the gradient raises logp towards ref_logp
+
+
+def test_an_empty_response_has_no_distance_and_no_reward() -> None:
+    group = _group()
+    group = Group(**{**vars(group), "present": torch.tensor([True, False]), "r_acc": torch.zeros(2)})
+    distance = torch.tensor([0.1, 5.0, 5.0], requires_grad=True)
+    loss, logs = joint_loss(torch.zeros(3, requires_grad=True) - 1, {"jsd": distance}, group, Weights({"jsd": 1.0}, grpo=0.0))
+    assert loss.item() == pytest.approx(0.2 / 3)
+    loss.backward()
+    assert distance.grad is not None and distance.grad[1:].tolist() == [0.0, 0.0]
+    assert logs["r_distill"].item() == 0  # one distance left: no spread
+
+
+def test_equal_rewards_leave_the_policy_alone() -> None:
+    group = Group(**{**vars(_group()), "r_acc": torch.ones(2)})
+    logp = torch.tensor([-0.5, -1.0, -1.0], requires_grad=True)
+    loss, _ = joint_loss(logp, {"jsd": torch.full((3,), 0.2)}, group, Weights({"jsd": 1.0}))
+    loss.backward()
+    assert logp.grad is not None and logp.grad.abs().max() < 1e-6
