@@ -203,20 +203,23 @@ class MaskSchedule(TrainerCallback):
     Args:
         teacher: To mask.
         ratio_of: Step -> ratio.
-        thresholds: Collects, per ratio, the threshold of each tensor.
+        record: Told each ratio and the threshold of each tensor at it.
     """
 
     def __init__(
-        self, teacher: MaskedTeacher, ratio_of: Callable[[int], float], thresholds: dict[str, dict[str, float]]
+        self,
+        teacher: MaskedTeacher,
+        ratio_of: Callable[[int], float],
+        record: Callable[[float, dict[str, float]], None],
     ) -> None:
-        self.teacher, self.ratio_of, self.thresholds = teacher, ratio_of, thresholds
+        self.teacher, self.ratio_of, self.record = teacher, ratio_of, record
         self._set: float | None = None
 
     def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Called by Trainer before each optimiser step."""
         ratio = self.ratio_of(state.global_step)
         if ratio != self._set:
-            self.thresholds[f"{ratio:g}"] = self.teacher.set_ratio(ratio)
+            self.record(ratio, self.teacher.set_ratio(ratio))
             self._set = ratio
 
 

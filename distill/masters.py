@@ -109,7 +109,6 @@ class _Pipeline:
             for t in self.teachers
         )
         self.legs = [self._leg(number, teacher) for number, teacher in enumerate(self.teachers)]
-        self.thresholds: dict[str, Any] = run.manifest().get("mask_thresholds", {})
 
     def go(self) -> dict[str, Any]:
         run, recipe = self.run, self.recipe
@@ -226,15 +225,20 @@ class _Pipeline:
             train_dataset=dataset,
             data_collator=Collator(self.student.processor, leg.teacher.processor),
         )
-        thresholds = self.thresholds.setdefault(str(leg.number), {})
-        trainer.add_callback(MaskSchedule(teacher, leg.ratio_of, thresholds))
+        trainer.add_callback(MaskSchedule(teacher, leg.ratio_of, partial(self._record, leg)))
         with self.clock.phase("train"):
             run_trainer(trainer, folder, f"teacher {leg.number + 1} of {len(self.legs)}")
-        write_json(run.folder / "training-log.json", trainer.state.log_history)
-        self.run.update(mask_thresholds=self.thresholds)
+        write_json(run.reports / f"training-{leg.number + 1}.json", trainer.state.log_history)
         with new_folder(self._leg_student(leg.number), replace=True) as out:
             student.save_pretrained(out)
             copy_processor(self.student.folder, out)
+
+    def _record(self, leg: Leg, ratio: float, thresholds: dict[str, float]) -> None:
+        """Keep the thresholds of a stage: with the dense teacher they make its mask again."""
+        path = self.run.folder / "mask-thresholds.json"
+        kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        kept.setdefault(f"teacher-{leg.number + 1}", {})[f"{ratio:g}"] = thresholds
+        write_json(path, kept)
 
     def _passes(self, leg: Leg, cache: Path) -> dict[float, list[tuple[Any, int]]]:
         settings = self.recipe.masters.gen_data
