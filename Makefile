@@ -1,0 +1,43 @@
+# `make demo` and `make test` do everything from nothing: a virtual environment, the pinned install, then the work.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+EXTRA_MARKS = $(if $(SLOW),,-m "not slow and not gpu and not device")
+export HF_HUB_OFFLINE ?= 1
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.PHONY: setup demo test lint types format clean
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "edgekit needs Python 3.11 or newer; set PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q -c constraints.txt torch==2.13.0
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
+	touch $@
+
+# Distil, export, measure, in demo-run/; the same command goes on where it was stopped.
+demo: $(STAMP)
+	mkdir -p demo-run
+	cd demo-run && ../$(BIN)/edgekit distill
+	cd demo-run && ../$(BIN)/edgekit export --target onnx
+	cd demo-run && ../$(BIN)/edgekit bench
+
+test: lint types
+	$(BIN)/python -m pytest $(EXTRA_MARKS) $(ARGS)
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP)
+	$(BIN)/python -m mypy -p edgekit
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info demo-run .mypy_cache .ruff_cache .pytest_cache .hypothesis
