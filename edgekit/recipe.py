@@ -163,10 +163,8 @@ class Bench:
     """Data spec; `data.test` when absent."""
     limit: int | None = 1000
     """Questions scored."""
-    timed: int = 50
-    """Questions timed."""
     warmup: int = 5
-    """Questions answered before timing."""
+    """Questions answered before anything is timed."""
     threads: int = 1
     max_new_tokens: int = 16
 
@@ -345,7 +343,6 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "data.train_limit": (lambda v: v is None or v >= 1, "at least 1"),
     "data.test_limit": (lambda v: v is None or v >= 1, "at least 1"),
     "bench.limit": (lambda v: v is None or v >= 1, "at least 1"),
-    "bench.timed": (lambda v: v >= 1, "at least 1"),
     "bench.warmup": (lambda v: v >= 0, "at least 0"),
     "bench.threads": (lambda v: v >= 1, "at least 1"),
     "bench.max_new_tokens": (lambda v: v >= 1, "at least 1"),

@@ -1,0 +1,216 @@
+"""A bundle: one exported student as a folder that needs nothing else, with a manifest that says what it is.
+
+`manifest.json` lists every file with its size and SHA-256, so a truncated or tampered bundle is found before it is
+loaded. Names are relative: a bundle may be moved, copied to a phone, or unpacked elsewhere. Nothing in it is a pickle.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from edgekit import schema
+from edgekit.errors import BundleError
+from edgekit.files import inside, sha256_file, sha256_json, tree_files, write_json
+
+SCHEMA_VERSION = 1
+MANIFEST = "manifest.json"
+PICKLES = (".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".joblib")
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """One file of a bundle."""
+
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """An input or output of a component."""
+
+    name: str
+    dtype: str
+    """NumPy's name, such as float32 or int64."""
+    shape: tuple[int | str, ...]
+    """A number is fixed; a name is free, the same name the same size."""
+
+
+@dataclass(frozen=True)
+class Component:
+    """One of the modules a student is split into."""
+
+    file: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+@dataclass(frozen=True)
+class Precision:
+    """How the weights are stored."""
+
+    common: str
+    """fp32, fp16, int8, ...: the same word for every target."""
+    native: str
+    """The target's own word for it."""
+
+
+@dataclass(frozen=True)
+class Text:
+    """Where tokenizer and template are, and the ids a loop must know."""
+
+    tokenizer: str
+    chat_template: str
+    image_token_id: int
+    eos_token_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Cache:
+    """Shape of the key-value cache."""
+
+    layers: int
+    kv_heads: int
+    head_dim: int
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a bundle is."""
+
+    schema_version: int
+    name: str
+    target: str
+    precision: Precision
+    family: str
+    """File name in edgekit/families."""
+    files: dict[str, FileEntry]
+    """Every file but the manifest itself, by relative POSIX name."""
+    components: dict[str, Component]
+    """vision_encoder, token_embedding, text_decoder."""
+    preprocessing: dict[str, Any]
+    """Image parameters, as the family reads them."""
+    text: Text
+    cache: Cache
+    vocab_size: int
+    student_sha256: str
+    """Of the checkpoint this was exported from."""
+    teacher_sha256: str | None = None
+    run: str | None = None
+    tools: dict[str, str] = field(default_factory=dict)
+    """Versions of what made it."""
+    parity: dict[str, Any] | None = None
+    """Measured at export, against the PyTorch modules."""
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle on disk."""
+
+    folder: Path
+    manifest: Manifest
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 over the names and contents of all files: the very artefact, wherever it lies."""
+        return sha256_json({name: entry.sha256 for name, entry in sorted(self.manifest.files.items())})
+
+    @property
+    def size_bytes(self) -> int:
+        """All files but the manifest."""
+        return sum(entry.bytes for entry in self.manifest.files.values())
+
+    def path(self, name: str) -> Path:
+        """A file of the bundle, never one outside it."""
+        return inside(self.folder, name)
+
+    @classmethod
+    def load(cls, folder: Path, *, verify: bool = True) -> Bundle:
+        """Read a bundle and check that it is whole.
+
+        Args:
+            folder: The bundle.
+            verify: Hash every file; sizes and names are checked in any case.
+        Raises:
+            BundleError: missing, damaged, tampered with, or of a newer schema.
+        """
+        bundle = cls(folder, _read_manifest(folder))
+        for name, entry in bundle.manifest.files.items():
+            _check_file(folder, name, entry, verify)
+        for name, component in bundle.manifest.components.items():
+            if component.file not in bundle.manifest.files:
+                raise BundleError(f"{folder}: the component {name!r} names {component.file!r}, which is not listed.")
+        extra = set(tree_files(folder)) - set(bundle.manifest.files) - {MANIFEST, "parity.json"}
+        if extra:
+            raise BundleError(
+                f"{folder} holds {sorted(extra)[0]!r}, which its manifest does not list.",
+                why="Something was added after the export.",
+                fix="Remove it, or export the bundle again.",
+            )
+        return bundle
+
+
+def seal(folder: Path, **fields: Any) -> Manifest:
+    """List a folder's files and write its manifest.
+
+    Args:
+        folder: Filled, without a manifest.
+        fields: The rest of `Manifest`.
+    """
+    entries = {}
+    for name in tree_files(folder):
+        if name.lower().endswith(PICKLES):
+            raise BundleError(f"A bundle may not hold {name!r}: loading a pickle can run any code.")
+        entries[name] = FileEntry((folder / name).stat().st_size, sha256_file(folder / name))
+    manifest = Manifest(schema_version=SCHEMA_VERSION, files=entries, **fields)
+    write_json(folder / MANIFEST, schema.to_json(manifest))
+    return manifest
+
+
+def read_manifest(value: Any, source: str) -> Manifest:
+    """A manifest from its JSON value.
+
+    Raises:
+        BundleError: newer, or not valid; every problem is listed.
+    """
+    version = value.get("schema_version") if isinstance(value, Mapping) else None
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        raise BundleError(
+            f"{source} has manifest schema {version}; this edgekit reads up to {SCHEMA_VERSION}.",
+            fix="Upgrade it:  pip install --upgrade edgekit",
+        )
+    problems: list[str] = []
+    manifest = schema.read(Manifest, value, problems)
+    if manifest is None:
+        raise BundleError(f"{source} is not a valid manifest:", why="\n".join(problems))
+    return manifest
+
+
+def _read_manifest(folder: Path) -> Manifest:
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise BundleError(
+            f"{folder} is not a bundle: it has no {MANIFEST}.", fix="Make one:  edgekit export CHECKPOINT --target onnx"
+        )
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # also UnicodeDecodeError
+        raise BundleError(f"{path} is damaged.", why=str(error), fix="Copy or export the bundle again.") from error
+    return read_manifest(value, str(path))
+
+
+def _check_file(folder: Path, name: str, entry: FileEntry, verify: bool) -> None:
+    path = inside(folder, name)
+    again = "Copy or export the bundle again."
+    if name.lower().endswith(PICKLES):
+        raise BundleError(f"{folder} lists {name!r}: a bundle may not hold a pickle.", fix="Do not use this bundle.")
+    if not path.is_file():
+        raise BundleError(f"{folder} lacks {name}.", fix=again)
+    if (size := path.stat().st_size) != entry.bytes:
+        raise BundleError(f"{path} has {size:,} bytes, its manifest says {entry.bytes:,}.", why="It was cut short or changed.", fix=again)
+    if verify and sha256_file(path) != entry.sha256:
+        raise BundleError(f"{path} is not the file that was exported.", why="Its SHA-256 differs from the manifest's.", fix=again)

@@ -1,0 +1,138 @@
+"""From a checkpoint to a bundle: what all targets share."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgekit import __version__
+from edgekit.bundle import MANIFEST, Bundle, Cache, Precision, Text, seal
+from edgekit.checkpoint import check_checkpoint, checkpoint_hash, load_model
+from edgekit.data import Sample
+from edgekit.errors import EdgekitError
+from edgekit.export import TARGETS
+from edgekit.export.parity import measure
+from edgekit.families import Split, family_of
+from edgekit.files import new_folder
+from edgekit.processor import Inputs, Processor
+
+COPIED = (".json", ".jinja", ".txt", ".model")
+LEFT_BEHIND = {"card.json", "model.safetensors.index.json", MANIFEST}
+PARITY_PROMPTS = ("what is in the image?", "is there a circle?", "what color is the shape?", "describe the picture.")
+
+
+def check_request(target: str, precision: str) -> Any:
+    """The target's module, once target, precision and operating system are known to go together.
+
+    Raises:
+        EdgekitError: they do not.
+    """
+    module = TARGETS.load(target)
+    if precision not in module.PRECISIONS:
+        raise EdgekitError(
+            f"Target {target!r} has no precision {precision!r}.", fix=f"There are: {', '.join(module.PRECISIONS)}."
+        )
+    if platform.system() not in module.HOSTS:
+        raise EdgekitError(f"Target {target!r} cannot be exported on {platform.system()}.", fix=f"Use: {', '.join(module.HOSTS)}.")
+    return module
+
+
+def export_checkpoint(
+    checkpoint: Path,
+    target: str,
+    precision: str,
+    out: Path,
+    *,
+    samples: Sequence[Sample] = (),
+    run: str | None = None,
+    teacher_sha256: str | None = None,
+    replace: bool = False,
+) -> Bundle:
+    """Export a student, compare it with PyTorch, and seal the bundle.
+
+    Args:
+        checkpoint: Hugging Face folder of a known family.
+        target: Name of a target.
+        precision: Common name of a precision the target has.
+        out: The bundle's folder; it appears whole or not at all.
+        samples: Questions for the parity run; drawn pictures and stock questions when there are none.
+        run, teacher_sha256: Where the student came from.
+        replace: Put it in the place of an existing bundle.
+    Returns:
+        The bundle; `manifest.parity["passed"]` says whether the bars held.
+    """
+    module = check_request(target, precision)
+    config = check_checkpoint(checkpoint)
+    family = family_of(config["model_type"])
+    processor = Processor.load(checkpoint)
+    model = load_model(checkpoint)
+    split: Split = family.split(model)
+    with new_folder(out, replace=replace) as folder:
+        components, tools = module.write(split, precision, folder)
+        for path in checkpoint.iterdir():
+            if path.suffix in COPIED and path.name not in LEFT_BEHIND:
+                shutil.copyfile(path, folder / path.name)
+        inputs = parity_inputs(processor, samples)
+        exported = module.open_components(folder, components)
+        parity = measure(split, exported, inputs, precision)
+        parity |= {"questions": "given" if samples else "synthetic", **baked_against_original(model, family, split, inputs)}
+        seal(
+            folder,
+            name=out.name,
+            target=target,
+            precision=Precision(precision, module.PRECISIONS[precision]),
+            family=family.__name__.rpartition(".")[2],
+            components=components,
+            preprocessing=processor.params,
+            text=Text("tokenizer.json", _template_file(folder), split.image_token_id, tuple(split.eos_token_ids)),
+            cache=Cache(split.layers, split.kv_heads, split.head_dim),
+            vocab_size=split.vocab_size,
+            student_sha256=checkpoint_hash(checkpoint),
+            teacher_sha256=teacher_sha256,
+            run=run,
+            tools={"edgekit": __version__, "torch": version("torch"), "transformers": version("transformers"), **tools},
+            parity=parity,
+        )
+    return Bundle.load(out)
+
+
+def parity_inputs(processor: Processor, samples: Sequence[Sample], stock: int = 32) -> list[Inputs]:
+    """Prompts for the parity run: the given questions, or stock questions on drawn pictures of several shapes."""
+    if samples:
+        return [processor.encode(sample.messages, [image.open() for image in sample.images]) for sample in samples]
+    from edgekit.chat import question
+    from edgekit.demo.shapes import draw
+
+    sizes = ((64, 64), (96, 48), (48, 96), (640, 480))
+    return [
+        processor.encode(question(PARITY_PROMPTS[k % 4]), [draw(k)[0].resize(sizes[k // 4 % 4])]) for k in range(stock)
+    ]
+
+
+def baked_against_original(model: Any, family: Any, split: Split, inputs: Sequence[Inputs]) -> dict[str, float]:
+    """First rung of the ladder: the split's modules against the untouched model, on the first prompt with an image."""
+    import torch
+
+    item = next((item for item in inputs if item.pixels is not None), None)
+    if item is None or item.pixels is None:
+        return {}
+    pixels = torch.from_numpy(item.pixels.values)
+    ids = torch.from_numpy(item.ids)
+    with torch.no_grad():
+        vision = (split.vision_encoder(pixels) - family.encode_images(model, pixels)).abs().max()
+        whole = model(input_ids=ids, pixel_values=pixels[None], use_cache=False).logits[0, -1].numpy()
+    from edgekit.export.parity import TorchModules, follow
+
+    logits, _ = follow(TorchModules(split), split, item, [0], 1)
+    return {"baked_vision_max_abs": float(vision), "baked_logits_max_abs": float(np.abs(logits[0] - whole).max())}
+
+
+def _template_file(folder: Path) -> str:
+    names = ("chat_template.jinja", "chat_template.json", "processor_config.json", "tokenizer_config.json")
+    return next(name for name in names if (folder / name).exists())

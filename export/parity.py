@@ -1,0 +1,149 @@
+"""Parity at export: the exported components against the PyTorch modules they were made from.
+
+The reference is decoded greedily; the exported components are fed the same tokens step by step. If their best token is
+the reference's at every step, greedy decoding gives the same tokens, so one pass yields both figures: identical greedy
+tokens, and the logits' difference on the same inputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekit.families import Split, merge_images
+from edgekit.processor import Inputs
+
+Array = NDArray[Any]
+# specs: declared before anything is measured.
+BARS = {
+    "fp32": {"greedy_identical": 1.0, "logits_max_abs": 1e-4},
+    "fp16": {"top1_agreement": 0.99},
+    "int8": {"top1_agreement": 0.99},
+    "int4": {"top1_agreement": 0.95},
+}
+
+
+class Exported(Protocol):
+    """The three components, on NumPy arrays."""
+
+    def encode_image(self, pixel_values: Array) -> Array:
+        """(M, 3, H, W) -> (M, N, D)."""
+
+    def embed(self, ids: Array) -> Array:
+        """(1, T) -> (1, T, D)."""
+
+    def decode(self, embeds: Array, mask: Array, positions: Array, past: list[Array]) -> tuple[Array, list[Array]]:
+        """-> logits (1, T, V) and the grown cache."""
+
+
+@dataclass
+class TorchModules:
+    """The split's own modules behind the same three calls."""
+
+    split: Split
+
+    def encode_image(self, pixel_values: Array) -> Array:
+        """(M, 3, H, W) -> (M, N, D)."""
+        return self._run(self.split.vision_encoder, pixel_values)[0]
+
+    def embed(self, ids: Array) -> Array:
+        """(1, T) -> (1, T, D)."""
+        return self._run(self.split.token_embedding, ids)[0]
+
+    def decode(self, embeds: Array, mask: Array, positions: Array, past: list[Array]) -> tuple[Array, list[Array]]:
+        """-> logits (1, T, V) and the grown cache."""
+        logits, *grown = self._run(self.split.text_decoder, embeds, mask, positions, *past)
+        return logits, grown
+
+    @staticmethod
+    def _run(module: Any, *arrays: Array) -> list[Array]:
+        import torch
+
+        with torch.no_grad():
+            out = module(*(torch.from_numpy(np.ascontiguousarray(array)) for array in arrays))
+        return [tensor.numpy() for tensor in (out if isinstance(out, tuple) else (out,))]
+
+
+def empty_cache(split: Split) -> list[Array]:
+    """No past: keys and values (1, H, 0, D_head) per layer."""
+    shape = (1, split.kv_heads, 0, split.head_dim)
+    return [np.zeros(shape, dtype=np.float32) for _ in range(2 * split.layers)]
+
+
+def follow(parts: Exported, split: Split, inputs: Inputs, tokens: Sequence[int] | None, steps: int) -> tuple[list[Array], list[int]]:
+    """Logits at each answer position, feeding `tokens`, or one's own best token when None.
+
+    Returns:
+        (V,) logits per step, and the best token of each.
+    """
+    embeds = parts.embed(inputs.ids)
+    if inputs.pixels is not None:
+        embeds = merge_images(embeds, inputs.ids, parts.encode_image(inputs.pixels.values), split.image_token_id)
+    past = empty_cache(split)
+    length = inputs.ids.shape[1]
+    positions = np.arange(length, dtype=np.int64)[None]
+    logits, best = [], []
+    for step in range(steps if tokens is None else len(tokens)):
+        out, past = parts.decode(embeds, np.ones((1, length), dtype=np.int64), positions, past)
+        logits.append(out[0, -1].astype(np.float32))
+        best.append(int(out[0, -1].argmax()))
+        chosen = best[-1] if tokens is None else tokens[step]
+        if tokens is None and chosen in split.eos_token_ids:
+            break
+        length += 1
+        positions = np.array([[length - 1]], dtype=np.int64)
+        embeds = parts.embed(np.array([[chosen]], dtype=np.int64))
+    return logits, best
+
+
+def measure(split: Split, exported: Exported, inputs: Sequence[Inputs], precision: str, steps: int = 16) -> dict[str, Any]:
+    """Compare exported components with the PyTorch modules.
+
+    Args:
+        split: The modules they were exported from.
+        exported: The components, loaded back from the files that ship.
+        inputs: Prompts.
+        precision: Common name; chooses the bars.
+        steps: Tokens per answer at most.
+    Returns:
+        The figures, the bars, and whether every bar held.
+    """
+    reference = TorchModules(split)
+    worst_logits = worst_vision = 0.0
+    equal = total = identical = 0
+    kl: list[float] = []
+    for item in inputs:
+        wanted, tokens = follow(reference, split, item, None, steps)
+        got, best = follow(exported, split, item, tokens, steps)
+        worst_logits = max(worst_logits, *(float(np.abs(a - b).max()) for a, b in zip(wanted, got, strict=True)))
+        if item.pixels is not None:
+            values = item.pixels.values
+            difference = np.abs(reference.encode_image(values) - exported.encode_image(values))
+            worst_vision = max(worst_vision, float(difference.max()))
+        same = [a == b for a, b in zip(tokens, best, strict=True)]
+        equal, total, identical = equal + sum(same), total + len(same), identical + all(same)
+        kl += [kl_divergence(a, b) for a, b in zip(wanted, got, strict=True)]
+    figures = {
+        "samples": len(inputs),
+        "tokens": total,
+        "greedy_identical": identical / len(inputs),
+        "top1_agreement": equal / total,
+        "logits_max_abs": worst_logits,
+        "vision_max_abs": worst_vision,
+        "mean_kl": float(np.mean(kl)),
+    }
+    bars = BARS[precision]
+    upper = {"logits_max_abs"}
+    held = all(figures[key] <= bar if key in upper else figures[key] >= bar for key, bar in bars.items())
+    return {**figures, "bars": bars, "passed": bool(held)}
+
+
+def kl_divergence(reference: Array, other: Array) -> float:
+    """KL(reference, other) of the softmax of two logit vectors (V,), nats."""
+    p, q = (values.astype(np.float64) - values.max() for values in (reference, other))
+    log_p, log_q = p - np.log(np.exp(p).sum()), q - np.log(np.exp(q).sum())
+    return float((np.exp(log_p) * (log_p - log_q)).sum())
