@@ -24,7 +24,7 @@ import torch
 from edgekit import __version__
 from edgekit.checkpoint import check_checkpoint, checkpoint_hash, load_model
 from edgekit.console import note
-from edgekit.distill.clock import PhaseClock, peak_memory_bytes
+from edgekit.distill.clock import PhaseClock
 from edgekit.distill.evaluate import Evaluation, evaluate_model
 from edgekit.distill.gen_data import Reference, Writer, missing_shards, open_shards, write_questions, write_responses
 from edgekit.distill.joint import Collator, JointTrainer, MaskSchedule, ScheduledQuestions, checkpoint_folder
@@ -35,6 +35,7 @@ from edgekit.distill.trainer import run_trainer, training_arguments
 from edgekit.errors import DataError
 from edgekit.families import family_of
 from edgekit.files import new_folder, sha256_file, write_json
+from edgekit.machine import peak_memory_bytes
 from edgekit.processor import Processor
 from edgekit.recipe import JUDGES, OBJECTIVES, Recipe, resolve_checkpoint
 from edgekit.schema import to_json

@@ -98,3 +98,14 @@ def _sign_flip_p(difference: NDArray[np.float64], draws: int, rng: np.random.Gen
         abs((difference * rng.choice((-1.0, 1.0), len(difference))).mean()) >= observed - 1e-15 for _ in range(draws)
     )
     return (hits + 1) / (draws + 1)
+
+
+def kl_divergence(reference: ArrayLike, other: ArrayLike) -> float:
+    """KL(reference, other) of the softmax of two logit vectors (V,), nats."""
+    log_p, log_q = (_log_softmax(np.asarray(values, dtype=np.float64)) for values in (reference, other))
+    return float((np.exp(log_p) * (log_p - log_q)).sum())
+
+
+def _log_softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    centred = logits - logits.max()
+    return np.asarray(centred - np.log(np.exp(centred).sum()))

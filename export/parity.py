@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from edgekit.families import Split, merge_images
 from edgekit.processor import Inputs
+from edgekit.stats import kl_divergence
 
 Array = NDArray[Any]
 # specs: declared before anything is measured.
@@ -140,10 +141,3 @@ def measure(split: Split, exported: Exported, inputs: Sequence[Inputs], precisio
     upper = {"logits_max_abs"}
     held = all(figures[key] <= bar if key in upper else figures[key] >= bar for key, bar in bars.items())
     return {**figures, "bars": bars, "passed": bool(held)}
-
-
-def kl_divergence(reference: Array, other: Array) -> float:
-    """KL(reference, other) of the softmax of two logit vectors (V,), nats."""
-    p, q = (values.astype(np.float64) - values.max() for values in (reference, other))
-    log_p, log_q = p - np.log(np.exp(p).sum()), q - np.log(np.exp(q).sum())
-    return float((np.exp(log_p) * (log_p - log_q)).sum())

@@ -1,0 +1,36 @@
+"""Runtimes, one file each. A runtime module holds:
+
+    TARGETS                                 targets whose bundles it runs; "checkpoint" for a Hugging Face folder
+    open_session(folder, threads) -> Session
+
+and imports what it needs when a session is opened, so that each process holds one runtime only.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from edgekit.bundle import MANIFEST
+from edgekit.errors import EdgekitError
+from edgekit.registry import Registry
+
+RUNTIMES = Registry(
+    "edgekit.runtimes", "runtime", helpers=frozenset({"session", "generate", "worker", "bench", "verify", "gates"})
+)
+
+
+def runtime_for(folder: Path) -> str:
+    """The runtime that runs a folder: by the bundle's target, or PyTorch for a checkpoint.
+
+    Raises:
+        EdgekitError: no runtime runs that target.
+    """
+    if not (folder / MANIFEST).exists():
+        return "pytorch"
+    from edgekit.bundle import Bundle
+
+    target = Bundle.load(folder, verify=False).manifest.target
+    for name in RUNTIMES.names():
+        if target in RUNTIMES.load(name).TARGETS:
+            return name
+    raise EdgekitError(f"No runtime here runs bundles of target {target!r}.", fix=f"There are: {', '.join(RUNTIMES.names())}.")

@@ -1,0 +1,46 @@
+"""Bars a bundle is held to, and the one-line verdict for CI."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from edgekit.recipe import Gates
+from edgekit.report import Row
+
+
+def failures(rows: Sequence[Row], gates: Gates) -> list[str]:
+    """Every bar that some bundle misses; a bundle that could not be measured misses all of them.
+
+    Args:
+        rows: The reference's row is not held to anything.
+        gates: Absent bars hold.
+    """
+    found = []
+    for row in rows:
+        if row.target == "checkpoint":
+            continue
+        if row.status == "failed":
+            found.append(f"{row.name} was not measured")
+            continue
+        found += [f"{row.name}: {text}" for text in _missed(row, gates)]
+    return found
+
+
+def _missed(row: Row, gates: Gates) -> list[str]:
+    drop = None if row.accuracy_delta is None else -100 * row.accuracy_delta
+    checks: list[tuple[str, Any, Any, bool]] = [
+        ("accuracy drop in points", drop, gates.max_drop, True),
+        ("TTFT ms", row.ttft_ms, gates.max_ttft_ms, True),
+        ("decode tokens/s", row.decode_tokens_per_s, gates.min_decode, False),
+        ("bytes", row.size_bytes, gates.max_size, True),
+    ]
+    missed = []
+    for name, value, bar, upper in checks:
+        if bar is None:
+            continue
+        if value is None:
+            missed.append(f"{name} unknown, bar {bar:g}")
+        elif (value > bar) if upper else (value < bar):
+            missed.append(f"{name} {value:.4g}, bar {bar:g}")
+    return missed
