@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgekit.console import note
 from edgekit.errors import EdgekitError, RecipeError
 
+if TYPE_CHECKING:
+    from edgekit.bundle import Bundle
+    from edgekit.report import Report
+    from edgekit.workspace import Run
 
 # ------------------------------------------------------------------------------------------------- init, distill, demo
 
@@ -111,3 +115,297 @@ def doctor() -> list[dict[str, Any]]:
     from edgekit.doctor import checks
 
     return checks()
+
+
+# --------------------------------------------------------------------------------------------------------------- data
+
+
+def data_check(spec: str, *, limit: int | None = None, closed_answers: str | None = None) -> dict[str, Any]:
+    """Read every row of a data spec, decode its pictures, and list what is wrong.
+
+    Args:
+        spec: Data spec.
+        limit: The first so many rows.
+        closed_answers: `a,b,c`, or a file with one allowed answer a line.
+    """
+    from edgekit.console import progress
+    from edgekit.data.check import check
+
+    allowed = None
+    if closed_answers is not None:
+        path = Path(closed_answers)
+        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else closed_answers.split(",")
+        allowed = {line.strip() for line in lines if line.strip()}
+    with progress() as bar:
+        task = bar.add_task(f"checking {spec}", total=limit or 1)
+
+        def shown(number: int) -> None:
+            if number % 500 == 0 and limit:
+                bar.update(task, completed=number)
+
+        return check(spec, limit=limit, closed_answers=allowed, on_row=shown).as_dict()
+
+
+def data_show(spec: str, *, count: int = 5) -> list[dict[str, Any]]:
+    """The first samples of a data spec with the sizes of their pictures."""
+    from edgekit.data import samples
+
+    return [
+        {
+            "id": sample.id,
+            "question": sample.text,
+            "answer": sample.answer,
+            "messages": sample.messages,
+            "images": [
+                {"width": image.width, "height": image.height, "mode": image.mode}
+                for image in (ref.open() for ref in sample.images)
+            ],
+            "location": sample.location,
+        }
+        for sample in samples(spec, limit=count, need_answer=False)
+    ]
+
+
+# ------------------------------------------------------------------------------------- export, verify, bench, run, lists
+
+
+def export(
+    checkpoint: Path | str | None = None,
+    *,
+    targets: list[str],
+    precisions: list[str] | None = None,
+    out: Path | None = None,
+    data: str | None = None,
+    samples: int = 32,
+    replace: bool = True,
+) -> list[Bundle]:
+    """Export a checkpoint, or the student of the latest run, to each target and precision.
+
+    Args:
+        checkpoint: Hugging Face folder; the latest run's student when None.
+        targets: Names of targets.
+        precisions: Common names; what the run's recipe says, else fp32, when None.
+        out: Folder of the one bundle, or of several; in the run, or beside the current folder, when None.
+        data: Questions for the parity run; the run's test questions when None.
+        samples: How many of them.
+        replace: Put a new bundle in the place of an old one.
+    """
+    from edgekit.data import samples as read_samples
+    from edgekit.export.bundling import check_request, export_checkpoint
+    from edgekit.recipe import resolve_checkpoint
+
+    run = _latest_run() if checkpoint is None else None
+    folder = run.student if run is not None else resolve_checkpoint(str(checkpoint))
+    jobs = [(t, p) for t in targets for p in precisions or _precisions(run, t)]
+    for target, precision in jobs:
+        check_request(target, precision)
+    if run is not None:
+        data = data or run.recipe().data.test
+    questions = list(read_samples(data, limit=samples, need_answer=False)) if data else []
+    lineage: dict[str, Any] = {}
+    if run is not None:
+        teachers = run.manifest()["inputs"]["teachers_sha256"]
+        lineage = {"run": run.name, "teacher_sha256": teachers[-1]}
+    bundles = []
+    for target, precision in jobs:
+        name = f"{target}-{precision}"
+        place = out if out is not None else run.bundles if run is not None else Path(f"{folder.name}-{name}")
+        if run is not None and out is None or len(jobs) > 1:
+            place = place / name if out is not None or run is not None else place
+        note(f"Exporting {folder} to {place}")
+        bundles.append(
+            export_checkpoint(folder, target, precision, place, samples=questions, replace=replace, **lineage)
+        )
+    return bundles
+
+
+def _precisions(run: Run | None, target: str) -> list[str]:
+    chosen = [item.precision for item in run.recipe().exports if item.target == target] if run is not None else []
+    return chosen or ["fp32"]
+
+
+def _latest_run(*, finished: bool = True) -> Run:
+    from edgekit.workspace import Workspace
+
+    run = Workspace.find(Path.cwd()).latest_run()
+    note(f"Using the latest run, {run.name!r}.")
+    if finished and not run.finished:
+        raise EdgekitError(f"The run {run.name!r} is not finished.", fix="Go on with it:  edgekit distill")
+    return run
+
+
+def verify(
+    bundle: Path, *, reference: Path | str | None = None, data: str | None = None, samples: int = 32
+) -> dict[str, Any]:
+    """Check a bundle's files, and run it beside its student; also written to parity.json in the bundle.
+
+    Args:
+        bundle: Folder.
+        reference: The student's checkpoint; found beside the bundle's run when None.
+        data: Questions; the run's test questions, else stock questions, when None.
+        samples: How many.
+    Returns:
+        Figures, bars, and `passed`.
+    """
+    from edgekit.runtimes.verify import verify_bundle
+
+    return verify_bundle(bundle, _reference(reference, [bundle]), data or _run_data([bundle]), samples)
+
+
+def bench(
+    bundles: list[Path] | None = None,
+    *,
+    reference: Path | str | None = None,
+    data: str | None = None,
+    limit: int | None = None,
+    threads: int | None = None,
+    device: str = "host",
+    out: Path | None = None,
+    bars: dict[str, float | int | None] | None = None,
+) -> tuple[Report, Path]:
+    """Measure bundles beside the PyTorch reference.
+
+    Args:
+        bundles: Folders; all of the latest run when None.
+        reference: The student's checkpoint; found from the bundles' run when None.
+        data: Questions; the run's when None.
+        limit: The first so many; the recipe's `bench.limit` when None, 0 for all.
+        threads: Of each runtime; the recipe's when None.
+        device: Where.
+        out: Folder of the report; `reports/bench` of the run when None.
+        bars: Fields of `Gates` that override the recipe's.
+    Returns:
+        The report and its folder.
+    """
+    from dataclasses import replace
+
+    from edgekit.recipe import Bench, Gates
+    from edgekit.runtimes.bench import Settings
+    from edgekit.runtimes.bench import bench as measure
+
+    run = _latest_run() if bundles is None else _run_of(bundles)
+    if bundles is None and run is not None:
+        bundles = sorted(path for path in run.bundles.glob("*") if (path / "manifest.json").exists())
+        if not bundles:
+            raise EdgekitError(f"The run {run.name!r} has no bundles yet.", fix="Make one:  edgekit export --target onnx")
+        note(f"Measuring {', '.join(path.name for path in bundles)} beside PyTorch.")
+    recipe = run.recipe() if run is not None else None
+    usual = recipe.bench if recipe is not None else Bench()
+    spec = data or usual.data or (recipe.data.test if recipe is not None else None)
+    if spec is None:
+        raise EdgekitError("No questions to measure on.", fix="Name some:  --data questions.jsonl")
+    settings = Settings(
+        data=spec,
+        scoring=recipe.data.scoring if recipe is not None else "exact",
+        limit=usual.limit if limit is None else (limit or None),
+        threads=threads or usual.threads,
+        warmup=usual.warmup,
+        max_new_tokens=usual.max_new_tokens,
+    )
+    given = {key: value for key, value in (bars or {}).items() if value is not None}
+    gates = replace(recipe.gates if recipe is not None else Gates(), **given)  # type: ignore[arg-type]
+    place = out or (run.reports / "bench" if run is not None else Path("edgekit-bench"))
+    name = run.name if run is not None else None
+    report = measure(bundles or [], _reference(reference, bundles or []), settings, place, bars=gates, device=device, run=name)
+    return report, place
+
+
+def _run_of(bundles: list[Path]) -> Run | None:
+    """The run whose bundles/ folder the first bundle lies in."""
+    from edgekit.workspace import Run
+
+    folder = bundles[0].resolve().parent.parent if bundles else None
+    return Run(folder) if folder is not None and (folder / "recipe.yaml").exists() else None
+
+
+def _reference(given: Path | str | None, bundles: list[Path]) -> Path | None:
+    from edgekit.recipe import resolve_checkpoint
+
+    if given is not None:
+        return resolve_checkpoint(str(given))
+    run = _run_of(bundles)
+    return run.student if run is not None and run.student.is_dir() else None
+
+
+def _run_data(bundles: list[Path]) -> str | None:
+    run = _run_of(bundles)
+    return run.recipe().data.test if run is not None else None
+
+
+def run(
+    model: Path | str,
+    prompt: str,
+    images: list[Path],
+    *,
+    max_new_tokens: int = 32,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    top_k: int = 0,
+    seed: int | None = None,
+    threads: int = 1,
+) -> dict[str, Any]:
+    """Answer a question with a bundle or a checkpoint.
+
+    Args:
+        model: Bundle, Hugging Face folder, or `demo:student`.
+        prompt: The question.
+        images: Files, in order.
+        max_new_tokens: Longest answer.
+        temperature: 0 is greedy.
+        top_p, top_k, seed: Of sampling.
+        threads: CPU threads.
+    Returns:
+        text, token_ids, runtime and timings in milliseconds.
+    """
+    from edgekit.chat import question
+    from edgekit.data import ImageRef
+    from edgekit.recipe import resolve_checkpoint
+    from edgekit.runtimes import RUNTIMES, runtime_for
+    from edgekit.runtimes.generate import answer, greedy, sampler
+
+    if temperature < 0 or not 0 < top_p <= 1 or top_k < 0:
+        raise EdgekitError("Sampling needs temperature >= 0, top_p in (0, 1] and top_k >= 0.")
+    folder = resolve_checkpoint(str(model))
+    pictures = [ImageRef(path=path).open() for path in images]
+    name = runtime_for(folder)
+    session = RUNTIMES.load(name).open_session(folder, threads)
+    choose = sampler(temperature, top_p, top_k, seed) if temperature else greedy
+    said = answer(session, question(prompt, len(pictures)), pictures, max_new_tokens=max_new_tokens, choose=choose)
+    session.close()
+    return {"text": said.text, "token_ids": said.token_ids, "runtime": name, "timings": said.timings.as_dict()}
+
+
+def targets() -> list[dict[str, Any]]:
+    """Every export target: its precisions, where it can be exported, what runs it, whether it is ready here."""
+    import platform
+    from importlib.util import find_spec
+
+    from edgekit.export import TARGETS
+
+    rows = []
+    for name in TARGETS.names():
+        module = TARGETS.load(name)
+        missing = [package for package in module.PACKAGES if find_spec(package) is None]
+        here = platform.system() in module.HOSTS
+        rows.append(
+            {
+                "target": name,
+                "precisions": list(module.PRECISIONS),
+                "hosts": list(module.HOSTS),
+                "runtimes": list(module.RUNTIMES),
+                "ready": here and not missing,
+                "missing": f"pip install 'edgekit[{module.EXTRA}]'" if missing else "" if here else "another system",
+            }
+        )
+    return rows
+
+
+def devices() -> list[dict[str, Any]]:
+    """Every device, whether it can be used now, and why not."""
+    from edgekit.devices import DEVICES
+
+    rows = []
+    for name in DEVICES.names():
+        ready, detail = DEVICES.load(name).reach()
+        rows.append({"device": name, "ready": ready, "detail": detail})
+    return rows

@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, TemplateError
+from jinja2 import Environment, Template, TemplateError
 from jinja2.ext import loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -57,6 +57,11 @@ def _environment() -> Environment:
     return environment
 
 
+@cache
+def _compiled(template: str) -> Template:
+    return _environment().from_string(template)
+
+
 def render(template: str, messages: list[Message], special: dict[str, str] | None = None) -> str:
     """The prompt for the assistant's next turn.
 
@@ -68,8 +73,6 @@ def render(template: str, messages: list[Message], special: dict[str, str] | Non
         DataError: the template refuses these messages.
     """
     try:
-        return _environment().from_string(template).render(
-            messages=messages, add_generation_prompt=True, **(special or {})
-        )
+        return _compiled(template).render(messages=messages, add_generation_prompt=True, **(special or {}))
     except TemplateError as error:
         raise DataError("The model's chat template refuses these messages.", why=str(error)) from error

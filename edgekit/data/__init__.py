@@ -28,7 +28,7 @@ from edgekit.registry import Registry
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-SOURCES = Registry("edgekit.data", "data source", helpers=frozenset({"rows"}))
+SOURCES = Registry("edgekit.data", "data source", helpers=frozenset({"check"}))
 
 
 @dataclass(frozen=True)

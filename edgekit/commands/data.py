@@ -1,0 +1,69 @@
+"""`edgekit data`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from edgekit.console import note, print_json, print_text
+
+SPECS = "easy-vqa:train, file.jsonl, file.parquet, an image folder, or datasets:NAME:SPLIT."
+app = typer.Typer(no_args_is_help=True, help=f"Look at questions and pictures before anything is trained on them. SPEC is {SPECS}")
+
+
+@app.command()
+def check(
+    spec: Annotated[str, typer.Argument(help=SPECS)],
+    limit: Annotated[int | None, typer.Option(help="Only the first so many rows.", min=1, show_default=False)] = None,
+    closed_answers: Annotated[
+        str | None, typer.Option(help="The only answers allowed: a,b,c or a file with one a line.", show_default=False)
+    ] = None,
+    json_out: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
+) -> None:
+    """Read every row, decode every picture, and name each bad row; exit 1 when there is one.
+
+    Example:  edgekit data check train.jsonl --closed-answers yes,no
+    """
+    from edgekit import api
+
+    found = api.data_check(spec, limit=limit, closed_answers=closed_answers)
+    if json_out:
+        print_json(found)
+    else:
+        for row in found["bad"]:
+            print_text(f"bad      {row['location']}: {row['reason']}")
+        for row in found["warnings"]:
+            print_text(f"warning  {row['location']}: {row['reason']}")
+        print_text(f"{found['good']:,} good rows, {len(found['bad']):,} bad, {len(found['warnings']):,} warnings")
+        if found["widths"]:
+            print_text("pictures {} to {} px wide, {} to {} px high".format(*found["widths"], *found["heights"]))
+        shown = ", ".join(f"{answer} {count:,}" for answer, count in found["answers"].items())
+        print_text(f"{found['distinct_answers']:,} different answers: {shown}")
+    if found["bad"] or not found["good"]:
+        if not found["good"] and not found["bad"]:
+            note(f"{spec} holds no samples.")
+        raise typer.Exit(1)
+
+
+@app.command()
+def show(
+    spec: Annotated[str, typer.Argument(help=SPECS)],
+    count: Annotated[int, typer.Option("--count", "-n", min=1, help="How many samples.")] = 5,
+    json_out: Annotated[bool, typer.Option("--json", help="Print them as JSON.")] = False,
+) -> None:
+    """Print the first samples: question, answer, and the size of each picture.
+
+    Example:  edgekit data show easy-vqa:test -n 3
+    """
+    from edgekit import api
+
+    rows = api.data_show(spec, count=count)
+    if json_out:
+        print_json(rows)
+        return
+    for row in rows:
+        pictures = ", ".join(f"{image['width']}x{image['height']} {image['mode']}" for image in row["images"])
+        print_text(f"{row['id']:16} {row['question']!r} -> {row['answer']!r}  [{pictures or 'no picture'}]")
+
+
