@@ -14,18 +14,12 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from edgekit.bars import BARS, judge
 from edgekit.families import Split, merge_images
 from edgekit.processor import Inputs
 from edgekit.stats import kl_divergence
 
 Array = NDArray[Any]
-# specs: declared before anything is measured.
-BARS = {
-    "fp32": {"greedy_identical": 1.0, "logits_max_abs": 1e-4},
-    "fp16": {"top1_agreement": 0.99},
-    "int8": {"top1_agreement": 0.99},
-    "int4": {"top1_agreement": 0.95},
-}
 
 
 class Exported(Protocol):
@@ -111,7 +105,7 @@ def measure(split: Split, exported: Exported, inputs: Sequence[Inputs], precisio
         precision: Common name; chooses the bars.
         steps: Tokens per answer at most.
     Returns:
-        The figures, the bars, and whether every bar held.
+        The figures, each bar with its figure, and whether every bar held.
     """
     reference = TorchModules(split)
     worst_logits = worst_vision = 0.0
@@ -137,7 +131,5 @@ def measure(split: Split, exported: Exported, inputs: Sequence[Inputs], precisio
         "vision_max_abs": worst_vision,
         "mean_kl": float(np.mean(kl)),
     }
-    bars = BARS[precision]
-    upper = {"logits_max_abs"}
-    held = all(figures[key] <= bar if key in upper else figures[key] >= bar for key, bar in bars.items())
-    return {**figures, "bars": bars, "passed": bool(held)}
+    checks = judge(figures, BARS[precision])
+    return {**figures, "checks": checks, "passed": all(check["held"] for check in checks.values())}

@@ -1,0 +1,72 @@
+"""`edgekit bench`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgekit.console import note, print_json, stderr
+
+
+def command(
+    bundles: Annotated[
+        list[Path] | None, typer.Argument(help="Bundles; all of the latest run by default.", show_default=False)
+    ] = None,
+    reference: Annotated[
+        str | None, typer.Option(help="PyTorch checkpoint to compare with; the run's student by default.", show_default=False)
+    ] = None,
+    data: Annotated[str | None, typer.Option(help="Questions; the run's by default.", show_default=False)] = None,
+    limit: Annotated[int | None, typer.Option(help="The first so many questions; 0 for all.", min=0, show_default=False)] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads of each runtime.", min=1, show_default=False)] = None,
+    device: Annotated[str, typer.Option(help="Device; `edgekit devices` lists them.")] = "host",
+    out: Annotated[Path | None, typer.Option(help="Folder of the report.", show_default=False)] = None,
+    max_drop: Annotated[float | None, typer.Option(help="Bar: points of accuracy below PyTorch.", show_default=False)] = None,
+    max_ttft_ms: Annotated[float | None, typer.Option(help="Bar: median milliseconds to the first token.", show_default=False)] = None,
+    min_decode: Annotated[float | None, typer.Option(help="Bar: decoded tokens per second.", show_default=False)] = None,
+    max_size: Annotated[int | None, typer.Option(help="Bar: bytes on disk.", show_default=False)] = None,
+    json_out: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+) -> None:
+    """Accuracy and latency of each bundle beside PyTorch's, with intervals; exit 3 when a bar is missed.
+
+    Example:  edgekit bench --limit 2000 --max-drop 1
+    """
+    from edgekit import api
+    from edgekit.schema import to_json
+
+    bars = {"max_drop": max_drop, "max_ttft_ms": max_ttft_ms, "min_decode": min_decode, "max_size": max_size}
+    report, folder = api.bench(
+        bundles, reference=reference, data=data, limit=limit, threads=threads, device=device, out=out, bars=bars
+    )
+    if json_out:
+        print_json(to_json(report))
+    else:
+        _print_table(report)
+    note(f"Report: {folder / 'report.md'}")
+    if report.verdict:
+        note(report.verdict)
+    if report.verdict.startswith("FAIL"):
+        raise typer.Exit(3)
+
+
+def _print_table(report: object) -> None:
+    """A table as wide as the terminal; the whole Markdown where the output is not a terminal."""
+    import sys
+
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from edgekit.report import COLUMNS, Report, footnotes, markdown, table
+
+    assert isinstance(report, Report)
+    if not sys.stdout.isatty():
+        sys.stdout.write(markdown(report))
+        return
+    grid = Table(*COLUMNS, show_lines=True)
+    for row in table(report):
+        grid.add_row(*(Text(cell) for cell in row))
+    Console(highlight=False).print(grid)
+    for text in footnotes(report):
+        stderr().print(f"- {text}", markup=False)

@@ -1,0 +1,63 @@
+"""`edgekit export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgekit.console import note, print_json, print_text
+
+
+def command(
+    checkpoint: Annotated[
+        str | None, typer.Argument(help="Hugging Face folder; the student of the latest run by default.", show_default=False)
+    ] = None,
+    target: Annotated[str, typer.Option(help="Targets, with commas; `edgekit targets` lists them.")] = "onnx",
+    precision: Annotated[
+        str | None, typer.Option(help="Precisions, with commas; the recipe's, else fp32, by default.", show_default=False)
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the bundle; runs/<run>/bundles/<target>-<precision> by default.", show_default=False),
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Questions for the parity run; the run's test questions by default.", show_default=False)
+    ] = None,
+    samples: Annotated[int, typer.Option(help="Questions in the parity run.", min=1)] = 32,
+    json_out: Annotated[bool, typer.Option("--json", help="Print the manifests as JSON.")] = False,
+) -> None:
+    """Export a student and compare it with PyTorch; exit 3 when a bar of that comparison is missed.
+
+    Example:  edgekit export ./student --target onnx --precision fp32,int8 --out bundles
+    """
+    from edgekit import api
+    from edgekit.schema import to_json
+
+    bundles = api.export(
+        checkpoint,
+        targets=_names(target),
+        precisions=_names(precision) if precision else None,
+        out=out,
+        data=data,
+        samples=samples,
+    )
+    if json_out:
+        print_json([{"folder": str(bundle.folder), "hash": bundle.hash, **to_json(bundle.manifest)} for bundle in bundles])
+    for bundle in bundles:
+        parity = bundle.manifest.parity or {}
+        if not json_out:
+            print_text(f"{bundle.folder}  {bundle.size_bytes / 1e6:.2f} MB  {bundle.hash[:12]}")
+            print_text(
+                f"  {'PASS' if parity['passed'] else 'FAIL'}  on {parity['samples']} prompts: "
+                f"greedy identical {parity['greedy_identical']:.1%}, best token {parity['top1_agreement']:.2%}, "
+                f"logits within {parity['logits_max_abs']:.1e}"
+            )
+    if not all((bundle.manifest.parity or {}).get("passed") for bundle in bundles):
+        note("A bundle misses its bars against PyTorch; it is kept.  Look closer:  edgekit verify BUNDLE")
+        raise typer.Exit(3)
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
