@@ -15,7 +15,8 @@ class PhaseClock:
     """Seconds spent in each phase.
 
     Args:
-        path: JSON file that keeps them between processes. A killed process leaves out what it spent since its phase began.
+        path: JSON file that keeps them between processes. A killed process leaves out what it spent since its phase
+            began.
     """
 
     def __init__(self, path: Path) -> None:

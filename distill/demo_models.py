@@ -50,7 +50,7 @@ PLANS = {
     "student": Plan(
         shape=architecture.STUDENT,
         tower=Schedule(steps=1000, batch=128, peak_lr=1.5e-3),
-        answers=Schedule(steps=180, batch=48, peak_lr=1e-3),
+        answers=Schedule(steps=140, batch=48, peak_lr=1e-3),
         labels=1500,
     ),
 }
@@ -62,7 +62,9 @@ def tokenizer_corpus() -> list[str]:
     return texts + ["User:", "Assistant:", "\n"] * 1000
 
 
-def train(role: str, out: Path, work: Path, *, seed: int = 0, bf16: bool = True, threads: int | None = None) -> dict[str, Any]:
+def train(
+    role: str, out: Path, work: Path, *, seed: int = 0, bf16: bool = True, threads: int | None = None
+) -> dict[str, Any]:
     """Train one demo model and write it, with its card, as a Hugging Face folder.
 
     Args:
@@ -142,4 +144,3 @@ def _labelled(processor: Processor, labels: int | None) -> LabelledPictures:
         answer = processor.tokenizer.encode(f" {sample.answer}{architecture.END}", add_special_tokens=False).ids
         rows[pictures[path]].append((prompt, answer))
     return LabelledPictures(torch.stack(pixels), rows)
-

@@ -52,7 +52,13 @@ class Evaluation:
 
 
 def evaluate_checkpoint(
-    folder: Path, spec: str, *, scoring: str, limit: int | None = None, max_new_tokens: int = 16, title: str = "measuring"
+    folder: Path,
+    spec: str,
+    *,
+    scoring: str,
+    limit: int | None = None,
+    max_new_tokens: int = 16,
+    title: str = "measuring",
 ) -> Evaluation:
     """Load a checkpoint and score its greedy answers.
 

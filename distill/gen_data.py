@@ -103,7 +103,9 @@ def write_questions(data: Data, folder: Path, shard: int, seed: int) -> int:
 
 
 def _question_row(sample: Sample) -> dict[str, Any]:
-    images = [{"path": str(image.path.resolve()) if image.path else None, "bytes": image.data} for image in sample.images]
+    images = [
+        {"path": str(image.path.resolve()) if image.path else None, "bytes": image.data} for image in sample.images
+    ]
     return {
         "id": sample.id,
         "messages": json.dumps(sample.messages),
@@ -116,7 +118,8 @@ def _question_row(sample: Sample) -> dict[str, Any]:
 def question(row: dict[str, Any]) -> Sample:
     """The sample of a question row."""
     images = tuple(
-        ImageRef(path=Path(image["path"])) if image["path"] else ImageRef(data=image["bytes"]) for image in row["images"]
+        ImageRef(path=Path(image["path"])) if image["path"] else ImageRef(data=image["bytes"])
+        for image in row["images"]
     )
     return Sample(row["id"], images, json.loads(row["messages"]), row["answer"], row["location"])
 
@@ -220,9 +223,7 @@ def _respond(
 
 
 @torch.no_grad()
-def reference_logps(
-    reference: Reference, group: list[Sample], drawn: list[list[list[int]]]
-) -> list[list[list[float]]]:
+def reference_logps(reference: Reference, group: list[Sample], drawn: list[list[list[int]]]) -> list[list[list[float]]]:
     """Log-probability of each token of each response under pi_ref, nats; identical responses are run once."""
     distinct = {(q, tuple(ids)): 0 for q, rows in enumerate(drawn) for ids in rows}
     owners, responses = zip(*distinct, strict=True)

@@ -68,7 +68,7 @@ def stage_ratios(steps: int, r_max: float, fall: float) -> list[float]:
 
 def maskable(
     model: nn.Module, family: ModuleType, scope: Scope = "all", exclude: tuple[str, ...] = ()
-) -> Iterator[tuple[str, nn.Parameter]]:
+) -> Iterator[tuple[str, Tensor]]:
     """(name, weight) of the linear layers a mask may touch: never embeddings, norms, biases or the output head.
 
     Args:
@@ -140,7 +140,7 @@ class MaskedTeacher:
 
 
 def _tensor_files(folder: Path) -> dict[str, Path]:
-    found = {}
+    found: dict[str, Path] = {}
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(str(path), framework="pt") as stored:
             found |= dict.fromkeys(stored.keys(), path)

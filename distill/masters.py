@@ -1,8 +1,8 @@
 """The pipeline of `edgekit distill`: Gen-Data, then the joint objective under a falling mask, for each teacher.
 
 Source: Lee, Wang, Hachiuma, "Masking Teacher and Reinforcing Student for Distilling Vision-Language Models",
-arXiv:2512.22238. Every stage keeps what it finished, so the same command goes on where a run was stopped and ends in the
-same student, bit for bit on a CPU with the same number of threads.
+arXiv:2512.22238. Every stage keeps what it finished, so the same command goes on where a run was stopped and ends in
+the same student, bit for bit on a CPU with the same number of threads.
 """
 
 from __future__ import annotations
@@ -106,13 +106,15 @@ class _Pipeline:
         self.teachers = [_party(model.checkpoint, base) for model in recipe.teachers]
         self.clock = PhaseClock(run.folder / "seconds.json")
         self.vocab = min(
-            shared_vocabulary(t.processor, self.student.processor, _vocab_size(t.folder), _vocab_size(self.student.folder))
+            shared_vocabulary(
+                t.processor, self.student.processor, _vocab_size(t.folder), _vocab_size(self.student.folder)
+            )
             for t in self.teachers
         )
         self.legs = [self._leg(number, teacher) for number, teacher in enumerate(self.teachers)]
 
     def go(self) -> dict[str, Any]:
-        run, recipe = self.run, self.recipe
+        run = self.run
         begun = run.manifest()
         fixed = self._identity()
         if begun and (changed := [key for key in fixed["inputs"] if begun["inputs"].get(key) != fixed["inputs"][key]]):
@@ -173,14 +175,23 @@ class _Pipeline:
         initial = load_model(self.student.folder, attn=self.recipe.trainer.attention)
         reference = Reference(initial, self.student.processor, self.vocab)
         write = partial(
-            write_responses, reference=reference, judge=judge, settings=settings, questions=questions,
+            write_responses,
+            reference=reference,
+            judge=judge,
+            settings=settings,
+            questions=questions,
             seed=self.recipe.trainer.seed,
         )
         with self.clock.phase("gen_data"):
             if student_todo:
                 writer = Writer(
-                    "student", self.student.name, self._student_of(leg, initial), self.student.processor,
-                    settings.student_responses, 0.0, student_folder.name,
+                    "student",
+                    self.student.name,
+                    self._student_of(leg, initial),
+                    self.student.processor,
+                    settings.student_responses,
+                    0.0,
+                    student_folder.name,
                 )
                 write(writer, folder=student_folder)
             if teacher_todo:
@@ -189,8 +200,13 @@ class _Pipeline:
                     teacher.set_ratio(ratio)
                     folder = leg.responses(run, ratio)
                     writer = Writer(
-                        "teacher", leg.teacher.name, teacher.model, leg.teacher.processor,
-                        settings.teacher_responses, ratio, folder.name,
+                        "teacher",
+                        leg.teacher.name,
+                        teacher.model,
+                        leg.teacher.processor,
+                        settings.teacher_responses,
+                        ratio,
+                        folder.name,
                     )
                     write(writer, folder=folder)
 
@@ -202,8 +218,12 @@ class _Pipeline:
         cache = run.checkpoints / "cache"
         questions = open_shards(run.folder / "questions", cache)
         dataset = ScheduledQuestions(
-            questions, self._passes(leg, cache), leg.ratio_of, settings.steps,
-            settings.batch_questions * settings.gradient_accumulation, settings.seed + leg.number,
+            questions,
+            self._passes(leg, cache),
+            leg.ratio_of,
+            settings.steps,
+            settings.batch_questions * settings.gradient_accumulation,
+            settings.seed + leg.number,
         )
         student = self._student_of(leg, None)
         teacher = self._load_teacher(leg)
@@ -216,8 +236,11 @@ class _Pipeline:
             processors=(self.student.processor, leg.teacher.processor),
             objectives=per_token,
             weights=Weights(
-                objective=recipe.objective, grpo=masters.grpo_weight, kl_beta=masters.kl_beta,
-                accuracy=masters.rewards.accuracy, distill=masters.rewards.distill,
+                objective=recipe.objective,
+                grpo=masters.grpo_weight,
+                kl_beta=masters.kl_beta,
+                accuracy=masters.rewards.accuracy,
+                distill=masters.rewards.distill,
                 advantage_std=masters.advantage_std,
             ),
             vocab=self.vocab,
@@ -286,8 +309,13 @@ class _Pipeline:
         data = self.recipe.data
         with self.clock.phase(f"measure_{when}"):
             result = evaluate_model(
-                load(), self.student.processor, data.test, scoring=data.scoring, limit=data.test_limit,
-                max_new_tokens=MAX_ANSWER_TOKENS, title=f"accuracy {when}",
+                load(),
+                self.student.processor,
+                data.test,
+                scoring=data.scoring,
+                limit=data.test_limit,
+                max_new_tokens=MAX_ANSWER_TOKENS,
+                title=f"accuracy {when}",
             )
         write_json(path, {"ids": result.ids, "scores": result.scores.tolist(), "answers": result.answers})
         return result

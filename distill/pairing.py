@@ -60,6 +60,8 @@ def copy_processor(source: Path, target: Path) -> None:
     import shutil
 
     for path in source.iterdir():
-        if path.suffix in {".json", ".jinja", ".txt", ".model"} and not (target / path.name).exists():
-            if path.name not in {"card.json", "model.safetensors.index.json"}:
-                shutil.copyfile(path, target / path.name)
+        wanted = path.suffix in {".json", ".jinja", ".txt", ".model"}
+        if wanted and path.name not in {"card.json", "model.safetensors.index.json"}:
+            if (target / path.name).exists():
+                continue  # save_pretrained has written its own
+            shutil.copyfile(path, target / path.name)

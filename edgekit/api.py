@@ -53,7 +53,8 @@ def init(
         return path
     if not (teachers and student and train and test):
         raise EdgekitError(
-            "An own recipe needs --teacher, --student, --train and --test.", fix="Leave all four out for the demo's recipe."
+            "An own recipe needs --teacher, --student, --train and --test.",
+            fix="Leave all four out for the demo's recipe.",
         )
     exports = tuple(Export("onnx", precision) for precision in ("fp32", "fp16", "int8"))
     models = tuple(Model(teacher) for teacher in teachers)
@@ -166,7 +167,7 @@ def data_show(spec: str, *, count: int = 5) -> list[dict[str, Any]]:
     ]
 
 
-# ------------------------------------------------------------------------------------- export, verify, bench, run, lists
+# ----------------------------------------------------------------------------------- export, verify, bench, run, lists
 
 
 def export(
@@ -209,9 +210,10 @@ def export(
     bundles = []
     for target, precision in jobs:
         name = f"{target}-{precision}"
-        place = out if out is not None else run.bundles if run is not None else Path(f"{folder.name}-{name}")
-        if run is not None and out is None or len(jobs) > 1:
-            place = place / name if out is not None or run is not None else place
+        if out is not None:
+            place = out / name if len(jobs) > 1 else out
+        else:
+            place = run.bundles / name if run is not None else Path(f"{folder.name}-{name}")
         note(f"Exporting {folder} to {place}")
         bundles.append(
             export_checkpoint(folder, target, precision, place, samples=questions, replace=replace, **lineage)
@@ -287,7 +289,9 @@ def bench(
     if bundles is None and run is not None:
         bundles = sorted(path for path in run.bundles.glob("*") if (path / "manifest.json").exists())
         if not bundles:
-            raise EdgekitError(f"The run {run.name!r} has no bundles yet.", fix="Make one:  edgekit export --target onnx")
+            raise EdgekitError(
+                f"The run {run.name!r} has no bundles yet.", fix="Make one:  edgekit export --target onnx"
+            )
         note(f"Measuring {', '.join(path.name for path in bundles)} beside PyTorch.")
     recipe = run.recipe() if run is not None else None
     usual = recipe.bench if recipe is not None else Bench()
@@ -306,7 +310,9 @@ def bench(
     gates = replace(recipe.gates if recipe is not None else Gates(), **given)  # type: ignore[arg-type]
     place = out or (run.reports / "bench" if run is not None else Path("edgekit-bench"))
     name = run.name if run is not None else None
-    report = measure(bundles or [], _reference(reference, bundles or []), settings, place, bars=gates, device=device, run=name)
+    report = measure(
+        bundles or [], _reference(reference, bundles or []), settings, place, bars=gates, device=device, run=name
+    )
     return report, place
 
 

@@ -16,6 +16,10 @@ UPPER = frozenset({"logits_max_abs", "pixel_max_abs"})
 def judge(figures: dict[str, float], bars: dict[str, float]) -> dict[str, dict[str, float | bool]]:
     """Each bar with the figure it is for, and whether it holds."""
     return {
-        name: {"value": figures[name], "bar": bar, "held": figures[name] <= bar if name in UPPER else figures[name] >= bar}
+        name: {
+            "value": figures[name],
+            "bar": bar,
+            "held": figures[name] <= bar if name in UPPER else figures[name] >= bar,
+        }
         for name, bar in bars.items()
     }

@@ -211,6 +211,12 @@ def _check_file(folder: Path, name: str, entry: FileEntry, verify: bool) -> None
     if not path.is_file():
         raise BundleError(f"{folder} lacks {name}.", fix=again)
     if (size := path.stat().st_size) != entry.bytes:
-        raise BundleError(f"{path} has {size:,} bytes, its manifest says {entry.bytes:,}.", why="It was cut short or changed.", fix=again)
+        raise BundleError(
+            f"{path} has {size:,} bytes, its manifest says {entry.bytes:,}.",
+            why="It was cut short or changed.",
+            fix=again,
+        )
     if verify and sha256_file(path) != entry.sha256:
-        raise BundleError(f"{path} is not the file that was exported.", why="Its SHA-256 differs from the manifest's.", fix=again)
+        raise BundleError(
+            f"{path} is not the file that was exported.", why="Its SHA-256 differs from the manifest's.", fix=again
+        )

@@ -6,11 +6,10 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.progress import Progress
 
 
 def stderr() -> Console:
@@ -35,6 +34,16 @@ def print_text(text: str) -> None:
     sys.stdout.write(text + "\n")
 
 
+class Bar(Protocol):
+    """What a loop needs of a progress display."""
+
+    def add_task(self, description: str, *, total: float, completed: float = 0) -> Any:
+        """Begin a task of `total` steps."""
+
+    def update(self, task: Any, *, completed: float, description: str | None = None) -> None:
+        """Say how many steps are done."""
+
+
 class PlainProgress:
     """Progress for a log file: a line at the start, about every tenth, and at the end of a task."""
 
@@ -57,13 +66,20 @@ class PlainProgress:
 
 
 @contextmanager
-def progress() -> Iterator[Progress | PlainProgress]:
+def progress() -> Iterator[Bar]:
     """A progress bar with elapsed and remaining time on standard error; lines where that is no terminal."""
     console = stderr()
     if not console.is_terminal:
         yield PlainProgress()
         return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     columns = (
         TextColumn("{task.description}"),
@@ -74,4 +90,4 @@ def progress() -> Iterator[Progress | PlainProgress]:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console) as bar:
-        yield bar
+        yield cast(Bar, bar)

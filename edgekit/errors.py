@@ -52,7 +52,7 @@ class MissingExtraError(EdgekitError):
         super().__init__(f"Cannot {action} here: {package} is not installed.", fix=fix)
 
 
-class GateFailed(EdgekitError):  # noqa: N818 - the outcome of a gate, named as the reports name it
+class GateFailed(EdgekitError):
     """A declared bar was not reached. The results are kept; only the exit code says no."""
 
     exit_code = 3

@@ -391,7 +391,7 @@ def describe_settings() -> list[tuple[str, str, str]]:
 def _describe(cls: type[Any], prefix: str) -> list[tuple[str, str, str]]:
     import typing
 
-    hints, docs = typing.get_type_hints(cls), schema.field_docs(cls)
+    hints, docs = typing.get_type_hints(cls), schema.field_docs(cls)  # type: ignore[arg-type]
     rows: list[tuple[str, str, str]] = []
     for item in dataclasses.fields(cls):
         hint = hints[item.name]

@@ -170,8 +170,8 @@ def footnotes(report: Report) -> list[str]:
     return [
         f"{count}{report.data}, scored by {report.scoring}; greedy decoding; {report.threads} thread(s) per runtime; "
         "a fresh process for each row, one after the other.",
-        "Accuracy: 95 % Wilson interval (BCa bootstrap for graded scores). Against PyTorch: difference in points on the "
-        "same questions with its 95 % paired bootstrap interval.",
+        "Accuracy: 95 % Wilson interval (BCa bootstrap for graded scores). Against PyTorch: difference in points on "
+        "the same questions with its 95 % paired bootstrap interval.",
         "Latencies are medians, batch 1, with a 95 % bootstrap interval for TTFT; TTFT holds preprocessing, image "
         "encoding, prefill and the first token. Memory is the high-water mark of the process.",
         "Every row was run by the runtime it names on this machine (verified_by in report.json).",

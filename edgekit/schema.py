@@ -10,6 +10,7 @@ import ast
 import dataclasses
 import difflib
 import inspect
+import itertools
 import textwrap
 import types
 import typing
@@ -71,7 +72,7 @@ def field_docs(cls: type[Any]) -> dict[str, str]:
     tree = ast.parse(textwrap.dedent(inspect.getsource(cls)))
     body = typing.cast(ast.ClassDef, tree.body[0]).body
     docs: dict[str, str] = {}
-    for node, after in zip(body, body[1:], strict=False):
+    for node, after in itertools.pairwise(body):
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and isinstance(after, ast.Expr):
             text = after.value
             if isinstance(text, ast.Constant) and isinstance(text.value, str):
@@ -142,7 +143,7 @@ def _read_sequence(origin: Any, args: tuple[Any, ...], value: Any, problems: lis
     if not isinstance(value, (list, tuple)):
         problems.append(f"{path}: expected a list, found {_kind(value)} {value!r}")
         return ()
-    if origin is tuple and len(args) == 2 and args[1] is Ellipsis or origin is list:
+    if (origin is tuple and len(args) == 2 and args[1] is Ellipsis) or origin is list:
         hints = [args[0]] * len(value)
     else:
         hints = list(args)
@@ -150,7 +151,8 @@ def _read_sequence(origin: Any, args: tuple[Any, ...], value: Any, problems: lis
             problems.append(f"{path}: expected {len(hints)} values, found {len(value)}")
             return ()
     items = [
-        _read_value(hint, item, problems, f"{path}[{i}]") for i, (hint, item) in enumerate(zip(hints, value, strict=True))
+        _read_value(hint, item, problems, f"{path}[{i}]")
+        for i, (hint, item) in enumerate(zip(hints, value, strict=True))
     ]
     return origin(items)
 
@@ -175,7 +177,12 @@ def _schema_of(hint: Any) -> dict[str, Any]:
     if origin is Literal:
         return {"enum": list(args)}
     if origin is tuple and not (len(args) == 2 and args[1] is Ellipsis):
-        return {"type": "array", "prefixItems": [_schema_of(arg) for arg in args], "minItems": len(args), "items": False}
+        return {
+            "type": "array",
+            "prefixItems": [_schema_of(arg) for arg in args],
+            "minItems": len(args),
+            "items": False,
+        }
     if origin in (tuple, list):
         return {"type": "array", "items": _schema_of(args[0])}
     if origin is dict:
@@ -191,7 +198,14 @@ def _join(path: str, key: object) -> str:
 def _kind(value: Any) -> str:
     if value is None:
         return "nothing"
-    names = {bool: "true/false", int: "a whole number", float: "a number", str: "text", dict: "a mapping", list: "a list"}
+    names = {
+        bool: "true/false",
+        int: "a whole number",
+        float: "a number",
+        str: "text",
+        dict: "a mapping",
+        list: "a list",
+    }
     return names.get(type(value), type(value).__name__)
 
 

@@ -25,7 +25,9 @@ def score_interval(scores: ArrayLike, *, level: float = 0.95, seed: int = 0) -> 
     elif np.ptp(values) == 0:
         return float(values[0]), float(values[0])
     else:
-        interval = bootstrap((values,), np.mean, confidence_level=level, rng=np.random.default_rng(seed)).confidence_interval
+        interval = bootstrap(
+            (values,), np.mean, confidence_level=level, rng=np.random.default_rng(seed)
+        ).confidence_interval
     return float(interval.low), float(interval.high)
 
 
@@ -93,8 +95,8 @@ def _bootstrap_means(values: NDArray[np.float64], draws: int, rng: np.random.Gen
 
 
 def _sign_flip_p(difference: NDArray[np.float64], draws: int, rng: np.random.Generator) -> float:
-    observed = abs(difference.mean())
-    hits = sum(
+    observed = float(abs(difference.mean()))
+    hits: int = sum(
         abs((difference * rng.choice((-1.0, 1.0), len(difference))).mean()) >= observed - 1e-15 for _ in range(draws)
     )
     return (hits + 1) / (draws + 1)

@@ -90,7 +90,8 @@ class Run:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise EdgekitError(
-                    f"Another process is working on the run {self.name!r}.", fix="Wait for it, or give --name another one."
+                    f"Another process is working on the run {self.name!r}.",
+                    fix="Wait for it, or give --name another one.",
                 ) from error
             yield
 

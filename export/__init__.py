@@ -1,11 +1,11 @@
 """Export targets, one file each. A target module holds:
 
-    PRECISIONS       common precision name -> the target's own word
-    EXTRA            extra of pyproject.toml it needs, and PACKAGES, what that extra installs
-    HOSTS            operating systems it can be exported on
-    RUNTIMES         names in edgekit.runtimes that run its bundles
-    write(split, precision, folder) -> (components, tools)
-    open_components(folder, components) -> parity.Exported
+PRECISIONS       common precision name -> the target's own word
+EXTRA            extra of pyproject.toml it needs, and PACKAGES, what that extra installs
+HOSTS            operating systems it can be exported on
+RUNTIMES         names in edgekit.runtimes that run its bundles
+write(split, precision, folder) -> (components, tools)
+open_components(folder, components) -> parity.Exported
 """
 
 from __future__ import annotations

@@ -39,7 +39,9 @@ def check_request(target: str, precision: str) -> Any:
             f"Target {target!r} has no precision {precision!r}.", fix=f"There are: {', '.join(module.PRECISIONS)}."
         )
     if platform.system() not in module.HOSTS:
-        raise EdgekitError(f"Target {target!r} cannot be exported on {platform.system()}.", fix=f"Use: {', '.join(module.HOSTS)}.")
+        raise EdgekitError(
+            f"Target {target!r} cannot be exported on {platform.system()}.", fix=f"Use: {', '.join(module.HOSTS)}."
+        )
     return module
 
 
@@ -81,7 +83,10 @@ def export_checkpoint(
         inputs = parity_inputs(processor, samples)
         exported = module.open_components(folder, components)
         parity = measure(split, exported, inputs, precision)
-        parity |= {"questions": "given" if samples else "synthetic", **baked_against_original(model, family, split, inputs)}
+        parity |= {
+            "questions": "given" if samples else "synthetic",
+            **baked_against_original(model, family, split, inputs),
+        }
         seal(
             folder,
             name=out.name,

@@ -4,7 +4,8 @@
     onnx/embed_tokens*.onnx            input_ids -> inputs_embeds
     onnx/decoder_model_merged*.onnx    one graph for prefill (empty past) and decode
 
-The vision graph has no pixel_attention_mask: positions are baked for whole square tiles, and a caller's mask is ignored.
+The vision graph has no pixel_attention_mask: positions are baked for whole square tiles, and a caller's mask is
+ignored.
 """
 
 from __future__ import annotations
@@ -24,7 +25,11 @@ from edgekit.errors import EdgekitError, MissingExtraError
 from edgekit.families import Split
 from edgekit.registry import missing_extra
 
-PRECISIONS = {"fp32": "float32", "fp16": "float16 weights and maths, float32 inputs and outputs", "int8": "dynamic QInt8, per channel, MatMul"}
+PRECISIONS = {
+    "fp32": "float32",
+    "fp16": "float16 weights and maths, float32 inputs and outputs",
+    "int8": "dynamic QInt8, per channel, MatMul",
+}
 EXTRA = "onnx"
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 HOSTS = ("Linux", "Darwin", "Windows")
@@ -67,7 +72,9 @@ def write(split: Split, precision: str, folder: Path) -> tuple[dict[str, Compone
     return components, {package: version(package) for package in PACKAGES}
 
 
-def _graphs(split: Split) -> Iterator[tuple[str, Any, dict[str, Any], tuple[dict[str, str], dict[str, str]], dict[str, list[Any]]]]:
+def _graphs(
+    split: Split,
+) -> Iterator[tuple[str, Any, dict[str, Any], tuple[dict[str, str], dict[str, str]], dict[str, list[Any]]]]:
     """(component, module, example inputs, (input names -> dtype, output names -> dtype), shapes by name)."""
     import torch
     from torch import nn
@@ -150,7 +157,13 @@ def _graphs(split: Split) -> Iterator[tuple[str, Any, dict[str, Any], tuple[dict
     )
 
 
-def _trace(module: Any, inputs: dict[str, Any], shapes: dict[str, list[Any]], names: tuple[dict[str, str], dict[str, str]], fuse: bool) -> Any:
+def _trace(
+    module: Any,
+    inputs: dict[str, Any],
+    shapes: dict[str, list[Any]],
+    names: tuple[dict[str, str], dict[str, str]],
+    fuse: bool,
+) -> Any:
     """The graph as an onnx_ir model, with the convention's names and readable free sizes."""
     import onnx_ir
     from torch.export import Dim
@@ -183,7 +196,9 @@ def _store(model: Any, precision: str, path: Path) -> None:
         onnx_ir.save(model, plain)
         try:
             # No DefaultTensorType surprises: the graph knows its types, so the quantiser's own inference is enough.
-            quantize_dynamic(plain, path, op_types_to_quantize=["MatMul"], per_channel=True, weight_type=QuantType.QInt8)
+            quantize_dynamic(
+                plain, path, op_types_to_quantize=["MatMul"], per_channel=True, weight_type=QuantType.QInt8
+            )
         finally:
             plain.unlink()
         return
@@ -228,7 +243,9 @@ class Components:
     def decode(self, embeds: Any, mask: Any, positions: Any, past: list[Any]) -> tuple[Any, list[Any]]:
         """-> logits (1, T, V) and the grown cache."""
         feeds = {"inputs_embeds": embeds.astype(np.float32), "attention_mask": mask, "position_ids": positions}
-        logits, *grown = self.sessions["text_decoder"].run(None, {**feeds, **dict(zip(self.cache_names, past, strict=True))})
+        logits, *grown = self.sessions["text_decoder"].run(
+            None, {**feeds, **dict(zip(self.cache_names, past, strict=True))}
+        )
         return logits, grown
 
 

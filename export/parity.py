@@ -69,7 +69,9 @@ def empty_cache(split: Split) -> list[Array]:
     return [np.zeros(shape, dtype=np.float32) for _ in range(2 * split.layers)]
 
 
-def follow(parts: Exported, split: Split, inputs: Inputs, tokens: Sequence[int] | None, steps: int) -> tuple[list[Array], list[int]]:
+def follow(
+    parts: Exported, split: Split, inputs: Inputs, tokens: Sequence[int] | None, steps: int
+) -> tuple[list[Array], list[int]]:
     """Logits at each answer position, feeding `tokens`, or one's own best token when None.
 
     Returns:
@@ -95,7 +97,9 @@ def follow(parts: Exported, split: Split, inputs: Inputs, tokens: Sequence[int] 
     return logits, best
 
 
-def measure(split: Split, exported: Exported, inputs: Sequence[Inputs], precision: str, steps: int = 16) -> dict[str, Any]:
+def measure(
+    split: Split, exported: Exported, inputs: Sequence[Inputs], precision: str, steps: int = 16
+) -> dict[str, Any]:
     """Compare exported components with the PyTorch modules.
 
     Args:

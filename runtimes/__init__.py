@@ -33,4 +33,6 @@ def runtime_for(folder: Path) -> str:
     for name in RUNTIMES.names():
         if target in RUNTIMES.load(name).TARGETS:
             return name
-    raise EdgekitError(f"No runtime here runs bundles of target {target!r}.", fix=f"There are: {', '.join(RUNTIMES.names())}.")
+    raise EdgekitError(
+        f"No runtime here runs bundles of target {target!r}.", fix=f"There are: {', '.join(RUNTIMES.names())}."
+    )

@@ -85,7 +85,9 @@ def bench(
         raise EdgekitError("Nothing to measure.", fix="Make a bundle:  edgekit export --target onnx")
     with tempfile.TemporaryDirectory(prefix="edgekit-bench-") as place:
         measured = [
-            _measure(subject, settings, Path(place) / str(number), total, Path(place) / "0" if reference and number else None)
+            _measure(
+                subject, settings, Path(place) / str(number), total, Path(place) / "0" if reference and number else None
+            )
             for number, subject in enumerate(subjects)
         ]
     rows = _rows(subjects, measured, device, bool(reference))

@@ -49,7 +49,9 @@ class TorchSession:
         try:
             self.processor: Any = AutoProcessor.from_pretrained(folder, local_files_only=True)
         except (ImportError, ValueError, OSError) as error:
-            raise CheckpointError(f"transformers cannot load the processor in {folder}.", why=str(error)[:300]) from error
+            raise CheckpointError(
+                f"transformers cannot load the processor in {folder}.", why=str(error)[:300]
+            ) from error
         ends = self.model.generation_config.eos_token_id
         if ends is None:
             ends = self.model.config.text_config.eos_token_id
@@ -72,8 +74,7 @@ class TorchSession:
         import torch
 
         with torch.no_grad():
-            out = self.model.get_image_features(torch.from_numpy(pixels)[None], self._mask, return_dict=True)
-        return out
+            return self.model.get_image_features(torch.from_numpy(pixels)[None], self._mask, return_dict=True)
 
     def prefill(self, ids: NDArray[np.int64], features: Any) -> Logits:
         """By the whole model's forward."""

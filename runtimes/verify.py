@@ -50,7 +50,11 @@ def verify_bundle(folder: Path, reference: Path | None, data: str | None, count:
         "files": {"count": len(bundle.manifest.files), "bytes": bundle.size_bytes, "whole": True},
     }
     if reference is None:
-        result |= {"passed": True, "compared": False, "why": "no reference checkpoint was given: only the files were checked"}
+        result |= {
+            "passed": True,
+            "compared": False,
+            "why": "no reference checkpoint was given: only the files were checked",
+        }
     else:
         check_checkpoint(reference)
         if (found := checkpoint_hash(reference)) != bundle.manifest.student_sha256:
@@ -109,7 +113,7 @@ def _one(ours: Session, theirs: Session, messages: list[Message], images: list[I
     a, b = theirs.prepare(messages, images), ours.prepare(messages, images)
     pixels = 0.0
     if a.pixels is not None and b.pixels is not None:
-        pixels = float(np.abs(a.pixels - b.pixels).max()) if a.pixels.shape == b.pixels.shape else float(1e9)
+        pixels = float(np.abs(a.pixels - b.pixels).max()) if a.pixels.shape == b.pixels.shape else 1e9
     return {
         "tokens": len(wanted),
         "identical": wanted == said,

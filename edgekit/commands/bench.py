@@ -15,16 +15,25 @@ def command(
         list[Path] | None, typer.Argument(help="Bundles; all of the latest run by default.", show_default=False)
     ] = None,
     reference: Annotated[
-        str | None, typer.Option(help="PyTorch checkpoint to compare with; the run's student by default.", show_default=False)
+        str | None,
+        typer.Option(help="PyTorch checkpoint to compare with; the run's student by default.", show_default=False),
     ] = None,
     data: Annotated[str | None, typer.Option(help="Questions; the run's by default.", show_default=False)] = None,
-    limit: Annotated[int | None, typer.Option(help="The first so many questions; 0 for all.", min=0, show_default=False)] = None,
+    limit: Annotated[
+        int | None, typer.Option(help="The first so many questions; 0 for all.", min=0, show_default=False)
+    ] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads of each runtime.", min=1, show_default=False)] = None,
     device: Annotated[str, typer.Option(help="Device; `edgekit devices` lists them.")] = "host",
     out: Annotated[Path | None, typer.Option(help="Folder of the report.", show_default=False)] = None,
-    max_drop: Annotated[float | None, typer.Option(help="Bar: points of accuracy below PyTorch.", show_default=False)] = None,
-    max_ttft_ms: Annotated[float | None, typer.Option(help="Bar: median milliseconds to the first token.", show_default=False)] = None,
-    min_decode: Annotated[float | None, typer.Option(help="Bar: decoded tokens per second.", show_default=False)] = None,
+    max_drop: Annotated[
+        float | None, typer.Option(help="Bar: points of accuracy below PyTorch.", show_default=False)
+    ] = None,
+    max_ttft_ms: Annotated[
+        float | None, typer.Option(help="Bar: median milliseconds to the first token.", show_default=False)
+    ] = None,
+    min_decode: Annotated[
+        float | None, typer.Option(help="Bar: decoded tokens per second.", show_default=False)
+    ] = None,
     max_size: Annotated[int | None, typer.Option(help="Bar: bytes on disk.", show_default=False)] = None,
     json_out: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:

@@ -9,7 +9,9 @@ import typer
 from edgekit.console import note, print_json, print_text
 
 SPECS = "easy-vqa:train, file.jsonl, file.parquet, an image folder, or datasets:NAME:SPLIT."
-app = typer.Typer(no_args_is_help=True, help=f"Look at questions and pictures before anything is trained on them. SPEC is {SPECS}")
+app = typer.Typer(
+    no_args_is_help=True, help=f"Look at questions and pictures before anything is trained on them. SPEC is {SPECS}"
+)
 
 
 @app.command()
@@ -65,5 +67,3 @@ def show(
     for row in rows:
         pictures = ", ".join(f"{image['width']}x{image['height']} {image['mode']}" for image in row["images"])
         print_text(f"{row['id']:16} {row['question']!r} -> {row['answer']!r}  [{pictures or 'no picture'}]")
-
-

@@ -29,17 +29,25 @@ def card(
     for name, values in cards.items():
         low, high = values["test_accuracy_ci95"]
         print_text(f"demo:{name}  {values['parameters']:,} parameters, {values['architecture']}")
-        print_text(f"  accuracy  {values['test_accuracy']:.2%} [{low:.2%}, {high:.2%}] on {values['test_questions']:,} test questions")
-        print_text(f"  trained   {values['data']}; seed {values['seed']}; {sum(values['train_seconds'].values()):,} s on {values['threads']} threads")
+        count, seconds = values["test_questions"], sum(values["train_seconds"].values())
+        print_text(f"  accuracy  {values['test_accuracy']:.2%} [{low:.2%}, {high:.2%}] on {count:,} test questions")
+        print_text(f"  trained   {values['data']}")
+        print_text(f"            seed {values['seed']}; {seconds:,} s on {values['threads']} threads")
 
 
 @app.command()
 def train(
     role: Annotated[str, typer.Argument(help="teacher or student.")],
-    out: Annotated[Path, typer.Option(help="Folder to write; <role> in the current folder by default.", show_default=False)] = Path(),
-    work: Annotated[Path, typer.Option(help="Folder for checkpoints; a stopped training goes on from there.")] = Path("demo-train"),
+    out: Annotated[
+        Path, typer.Option(help="Folder to write; <role> in the current folder by default.", show_default=False)
+    ] = Path(),
+    work: Annotated[Path, typer.Option(help="Folder for checkpoints; a stopped training goes on from there.")] = Path(
+        "demo-train"
+    ),
     seed: Annotated[int, typer.Option(help="Of weights, data order and augmentation.")] = 0,
-    threads: Annotated[int | None, typer.Option(help="CPU threads; torch's choice by default.", show_default=False)] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="CPU threads; torch's choice by default.", show_default=False)
+    ] = None,
     json_out: Annotated[bool, typer.Option("--json", help="Print the card as JSON.")] = False,
 ) -> None:
     """Train a demo model from scratch on easy-VQA's train split; about half an hour for the teacher on two cores.
@@ -53,4 +61,6 @@ def train(
         print_json(made)
         return
     low, high = made["test_accuracy_ci95"]
-    print_text(f"{role}: {made['test_accuracy']:.2%} [{low:.2%}, {high:.2%}] on {made['test_questions']:,} test questions")
+    print_text(
+        f"{role}: {made['test_accuracy']:.2%} [{low:.2%}, {high:.2%}] on {made['test_questions']:,} test questions"
+    )

@@ -12,13 +12,16 @@ from edgekit.console import note, print_json, print_text
 
 def command(
     recipe: Annotated[
-        Path | None, typer.Argument(help="Recipe; edgekit.yaml of this workspace, else the built-in demo.", show_default=False)
+        Path | None,
+        typer.Argument(help="Recipe; edgekit.yaml of this workspace, else the built-in demo.", show_default=False),
     ] = None,
     name: Annotated[str | None, typer.Option(help="Folder name of the run below runs/.", show_default=False)] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start a new run even where this recipe has one.")] = False,
     overrides: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Override a setting of the recipe; may be repeated.", show_default=False),
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Override a setting of the recipe; may be repeated.", show_default=False
+        ),
     ] = None,
     json_out: Annotated[bool, typer.Option("--json", help="Print the run's manifest as JSON.")] = False,
 ) -> None:
@@ -37,6 +40,7 @@ def command(
         low, high = score[f"{when}_ci95"]
         print_text(f"accuracy {when + ':':8} {score[when]:.2%}  [{low:.2%}, {high:.2%}]")
     low, high = score["delta_ci95"]
-    print_text(f"difference:       {score['delta']:+.2%}  [{low:+.2%}, {high:+.2%}]  on {score['n']:,} questions of {score['test']}")
+    tested = f"on {score['n']:,} questions of {score['test']}"
+    print_text(f"difference:       {score['delta']:+.2%}  [{low:+.2%}, {high:+.2%}]  {tested}")
     print_text(f"student:          runs/{manifest['run']}/student")
     note("Next:  edgekit export --target onnx")

@@ -12,18 +12,23 @@ from edgekit.console import note, print_json, print_text
 
 def command(
     checkpoint: Annotated[
-        str | None, typer.Argument(help="Hugging Face folder; the student of the latest run by default.", show_default=False)
+        str | None,
+        typer.Argument(help="Hugging Face folder; the student of the latest run by default.", show_default=False),
     ] = None,
     target: Annotated[str, typer.Option(help="Targets, with commas; `edgekit targets` lists them.")] = "onnx",
     precision: Annotated[
-        str | None, typer.Option(help="Precisions, with commas; the recipe's, else fp32, by default.", show_default=False)
+        str | None,
+        typer.Option(help="Precisions, with commas; the recipe's, else fp32, by default.", show_default=False),
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder of the bundle; runs/<run>/bundles/<target>-<precision> by default.", show_default=False),
+        typer.Option(
+            help="Folder of the bundle; runs/<run>/bundles/<target>-<precision> by default.", show_default=False
+        ),
     ] = None,
     data: Annotated[
-        str | None, typer.Option(help="Questions for the parity run; the run's test questions by default.", show_default=False)
+        str | None,
+        typer.Option(help="Questions for the parity run; the run's test questions by default.", show_default=False),
     ] = None,
     samples: Annotated[int, typer.Option(help="Questions in the parity run.", min=1)] = 32,
     json_out: Annotated[bool, typer.Option("--json", help="Print the manifests as JSON.")] = False,
@@ -44,7 +49,9 @@ def command(
         samples=samples,
     )
     if json_out:
-        print_json([{"folder": str(bundle.folder), "hash": bundle.hash, **to_json(bundle.manifest)} for bundle in bundles])
+        print_json(
+            [{"folder": str(bundle.folder), "hash": bundle.hash, **to_json(bundle.manifest)} for bundle in bundles]
+        )
     for bundle in bundles:
         parity = bundle.manifest.parity or {}
         if not json_out:

@@ -12,11 +12,15 @@ from edgekit.console import note, print_text
 
 def command(
     folder: Annotated[Path, typer.Argument(help="Folder of the new workspace.")] = Path(),
-    teacher: Annotated[list[str] | None, typer.Option(help="Teacher checkpoint; may be repeated, smallest first.", show_default=False)] = None,
+    teacher: Annotated[
+        list[str] | None, typer.Option(help="Teacher checkpoint; may be repeated, smallest first.", show_default=False)
+    ] = None,
     student: Annotated[str | None, typer.Option(help="Student checkpoint.", show_default=False)] = None,
     train: Annotated[str | None, typer.Option(help="Train questions, a data spec.", show_default=False)] = None,
     test: Annotated[str | None, typer.Option(help="Test questions, a data spec.", show_default=False)] = None,
-    settings: Annotated[bool, typer.Option("--settings", help="Print every setting, its default and meaning; write nothing.")] = False,
+    settings: Annotated[
+        bool, typer.Option("--settings", help="Print every setting, its default and meaning; write nothing.")
+    ] = False,
 ) -> None:
     """Write edgekit.yaml: the demo's recipe, or one for your own models and data.
 

@@ -22,4 +22,6 @@ def command(json_out: Annotated[bool, typer.Option("--json", help="Print as JSON
         return
     for row in rows:
         state = "ready" if row["ready"] else f"not ready: {row['missing']}"
-        print_text(f"{row['target']:12} {','.join(row['precisions']):24} runs on {','.join(row['runtimes']):16} {state}")
+        print_text(
+            f"{row['target']:12} {','.join(row['precisions']):24} runs on {','.join(row['runtimes']):16} {state}"
+        )

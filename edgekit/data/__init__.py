@@ -137,9 +137,7 @@ def samples(spec: str, *, limit: int | None = None, need_answer: bool = True) ->
         raise DataError(f"{spec} holds no samples.")
 
 
-def make_sample(
-    row: dict[str, Any], *, ident: str, location: str, base: Path | None = None
-) -> Sample | BadRow:
+def make_sample(row: dict[str, Any], *, ident: str, location: str, base: Path | None = None) -> Sample | BadRow:
     """A sample from a row in any of the accepted spellings.
 
     Args:

@@ -110,7 +110,10 @@ def build_model(shape: Shape, tokenizer: Tokenizer) -> PreTrainedModel:
     from transformers import Idefics3Config, Idefics3ForConditionalGeneration
 
     heads = shape.width // shape.head_dim
-    ids = {name: tokenizer.token_to_id(token) for name, token in (("bos", "<|im_start|>"), ("eos", END), ("pad", "<|im_end|>"))}
+    ids = {
+        name: tokenizer.token_to_id(token)
+        for name, token in (("bos", "<|im_start|>"), ("eos", END), ("pad", "<|im_end|>"))
+    }
     config = Idefics3Config(
         text_config={
             "model_type": "llama",

@@ -35,7 +35,9 @@ def read_preprocessing(folder: Path) -> dict[str, Any]:
     settings = read_image_processor(folder)
     config = read_optional_json(folder / "config.json")
     vision = config.get("vision_config", {})
-    per_side = int(vision.get("image_size", 224)) // int(vision.get("patch_size", 32)) // int(config.get("scale_factor", 2))
+    per_side = (
+        int(vision.get("image_size", 224)) // int(vision.get("patch_size", 32)) // int(config.get("scale_factor", 2))
+    )
     return {
         "resample": int(settings.get("resample", 1)),
         "do_resize": bool(settings.get("do_resize", True)),
@@ -43,8 +45,12 @@ def read_preprocessing(folder: Path) -> dict[str, Any]:
         "tile": int(settings.get("max_image_size", {}).get("longest_edge", 364)),
         "split": bool(settings.get("do_image_splitting", True)),
         "rescale_factor": float(settings.get("rescale_factor", 1 / 255)) if settings.get("do_rescale", True) else 1.0,
-        "mean": [float(v) for v in settings.get("image_mean", [0.5] * 3)] if settings.get("do_normalize", True) else [0.0] * 3,
-        "std": [float(v) for v in settings.get("image_std", [0.5] * 3)] if settings.get("do_normalize", True) else [1.0] * 3,
+        "mean": [float(v) for v in settings.get("image_mean", [0.5] * 3)]
+        if settings.get("do_normalize", True)
+        else [0.0] * 3,
+        "std": [float(v) for v in settings.get("image_std", [0.5] * 3)]
+        if settings.get("do_normalize", True)
+        else [1.0] * 3,
         "image_seq_len": per_side**2,
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -54,7 +55,7 @@ def test_a_ratio_that_is_no_multiple_of_its_fall_still_ends_at_zero() -> None:
 def test_schedule_never_rises_nor_leaves_its_range(steps: int, r_max: float, fall: float) -> None:
     ratios = [mask_ratio(step, steps, r_max, fall) for step in range(steps + 1)]
     assert ratios[0] == pytest.approx(r_max, abs=1e-9)
-    assert all(0 <= later <= earlier for earlier, later in zip(ratios, ratios[1:], strict=False))
+    assert all(0 <= later <= earlier for earlier, later in itertools.pairwise(ratios))
 
 
 @pytest.fixture

@@ -128,7 +128,9 @@ def test_an_empty_response_has_no_distance_and_no_reward() -> None:
     group = _group()
     group = Group(**{**vars(group), "present": torch.tensor([True, False]), "r_acc": torch.zeros(2)})
     distance = torch.tensor([0.1, 5.0, 5.0], requires_grad=True)
-    loss, logs = joint_loss(torch.zeros(3, requires_grad=True) - 1, {"jsd": distance}, group, Weights({"jsd": 1.0}, grpo=0.0))
+    loss, logs = joint_loss(
+        torch.zeros(3, requires_grad=True) - 1, {"jsd": distance}, group, Weights({"jsd": 1.0}, grpo=0.0)
+    )
     assert loss.item() == pytest.approx(0.2 / 3)
     loss.backward()
     assert distance.grad is not None and distance.grad[1:].tolist() == [0.0, 0.0]
