@@ -50,7 +50,7 @@ PLANS = {
     "student": Plan(
         shape=architecture.STUDENT,
         tower=Schedule(steps=1000, batch=128, peak_lr=1.5e-3),
-        answers=Schedule(steps=140, batch=48, peak_lr=1e-3),
+        answers=Schedule(steps=160, batch=48, peak_lr=1e-3),
         labels=1500,
     ),
 }
