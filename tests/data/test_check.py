@@ -68,7 +68,14 @@ def test_show(spec: str) -> None:
 
 @pytest.mark.parametrize(
     ("said", "answer", "right"),
-    [("Yes.", "yes", 1), (" blue  shape ", "Blue shape", 1), ("", "", 0), ("no", "yes", 0), ("yes, it is", "yes", 0), ("...", "", 0)],
-)  # fmt: skip
+    [
+        ("Yes.", "yes", 1),
+        (" blue  shape ", "Blue shape", 1),
+        ("", "", 0),
+        ("no", "yes", 0),
+        ("yes, it is", "yes", 0),
+        ("...", "", 0),
+    ],
+)
 def test_exact(said: str, answer: str, right: float) -> None:
     assert exact.score(said, answer) == right

@@ -121,7 +121,7 @@ def test_rows_are_streamed(pictures: Path) -> None:
     taken = list(itertools.islice(open_data(str(path)), 3))
     assert [row.text for row in taken if isinstance(row, Sample)] == ["0", "1", "2"]
     assert len(list(samples(str(path), limit=5))) == 5
-    with pytest.raises(DataError, match="long.jsonl:100001: not valid JSON"):
+    with pytest.raises(DataError, match=r"long\.jsonl:100001: not valid JSON"):
         list(samples(str(path)))
 
 
