@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from datetime import datetime
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from jinja2 import Environment, Template, TemplateError
-from jinja2.ext import loopcontrols
+from jinja2 import Environment, Template, TemplateError, nodes
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from edgekit.errors import CheckpointError, DataError
@@ -49,11 +52,33 @@ def _raise(message: str) -> None:
     raise TemplateError(message)
 
 
+def _tojson(value: Any, indent: int | None = None, ensure_ascii: bool = False, **settings: Any) -> str:
+    # jinja2's own escapes for HTML and sorts keys; a prompt wants the text as it is.
+    return json.dumps(value, indent=indent, ensure_ascii=ensure_ascii, **settings)
+
+
+def _strftime_now(form: str) -> str:
+    return datetime.now().strftime(form)
+
+
+class _Generation(Extension):
+    """`{% generation %}` marks what the assistant wrote, for training masks; in a prompt it only shows its body."""
+
+    tags: ClassVar[set[str]] = {"generation"}
+
+    def parse(self, parser: Parser) -> nodes.Node:
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return nodes.Scope(body, lineno=line)
+
+
 @cache
 def _environment() -> Environment:
-    # The same settings and globals as transformers' apply_chat_template, so that templates render alike.
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
-    environment.globals["raise_exception"] = _raise
+    # The same settings, filters and globals as transformers' apply_chat_template, so that templates render alike.
+    extensions = [_Generation, loopcontrols]
+    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=extensions)
+    environment.filters["tojson"] = _tojson
+    environment.globals |= {"raise_exception": _raise, "strftime_now": _strftime_now}
     return environment
 
 

@@ -32,6 +32,12 @@ def _cpu_name() -> str:
 
 def peak_memory_bytes() -> int:
     """High-water mark of this process's resident memory."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        # Not getrusage: on Linux its ru_maxrss starts from the parent's size at fork, and exec does not reset it.
+        for line in status.read_text(encoding="utf-8").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -24,6 +24,14 @@ def tiny_teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_checkpoint(tmp_path_factory.mktemp("teacher"), seed=1, width=48)
 
 
+@pytest.fixture(scope="session")
+def tiny_bundle(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny checkpoint as an ONNX bundle in fp32; do not write into it."""
+    from edgekit.export.bundling import export_checkpoint
+
+    return export_checkpoint(tiny_checkpoint, "onnx", "fp32", tmp_path_factory.mktemp("bundle") / "onnx-fp32").folder
+
+
 def make_checkpoint(folder: Path, *, seed: int, width: int = 32, corpus: list[str] | None = None) -> Path:
     """Write a random Idefics3 checkpoint."""
     import torch

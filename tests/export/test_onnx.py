@@ -1,0 +1,192 @@
+"""Every target through one contract: export a tiny student, load it back, compare with PyTorch."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgekit.bundle import Bundle
+from edgekit.checkpoint import load_model
+from edgekit.errors import CheckpointError, EdgekitError, MissingExtraError, StorageError
+from edgekit.export import TARGETS, onnx
+from edgekit.export.bundling import check_request, export_checkpoint
+from edgekit.export.parity import TorchModules, follow, measure
+from edgekit.families import idefics3
+from edgekit.processor import Processor
+
+# Measured on this random model: fp32 1.5e-7, fp16 3.6e-4, int8 4.8e-3; each with room for another processor.
+TOLERANCE = {"fp32": 1e-5, "fp16": 5e-3, "int8": 5e-2}
+MATRIX = [(target, precision) for target in TARGETS.names() for precision in TARGETS.load(target).PRECISIONS]
+
+
+@pytest.mark.parametrize(("target", "precision"), MATRIX)
+def test_contract(target: str, precision: str, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    bundle = export_checkpoint(tiny_checkpoint, target, precision, tmp_path / "b")
+    parity = bundle.manifest.parity
+    assert parity is not None
+    assert parity["samples"] == 32 and parity["questions"] == "synthetic"
+    assert parity["baked_vision_max_abs"] <= 1e-6 and parity["baked_logits_max_abs"] <= 1e-5
+    assert parity["logits_max_abs"] <= TOLERANCE[precision]
+    if precision == "fp32":
+        assert parity["passed"] and parity["greedy_identical"] == 1.0
+    assert set(bundle.manifest.components) == {"vision_encoder", "token_embedding", "text_decoder"}
+    assert [path.name for path in tmp_path.iterdir()] == ["b"]
+    moved = tmp_path / "moved"
+    (tmp_path / "b").rename(moved)
+    assert Bundle.load(moved).hash == bundle.hash
+
+
+def test_transformers_js_convention(tiny_bundle: Path) -> None:
+    names = {path.relative_to(tiny_bundle).as_posix() for path in tiny_bundle.rglob("*") if path.is_file()}
+    assert {f"onnx/{stem}.onnx" for stem in ("vision_encoder", "embed_tokens", "decoder_model_merged")} < names
+    assert {"config.json", "generation_config.json", "preprocessor_config.json", "tokenizer.json"} < names
+    assert not [name for name in names if name.endswith((".safetensors", ".data", ".plain.onnx"))]
+    import onnxruntime
+
+    decoder = onnxruntime.InferenceSession(
+        tiny_bundle / "onnx/decoder_model_merged.onnx", providers=["CPUExecutionProvider"]
+    )
+    shapes = {value.name: value.shape for value in decoder.get_inputs()}
+    assert list(shapes)[:5] == [
+        "inputs_embeds", "attention_mask", "position_ids", "past_key_values.0.key", "past_key_values.0.value",
+    ]  # fmt: skip
+    assert shapes["attention_mask"] == ["batch", "past + tokens"]
+    assert [value.name for value in decoder.get_outputs()][:3] == ["logits", "present.0.key", "present.0.value"]
+
+
+@pytest.mark.parametrize(("batch", "past", "tokens"), [(1, 0, 7), (1, 7, 1), (2, 3, 5), (3, 0, 1), (1, 1, 1)])
+def test_one_decoder_for_every_shape(
+    tiny_bundle: Path, tiny_checkpoint: Path, batch: int, past: int, tokens: int
+) -> None:
+    split = idefics3.split(load_model(tiny_checkpoint))
+    rng = np.random.default_rng(batch + past + tokens)
+    cache = [
+        rng.standard_normal((batch, split.kv_heads, past, split.head_dim)).astype(np.float32)
+        for _ in range(2 * split.layers)
+    ]
+    embeds = rng.standard_normal((batch, tokens, split.width)).astype(np.float32)
+    mask = np.ones((batch, past + tokens), dtype=np.int64)
+    positions = np.tile(np.arange(past, past + tokens), (batch, 1))
+    exported = onnx.open_components(tiny_bundle, Bundle.load(tiny_bundle).manifest.components)
+    wanted, wanted_cache = TorchModules(split).decode(embeds, mask, positions, cache)
+    got, got_cache = exported.decode(embeds, mask, positions, cache)
+    assert np.abs(wanted - got).max() < 1e-5
+    assert all(np.abs(a - b).max() < 1e-5 for a, b in zip(wanted_cache, got_cache, strict=True))
+
+
+def test_parity_notices_a_wrong_graph(tiny_bundle: Path, tiny_checkpoint: Path, tiny_teacher: Path) -> None:
+    """Another model of the same shape behind the same names must not pass."""
+    processor = Processor.load(tiny_checkpoint)
+    from edgekit.export.bundling import parity_inputs
+
+    inputs = parity_inputs(processor, (), stock=4)
+    exported = onnx.open_components(tiny_bundle, Bundle.load(tiny_bundle).manifest.components)
+    split = idefics3.split(load_model(tiny_checkpoint))
+    assert measure(split, exported, inputs, "fp32")["passed"]
+    with __import__("torch").no_grad():
+        split.text_decoder.lm_head.weight.roll(1, 0)  # type: ignore[union-attr, operator]
+        split.text_decoder.lm_head.weight.mul_(1.01)  # type: ignore[union-attr, operator]
+    result = measure(split, exported, inputs, "fp32")
+    assert not result["passed"] and not result["checks"]["logits_max_abs"]["held"]
+
+
+def test_follow_is_greedy_decoding(tiny_checkpoint: Path) -> None:
+    """The reference of the parity run against transformers' own generate."""
+    import torch
+
+    model = load_model(tiny_checkpoint)
+    processor = Processor.load(tiny_checkpoint)
+    from edgekit.export.bundling import parity_inputs
+
+    for item in parity_inputs(processor, (), stock=3):
+        assert item.pixels is not None
+        _, tokens = follow(TorchModules(idefics3.split(model)), idefics3.split(model), item, None, 8)
+        ids = torch.from_numpy(item.ids)
+        out = model.generate(  # type: ignore[operator]
+            input_ids=ids, pixel_values=torch.from_numpy(item.pixels.values)[None], max_new_tokens=8, do_sample=False
+        )
+        assert tokens == out[0, ids.shape[1] :].tolist()
+
+
+# ----------------------------------------------------------------------------------------------------------- bad input
+
+
+def test_unknown_names() -> None:
+    with pytest.raises(EdgekitError, match=r"Unknown target 'onxx'"):
+        check_request("onxx", "fp32")
+    with pytest.raises(EdgekitError, match=r"no precision 'int3'"):
+        check_request("onnx", "int3")
+
+
+def test_missing_extra(monkeypatch: pytest.MonkeyPatch, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    import builtins
+
+    real = builtins.__import__
+
+    def without(name: str, *args: object, **kwargs: object) -> object:
+        if name == "onnxscript":
+            raise ModuleNotFoundError("No module named 'onnxscript'", name="onnxscript")
+        return real(name, *args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(MissingExtraError, match=r"onnxscript is not installed"):
+        export_checkpoint(tiny_checkpoint, "onnx", "fp32", tmp_path / "b")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_bad_checkpoints(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    def fails(folder: Path, message: str) -> None:
+        with pytest.raises(CheckpointError, match=message):
+            export_checkpoint(folder, "onnx", "fp32", tmp_path / "b")
+        assert not (tmp_path / "b").exists()
+
+    fails(tmp_path / "none", "No model folder at")
+    copy = tmp_path / "copy"
+    shutil.copytree(tiny_checkpoint, copy)
+    weights = copy / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-100])
+    fails(copy, "damaged or cut short")
+    weights.unlink()
+    (copy / "pytorch_model.bin").write_bytes(b"x")
+    fails(copy, "holds no safetensors")
+    weights.write_bytes(whole)
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps({**config, "model_type": "gpt2"}))
+    fails(copy, "No VLM family of edgekit speaks for model type 'gpt2'")
+    (copy / "config.json").write_text("{")
+    fails(copy, "not valid JSON")
+    (copy / "config.json").unlink()
+    fails(copy, "no config.json")
+    gguf = tmp_path / "m.gguf"
+    gguf.write_bytes(b"GGUF")
+    fails(gguf, "is a GGUF file")
+
+
+def test_a_checkpoint_with_a_tensor_missing(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    copy = tmp_path / "copy"
+    shutil.copytree(tiny_checkpoint, copy)
+    tensors = load_file(copy / "model.safetensors")
+    tensors.pop("lm_head.weight")
+    save_file(tensors, copy / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"lacks 1 tensors, the first: lm_head\.weight"):
+        load_model(copy)
+
+
+def test_no_space_leaves_nothing(monkeypatch: pytest.MonkeyPatch, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    import errno
+    import os
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(shutil, "copyfile", full)
+    with pytest.raises(StorageError, match="No space left"):
+        export_checkpoint(tiny_checkpoint, "onnx", "fp32", tmp_path / "b")
+    assert list(tmp_path.iterdir()) == []

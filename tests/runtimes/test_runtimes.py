@@ -1,0 +1,217 @@
+"""Sessions, the one loop, verify, and bench with its failures."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from edgekit.chat import question
+from edgekit.demo.shapes import draw
+from edgekit.errors import BundleError, EdgekitError
+from edgekit.recipe import Gates
+from edgekit.report import Row, read_report
+from edgekit.runtimes import RUNTIMES, bench, gates, runtime_for
+from edgekit.runtimes.generate import answer, follow, greedy, sampler
+from edgekit.runtimes.verify import verify_bundle
+
+SETTINGS = bench.Settings(data="easy-vqa:test", limit=24, warmup=1, max_new_tokens=4, trace=6)
+
+
+@pytest.mark.parametrize("images", [1, 2, 0])
+def test_onnx_answers_as_transformers_generate(tiny_checkpoint: Path, tiny_bundle: Path, images: int) -> None:
+    from transformers import AutoProcessor
+
+    from edgekit.checkpoint import load_model
+
+    messages = question("is there a circle?", images)
+    pictures = [draw(seed)[0] for seed in range(images)]
+    model = load_model(tiny_checkpoint)
+    processor = AutoProcessor.from_pretrained(tiny_checkpoint, local_files_only=True)
+    text = processor.apply_chat_template(messages, add_generation_prompt=True)
+    given = {"images": pictures} if pictures else {}
+    inputs = processor(text=[text], return_tensors="pt", add_special_tokens=False, **given)
+    out = model.generate(**inputs, max_new_tokens=6, do_sample=False)  # type: ignore[operator]
+    expected = out[0, inputs["input_ids"].shape[1] :].tolist()
+    for folder in (tiny_checkpoint, tiny_bundle):
+        session = RUNTIMES.load(runtime_for(folder)).open_session(folder, 1)
+        said = answer(session, messages, pictures, max_new_tokens=6)
+        assert said.token_ids == expected, folder
+        assert answer(session, messages, pictures, max_new_tokens=6).token_ids == expected  # the cache was emptied
+        steps = list(follow(session, messages, pictures, expected))
+        assert [int(logits.argmax()) for logits in steps] == expected
+        session.close()
+
+
+def test_timings_add_up(tiny_bundle: Path) -> None:
+    session = RUNTIMES.load("onnxruntime").open_session(tiny_bundle, 1)
+    heard: list[int] = []
+    said = answer(session, question("q"), [draw(0)[0]], max_new_tokens=4, on_token=heard.append)
+    t = said.timings
+    assert heard == said.token_ids and len(t.itl_ms) == len(said.token_ids) - 1
+    assert t.ttft_ms == pytest.approx(t.preprocess_ms + t.image_encode_ms + t.prefill_ms + t.first_token_ms)
+    assert min(t.preprocess_ms, t.image_encode_ms, t.prefill_ms, *t.itl_ms) > 0
+    assert t.prompt_tokens == session.prepare(question("q"), [draw(0)[0]]).ids.shape[1]
+
+
+def test_choosers() -> None:
+    logits = np.log(np.array([0.1, 0.2, 0.3, 0.4], dtype=np.float32))
+    assert greedy(logits) == 3
+    assert {sampler(1.0, top_k=2, seed=s)(logits) for s in range(200)} == {2, 3}
+    assert {sampler(1.0, top_p=0.39, seed=s)(logits) for s in range(50)} == {3}
+    assert {sampler(1.0, top_p=0.41, seed=s)(logits) for s in range(200)} == {2, 3}
+    choose = sampler(2.0, seed=0)
+    counts = np.bincount([choose(logits) for _ in range(20_000)], minlength=4) / 20_000
+    expected = np.array([0.1, 0.2, 0.3, 0.4]) ** 0.5
+    assert np.abs(counts - expected / expected.sum()).max() < 0.015
+
+
+def test_runtime_for(tiny_checkpoint: Path, tiny_bundle: Path) -> None:
+    assert runtime_for(tiny_checkpoint) == "pytorch" and runtime_for(tiny_bundle) == "onnxruntime"
+    with pytest.raises(EdgekitError, match="Unknown runtime 'onnxrt'"):
+        RUNTIMES.load("onnxrt")
+
+
+# -------------------------------------------------------------------------------------------------------------- verify
+
+
+def test_verify(tiny_bundle: Path, tiny_checkpoint: Path, tiny_teacher: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "b"
+    shutil.copytree(tiny_bundle, copy)
+    result = verify_bundle(copy, tiny_checkpoint, "easy-vqa:test", 8)
+    assert result["passed"] and result["samples"] == 8 and result["greedy_identical"] == 1.0
+    assert result["logits_max_abs"] < 1e-4 and result["mean_kl"] < 1e-9
+    assert json.loads((copy / "parity.json").read_text()) == result
+    assert verify_bundle(copy, None, None, 4)["compared"] is False  # parity.json is no foreign file
+    with pytest.raises(BundleError, match="another checkpoint"):
+        verify_bundle(copy, tiny_teacher, None, 4)
+
+
+def test_verify_notices_wrong_preprocessing(tiny_bundle: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """The most frequent silent fault: the runtime normalises otherwise than training did."""
+    from edgekit.files import sha256_file
+
+    copy = tmp_path / "b"
+    shutil.copytree(tiny_bundle, copy)
+    path = copy / "preprocessor_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "image_mean": [0.48, 0.46, 0.41]}))
+    manifest = json.loads((copy / "manifest.json").read_text())
+    manifest["files"][path.name] = {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    result = verify_bundle(copy, tiny_checkpoint, None, 4)
+    assert not result["passed"] and not result["checks"]["pixel_max_abs"]["held"]
+
+
+# --------------------------------------------------------------------------------------------------------------- bench
+
+
+@pytest.fixture(scope="module")
+def benched(
+    tiny_bundle: Path, tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[bench.Report, Path]:
+    """One bench over a good bundle, one whose graph is damaged behind a right hash, and one cut short."""
+    from edgekit.files import sha256_file
+
+    place = tmp_path_factory.mktemp("bench")
+    broken, cut = place / "broken", place / "cut"
+    for copy in (broken, cut):
+        shutil.copytree(tiny_bundle, copy)
+    graph = broken / "onnx/decoder_model_merged.onnx"
+    graph.write_bytes(b"\x08\x0a" + graph.read_bytes()[2000:])
+    manifest = json.loads((broken / "manifest.json").read_text())
+    manifest["files"]["onnx/decoder_model_merged.onnx"] = {"bytes": graph.stat().st_size, "sha256": sha256_file(graph)}
+    (broken / "manifest.json").write_text(json.dumps(manifest))
+    (cut / "onnx/vision_encoder.onnx").write_bytes(b"")
+    report = bench.bench([tiny_bundle, broken, cut], tiny_checkpoint, SETTINGS, place / "out")
+    return report, place / "out"
+
+
+def test_bench_rows(benched: tuple[bench.Report, Path], tiny_bundle: Path) -> None:
+    from edgekit.bundle import Bundle
+
+    report, out = benched
+    reference, good, broken, cut = report.rows
+    assert reference.target == "checkpoint" and reference.accuracy_delta is None and reference.status == "ok"
+    assert good.status == "ok" and good.bundle == Bundle.load(tiny_bundle).hash
+    assert good.n == 24 and good.accuracy_delta == 0 and good.token_agreement == 1.0
+    assert good.mean_kl is not None and good.mean_kl < 1e-9 and good.pixel_max_abs == 0
+    for value in (
+        good.load_ms,
+        good.image_encode_ms,
+        good.ttft_ms,
+        good.decode_tokens_per_s,
+        good.prefill_tokens_per_s,
+    ):
+        assert value is not None and math.isfinite(value) and value > 0
+    assert reference.peak_memory_bytes is not None and good.peak_memory_bytes is not None
+    assert good.peak_memory_bytes < reference.peak_memory_bytes  # a process without torch
+    assert broken.status == "failed" and "does not load" in (broken.reason or "") and broken.accuracy is None
+    assert cut.status == "failed" and "0 bytes, its manifest says" in (cut.reason or "")
+    assert report.verdict.startswith("FAIL")
+    assert read_report(json.loads((out / "report.json").read_text())) == report
+    raw = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
+    assert len(raw) == 48 and {row["runtime"] for row in raw} == {"pytorch", "onnxruntime"}
+    assert np.median([row["ttft_ms"] for row in raw if row["runtime"] == "onnxruntime"]) == good.ttft_ms
+    assert "failed" in (out / "report.md").read_text() and (out / "results.csv").read_text().count("\n") == 5
+
+
+def test_a_process_that_dies_is_a_row(
+    tiny_bundle: Path, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "site").mkdir()
+    # A crash inside the runtime's native code, as far as the parent can see.
+    (tmp_path / "site" / "onnxruntime.py").write_text(
+        "import os, sys, signal\nprint('native trouble', file=sys.stderr, flush=True)\nos.kill(os.getpid(), signal.SIGSEGV)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
+    report = bench.bench([tiny_bundle], tiny_checkpoint, SETTINGS, tmp_path / "out")
+    assert report.rows[0].status == "ok"
+    assert report.rows[1].status == "failed"
+    assert "SIGSEGV" in (report.rows[1].reason or "") and "native trouble" in (report.rows[1].reason or "")
+
+
+def test_a_bundle_of_another_student_is_refused(tiny_bundle: Path, tiny_teacher: Path, tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="another student"):
+        bench.bench([tiny_bundle], tiny_teacher, SETTINGS, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def row(**values: object) -> Row:
+    base = {
+        "bundle": "h",
+        "name": "b",
+        "runtime": "r",
+        "target": "onnx",
+        "precision": "fp32",
+        "device": "host",
+        "status": "ok",
+    }
+    return Row(**{**base, **values})  # type: ignore[arg-type]
+
+
+def test_gates() -> None:
+    good = row(accuracy_delta=-0.004, ttft_ms=5.0, decode_tokens_per_s=100.0, size_bytes=10)
+    assert gates.failures([good], Gates(max_drop=0.5, max_ttft_ms=5.0, min_decode=100, max_size=10)) == []
+    missed = gates.failures([good], Gates(max_drop=0.3, max_ttft_ms=4.9, min_decode=101, max_size=9))
+    assert [text.split(",")[0] for text in missed] == [
+        "b: accuracy drop in points 0.4", "b: TTFT ms 5", "b: decode tokens/s 100", "b: bytes 10",
+    ]  # fmt: skip
+    assert gates.failures([row()], Gates(max_drop=1)) == ["b: accuracy drop in points unknown, bar 1"]
+    assert gates.failures([row(status="failed")], Gates(max_size=1)) == ["b was not measured"]
+    assert gates.failures([row(target="checkpoint", size_bytes=99)], Gates(max_size=1)) == []
+
+
+def test_a_hostile_picture_is_a_clear_error(tiny_bundle: Path, tmp_path: Path) -> None:
+    from edgekit import api
+
+    (tmp_path / "x.png").write_bytes(b"no")
+    with pytest.raises(EdgekitError, match="Cannot read the image"):
+        api.run(tiny_bundle, "q", [tmp_path / "x.png"])
+    Image.new("RGB", (3, 3)).save(tmp_path / "ok.png")
+    said = api.run(tiny_bundle, "q", [tmp_path / "ok.png"], max_new_tokens=3)
+    assert said["runtime"] == "onnxruntime" and len(said["token_ids"]) <= 3
