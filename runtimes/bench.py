@@ -139,7 +139,9 @@ class _Subject:
         except BundleError as error:
             if not (folder / MANIFEST).exists():
                 raise
-            return cls(folder, folder.name, "unknown", "unknown", "unknown", "", 0, problem=str(error))
+            return cls(
+                folder, folder.name, "unknown", "unknown", "unknown", "", 0, problem=" ".join(str(error).split())
+            )
         manifest = bundle.manifest
         if student is not None and manifest.student_sha256 != student:
             raise BundleError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,12 @@ def tiny_bundle(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory)
     from edgekit.export.bundling import export_checkpoint
 
     return export_checkpoint(tiny_checkpoint, "onnx", "fp32", tmp_path_factory.mktemp("bundle") / "onnx-fp32").folder
+
+
+@pytest.fixture(scope="session")
+def checkpoint_maker() -> Callable[..., Path]:
+    """`make_checkpoint`, for tests that want another one."""
+    return make_checkpoint
 
 
 def make_checkpoint(folder: Path, *, seed: int, width: int = 32, corpus: list[str] | None = None) -> Path:

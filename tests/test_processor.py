@@ -106,11 +106,13 @@ def test_merge_counts() -> None:
 
 
 TEMPLATES = [
-    "{{ bos_token }}{% for m in messages %}{{ m['role'] | upper }}: {% if m['content'] is string %}{{ m['content'] }}"
-    "{% else %}{% for c in m['content'] %}{% if c.type == 'image' %}<image>{% else %}{{ c.text }}{% endif %}{% endfor %}"
+    "{{ bos_token }}{% for m in messages %}{{ m['role'] | upper }}: "
+    "{% if m['content'] is string %}{{ m['content'] }}{% else %}{% for c in m['content'] %}"
+    "{% if c.type == 'image' %}<image>{% else %}{{ c.text }}{% endif %}{% endfor %}"
     "{% endif %}{{ eos_token }}\n{% endfor %}{% if add_generation_prompt %}ASSISTANT:{% endif %}",
     "  {%- for m in messages %}\n  {%- if loop.index > 2 %}{% break %}{% endif %}\n    {{ m.role }}\n  {%- endfor %}\n",
-    "{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{% endfor %}{{ ns.n }} {{ messages | tojson }}",
+    "{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{% endfor %}"
+    "{{ ns.n }} {{ messages | tojson }}",
     "{% for m in messages %}{% generation %}{{ m.role }}{% endgeneration %};{% endfor %}{{ strftime_now('%Y') }}",
 ]
 

@@ -166,7 +166,9 @@ def test_a_process_that_dies_is_a_row(
     (tmp_path / "site").mkdir()
     # A crash inside the runtime's native code, as far as the parent can see.
     (tmp_path / "site" / "onnxruntime.py").write_text(
-        "import os, sys, signal\nprint('native trouble', file=sys.stderr, flush=True)\nos.kill(os.getpid(), signal.SIGSEGV)\n"
+        "import os, sys, signal\n"
+        "print('native trouble', file=sys.stderr, flush=True)\n"
+        "os.kill(os.getpid(), signal.SIGSEGV)\n"
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
     report = bench.bench([tiny_bundle], tiny_checkpoint, SETTINGS, tmp_path / "out")

@@ -1,0 +1,233 @@
+"""What a person sees: help, exit codes, JSON alone on stdout, and clear errors."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from PIL import Image
+from typer.testing import CliRunner
+
+from edgekit import __version__
+from edgekit.cli import VERBS, build
+
+cli = CliRunner()
+
+
+def call(*arguments: str, folder: Path | None = None) -> Any:
+    """Run a verb in this process, in a folder."""
+    before = Path.cwd()
+    os.chdir(folder or before)
+    try:
+        return cli.invoke(build(), list(arguments))
+    finally:
+        os.chdir(before)
+
+
+def fails(message: str, *arguments: str, folder: Path, code: int = 1) -> None:
+    """The verb ends with an EdgekitError's message, no traceback, and leaves no half-written thing behind."""
+    before = sorted(path for path in folder.rglob("*") if "runs" not in path.parts)
+    result = call(*arguments, folder=folder)
+    assert result.exit_code == code, (result.output, result.exception)
+    assert isinstance(result.exception, SystemExit)
+    assert message in " ".join(result.stderr.split()), result.stderr
+    assert result.stdout == "" and "Traceback" not in result.stderr
+    assert sorted(path for path in folder.rglob("*") if "runs" not in path.parts) == before
+
+
+def test_help_of_every_verb() -> None:
+    result = call("--help")
+    assert result.exit_code == 0
+    listed = [line.split()[0] for line in result.stdout.partition("Commands:")[2].splitlines() if line[2:3].strip()]
+    assert listed == list(VERBS)
+    for verb in VERBS:
+        text = call(verb, "--help").stdout
+        assert "Example:" in text or verb in ("data", "demo"), verb
+    assert call("--version").stdout == f"edgekit {__version__}\n"
+    assert call("distil").exit_code == 2
+
+
+def test_lists() -> None:
+    targets = json.loads(call("targets", "--json").stdout)
+    assert {"target": "onnx", "ready": True}.items() <= targets[0].items()
+    assert targets[0]["precisions"] == ["fp32", "fp16", "int8"]
+    devices = json.loads(call("devices", "--json").stdout)
+    assert [row["device"] for row in devices] == ["host"] and devices[0]["ready"]
+    checks = {row["name"]: row for row in json.loads(call("doctor", "--json").stdout)}
+    assert checks["core"]["ready"] and checks["extra onnx"]["ready"]
+    cards = json.loads(call("demo", "card", "--json").stdout)
+    assert cards["teacher"]["test_accuracy"] >= 0.98 and 0.70 <= cards["student"]["test_accuracy"] <= 0.85
+    assert 3e6 <= cards["teacher"]["parameters"] <= 6e6 and cards["student"]["parameters"] < 1e6
+
+
+def test_init(tmp_path: Path) -> None:
+    assert call("init", folder=tmp_path).exit_code == 0
+    assert (tmp_path / "edgekit.yaml").exists()
+    fails("edgekit.yaml exists already", "init", folder=tmp_path)
+    fails("needs --teacher, --student, --train and --test", "init", "x", "--teacher", "t", folder=tmp_path)
+    made = call("init", "own", "--teacher", "t", "--student", "s", "--train", "a", "--test", "b", folder=tmp_path)
+    assert made.exit_code == 0
+    assert yaml.safe_load((tmp_path / "own" / "edgekit.yaml").read_text())["masters"]["mask"]["r_max"] == 0.2
+    assert "masters.mask.r_max" in call("init", "--settings").stdout
+
+
+def test_nothing_there_yet(tmp_path: Path) -> None:
+    fails("Start one: edgekit distill", "export", folder=tmp_path)
+    fails("Start one: edgekit distill", "bench", folder=tmp_path)
+    fails("is not a bundle", "verify", ".", folder=tmp_path)
+    fails("No model at 'nope'", "export", "nope", folder=tmp_path)
+    fails("No bundle at", "bench", "nope", "--data", "easy-vqa:test", folder=tmp_path)
+    fails("No questions to measure on", "bench", "nope", folder=tmp_path)
+
+
+@pytest.fixture
+def place(tmp_path: Path, tiny_checkpoint: Path, tiny_teacher: Path) -> Path:
+    """A workspace with a recipe over two tiny models and six questions."""
+    (tmp_path / "student").symlink_to(tiny_checkpoint)
+    (tmp_path / "teacher").symlink_to(tiny_teacher)
+    Image.new("RGB", (20, 10), (200, 0, 0)).save(tmp_path / "a.png")
+    rows = [{"question": f"is it {k}?", "image": "a.png", "answer": "yes" if k % 2 else "no"} for k in range(6)]
+    (tmp_path / "q.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    recipe = {
+        "name": "tiny",
+        "teachers": [{"checkpoint": "teacher"}],
+        "student": {"checkpoint": "student"},
+        "data": {"train": "q.jsonl", "test": "q.jsonl"},
+        "masters": {"mask": {"r_max": 0.2, "step": 0.2}, "gen_data": {"max_new_tokens": 2}},
+        "trainer": {"steps": 2, "batch_questions": 2, "learning_rate": 1e-3},
+        "bench": {"limit": 4, "warmup": 0, "max_new_tokens": 2},
+    }
+    (tmp_path / "edgekit.yaml").write_text(yaml.safe_dump(recipe))
+    return tmp_path
+
+
+def change(place: Path, **changes: Any) -> None:
+    value = yaml.safe_load((place / "edgekit.yaml").read_text())
+    (place / "edgekit.yaml").write_text(yaml.safe_dump({**value, **changes}))
+
+
+def test_the_whole_line(place: Path) -> None:
+    """distil, export, verify, bench, run: bare verbs, JSON alone on stdout."""
+    done = call("distill", "--json", folder=place)
+    assert done.exit_code == 0, done.stderr
+    manifest = json.loads(done.stdout)
+    assert manifest["status"] == "finished" and manifest["accuracy"]["n"] == 6
+    assert manifest["schedule"] == [{"teacher": "teacher", "mask_ratios": [0.2, 0.0]}]
+    assert (place / "runs/latest").read_text().strip() == "tiny"
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(place / "runs/tiny/responses/teacher-1-mask-0.2000/shard-00000.parquet")
+    assert table.num_rows == 24 and table["mask_ratio"].to_pylist() == pytest.approx([0.2] * 24)
+    assert {"question_id", "teacher", "source", "text", "token_ids", "r_acc", "seed"} < set(table.column_names)
+    again = call("distill", "--json", folder=place)
+    assert json.loads(again.stdout) == manifest and "finished already" in again.stderr
+
+    exported = call("export", "--target", "onnx", "--json", folder=place)
+    assert exported.exit_code == 0, exported.stderr
+    (bundle,) = json.loads(exported.stdout)
+    assert bundle["student_sha256"] == manifest["student_sha256"]
+    assert bundle["teacher_sha256"] == manifest["inputs"]["teachers_sha256"][0] and bundle["run"] == "tiny"
+    assert bundle["parity"]["questions"] == "given" and bundle["parity"]["passed"]
+
+    checked = call("verify", "runs/tiny/bundles/onnx-fp32", "--json", folder=place)
+    assert checked.exit_code == 0 and json.loads(checked.stdout)["passed"]
+    benched = call("bench", "--json", folder=place)
+    assert benched.exit_code == 0, benched.stderr
+    rows = json.loads(benched.stdout)["rows"]
+    assert [row["runtime"] for row in rows] == ["pytorch", "onnxruntime"] and rows[1]["token_agreement"] == 1
+    gated = call("bench", "--max-size", "10", folder=place)
+    assert gated.exit_code == 3 and "FAIL: onnx-fp32: bytes" in gated.stderr
+    assert (place / "runs/tiny/reports/bench/report.md").exists()
+    for model in ("runs/tiny/bundles/onnx-fp32", "runs/tiny/student"):
+        said = call(
+            "run", model, "--image", "a.png", "--prompt", "is it?", "--max-new-tokens", "3", "--json", folder=place
+        )
+        assert {"text", "token_ids", "timings"} < set(json.loads(said.stdout))
+
+    # The other verbs on what is there, gone wrong.
+    graph = place / "runs/tiny/bundles/onnx-fp32/onnx/embed_tokens.onnx"
+    graph.write_bytes(graph.read_bytes()[:-1])
+    fails("It was cut short or changed", "verify", "runs/tiny/bundles/onnx-fp32", folder=place)
+    fails("It was cut short or changed", "run", "runs/tiny/bundles/onnx-fp32", "--prompt", "q", folder=place)
+
+
+def test_recipes_gone_wrong(place: Path) -> None:
+    change(place, trainer={"stepz": 2}, jsd_beta=3)
+    fails("has 1 problem: trainer.stepz: unknown key, did you mean 'steps'?", "distill", folder=place)
+    fails("is not KEY=VALUE", "distill", "--set", "x", folder=place)
+    fails("Cannot read the recipe", "distill", "none.yaml", folder=place)
+    assert not (place / "runs").exists()
+
+
+def test_models_gone_wrong(place: Path, tmp_path: Path, checkpoint_maker: Callable[..., Path]) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    checkpoint_maker(other, seed=3, corpus=["completely different words here"] * 20)
+    change(place, teachers=[{"checkpoint": "other"}])
+    fails("Teacher and student have different tokenizers", "distill", folder=place)
+    change(place, teachers=[{"checkpoint": "nowhere"}])
+    fails("No model at 'nowhere'", "distill", folder=place)
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps({**config, "model_type": "llama"}))
+    change(place, teachers=[{"checkpoint": "other"}])
+    fails("No VLM family of edgekit speaks for model type 'llama'", "distill", folder=place)
+
+
+def test_data_gone_wrong(place: Path) -> None:
+    (place / "q.jsonl").write_text("\n")
+    fails("q.jsonl holds no samples", "distill", folder=place)
+    (place / "q.jsonl").write_text('{"question": "q", "image": "a.png", "answer": "yes"}\n{"question": "q"}\n')
+    shutil.rmtree(place / "runs")
+    fails("q.jsonl:2: no answer", "distill", folder=place)
+    (place / "q.jsonl").write_text('{"question": "q", "image": "bad.png", "answer": "yes"}\n')
+    (place / "bad.png").write_bytes(b"x")
+    shutil.rmtree(place / "runs")
+    fails("Cannot read the image", "distill", folder=place)
+    row = {"question": "q", "answer": "<end_of_utterance>yes"}
+    (place / "q.jsonl").write_text(json.dumps(row) + "\n")
+    shutil.rmtree(place / "runs")
+    fails("cannot say 1 of the reference answers", "distill", folder=place)
+
+
+def test_a_file_in_the_way(place: Path) -> None:
+    (place / "runs").write_text("a file")
+    fails("a file of that name is in the way", "distill", folder=place)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write into a read-only folder")
+def test_read_only_folder(place: Path) -> None:
+    place.chmod(0o555)
+    try:
+        fails("Cannot write", "distill", folder=place)
+    finally:
+        place.chmod(0o755)
+
+
+def test_refused_writes_are_explained(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a read-only folder refuses, for any user."""
+    real = Path.mkdir
+
+    def refuse(self: Path, *args: Any, **kwargs: Any) -> None:
+        if self.name == "runs" or self.parent.name == "runs":
+            raise PermissionError(13, "Permission denied", str(self))
+        real(self, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    fails("Choose a folder you may write to", "distill", folder=place)
+
+
+def test_debug_shows_the_traceback(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "edgekit", "--debug", "verify", "nope"]
+    shown = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert shown.returncode != 0 and "Traceback" in shown.stderr
+    command.remove("--debug")
+    hidden = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert hidden.returncode == 1 and "Traceback" not in hidden.stderr
