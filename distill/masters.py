@@ -24,6 +24,7 @@ import torch
 from edgekit import __version__
 from edgekit.checkpoint import check_checkpoint, checkpoint_hash, load_model
 from edgekit.console import note
+from edgekit.data import samples
 from edgekit.distill.clock import PhaseClock
 from edgekit.distill.evaluate import Evaluation, evaluate_model
 from edgekit.distill.gen_data import Reference, Writer, missing_shards, open_shards, write_questions, write_responses
@@ -81,30 +82,28 @@ class Leg:
         return run.responses / (f"student-{self.number + 1}" if refresh == "per_teacher" else "student-1")
 
 
-def distill_run(run: Run, recipe: Recipe, base: Path) -> dict[str, Any]:
-    """Run a recipe from wherever its run stands to the end.
+class Pipeline:
+    """A recipe whose models and data have been looked at, ready to run.
 
     Args:
-        run: Its folder.
         recipe: Resolved.
         base: Folder that relative checkpoint names start from.
-    Returns:
-        The run's manifest.
     Raises:
-        EdgekitError: of any kind; what was done is kept.
+        EdgekitError: a model is missing, of another family or tokenizer, or the data cannot be read; nothing has been
+            written then.
     """
-    with run.lock():
-        return _Pipeline(run, recipe, base).go()
 
+    run: Run
+    clock: PhaseClock
 
-class _Pipeline:
-    def __init__(self, run: Run, recipe: Recipe, base: Path) -> None:
-        self.run, self.recipe = run, recipe
+    def __init__(self, recipe: Recipe, base: Path) -> None:
+        self.recipe = recipe
+        for spec in (recipe.data.train, recipe.data.test):
+            next(samples(spec, limit=1))
         if recipe.trainer.threads:
             torch.set_num_threads(recipe.trainer.threads)
         self.student = _party(recipe.student.checkpoint, base)
         self.teachers = [_party(model.checkpoint, base) for model in recipe.teachers]
-        self.clock = PhaseClock(run.folder / "seconds.json")
         self.vocab = min(
             shared_vocabulary(
                 t.processor, self.student.processor, _vocab_size(t.folder), _vocab_size(self.student.folder)
@@ -113,7 +112,19 @@ class _Pipeline:
         )
         self.legs = [self._leg(number, teacher) for number, teacher in enumerate(self.teachers)]
 
-    def go(self) -> dict[str, Any]:
+    def go(self, run: Run) -> dict[str, Any]:
+        """Run from wherever the run stands to the end.
+
+        Returns:
+            The run's manifest.
+        Raises:
+            EdgekitError: of any kind; what was done is kept.
+        """
+        with run.lock():
+            self.run, self.clock = run, PhaseClock(run.folder / "seconds.json")
+            return self._go()
+
+    def _go(self) -> dict[str, Any]:
         run = self.run
         begun = run.manifest()
         fixed = self._identity()

@@ -81,7 +81,7 @@ def distill(
     Returns:
         The run's manifest.
     """
-    from edgekit.distill.masters import distill_run
+    from edgekit.distill.masters import Pipeline
     from edgekit.recipe import demo_recipe_path, load_recipe
     from edgekit.workspace import Workspace
 
@@ -91,10 +91,11 @@ def distill(
         path = demo_recipe_path()
         note(f"No edgekit.yaml in {place.folder}: using the built-in demo recipe (edgekit init writes it out).")
     resolved = load_recipe(path, overrides)
+    pipeline = Pipeline(resolved, place.folder if path == demo_recipe_path() else path.resolve().parent)
     run = place.open_run(resolved, name=name, fresh=fresh)
     note(f"Run {run.name!r} in {run.folder}")
     place.name_latest(run)
-    return distill_run(run, resolved, place.folder if path == demo_recipe_path() else path.resolve().parent)
+    return pipeline.go(run)
 
 
 def demo_cards() -> dict[str, dict[str, Any]]:

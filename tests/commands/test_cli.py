@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -34,13 +33,13 @@ def call(*arguments: str, folder: Path | None = None) -> Any:
 
 def fails(message: str, *arguments: str, folder: Path, code: int = 1) -> None:
     """The verb ends with an EdgekitError's message, no traceback, and leaves no half-written thing behind."""
-    before = sorted(path for path in folder.rglob("*") if "runs" not in path.parts)
+    before = sorted(folder.rglob("*"))
     result = call(*arguments, folder=folder)
     assert result.exit_code == code, (result.output, result.exception)
     assert isinstance(result.exception, SystemExit)
     assert message in " ".join(result.stderr.split()), result.stderr
     assert result.stdout == "" and "Traceback" not in result.stderr
-    assert sorted(path for path in folder.rglob("*") if "runs" not in path.parts) == before
+    assert sorted(folder.rglob("*")) == before
 
 
 def test_help_of_every_verb() -> None:
@@ -184,17 +183,26 @@ def test_models_gone_wrong(place: Path, tmp_path: Path, checkpoint_maker: Callab
 def test_data_gone_wrong(place: Path) -> None:
     (place / "q.jsonl").write_text("\n")
     fails("q.jsonl holds no samples", "distill", folder=place)
-    (place / "q.jsonl").write_text('{"question": "q", "image": "a.png", "answer": "yes"}\n{"question": "q"}\n')
-    shutil.rmtree(place / "runs")
-    fails("q.jsonl:2: no answer", "distill", folder=place)
-    (place / "q.jsonl").write_text('{"question": "q", "image": "bad.png", "answer": "yes"}\n')
+    (place / "q.jsonl").write_text('{"question": "q", "answer": [1]}\n')
+    fails("q.jsonl:1: 'answer' is list, not text", "distill", folder=place)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"question": "q"}', "q.jsonl:2: no answer"),
+        ('{"question": "q", "image": "bad.png", "answer": "yes"}', "Cannot read the image"),
+        ('{"question": "q", "answer": "<end_of_utterance>yes"}', "cannot say 1 of the reference answers"),
+    ],
+)
+def test_a_bad_row_further_down(place: Path, line: str, message: str) -> None:
+    """The run has begun by then: what it did is kept, and it goes on once the row is mended."""
+    good = '{"question": "q", "image": "a.png", "answer": "yes"}\n'
     (place / "bad.png").write_bytes(b"x")
-    shutil.rmtree(place / "runs")
-    fails("Cannot read the image", "distill", folder=place)
-    row = {"question": "q", "answer": "<end_of_utterance>yes"}
-    (place / "q.jsonl").write_text(json.dumps(row) + "\n")
-    shutil.rmtree(place / "runs")
-    fails("cannot say 1 of the reference answers", "distill", folder=place)
+    (place / "q.jsonl").write_text(good + line + "\n")
+    result = call("distill", folder=place)
+    assert result.exit_code == 1 and message in " ".join(result.stderr.split())
+    assert not list(place.rglob("*.tmp")) and not (place / "runs/tiny/student").exists()
 
 
 def test_a_file_in_the_way(place: Path) -> None:
