@@ -76,10 +76,10 @@ def export_checkpoint(
     model = load_model(checkpoint)
     split: Split = family.split(model)
     with new_folder(out, replace=replace) as folder:
-        components, tools = module.write(split, precision, folder)
         for path in checkpoint.iterdir():
             if path.suffix in COPIED and path.name not in LEFT_BEHIND:
                 shutil.copyfile(path, folder / path.name)
+        components, tools = module.write(split, precision, folder)
         inputs = parity_inputs(processor, samples)
         exported = module.open_components(folder, components)
         parity = measure(split, exported, inputs, precision)

@@ -21,8 +21,10 @@ from typing import Any
 import numpy as np
 
 from edgekit.bundle import Component, TensorSpec
+from edgekit.chat import read_chat_template
 from edgekit.errors import EdgekitError, MissingExtraError
-from edgekit.families import Split
+from edgekit.families import Split, read_image_processor, read_optional_json
+from edgekit.files import write_json
 from edgekit.registry import missing_extra
 
 PRECISIONS = {
@@ -60,6 +62,7 @@ def write(split: Split, precision: str, folder: Path) -> tuple[dict[str, Compone
             raise
         raise MissingExtraError("export to 'onnx'", str(error.name), EXTRA) from error
     (folder / "onnx").mkdir()
+    _name_processor(folder)
     components = {}
     with _quiet():
         for name, module, inputs, names, shapes in _graphs(split):
@@ -70,6 +73,21 @@ def write(split: Split, precision: str, folder: Path) -> tuple[dict[str, Compone
             _store(model, precision, folder / file)
             components[name] = Component(file, *(_specs(part, shapes) for part in names))
     return components, {package: version(package) for package in PACKAGES}
+
+
+def _name_processor(folder: Path) -> None:
+    """Put what transformers.js looks for where it looks for it.
+
+    It takes image settings and the processor's class from preprocessor_config.json alone, and the chat template from
+    tokenizer_config.json.
+    """
+    nested = read_optional_json(folder / "processor_config.json")
+    settings = read_image_processor(folder)
+    named = settings.get("processor_class") or nested.get("processor_class")
+    if named:
+        write_json(folder / "preprocessor_config.json", {**settings, "processor_class": named})
+    tokenizer = read_optional_json(folder / "tokenizer_config.json")
+    write_json(folder / "tokenizer_config.json", {**tokenizer, "chat_template": read_chat_template(folder)})
 
 
 def _graphs(
@@ -103,6 +121,7 @@ def _graphs(
         def forward(self, inputs_embeds: Any, attention_mask: Any, position_ids: Any, past: list[Any]) -> Any:
             return self.decoder(inputs_embeds, attention_mask, position_ids, *past)
 
+    # The names of free sizes matter: transformers.js shapes an empty cache by them (batch_size is the batch, others 0).
     size, width, vocab = split.image_size, split.width, split.vocab_size
     # Examples above 1 everywhere: torch.export takes a size of 0 or 1 for a constant.
     batch, tokens, past = 2, 5, 3
@@ -112,8 +131,8 @@ def _graphs(
         {"pixel_values": torch.randn(batch, 2, 3, size, size)},
         ({"pixel_values": "float32"}, {"image_features": "float32"}),
         {
-            "pixel_values": ["batch", "num_images", 3, size, size],
-            "image_features": ["batch * num_images", split.image_tokens, width],
+            "pixel_values": ["batch_size", "num_images", 3, size, size],
+            "image_features": ["batch_size * num_images", split.image_tokens, width],
         },
     )
     yield (
@@ -121,10 +140,10 @@ def _graphs(
         Embedding(),
         {"input_ids": torch.zeros(batch, tokens, dtype=torch.int64)},
         ({"input_ids": "int64"}, {"inputs_embeds": "float32"}),
-        {"input_ids": ["batch", "tokens"], "inputs_embeds": ["batch", "tokens", width]},
+        {"input_ids": ["batch_size", "sequence_length"], "inputs_embeds": ["batch_size", "sequence_length", width]},
     )
     keys = [f"{layer}.{part}" for layer in range(split.layers) for part in ("key", "value")]
-    cache = {"past_key_values": "past", "present": "past + tokens"}
+    cache = {"past_key_values": "past_sequence_length", "present": "past_sequence_length + sequence_length"}
     yield (
         "text_decoder",
         Decoder(),
@@ -144,12 +163,12 @@ def _graphs(
             {"logits": "float32", **{f"present.{key}": "float32" for key in keys}},
         ),
         {
-            "inputs_embeds": ["batch", "tokens", width],
-            "attention_mask": ["batch", "past + tokens"],
-            "position_ids": ["batch", "tokens"],
-            "logits": ["batch", "tokens", vocab],
+            "inputs_embeds": ["batch_size", "sequence_length", width],
+            "attention_mask": ["batch_size", "past_sequence_length + sequence_length"],
+            "position_ids": ["batch_size", "sequence_length"],
+            "logits": ["batch_size", "sequence_length", vocab],
             **{
-                f"{prefix}.{key}": ["batch", split.kv_heads, length, split.head_dim]
+                f"{prefix}.{key}": ["batch_size", split.kv_heads, length, split.head_dim]
                 for prefix, length in cache.items()
                 for key in keys
             },

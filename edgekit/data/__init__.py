@@ -6,9 +6,9 @@ A source is one file of this package; `open_data` picks it from a spec string:
     questions.jsonl                one JSON object a line
     questions.parquet              a Parquet file, or a folder of them
     pictures/                      an image folder: metadata.jsonl, or one folder per answer
-    datasets:NAME_OR_FOLDER:SPLIT  anything the `datasets` library loads, streamed
+    datasets:NAME_OR_FOLDER:SPLIT  anything the `datasets` library loads, streamed; [:CONFIG] before the split
 
-A source module holds `claims(spec) -> bool` and `rows(spec) -> Iterator[Sample | BadRow]`. Nothing is held in memory
+Lines and rows are counted from 1. A source module holds `claims(spec) -> bool` and `rows(spec) -> Iterator[Sample | BadRow]`. Nothing is held in memory
 but the row at hand; a row that cannot be read is yielded as a `BadRow` and says where it is and why.
 """
 
@@ -16,6 +16,9 @@ from __future__ import annotations
 
 import io
 import itertools
+import json
+import math
+import shlex
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +33,9 @@ if TYPE_CHECKING:
 
 SOURCES = Registry("edgekit.data", "data source", helpers=frozenset({"check"}))
 
+FIELDS = ("id", "question", "messages", "image", "images", "answer")
+"""What `make_sample` looks at; columnar sources read no other column."""
+
 
 @dataclass(frozen=True)
 class ImageRef:
@@ -38,26 +44,28 @@ class ImageRef:
     Args:
         path: File to read; or
         data: Encoded bytes of an image file.
+        origin: Where `data` was read, for messages; two pictures are the same picture whatever it says.
     """
 
     path: Path | None = None
     data: bytes | None = field(default=None, repr=False)
+    origin: str = field(default="", repr=False, compare=False)
 
     def open(self) -> Image:
-        """The decoded picture.
+        """The decoded picture as it is stored: like the reference processors, an EXIF rotation is not applied.
 
         Raises:
             DataError: missing, corrupt, or not an image.
         """
-        from PIL import Image, UnidentifiedImageError
+        from PIL import Image
 
-        name = self.path if self.path is not None else "an embedded image"
+        name = self.path if self.path is not None else f"embedded in {self.origin or 'a row'}"
         try:
             image = Image.open(self.path if self.path is not None else io.BytesIO(self.data or b""))
             image.load()
         except FileNotFoundError as error:
             raise DataError(f"No image at {name}.") from error
-        except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        except Exception as error:  # decoders raise anything at damaged bytes: RuntimeError, struct.error, zlib.error
             raise DataError(f"Cannot read the image {name}.", why=str(error) or type(error).__name__) from error
         return image
 
@@ -103,14 +111,19 @@ def open_data(spec: str) -> Iterator[Sample | BadRow]:
     Raises:
         DataError: no source claims the spec, or the source itself is not there.
     """
-    for name in SOURCES.names():
-        source = SOURCES.load(name)
-        if source.claims(spec):
-            rows: Iterator[Sample | BadRow] = source.rows(spec)
-            return rows
+    try:
+        for name in SOURCES.names():
+            source = SOURCES.load(name)
+            if source.claims(spec):
+                rows: Iterator[Sample | BadRow] = source.rows(spec)
+                return rows
+        there = Path(spec).exists()
+    except OSError as error:  # a name too long, a folder that may not be listed
+        raise DataError(f"No data at {spec[:200]!r}.", why=str(error)[:500]) from error
     raise DataError(
         f"No data at {spec!r}.",
-        why="It is neither an existing .jsonl or .parquet file, an image folder, nor a known name.",
+        why=("It exists, but is" if there else "It is")
+        + " neither an existing .jsonl or .parquet file, an image folder, nor a known name.",
         fix="Give a path, 'easy-vqa:train', or 'datasets:NAME:SPLIT'.",
     )
 
@@ -128,7 +141,7 @@ def samples(spec: str, *, limit: int | None = None, need_answer: bool = True) ->
     count = 0
     for row in itertools.islice(open_data(spec), limit):
         if isinstance(row, BadRow):
-            raise DataError(f"{row.location}: {row.reason}", fix=f"See every bad row:  edgekit data check {spec}")
+            raise DataError(f"{row.location}: {row.reason}", fix=f"See every bad row:  edgekit data check {shlex.quote(spec)}")
         if need_answer and row.answer is None:
             raise DataError(f"{row.location}: no answer.", fix="Add the field 'answer' to each row.")
         count += 1
@@ -141,59 +154,98 @@ def make_sample(row: dict[str, Any], *, ident: str, location: str, base: Path | 
     """A sample from a row in any of the accepted spellings.
 
     Args:
-        row: `messages` or `question`; `images` or `image` (paths, bytes, or {"bytes", "path"}); `answer`.
+        row: `messages` or `question`; `images` or `image` (paths, bytes, or {"bytes", "path"}); `answer`. A field that
+            is null counts as absent, as Arrow fills up what a row does not have.
         ident: Used unless the row has an `id`.
         location: File and line for messages.
         base: Folder that relative image paths start from.
     """
     try:
-        images = tuple(_image_ref(value, base) for value in _image_values(row))
+        images = tuple(_image_ref(value, base, location) for value in _image_values(row))
         messages = _messages(row, len(images))
+        answer, own = _scalar(row, "answer"), _scalar(row, "id")
+        _check_text(messages, answer, own or ident)
     except DataError as error:
         return BadRow(location, error.what)
     if (slots := count_images(messages)) != len(images):
         return BadRow(location, f"the messages have {slots} image parts but there are {len(images)} images")
-    answer = row.get("answer")
-    if answer is not None and not isinstance(answer, (str, int, float)):
-        return BadRow(location, f"'answer' is {type(answer).__name__}, not text")
-    return Sample(str(row.get("id", ident)), images, messages, None if answer is None else str(answer), location)
+    return Sample(ident if own is None else own, images, messages, answer, location)
+
+
+def _scalar(row: dict[str, Any], name: str) -> str | None:
+    value = row.get(name)
+    if isinstance(value, bool) or (isinstance(value, float) and not math.isfinite(value)):
+        raise DataError(f"{name!r} is {value}, not text")
+    if value is not None and not isinstance(value, (str, int, float)):
+        raise DataError(f"{name!r} is {type(value).__name__}, not text")
+    return None if value is None else str(value)
+
+
+def _check_text(messages: list[Message], answer: str | None, ident: str) -> None:
+    """Samples are stored as JSON and fed to tokenizers: both refuse half a surrogate pair, and JSON refuses bytes."""
+    try:
+        json.dumps([messages, answer, ident], ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"half a surrogate pair, {error.object[error.start]!r}, is no text") from error
+    except (TypeError, ValueError) as error:
+        raise DataError(f"the messages are not plain JSON: {error}") from error
 
 
 def _image_values(row: dict[str, Any]) -> Iterable[Any]:
-    values = row.get("images", row.get("image"))
+    values = row.get("images")
+    if values is None:
+        values = row.get("image")
     if values is None:
         return []
     return values if isinstance(values, (list, tuple)) else [values]
 
 
-def _image_ref(value: Any, base: Path | None) -> ImageRef:
-    if isinstance(value, dict) and value.get("bytes"):
-        return ImageRef(data=value["bytes"])
-    if isinstance(value, dict) and value.get("path"):
-        value = value["path"]
+def _image_ref(value: Any, base: Path | None, location: str) -> ImageRef:
+    if isinstance(value, dict):  # as `datasets` stores an Image
+        value = value.get("bytes") or value.get("path")
+        if value is None:
+            raise DataError("an image has neither bytes nor a path")
     if isinstance(value, bytes):
-        return ImageRef(data=value)
-    if isinstance(value, str):
-        return ImageRef(path=base / value if base is not None else Path(value))
-    raise DataError(f"an image is {type(value).__name__}, not a path or bytes")
+        return ImageRef(data=value, origin=location)
+    if not isinstance(value, str):
+        raise DataError(f"an image is {type(value).__name__}, not a path or bytes")
+    if not value:
+        raise DataError("an image path is empty")
+    if value.startswith(("http://", "https://", "data:")):
+        raise DataError(f"an image is a URL, {value[:60]!r}; only files and embedded bytes are read")
+    return ImageRef(path=base / value if base is not None else Path(value))
 
 
 def _messages(row: dict[str, Any], images: int) -> list[Message]:
-    if isinstance(text := row.get("question"), str) and text.strip():
+    text, messages = row.get("question"), row.get("messages")
+    if text is not None and not isinstance(text, str):
+        raise DataError(f"'question' is {type(text).__name__}, not text")
+    if text is not None and text.strip():
         return question(text, images)
-    messages = row.get("messages")
     if not isinstance(messages, list) or not messages:
-        raise DataError("neither 'question' nor 'messages'")
-    for message in messages:
-        if not isinstance(message, dict) or not isinstance(message.get("role"), str):
-            raise DataError("a message has no role")
-        content = message.get("content")
-        parts_good = isinstance(content, list) and all(
-            isinstance(part, dict) and (part.get("type") == "image" or isinstance(part.get("text"), str))
-            for part in content
-        )
-        if not isinstance(content, str) and not parts_good:
-            raise DataError("a message's content is neither text nor a list of text and image parts")
-    if messages[-1]["role"] != "user":
+        raise DataError("neither 'question' nor 'messages'" if text is None else "'question' is blank")
+    turns = [_turn(message) for message in messages]
+    if turns[-1]["role"] != "user":
         raise DataError("the last message is not the user's; put the reference into 'answer'")
-    return list(messages)
+    return turns
+
+
+def _turn(message: Any) -> Message:
+    """A message without its null keys: templates ask whether a key is there, and Arrow puts every key everywhere."""
+    if not isinstance(message, dict) or not isinstance(message.get("role"), str):
+        raise DataError("a message has no role")
+    content = message.get("content")
+    if isinstance(content, list):
+        content = [_part(part) for part in content]
+    elif not isinstance(content, str):
+        raise DataError("a message's content is neither text nor a list of text and image parts")
+    return {**{key: value for key, value in message.items() if value is not None}, "content": content}
+
+
+def _part(part: Any) -> dict[str, str]:
+    kind = part.get("type") if isinstance(part, dict) else None
+    if kind == "image":
+        return {"type": "image"}  # the pictures themselves stand in `images`
+    if kind == "text" and isinstance(part.get("text"), str):
+        return {"type": "text", "text": part["text"]}
+    raise DataError("a message's content is neither text nor a list of text and image parts")

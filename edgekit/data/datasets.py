@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from edgekit.data import BadRow, Sample, make_sample
+from edgekit.data import FIELDS, BadRow, Sample, make_sample
 from edgekit.errors import DataError
 
 PREFIX = "datasets:"
@@ -23,16 +24,32 @@ def rows(spec: str) -> Iterator[Sample | BadRow]:
     Raises:
         DataError: the library cannot load it; its own reason is given.
     """
-    parts = spec.removeprefix(PREFIX).split(":")
-    if len(parts) not in (2, 3) or not all(parts):
-        raise DataError(f"{spec!r} is not datasets:NAME_OR_FOLDER:SPLIT or datasets:NAME_OR_FOLDER:CONFIG:SPLIT.")
-    name, split = parts[0], parts[-1]
-    stream = _open(name, parts[1] if len(parts) == 3 else None, split)
+    name, config, split = _parts(spec)
+    stream = _encoded(_open(name, config, split))
     return _rows(stream, spec, split, Path(name) if Path(name).is_dir() else None)
 
 
+def _parts(spec: str) -> tuple[str, str | None, str]:
+    """Name, configuration and split; a folder's name may hold colons itself."""
+    name, _, split = spec.removeprefix(PREFIX).rpartition(":")
+    config: str | None = None
+    if ":" in name and not Path(name).is_dir():
+        name, _, config = name.rpartition(":")
+    if not name or not split or config == "":
+        raise DataError(f"{spec!r} is not datasets:NAME_OR_FOLDER:SPLIT or datasets:NAME_OR_FOLDER:CONFIG:SPLIT.")
+    return name, config, split
+
+
 def _rows(stream: Any, spec: str, split: str, base: Path | None) -> Iterator[Sample | BadRow]:
-    for number, row in enumerate(stream):
+    source = iter(stream)
+    for number in itertools.count(1):
+        try:
+            row = next(source)
+        except StopIteration:
+            return
+        except Exception as error:  # builders raise their own kinds; whatever it is, nothing can be read after it
+            yield BadRow(f"{spec} after row {number - 1}", f"cannot be read further: {_first_line(error)}")
+            return
         yield make_sample(row, ident=f"{split}-{number}", location=f"{spec} row {number}", base=base)
 
 
@@ -43,16 +60,33 @@ def _open(name: str, config: str | None, split: str) -> Any:
     try:
         if (Path(name) / "dataset_dict.json").exists() or (Path(name) / "state.json").exists():
             stored = datasets.load_from_disk(name)
-            stream = stored[split] if isinstance(stored, datasets.DatasetDict) else stored
-        else:
-            stream = datasets.load_dataset(name, config, split=split, streaming=True)
+            known = stored if isinstance(stored, datasets.DatasetDict) else {str(stored.split or split): stored}
+            if split not in known:
+                raise DataError(f"{name} has no split {split!r}.", fix=f"There are: {', '.join(known)}.")
+            return known[split]
+        return datasets.load_dataset(name, config, split=split, streaming=True)
+    except DataError:
+        raise
     except Exception as error:  # hub, file system and builder errors have no common base
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise DataError(f"`datasets` cannot load {name!r}, split {split!r}.", why=reason) from error
-    for column, feature in (stream.features or {}).items():
-        encoded = datasets.Image(decode=False)
+        raise DataError(f"`datasets` cannot load {name!r}, split {split!r}.", why=_first_line(error)) from error
+
+
+def _encoded(stream: Any) -> Any:
+    """The columns edgekit reads, pictures as their bytes and path."""
+    import datasets
+
+    kept = [name for name in FIELDS if name in (stream.features or {})]
+    if kept:
+        stream = stream.select_columns(kept)
+    encoded = datasets.Image(decode=False)
+    for column in kept:
+        feature = stream.features[column]
         if isinstance(feature, datasets.Image):
             stream = stream.cast_column(column, encoded)
         elif isinstance(feature, (datasets.List, datasets.Sequence)) and isinstance(feature.feature, datasets.Image):
             stream = stream.cast_column(column, datasets.List(encoded))
     return stream
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from edgekit.data import BadRow, Sample, make_sample
+from edgekit.errors import DataError
 
 SUFFIXES = (".jsonl", ".ndjson")
+LONGEST_LINE_BYTES = 64 << 20
 
 
 def claims(spec: str) -> bool:
@@ -29,23 +31,45 @@ def rows(spec: str) -> Iterator[Sample | BadRow]:
 
 
 def objects(path: Path) -> Iterator[tuple[int, dict[str, Any] | BadRow]]:
-    """(line number from 1, object) of each line that is not blank, read one line at a time."""
-    with path.open("rb") as stream:
-        for number, raw in enumerate(stream, 1):
-            location = f"{path}:{number}"
-            try:
-                text = raw.decode("utf-8-sig" if number == 1 else "utf-8").strip()
-            except UnicodeDecodeError as error:
-                yield number, BadRow(location, f"not UTF-8: byte {error.start} is 0x{raw[error.start]:02x}")
-                continue
-            if not text:
-                continue
-            try:
-                value = json.loads(text)
-            except (ValueError, RecursionError) as error:
-                yield number, BadRow(location, f"not valid JSON: {error}")
-                continue
-            if not isinstance(value, dict):
-                yield number, BadRow(location, f"not a JSON object but {type(value).__name__}")
-                continue
-            yield number, value
+    """(line number from 1, object) of each line that is not blank, read one line at a time.
+
+    Raises:
+        DataError: the file cannot be opened.
+    """
+    try:
+        stream = path.open("rb")
+    except OSError as error:
+        raise DataError(f"Cannot read {path}.", why=str(error)) from error
+    with stream:
+        for number, raw in enumerate(_lines(stream), 1):
+            value = _object(raw, first=number == 1)
+            if value is not None:
+                yield number, BadRow(f"{path}:{number}", value) if isinstance(value, str) else value
+
+
+def _lines(stream: IO[bytes]) -> Iterator[bytes | None]:
+    """Lines; None in the place of one longer than LONGEST_LINE_BYTES, which is read past and not kept."""
+    while raw := stream.readline(LONGEST_LINE_BYTES + 1):
+        if len(raw) <= LONGEST_LINE_BYTES:
+            yield raw
+            continue
+        while raw and not raw.endswith(b"\n"):
+            raw = stream.readline(1 << 20)
+        yield None
+
+
+def _object(raw: bytes | None, *, first: bool) -> dict[str, Any] | str | None:
+    """The object of a line, the reason why there is none, or None for a blank line."""
+    if raw is None:
+        return f"the line is longer than {LONGEST_LINE_BYTES:,} bytes"
+    try:
+        text = raw.decode("utf-8-sig" if first else "utf-8").strip()
+    except UnicodeDecodeError as error:
+        return f"not UTF-8: byte {error.start} is 0x{error.object[error.start]:02x}"
+    if not text:
+        return None
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        return f"not valid JSON: {error}"
+    return value if isinstance(value, dict) else f"not a JSON object but {type(value).__name__}"

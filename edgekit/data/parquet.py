@@ -4,41 +4,78 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from edgekit.data import BadRow, Sample, make_sample
-from edgekit.errors import DataError
+from edgekit.data import FIELDS, BadRow, Sample, make_sample
 
-BATCH = 256
+# Pictures are large: few rows at a time, and read through a buffer instead of a whole column chunk at once. The least
+# that must be held is then one page, which is up to the writer of the file.
+BATCH_ROWS = 16
+BUFFER_BYTES = 1 << 20
 
 
 def claims(spec: str) -> bool:
     """Whether the spec is a .parquet file, or a folder that holds some and no metadata.jsonl."""
     path = Path(spec)
     if path.is_dir():
-        return not (path / "metadata.jsonl").exists() and any(path.glob("*.parquet"))
+        return not (path / "metadata.jsonl").exists() and bool(_shards(path))
     return spec.lower().endswith(".parquet") and path.is_file()
 
 
 def rows(spec: str) -> Iterator[Sample | BadRow]:
     """Samples in the order of the files' names and of their rows; ids are `file-ROW` unless the row has one."""
     path = Path(spec)
-    for file in sorted(path.glob("*.parquet")) if path.is_dir() else [path]:
+    for file in _shards(path) if path.is_dir() else [path]:
         yield from _file_rows(file)
 
 
+def _shards(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("*.parquet") if not path.name.startswith((".", "_")))
+
+
 def _file_rows(path: Path) -> Iterator[Sample | BadRow]:
+    """A damaged file is one bad row, at the place where it breaks: the next shard may be whole."""
+    for number, row in enumerate(_stored_rows(path), 1):
+        location = f"{path} row {number}"
+        if isinstance(row, BadRow):
+            yield row
+        elif isinstance(row, str):
+            yield BadRow(location, row)
+        else:
+            yield make_sample(row, ident=f"{path.stem}-{number}", location=location, base=path.parent)
+
+
+def _stored_rows(path: Path) -> Iterator[dict[str, Any] | str | BadRow]:
+    """Rows; the reason in the place of one that cannot be read; a BadRow where the file cannot be read further."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     number = 0
     try:
-        with pq.ParquetFile(path) as stored:
-            for batch in stored.iter_batches(batch_size=BATCH):
-                for row in batch.to_pylist():
+        with pq.ParquetFile(path, buffer_size=BUFFER_BYTES, pre_buffer=False) as stored:
+            columns = [name for name in FIELDS if name in stored.schema_arrow.names]
+            rows_left = stored.metadata.num_rows
+            if not columns:
+                yield BadRow(str(path), f"none of its columns is one of {', '.join(FIELDS)}")
+                return
+            for batch in stored.iter_batches(batch_size=BATCH_ROWS, columns=columns):
+                for i in range(len(batch)):
                     number += 1
-                    location = f"{path} row {number}"
-                    yield make_sample(row, ident=f"{path.stem}-{number}", location=location, base=path.parent)
-    except (pa.ArrowInvalid, OSError) as error:
-        if number == 0:
-            raise DataError(f"Cannot read {path}.", why=str(error).strip()) from error
-        yield BadRow(f"{path} after row {number}", f"cannot be read further: {error}")
+                    yield _row(batch.slice(i, 1))
+            if number != rows_left:
+                yield BadRow(f"{path} after row {number}", f"its footer promises {rows_left} rows")
+    except (pa.ArrowException, OSError) as error:
+        where = f"{path} after row {number}" if number else str(path)
+        yield BadRow(where, f"cannot be read{' further' if number else ''}: {_first_line(error)}")
+
+
+def _row(batch: Any) -> dict[str, Any] | str:
+    try:
+        row: dict[str, Any] = batch.to_pylist()[0]
+    except (ValueError, OverflowError) as error:  # text that is not UTF-8, a date out of Python's range
+        return f"cannot be read: {_first_line(error)}"
+    return row
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

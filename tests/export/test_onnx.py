@@ -45,6 +45,8 @@ def test_transformers_js_convention(tiny_bundle: Path) -> None:
     assert {f"onnx/{stem}.onnx" for stem in ("vision_encoder", "embed_tokens", "decoder_model_merged")} < names
     assert {"config.json", "generation_config.json", "preprocessor_config.json", "tokenizer.json"} < names
     assert not [name for name in names if name.endswith((".safetensors", ".data", ".plain.onnx"))]
+    assert json.loads((tiny_bundle / "preprocessor_config.json").read_text())["processor_class"] == "Idefics3Processor"
+    assert "<image>" in json.loads((tiny_bundle / "tokenizer_config.json").read_text())["chat_template"]
     import onnxruntime
 
     decoder = onnxruntime.InferenceSession(
@@ -54,7 +56,7 @@ def test_transformers_js_convention(tiny_bundle: Path) -> None:
     assert list(shapes)[:5] == [
         "inputs_embeds", "attention_mask", "position_ids", "past_key_values.0.key", "past_key_values.0.value",
     ]  # fmt: skip
-    assert shapes["attention_mask"] == ["batch", "past + tokens"]
+    assert shapes["attention_mask"] == ["batch_size", "past_sequence_length + sequence_length"]
     assert [value.name for value in decoder.get_outputs()][:3] == ["logits", "present.0.key", "present.0.value"]
 
 
