@@ -25,13 +25,26 @@ def note(text: str) -> None:
 
 
 def print_json(value: Any) -> None:
-    """One JSON document to standard output."""
-    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    """One JSON document to standard output; what its encoding cannot hold stands there as a JSON escape."""
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    if _encodable(text) != text:
+        text = json.dumps(value, indent=2)
+    sys.stdout.write(text + "\n")
 
 
 def print_text(text: str) -> None:
-    """A line to standard output, as it is."""
-    sys.stdout.write(text + "\n")
+    """A line to standard output, as it is; what its encoding cannot hold stands there as a backslash escape."""
+    sys.stdout.write(_encodable(text) + "\n")
+
+
+def plain(text: str) -> str:
+    """Text of a stranger's file for a terminal: line breaks and control characters become backslash escapes."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def _encodable(text: str) -> str:
+    encoding = sys.stdout.encoding or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 class Bar(Protocol):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from edgekit.console import note, print_json, print_text
+from edgekit.console import plain, print_json, print_text
 
 SPECS = "easy-vqa:train, file.jsonl, file.parquet, an image folder, or datasets:NAME:SPLIT."
 app = typer.Typer(
@@ -27,25 +27,36 @@ def check(
 
     Example:  edgekit data check train.jsonl --closed-answers yes,no
     """
-    from edgekit import api
+    from edgekit.data.check import allowed_answers, row_notes
+    from edgekit.data.check import check as run_check
+    from edgekit.errors import DataError
 
-    found = api.data_check(spec, limit=limit, closed_answers=closed_answers)
+    allowed = allowed_answers(closed_answers) if closed_answers is not None else None
+    found = run_check(spec, limit=limit, closed_answers=allowed, on_row=row_notes(spec, limit)).as_dict()
     if json_out:
         print_json(found)
     else:
-        for row in found["bad"]:
-            print_text(f"bad      {row['location']}: {row['reason']}")
-        for row in found["warnings"]:
-            print_text(f"warning  {row['location']}: {row['reason']}")
-        print_text(f"{found['good']:,} good rows, {len(found['bad']):,} bad, {len(found['warnings']):,} warnings")
-        if found["widths"]:
-            print_text("pictures {} to {} px wide, {} to {} px high".format(*found["widths"], *found["heights"]))
-        shown = ", ".join(f"{answer} {count:,}" for answer, count in found["answers"].items())
-        print_text(f"{found['distinct_answers']:,} different answers: {shown}")
-    if found["bad"] or not found["good"]:
-        if not found["good"] and not found["bad"]:
-            note(f"{spec} holds no samples.")
-        raise typer.Exit(1)
+        _print_findings(found)
+    if found["bad_count"]:
+        rows = found["good"] + found["bad_count"]
+        raise DataError(
+            f"{found['bad_count']:,} of {rows:,} rows of {spec} cannot be used.", fix="Mend or remove them."
+        )
+    if not found["good"]:
+        raise DataError(f"{spec} holds no samples.")
+
+
+def _print_findings(found: dict[str, Any]) -> None:
+    for kind, name in (("bad", "bad"), ("warning", "warnings")):
+        for row in found[name]:
+            print_text(f"{kind:8} {plain(row['location'])}: {plain(row['reason'])}")
+        if (more := found[f"{kind}_count"] - len(found[name])) > 0:
+            print_text(f"{kind:8} and {more:,} more")
+    print_text(f"{found['good']:,} good rows, {found['bad_count']:,} bad, {found['warning_count']:,} warnings")
+    if found["widths"]:
+        print_text("pictures {} to {} px wide, {} to {} px high".format(*found["widths"], *found["heights"]))
+    shown = ", ".join(f"{plain(answer)} {count:,}" for answer, count in found["answers"].items())
+    print_text(f"{found['distinct_answers']:,} different answers: {shown}")
 
 
 @app.command()
@@ -66,4 +77,4 @@ def show(
         return
     for row in rows:
         pictures = ", ".join(f"{image['width']}x{image['height']} {image['mode']}" for image in row["images"])
-        print_text(f"{row['id']:16} {row['question']!r} -> {row['answer']!r}  [{pictures or 'no picture'}]")
+        print_text(f"{plain(row['id']):16} {row['question']!r} -> {row['answer']!r}  [{pictures or 'no picture'}]")

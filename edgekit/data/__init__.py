@@ -8,8 +8,9 @@ A source is one file of this package; `open_data` picks it from a spec string:
     pictures/                      an image folder: metadata.jsonl, or one folder per answer
     datasets:NAME_OR_FOLDER:SPLIT  anything the `datasets` library loads, streamed; [:CONFIG] before the split
 
-Lines and rows are counted from 1. A source module holds `claims(spec) -> bool` and `rows(spec) -> Iterator[Sample | BadRow]`. Nothing is held in memory
-but the row at hand; a row that cannot be read is yielded as a `BadRow` and says where it is and why.
+Lines and rows are counted from 1. A source module holds `claims(spec) -> bool` and
+`rows(spec) -> Iterator[Sample | BadRow]`. Nothing is held in memory but the row at hand; a row that cannot be read is
+yielded as a `BadRow` and says where it is and why.
 """
 
 from __future__ import annotations
@@ -141,7 +142,9 @@ def samples(spec: str, *, limit: int | None = None, need_answer: bool = True) ->
     count = 0
     for row in itertools.islice(open_data(spec), limit):
         if isinstance(row, BadRow):
-            raise DataError(f"{row.location}: {row.reason}", fix=f"See every bad row:  edgekit data check {shlex.quote(spec)}")
+            raise DataError(
+                f"{row.location}: {row.reason}", fix=f"See every bad row:  edgekit data check {shlex.quote(spec)}"
+            )
         if need_answer and row.answer is None:
             raise DataError(f"{row.location}: no answer.", fix="Add the field 'answer' to each row.")
         count += 1
@@ -202,7 +205,10 @@ def _image_values(row: dict[str, Any]) -> Iterable[Any]:
 
 def _image_ref(value: Any, base: Path | None, location: str) -> ImageRef:
     if isinstance(value, dict):  # as `datasets` stores an Image
-        value = value.get("bytes") or value.get("path")
+        stored, path = value.get("bytes"), value.get("path")
+        if stored is not None and not isinstance(stored, bytes):
+            raise DataError(f"an image's 'bytes' is {type(stored).__name__}, not bytes")
+        value = stored or path
         if value is None:
             raise DataError("an image has neither bytes nor a path")
     if isinstance(value, bytes):

@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from edgekit.data import BadRow, Sample, make_sample
 from edgekit.data.jsonl import objects
 from edgekit.errors import DataError
 
 # All that look like pictures, also what the installed Pillow may not read: such a file is then reported, not passed by.
-SUFFIXES = frozenset(
-    ".png .jpg .jpeg .jpe .jfif .webp .bmp .gif .tif .tiff .ppm .pgm .pbm .pnm .tga .jp2 .avif .heic .heif".split()
-)
+SUFFIXES = {
+    ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm",
+    ".tga", ".jp2", ".avif", ".heic", ".heif",
+}  # fmt: skip
 METADATA, QUESTION = "metadata.jsonl", "question.txt"
 UNREAD_METADATA = ("metadata.csv", "metadata.parquet")
 STOCK_QUESTION = "What is this?"
@@ -104,9 +105,6 @@ def _folders(path: Path) -> list[Path]:
 
 def _images(folder: Path) -> list[str]:
     """Names, the only thing of a folder that is held: sorted, so that runs see the same order."""
-    names = [entry.name for entry in os.scandir(folder) if not entry.name.startswith(".")]
-    return sorted(name for name in names if os.path.splitext(name)[1].lower() in SUFFIXES and _is_file(folder, name))
-
-
-def _is_file(folder: Path, name: str) -> bool:
-    return (folder / name).is_file()
+    with os.scandir(folder) as entries:
+        names = [entry.name for entry in entries if not entry.name.startswith(".") and not entry.is_dir()]
+    return sorted(name for name in names if PurePath(name).suffix.lower() in SUFFIXES)

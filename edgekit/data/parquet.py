@@ -54,7 +54,6 @@ def _stored_rows(path: Path) -> Iterator[dict[str, Any] | str | BadRow]:
     try:
         with pq.ParquetFile(path, buffer_size=BUFFER_BYTES, pre_buffer=False) as stored:
             columns = [name for name in FIELDS if name in stored.schema_arrow.names]
-            rows_left = stored.metadata.num_rows
             if not columns:
                 yield BadRow(str(path), f"none of its columns is one of {', '.join(FIELDS)}")
                 return
@@ -62,8 +61,6 @@ def _stored_rows(path: Path) -> Iterator[dict[str, Any] | str | BadRow]:
                 for i in range(len(batch)):
                     number += 1
                     yield _row(batch.slice(i, 1))
-            if number != rows_left:
-                yield BadRow(f"{path} after row {number}", f"its footer promises {rows_left} rows")
     except (pa.ArrowException, OSError) as error:
         where = f"{path} after row {number}" if number else str(path)
         yield BadRow(where, f"cannot be read{' further' if number else ''}: {_first_line(error)}")

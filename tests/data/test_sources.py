@@ -71,7 +71,7 @@ def test_jsonl_good_rows(pictures: Path) -> None:
         (b"[1, 2]\n", "not a JSON object but list"),
         (b'{"question": "\xff?"}\n', "not UTF-8: byte 14 is 0xff"),
         ({"answer": "yes"}, "neither 'question' nor 'messages'"),
-        ({"question": "  ", "answer": "yes"}, "neither 'question' nor 'messages'"),
+        ({"question": "  ", "answer": "yes"}, "'question' is blank"),
         ({"question": "q", "image": 7}, "an image is int"),
         ({"question": "q", "answer": ["a"]}, "'answer' is list, not text"),
         ({"messages": [{"role": "user", "content": "q"}], "images": ["a.png"]}, "0 image parts but there are 1 images"),
@@ -145,10 +145,13 @@ def test_parquet_folder_and_damage(pictures: Path) -> None:
         table = pa.Table.from_pylist([{"question": f"q{number}", "answer": "a"}])
         pq.write_table(table, folder / f"{number}.parquet")
     assert [row.text for row in open_data(str(folder)) if isinstance(row, Sample)] == ["q0", "q1"]
-    whole = (folder / "1.parquet").read_bytes()
-    (folder / "1.parquet").write_bytes(whole[:-9])
-    with pytest.raises(DataError, match="Cannot read"):
-        list(open_data(str(folder)))
+    whole = (folder / "0.parquet").read_bytes()
+    (folder / "0.parquet").write_bytes(whole[:-9])
+    bad, good = open_data(str(folder))  # the damaged shard does not stop the next one
+    assert isinstance(bad, BadRow) and bad.location == str(folder / "0.parquet") and "cannot be read" in bad.reason
+    assert isinstance(good, Sample) and good.text == "q1"
+    with pytest.raises(DataError, match=r"0\.parquet: cannot be read"):
+        list(samples(str(folder)))
 
 
 def test_image_folder_by_answer_and_by_metadata(pictures: Path) -> None:
