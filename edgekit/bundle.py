@@ -7,7 +7,6 @@ loaded. Names are relative: a bundle may be moved, copied to a phone, or unpacke
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -177,17 +176,9 @@ def read_manifest(value: Any, source: str) -> Manifest:
     Raises:
         BundleError: newer, or not valid; every problem is listed.
     """
-    version = value.get("schema_version") if isinstance(value, Mapping) else None
-    if isinstance(version, int) and version > SCHEMA_VERSION:
-        raise BundleError(
-            f"{source} has manifest schema {version}; this edgekit reads up to {SCHEMA_VERSION}.",
-            fix="Upgrade it:  pip install --upgrade edgekit",
-        )
-    problems: list[str] = []
-    manifest = schema.read(Manifest, value, problems)
-    if manifest is None:
-        raise BundleError(f"{source} is not a valid manifest:", why="\n".join(problems))
-    return manifest
+    return schema.read_document(
+        Manifest, value, newest=SCHEMA_VERSION, what="manifest", source=source, error=BundleError
+    )
 
 
 def _read_manifest(folder: Path) -> Manifest:

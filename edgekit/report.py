@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -85,17 +84,7 @@ def read_report(value: Any, source: str = "report") -> Report:
     Raises:
         EdgekitError: newer, or not valid.
     """
-    version = value.get("schema_version") if isinstance(value, Mapping) else None
-    if isinstance(version, int) and version > SCHEMA_VERSION:
-        raise EdgekitError(
-            f"{source} has report schema {version}; this edgekit reads up to {SCHEMA_VERSION}.",
-            fix="Upgrade it:  pip install --upgrade edgekit",
-        )
-    problems: list[str] = []
-    report = schema.read(Report, value, problems)
-    if report is None:
-        raise EdgekitError(f"{source} is not a valid report:", why="\n".join(problems))
-    return report
+    return schema.read_document(Report, value, newest=SCHEMA_VERSION, what="report", source=source, error=EdgekitError)
 
 
 def write_report(report: Report, folder: Path, raw: list[dict[str, Any]]) -> None:

@@ -17,6 +17,8 @@ import typing
 from functools import cache
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
+from edgekit.errors import EdgekitError
+
 T = TypeVar("T")
 
 
@@ -48,6 +50,30 @@ def read(cls: type[T], value: Any, problems: list[str], path: str = "") -> T | N
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             problems.append(f"{_join(path, name)}: missing")
     return cls(**given) if len(problems) == before else None
+
+
+def read_document(cls: type[T], value: Any, *, newest: int, what: str, source: str, error: type[EdgekitError]) -> T:
+    """A versioned document from its JSON value.
+
+    Args:
+        cls: A dataclass with a `schema_version`.
+        value: What JSON gave.
+        newest: The newest version this edgekit reads.
+        what: The document's kind, for messages.
+        source: Where it was read, for messages.
+        error: Raised when it is newer or not valid; every problem is listed.
+    """
+    version = value.get("schema_version") if isinstance(value, dict) else None
+    if isinstance(version, int) and version > newest:
+        raise error(
+            f"{source} has {what} schema {version}; this edgekit reads up to {newest}.",
+            fix="Upgrade it:  pip install --upgrade edgekit",
+        )
+    problems: list[str] = []
+    document = read(cls, value, problems)
+    if document is None:
+        raise error(f"{source} is not a valid {what}:", why="\n".join(problems))
+    return document
 
 
 def to_json(value: Any) -> Any:
