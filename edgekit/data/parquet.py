@@ -34,8 +34,7 @@ def _shards(folder: Path) -> list[Path]:
 
 
 def _file_rows(path: Path) -> Iterator[Sample | BadRow]:
-    """A damaged file is one bad row, at the place where it breaks: the next shard may be whole."""
-    for number, row in enumerate(_stored_rows(path), 1):
+    for number, row in _stored_rows(path):
         location = f"{path} row {number}"
         if isinstance(row, BadRow):
             yield row
@@ -45,25 +44,32 @@ def _file_rows(path: Path) -> Iterator[Sample | BadRow]:
             yield make_sample(row, ident=f"{path.stem}-{number}", location=location, base=path.parent)
 
 
-def _stored_rows(path: Path) -> Iterator[dict[str, Any] | str | BadRow]:
-    """Rows; the reason in the place of one that cannot be read; a BadRow where the file cannot be read further."""
+def _stored_rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | str | BadRow]]:
+    """(row number from 1, row), or the reason why it cannot be read; a BadRow for a damaged file or row group."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    number = 0
+    damage = (pa.ArrowException, OSError, UnicodeDecodeError)  # the last: names of columns
     try:
-        with pq.ParquetFile(path, buffer_size=BUFFER_BYTES, pre_buffer=False) as stored:
-            columns = [name for name in FIELDS if name in stored.schema_arrow.names]
-            if not columns:
-                yield BadRow(str(path), f"none of its columns is one of {', '.join(FIELDS)}")
-                return
-            for batch in stored.iter_batches(batch_size=BATCH_ROWS, columns=columns):
-                for i in range(len(batch)):
-                    number += 1
-                    yield _row(batch.slice(i, 1))
-    except (pa.ArrowException, OSError) as error:
-        where = f"{path} after row {number}" if number else str(path)
-        yield BadRow(where, f"cannot be read{' further' if number else ''}: {_first_line(error)}")
+        stored = pq.ParquetFile(path, buffer_size=BUFFER_BYTES, pre_buffer=False)
+        columns = [name for name in FIELDS if name in stored.schema_arrow.names]
+    except damage as error:
+        yield 0, BadRow(str(path), f"cannot be read: {_first_line(error)}")
+        return
+    if not columns:
+        yield 0, BadRow(str(path), f"none of its columns is one of {', '.join(FIELDS)}")
+        return
+    end = 0
+    with stored:
+        for group in range(stored.num_row_groups):
+            number, end = end, end + stored.metadata.row_group(group).num_rows
+            try:
+                for batch in stored.iter_batches(batch_size=BATCH_ROWS, row_groups=[group], columns=columns):
+                    for i in range(len(batch)):
+                        number += 1
+                        yield number, _row(batch.slice(i, 1))
+            except damage as error:
+                yield number, BadRow(f"{path} rows {number + 1} to {end}", f"cannot be read: {_first_line(error)}")
 
 
 def _row(batch: Any) -> dict[str, Any] | str:
