@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from edgekit.console import PlainProgress, progress
+from edgekit.console import progress
+from edgekit.files import storage_errors
 
 COMPLETE = "edgekit-complete"
 
@@ -93,10 +94,10 @@ class StepProgress(TrainerCallback):
     ) -> None:
         """Show the figures just logged beside the title."""
         if self._bar is not None and logs:
-            shown = {key: value for key, value in logs.items() if key in {"loss", "jsd", "r_acc", "mask"}}
-            text = "  ".join(f"{key} {float(value):.4g}" for key, value in shown.items())
-            suffix = "" if isinstance(self._bar, PlainProgress) else f"  [dim]{text}[/]"
-            self._bar.update(self._task, completed=state.global_step, description=f"{self.title}{suffix}")
+            keys = ("mask", "loss", "jsd", "r_acc")
+            shown = "  ".join(f"{key} {float(logs[key]):.4g}" for key in keys if key in logs)
+            text = f"{self.title}  {shown}"
+            self._bar.update(self._task, completed=state.global_step, description=text)
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Close the bar."""
@@ -123,6 +124,7 @@ def run_trainer(trainer: Trainer, folder: Path, title: str) -> None:
     trainer.add_callback(MarkComplete())
     start = last_complete_checkpoint(folder)
     try:
-        trainer.train(resume_from_checkpoint=str(start) if start else None)
+        with storage_errors(folder):
+            trainer.train(resume_from_checkpoint=str(start) if start else None)
     finally:
         bar.close()

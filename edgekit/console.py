@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 if TYPE_CHECKING:
@@ -57,25 +59,42 @@ class Bar(Protocol):
         """Say how many steps are done."""
 
 
+@dataclass
+class _Task:
+    text: str
+    total: float
+    completed: float
+    first: float
+    begun: float
+
+
 class PlainProgress:
-    """Progress for a log file: a line at the start, about every tenth, and at the end of a task."""
+    """Progress for a log file: a line at the start, about every tenth with the time left, and at the end of a task."""
 
     def __init__(self) -> None:
-        self._tasks: list[tuple[str, float, float]] = []
+        self._tasks: list[_Task] = []
 
     def add_task(self, description: str, *, total: float, completed: float = 0) -> int:
         """Begin a task of `total` steps."""
-        self._tasks.append((description, total, completed))
+        self._tasks.append(_Task(description, total, completed, completed, time.monotonic()))
         note(f"{description}: 0 %" if not completed else f"{description}: resumed at {completed:g} of {total:g}")
         return len(self._tasks) - 1
 
     def update(self, task: int, *, completed: float, description: str | None = None) -> None:
         """Say how many steps are done."""
-        text, total, before = self._tasks[task]
-        text = description or text
-        if int(10 * completed / total) > int(10 * before / total):
-            note(f"{text}: {100 * completed / total:.0f} %")
-        self._tasks[task] = (text, total, completed)
+        one = self._tasks[task]
+        one.text = description or one.text
+        if int(10 * completed / one.total) > int(10 * one.completed / one.total):
+            spent = time.monotonic() - one.begun
+            left = spent * (one.total - completed) / max(completed - one.first, 1e-9)
+            ending = f"{_clock(left)} left" if completed < one.total else f"in {_clock(spent)}"
+            note(f"{one.text}: {100 * completed / one.total:.0f} %, {ending}")
+        one.completed = completed
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}" if minutes >= 60 else f"{minutes}:{rest:02d}"
 
 
 @contextmanager
@@ -95,7 +114,7 @@ def progress() -> Iterator[Bar]:
     )
 
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),

@@ -69,11 +69,15 @@ def storage_errors(path: Path) -> Iterator[None]:
     """Turn the operating system's refusals to write below `path` into a StorageError."""
     try:
         yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    except Exception as error:
+        if isinstance(error, StorageError):
+            raise
+        if _disk_full(error, path):
             raise StorageError(
                 f"No space left while writing {path}.", why=str(error), fix="Free some space and run the command again."
             ) from error
+        if not isinstance(error, OSError):
+            raise
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise StorageError(
                 f"Cannot write {path}.", why=str(error), fix="Choose a folder you may write to, for example with --out."
@@ -83,6 +87,17 @@ def storage_errors(path: Path) -> Iterator[None]:
                 f"Cannot write {path}: a file of that name is in the way.", why=str(error), fix="Choose another path."
             ) from error
         raise
+
+
+def _disk_full(error: Exception, path: Path) -> bool:
+    """Whether a write failed for want of space; safetensors and torch say so in exceptions of their own."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    if "No space left on device" in str(error):
+        return True
+    there = next((folder for folder in (path, *path.parents) if folder.exists()), None)
+    wrote = type(error).__name__ in ("SafetensorError", "RuntimeError")
+    return wrote and there is not None and shutil.disk_usage(there).free < _CHUNK
 
 
 def write_text(path: Path, text: str) -> None:
