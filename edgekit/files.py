@@ -55,11 +55,14 @@ def inside(folder: Path, name: str) -> Path:
     """`folder / name`, refused when `name` is absolute or leads out of `folder`, also through a link.
 
     Raises:
-        BundleError: the name escapes.
+        BundleError: the name escapes, or cannot be a file's.
     """
-    pure = PurePosixPath(name)
-    resolved = (folder / name).resolve()
-    if pure.is_absolute() or ".." in pure.parts or "\\" in name or not resolved.is_relative_to(folder.resolve()):
+    pure, top = PurePosixPath(name), folder.resolve()
+    try:
+        resolved = (folder / name).resolve()
+    except ValueError as error:  # a null byte, half a surrogate pair
+        raise BundleError(f"{name!r} is no file name.", why=str(error), fix="Do not use this bundle.") from error
+    if pure.is_absolute() or ".." in pure.parts or "\\" in name or top not in resolved.parents:
         raise BundleError(f"The file name {name!r} leads out of {folder}.", fix="Do not use this bundle.")
     return folder / name
 
@@ -148,7 +151,11 @@ def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
             if path.exists():
                 old = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.old")
                 path.replace(old)
-                aside.replace(path)
+                try:
+                    aside.replace(path)
+                except BaseException:
+                    old.replace(path)
+                    raise
                 shutil.rmtree(old)
             else:
                 aside.replace(path)

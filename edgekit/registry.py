@@ -43,14 +43,26 @@ class Registry:
         """Import the module behind a name.
 
         Raises:
-            EdgekitError: no such name; the message lists those that exist.
+            EdgekitError: no such name, the message lists those that exist; or a third party's entry point is stale.
         """
         spelled = name.replace("-", "_")
         if spelled in _files(self.package, self.helpers):
             return importlib.import_module(f"{self.package}.{spelled}")
         if name in (found := _entry_points(self.package)):
-            return importlib.import_module(found[name])
+            return self._load_entry_point(name, found[name])
         raise self.unknown(name)
+
+    def _load_entry_point(self, name: str, module: str) -> ModuleType:
+        try:
+            return importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            if error.name != module and not module.startswith(f"{error.name}."):
+                raise  # a package the plug-in needs
+            raise EdgekitError(
+                f"The {self.kind} {name!r} cannot be loaded.",
+                why=f"An installed package announces it as module {module!r}, which is not there.",
+                fix="Reinstall or remove that package.",
+            ) from error
 
     def unknown(self, name: str) -> EdgekitError:
         """The error for a name that is not there, with the nearest one that is."""

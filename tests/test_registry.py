@@ -1,0 +1,95 @@
+"""Plug-ins: listed without import, imported on use, added by other packages."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from edgekit import registry
+from edgekit.data import SOURCES
+from edgekit.data.scoring import SCORING
+from edgekit.errors import EdgekitError
+from edgekit.registry import Registry, missing_extra
+
+
+def test_names_are_the_files_without_helpers() -> None:
+    assert SOURCES.names() == ["datasets", "easy_vqa", "image_folder", "jsonl", "parquet"]
+    assert SCORING.names() == ["exact"]
+    assert "check" in Registry("edgekit.data", "data source").names()
+
+
+def test_names_import_nothing() -> None:
+    code = (
+        "import sys; from edgekit.registry import Registry; "
+        "names = Registry('edgekit.export', 'target').names() + Registry('edgekit.runtimes', 'runtime').names(); "
+        "assert 'onnx' in names and 'pytorch' in names, names; "
+        "bad = [m for m in sys.modules if m.startswith(('edgekit.export.', 'edgekit.runtimes.', 'torch', 'onnx'))]; "
+        "assert not bad, bad"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr
+
+
+def test_load_takes_either_spelling() -> None:
+    assert SOURCES.load("easy-vqa") is SOURCES.load("easy_vqa")
+    assert SOURCES.load("easy-vqa").__name__ == "edgekit.data.easy_vqa"
+
+
+@pytest.mark.parametrize("name", ["JSONL", "", "__init__", "check", "../data/jsonl", "jsonl.rows", "os"])
+def test_unknown_names(name: str) -> None:
+    with pytest.raises(EdgekitError) as caught:
+        SOURCES.load(name)
+    assert caught.value.what == f"Unknown data source {name!r}."
+    assert "There are: datasets, easy_vqa, image_folder, jsonl, parquet." in caught.value.fix
+
+
+def test_did_you_mean() -> None:
+    with pytest.raises(EdgekitError, match=r"Did you mean 'jsonl'\? There are: datasets"):
+        SOURCES.load("jsnol")
+    assert "Did you mean" not in str(SOURCES.unknown("zzz"))
+
+
+@pytest.fixture
+def plug_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """An installed distribution that adds a metric, and one that a built-in name shadows."""
+    info = tmp_path / "thirdparty-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: thirdparty\nVersion: 1.0\n")
+    points = ["fuzzy-match = thirdparty.fuzzy", "exact = thirdparty.fuzzy", "stale = thirdparty.gone", "needy = needy"]
+    (info / "entry_points.txt").write_text("\n".join(["[edgekit.data.scoring]", *points]))
+    (tmp_path / "needy.py").write_text("import not_installed_anywhere\n")
+    (tmp_path / "thirdparty").mkdir()
+    (tmp_path / "thirdparty" / "__init__.py").write_text("")
+    (tmp_path / "thirdparty" / "fuzzy.py").write_text("def score(prediction, answer):\n    return 0.5\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    registry._entry_points.cache_clear()
+    yield "fuzzy-match"
+    registry._entry_points.cache_clear()
+    for name in [name for name in sys.modules if name.partition(".")[0] == "thirdparty"]:
+        del sys.modules[name]
+
+
+def test_another_packages_metric(plug_in: str) -> None:
+    assert SCORING.names() == ["exact", "fuzzy-match", "needy", "stale"]
+    assert "thirdparty" not in sys.modules  # listed, not imported
+    assert SCORING.load(plug_in).score("a", "b") == 0.5
+    assert SCORING.load("exact").__name__ == "edgekit.data.scoring.exact"  # a built-in name is not taken over
+    with pytest.raises(EdgekitError, match="Did you mean 'fuzzy-match'"):
+        SCORING.load("fuzy-match")
+
+
+def test_plug_ins_gone_wrong(plug_in: str) -> None:
+    with pytest.raises(EdgekitError, match=r"'stale' cannot be loaded.\n.*'thirdparty\.gone', which is not there"):
+        SCORING.load("stale")
+    with pytest.raises(ModuleNotFoundError, match="not_installed_anywhere"):  # its own fault is shown as it is
+        SCORING.load("needy")
+
+
+def test_only_the_missing_package_counts_as_missing() -> None:
+    assert missing_extra(ModuleNotFoundError(name="onnx.helper"), {"onnx"})
+    assert not missing_extra(ModuleNotFoundError(name="onnx_ir"), {"onnx"})
+    assert not missing_extra(ModuleNotFoundError(), {"onnx"})
