@@ -7,10 +7,12 @@ Field docs are the docstrings under each field.
 from __future__ import annotations
 
 import ast
+import contextlib
 import dataclasses
 import difflib
 import inspect
 import itertools
+import math
 import textwrap
 import types
 import typing
@@ -130,10 +132,11 @@ def _read_scalar(hint: Any, value: Any, problems: list[str], path: str) -> Any:
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if hint is float and isinstance(value, str):
-        try:  # YAML 1.1 reads 1e-6 (no dot) as text
-            return float(value)
-        except ValueError:
-            pass
+        with contextlib.suppress(ValueError):  # YAML 1.1 reads 1e-6 (no dot) as text
+            value = float(value)
+    if hint is float and isinstance(value, float) and not math.isfinite(value):
+        problems.append(f"{path}: expected a finite number, found {value}")
+        return value
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
         problems.append(f"{path}: expected {_name(hint)}, found {_kind(value)} {value!r}")
     return value
