@@ -70,6 +70,8 @@ def _object(raw: bytes | None, *, first: bool) -> dict[str, Any] | str | None:
         return None
     try:
         value = json.loads(text)
-    except (ValueError, RecursionError) as error:
+    except json.JSONDecodeError as error:
+        return f"not valid JSON: {error.msg} at column {error.colno}"
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, thousands of brackets
         return f"not valid JSON: {error}"
     return value if isinstance(value, dict) else f"not a JSON object but {type(value).__name__}"

@@ -67,7 +67,8 @@ def test_jsonl_good_rows(pictures: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        (b"{broken\n", "not valid JSON"),
+        (b'{"a": 1, broken\n', "not valid JSON: Expecting property name enclosed in double quotes at column 10"),
+        (b'{"a": ' + b"9" * 5000 + b"}\n", "not valid JSON: Exceeds the limit"),
         (b"[1, 2]\n", "not a JSON object but list"),
         (b'{"question": "\xff?"}\n', "not UTF-8: byte 14 is 0xff"),
         ({"answer": "yes"}, "neither 'question' nor 'messages'"),
