@@ -148,6 +148,21 @@ def test_no_line_is_ever_held_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     assert next(lines) == b"{}\n"
 
 
+def test_lines_are_not_read_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Ends(io.BytesIO):
+        def readline(self, size: int | None = -1, /) -> bytes:
+            """Three lines; asking for a fourth is a failure."""
+            line = super().readline(size)
+            assert line, "read further than asked"
+            return line
+
+    monkeypatch.setattr(Path, "open", lambda *_, **__: Ends(b'{"question": "q"}\n' * 3))
+    rows = jsonl.rows(str(tmp_path / "q.jsonl"))
+    assert [next(rows).location.rpartition(":")[2] for _ in range(3)] == ["1", "2", "3"]
+    with pytest.raises(AssertionError, match="read further than asked"):
+        next(rows)
+
+
 def test_a_file_that_cannot_be_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "q.jsonl"
     path.write_text("{}\n")
