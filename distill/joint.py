@@ -118,7 +118,9 @@ class Collator:
             ref_logp=torch.tensor([value for row in rows for value in row["ref_logp"]]),
         )
         student = encode_prompts(self.student, samples)
-        teacher = encode_prompts(self.teacher, samples)
+        # Models that see a prompt alike share its encoding; those with other image sizes or templates do not.
+        alike = (self.teacher.params, self.teacher.template) == (self.student.params, self.student.template)
+        teacher = student if alike else encode_prompts(self.teacher, samples)
         responses = [list(ids) for _, ids in distinct]
         return {"batch": JointBatch([s.id for s in samples], student, teacher, responses, group)}
 
