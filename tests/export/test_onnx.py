@@ -80,8 +80,10 @@ def test_one_decoder_for_every_shape(
     assert all(np.abs(a - b).max() < 1e-5 for a, b in zip(wanted_cache, got_cache, strict=True))
 
 
-def test_parity_notices_a_wrong_graph(tiny_bundle: Path, tiny_checkpoint: Path, tiny_teacher: Path) -> None:
-    """Another model of the same shape behind the same names must not pass."""
+def test_parity_notices_a_wrong_graph(tiny_bundle: Path, tiny_checkpoint: Path) -> None:
+    """A head one percent off must not pass as fp32."""
+    import torch
+
     processor = Processor.load(tiny_checkpoint)
     from edgekit.export.bundling import parity_inputs
 
@@ -89,8 +91,7 @@ def test_parity_notices_a_wrong_graph(tiny_bundle: Path, tiny_checkpoint: Path, 
     exported = onnx.open_components(tiny_bundle, Bundle.load(tiny_bundle).manifest.components)
     split = idefics3.split(load_model(tiny_checkpoint))
     assert measure(split, exported, inputs, "fp32")["passed"]
-    with __import__("torch").no_grad():
-        split.text_decoder.lm_head.weight.roll(1, 0)  # type: ignore[union-attr, operator]
+    with torch.no_grad():
         split.text_decoder.lm_head.weight.mul_(1.01)  # type: ignore[union-attr, operator]
     result = measure(split, exported, inputs, "fp32")
     assert not result["passed"] and not result["checks"]["logits_max_abs"]["held"]

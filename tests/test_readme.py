@@ -1,0 +1,58 @@
+"""The README promises only what is there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from edgekit.cli import VERBS, build
+from edgekit.data import SOURCES
+from edgekit.devices import DEVICES
+from edgekit.export import TARGETS
+from edgekit.families import FAMILIES
+from edgekit.runtimes import RUNTIMES
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```\w*\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+COMMANDS = [
+    line.split("#")[0].split() for block in BLOCKS for line in block.splitlines() if line.startswith("edgekit ")
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_commands_exist(command: list[str]) -> None:
+    verb = command[1]
+    assert verb in VERBS
+    steps = [verb, *([command[2]] if verb in ("data", "demo") else [])]
+    shown = CliRunner().invoke(build(), [*steps, "--help"])
+    assert shown.exit_code == 0
+    for option in (word for word in command if word.startswith("--")):
+        assert re.search(rf"{option}\b", shown.stdout), option
+
+
+def test_every_verb_is_named_and_no_other() -> None:
+    rows = re.findall(r"^\| (`edgekit .*?) \|", README, re.MULTILINE)
+    named = {word for row in rows for word in re.findall(r"`(?:edgekit )?(\w+)`", row)}
+    assert named == set(VERBS)
+
+
+def test_make_targets_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"^make (\w+)", "\n".join(BLOCKS), re.MULTILINE):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE)
+
+
+def test_what_works_today_is_all_there_is() -> None:
+    assert (FAMILIES.names(), TARGETS.names(), DEVICES.names()) == (["idefics3"], ["onnx"], ["host"])
+    assert RUNTIMES.names() == ["onnxruntime", "pytorch"]
+    assert SOURCES.names() == ["datasets", "easy_vqa", "image_folder", "jsonl", "parquet"]
+
+
+def test_links_lead_somewhere() -> None:
+    for link in re.findall(r"\]\((?!http)([^)#]+)\)", README):
+        assert (ROOT / link).exists(), link
+    assert "@" not in re.sub(r"`[^`]*`|https?://\S+", "", README)  # no placeholder left
