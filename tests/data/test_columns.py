@@ -84,6 +84,12 @@ def test_files_still_being_written_are_not_shards(tmp_path: Path) -> None:
     assert described(tmp_path) == ["q0"]
 
 
+def test_shards_come_in_the_order_of_their_names(tmp_path: Path) -> None:
+    for number in (7, 3, 9, 0, 5, 1, 8, 2, 6, 4):
+        pq.write_table(table(1, number), tmp_path / f"{number}.parquet")
+    assert described(tmp_path) == [f"q{i}" for i in range(10)]
+
+
 def test_messages_with_pictures(tmp_path: Path) -> None:
     """As TRL stores them: every part of the column has all keys."""
     parts = [{"type": "image", "text": None}, {"type": "text", "text": "what?"}]

@@ -94,7 +94,7 @@ def test_the_pictures_of_a_file_are_not_taken_for_answers(folder: Path) -> None:
 
 def test_metadata_rows(folder: Path) -> None:
     rows = [
-        {"file_name": "cat/1.png", "question": "q", "answer": "a", "image": "other.png"},
+        {"file_name": "cat/1.png", "question": "q", "answer": "a", "images": ["other.png"]},
         {"file_names": ["cat/1.png", "dog/1.png"], "question": "two?", "answer": "b"},
         {"file_name": 3, "question": "q"},
         {"file_name": "", "question": "q"},
