@@ -99,5 +99,6 @@ def render(template: str, messages: list[Message], special: dict[str, str] | Non
     """
     try:
         return _compiled(template).render(messages=messages, add_generation_prompt=True, **(special or {}))
-    except TemplateError as error:
-        raise DataError("The model's chat template refuses these messages.", why=str(error)) from error
+    except Exception as error:  # a stranger's program: it may divide by zero as well as refuse
+        why = str(error) or type(error).__name__
+        raise DataError("The model's chat template refuses these messages.", why=why) from error

@@ -66,6 +66,15 @@ def test_a_folder_where_a_file_stands(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["d", "f"]
 
 
+def test_a_file_is_replaced_not_written_over(tmp_path: Path) -> None:
+    """Who has the old file open goes on reading the old bytes, never a mixture."""
+    write_bytes(tmp_path / "f", b"old")
+    with (tmp_path / "f").open("rb") as reader:
+        write_bytes(tmp_path / "f", b"newer")
+        assert reader.read() == b"old"
+    assert (tmp_path / "f").read_bytes() == b"newer"
+
+
 def test_a_write_cut_off_half_way_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The new bytes go to another name: at no moment is the old file open for writing."""
     path = tmp_path / "f"
@@ -108,7 +117,9 @@ def test_the_final_name_appears_only_at_the_end(tmp_path: Path) -> None:
     assert tree_files(tmp_path) == ["deep/out/a"]
 
 
-@pytest.mark.parametrize("name", ["../b", "a/../../b", "/etc/passwd", "a/..", "..", ".", "", "a\\b", "a\0b", "\ud800"])
+@pytest.mark.parametrize(
+    "name", ["../b", "a/../../b", "a/../b", "/etc/passwd", "a/..", "..", ".", "", "a\\b", "a\0b", "\ud800"]
+)
 def test_names_that_lead_out(tmp_path: Path, name: str) -> None:
     with pytest.raises(BundleError, match=r"leads out of|is no file name"):
         inside(tmp_path, name)

@@ -43,6 +43,7 @@ class Outer:
     many: tuple[Inner, ...] = ()
     named: dict[str, Inner] = field(default_factory=dict)
     free: Any = None
+    level: Literal[0, 1] = 0
     schema_version: int = 1
 
 
@@ -112,6 +113,8 @@ def test_what_is_no_mapping(value: Any) -> None:
         ("pair", "ab", "pair: expected a list, found text 'ab'"),
         ("many", {"size": 1}, "many: expected a list, found a mapping {'size': 1}"),
         ("named", [1], "named: expected a mapping, found a list"),
+        ("level", True, "level: True is not one of 0, 1."),
+        ("level", 1.0, "level: 1.0 is not one of 0, 1. Did you mean '1'?"),
         ("inner", {"size": 1, "mode": 1}, "inner.mode: 1 is not one of 'fast', 'slow'."),
     ],
 )
@@ -146,7 +149,8 @@ finite = st.floats(allow_nan=False, allow_infinity=False)
 outers = st.builds(
     Outer, st.text(), inners, finite, st.booleans(), st.none() | st.integers(), st.integers() | st.text(),
     st.tuples(finite, st.text()), st.lists(inners, max_size=3).map(tuple),
-    st.dictionaries(st.text(), inners, max_size=3), st.none() | st.lists(st.text()), st.just(1),
+    st.dictionaries(st.text(), inners, max_size=3), st.none() | st.lists(st.text()), st.sampled_from([0, 1]),
+    st.just(1),
 )  # fmt: skip
 
 
