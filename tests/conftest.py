@@ -7,8 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+# A busy machine is no fault of a test: how long an example takes says nothing of whether it holds.
+settings.register_profile("edgekit", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("edgekit")
 
 CORPUS = ["what is there? yes no circle rectangle triangle red blue", "User: Assistant:\n"] * 20
 
