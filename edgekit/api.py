@@ -130,22 +130,10 @@ def data_check(spec: str, *, limit: int | None = None, closed_answers: str | Non
         limit: The first so many rows.
         closed_answers: `a,b,c`, or a file with one allowed answer a line.
     """
-    from edgekit.console import progress
-    from edgekit.data.check import check
+    from edgekit.data.check import allowed_answers, check, row_notes
 
-    allowed = None
-    if closed_answers is not None:
-        path = Path(closed_answers)
-        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else closed_answers.split(",")
-        allowed = {line.strip() for line in lines if line.strip()}
-    with progress() as bar:
-        task = bar.add_task(f"checking {spec}", total=limit or 1)
-
-        def shown(number: int) -> None:
-            if number % 500 == 0 and limit:
-                bar.update(task, completed=number)
-
-        return check(spec, limit=limit, closed_answers=allowed, on_row=shown).as_dict()
+    allowed = allowed_answers(closed_answers) if closed_answers is not None else None
+    return check(spec, limit=limit, closed_answers=allowed, on_row=row_notes(spec, limit)).as_dict()
 
 
 def data_show(spec: str, *, count: int = 5) -> list[dict[str, Any]]:

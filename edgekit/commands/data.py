@@ -27,12 +27,10 @@ def check(
 
     Example:  edgekit data check train.jsonl --closed-answers yes,no
     """
-    from edgekit.data.check import allowed_answers, row_notes
-    from edgekit.data.check import check as run_check
+    from edgekit import api
     from edgekit.errors import DataError
 
-    allowed = allowed_answers(closed_answers) if closed_answers is not None else None
-    found = run_check(spec, limit=limit, closed_answers=allowed, on_row=row_notes(spec, limit)).as_dict()
+    found = api.data_check(spec, limit=limit, closed_answers=closed_answers)
     if json_out:
         print_json(found)
     else:
