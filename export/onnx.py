@@ -36,6 +36,7 @@ EXTRA = "onnx"
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 HOSTS = ("Linux", "Darwin", "Windows")
 RUNTIMES = ("onnxruntime",)
+ONE_FILE = 2**31 - 2**20  # protobuf's bound, with room for the graph itself
 # transformers.js finds a precision by the file's suffix.
 SUFFIX = {"fp32": "", "fp16": "_fp16", "int8": "_int8"}
 STEMS = {"vision_encoder": "vision_encoder", "token_embedding": "embed_tokens", "text_decoder": "decoder_model_merged"}
@@ -204,9 +205,23 @@ def _trace(
 
 
 def _store(model: Any, precision: str, path: Path) -> None:
-    """Convert to the precision and write one self-contained file (with a data file beside it past 2 GB)."""
+    """Convert to the precision and write one self-contained file.
+
+    Raises:
+        EdgekitError: the float32 graph has more weights than one ONNX file can hold.
+    """
     import onnx
     import onnx_ir
+
+    weights = sum(
+        value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None
+    )
+    if weights >= ONE_FILE:
+        raise EdgekitError(
+            f"{path.name} would hold {weights / 1e9:.1f} GB of float32 weights.",
+            why=f"One ONNX file holds {ONE_FILE / 1e9:.1f} GB at most; several files are not written yet.",
+            fix="Export a smaller student.",
+        )
 
     if precision == "int8":
         from onnxruntime.quantization import QuantType, quantize_dynamic

@@ -14,10 +14,12 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.bars import BARS, judge
+from edgekit.bars import bars_of, judge
+from edgekit.console import progress
+from edgekit.errors import NotFiniteError
 from edgekit.families import Split, merge_images
 from edgekit.processor import Inputs
-from edgekit.stats import kl_divergence
+from edgekit.stats import finite_or_none, kl_divergence, largest_gap
 
 Array = NDArray[Any]
 
@@ -75,7 +77,7 @@ def follow(
     """Logits at each answer position, feeding `tokens`, or one's own best token when None.
 
     Returns:
-        (V,) logits per step, and the best token of each.
+        (V,) logits per step, and the best token of each; -1 where a logit is not finite.
     """
     embeds = parts.embed(inputs.ids)
     if inputs.pixels is not None:
@@ -87,7 +89,7 @@ def follow(
     for step in range(steps if tokens is None else len(tokens)):
         out, past = parts.decode(embeds, np.ones((1, length), dtype=np.int64), positions, past)
         logits.append(out[0, -1].astype(np.float32))
-        best.append(int(out[0, -1].argmax()))
+        best.append(int(out[0, -1].argmax()) if np.isfinite(out[0, -1]).all() else -1)
         chosen = best[-1] if tokens is None else tokens[step]
         if tokens is None and chosen in split.eos_token_ids:
             break
@@ -109,31 +111,44 @@ def measure(
         precision: Common name; chooses the bars.
         steps: Tokens per answer at most.
     Returns:
-        The figures, each bar with its figure, and whether every bar held.
+        The figures (None where the exported components gave NaN or infinity), each bar with its figure, and whether
+        every bar held.
+    Raises:
+        NotFiniteError: the PyTorch modules themselves gave NaN or infinity.
     """
+    bars = bars_of(precision)
     reference = TorchModules(split)
-    worst_logits = worst_vision = 0.0
-    equal = total = identical = 0
+    same: list[list[bool]] = []
+    logits: list[float] = []
     kl: list[float] = []
-    for item in inputs:
-        wanted, tokens = follow(reference, split, item, None, steps)
-        got, best = follow(exported, split, item, tokens, steps)
-        worst_logits = max(worst_logits, *(float(np.abs(a - b).max()) for a, b in zip(wanted, got, strict=True)))
-        if item.pixels is not None:
-            values = item.pixels.values
-            difference = np.abs(reference.encode_image(values) - exported.encode_image(values))
-            worst_vision = max(worst_vision, float(difference.max()))
-        same = [a == b for a, b in zip(tokens, best, strict=True)]
-        equal, total, identical = equal + sum(same), total + len(same), identical + all(same)
-        kl += [kl_divergence(a, b) for a, b in zip(wanted, got, strict=True)]
+    vision = [0.0]  # prompts without a picture have none
+    with progress() as bar:
+        task = bar.add_task(f"comparing {precision} with PyTorch", total=len(inputs))
+        for number, item in enumerate(inputs, 1):
+            wanted, tokens = follow(reference, split, item, None, steps)
+            if -1 in tokens:
+                raise NotFiniteError(
+                    "The checkpoint's own logits are not finite.",
+                    why="In PyTorch and float32, so no export of it can be right.",
+                    fix="Look at its weights for NaN, and at how it was trained.",
+                )
+            got, best = follow(exported, split, item, tokens, steps)
+            same.append([a == b for a, b in zip(tokens, best, strict=True)])
+            logits += [largest_gap(a, b) for a, b in zip(wanted, got, strict=True)]
+            kl += [kl_divergence(a, b) for a, b in zip(wanted, got, strict=True)]
+            if item.pixels is not None:
+                values = item.pixels.values
+                vision.append(largest_gap(reference.encode_image(values), exported.encode_image(values)))
+            bar.update(task, completed=number)
+    total = sum(len(answer) for answer in same)
     figures = {
         "samples": len(inputs),
         "tokens": total,
-        "greedy_identical": identical / len(inputs),
-        "top1_agreement": equal / total,
-        "logits_max_abs": worst_logits,
-        "vision_max_abs": worst_vision,
-        "mean_kl": float(np.mean(kl)),
+        "greedy_identical": sum(all(answer) for answer in same) / len(inputs),
+        "top1_agreement": sum(sum(answer) for answer in same) / total,
+        "logits_max_abs": finite_or_none(max(logits)),
+        "vision_max_abs": finite_or_none(max(vision)),
+        "mean_kl": finite_or_none(sum(kl) / total),
     }
-    checks = judge(figures, BARS[precision])
+    checks = judge(figures, bars)
     return {**figures, "checks": checks, "passed": all(check["held"] for check in checks.values())}

@@ -141,6 +141,13 @@ def test_missing_extra(monkeypatch: pytest.MonkeyPatch, tiny_checkpoint: Path, t
     assert list(tmp_path.iterdir()) == []
 
 
+def test_weights_beyond_one_file(monkeypatch: pytest.MonkeyPatch, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    monkeypatch.setattr(onnx, "ONE_FILE", 1000)
+    with pytest.raises(EdgekitError, match="GB of float32 weights"):
+        export_checkpoint(tiny_checkpoint, "onnx", "fp32", tmp_path / "b")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_bad_checkpoints(tiny_checkpoint: Path, tmp_path: Path) -> None:
     def fails(folder: Path, message: str) -> None:
         with pytest.raises(CheckpointError, match=message):
