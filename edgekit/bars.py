@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from edgekit.errors import EdgekitError
+
 BARS: dict[str, dict[str, float]] = {
     "fp32": {"greedy_identical": 1.0, "logits_max_abs": 1e-4},
     "fp16": {"top1_agreement": 0.99},
@@ -13,13 +17,28 @@ ALWAYS = {"pixel_max_abs": 1e-5, "prompt_ids_equal": 1.0}
 UPPER = frozenset({"logits_max_abs", "pixel_max_abs"})
 
 
-def judge(figures: dict[str, float], bars: dict[str, float]) -> dict[str, dict[str, float | bool]]:
-    """Each bar with the figure it is for, and whether it holds."""
+def bars_of(precision: str) -> dict[str, float]:
+    """The bars of a precision, by its common name.
+
+    Raises:
+        EdgekitError: none are declared, so nothing could be judged.
+    """
+    if precision not in BARS:
+        raise EdgekitError(
+            f"No bars of parity are declared for precision {precision!r}.", fix=f"There are: {', '.join(BARS)}."
+        )
+    return BARS[precision]
+
+
+def judge(figures: Mapping[str, float | None], bars: Mapping[str, float]) -> dict[str, dict[str, float | bool | None]]:
+    """Each bar with the figure it is for, and whether it holds; None, a figure that is not finite, holds no bar."""
     return {
-        name: {
-            "value": figures[name],
-            "bar": bar,
-            "held": figures[name] <= bar if name in UPPER else figures[name] >= bar,
-        }
+        name: {"value": figures[name], "bar": bar, "held": _held(name, figures[name], bar)}
         for name, bar in bars.items()
     }
+
+
+def _held(name: str, value: float | None, bar: float) -> bool:
+    if value is None:
+        return False
+    return value <= bar if name in UPPER else value >= bar

@@ -38,6 +38,10 @@ class BundleError(EdgekitError):
     """A bundle is missing, damaged, tampered with, or newer than this edgekit."""
 
 
+class NotFiniteError(EdgekitError):
+    """A model or an exported graph gave NaN or infinite numbers."""
+
+
 class StorageError(EdgekitError):
     """The disk is full, or a folder cannot be written."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -103,9 +104,28 @@ def _sign_flip_p(difference: NDArray[np.float64], draws: int, rng: np.random.Gen
 
 
 def kl_divergence(reference: ArrayLike, other: ArrayLike) -> float:
-    """KL(reference, other) of the softmax of two logit vectors (V,), nats."""
-    log_p, log_q = (_log_softmax(np.asarray(values, dtype=np.float64)) for values in (reference, other))
+    """KL(reference, other) of the softmax of two logit vectors (V,), nats; infinite where a logit is not finite."""
+    logits = [np.asarray(values, dtype=np.float64) for values in (reference, other)]
+    if not all(np.isfinite(values).all() for values in logits):
+        return math.inf
+    log_p, log_q = (_log_softmax(values) for values in logits)
     return float((np.exp(log_p) * (log_p - log_q)).sum())
+
+
+def largest_gap(one: ArrayLike, other: ArrayLike) -> float:
+    """Largest absolute difference of two arrays; infinite for other shapes and where a value is not finite.
+
+    Not the bare maximum: `max(0.0, nan)` is 0.0, so a broken model would look like a perfect one.
+    """
+    a, b = np.asarray(one), np.asarray(other)
+    if a.shape != b.shape or not (np.isfinite(a).all() and np.isfinite(b).all()):
+        return math.inf
+    return float(np.abs(a - b).max(initial=0.0))
+
+
+def finite_or_none(value: float) -> float | None:
+    """For JSON, which has no infinity: a figure that is not finite is None."""
+    return value if math.isfinite(value) else None
 
 
 def _log_softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -91,7 +91,7 @@ def follow(
         logits.append(out[0, -1].astype(np.float32))
         best.append(int(out[0, -1].argmax()) if np.isfinite(out[0, -1]).all() else -1)
         chosen = best[-1] if tokens is None else tokens[step]
-        if tokens is None and chosen in split.eos_token_ids:
+        if tokens is None and (chosen < 0 or chosen in split.eos_token_ids):
             break
         length += 1
         positions = np.array([[length - 1]], dtype=np.int64)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgekit.chat import Message
+from edgekit.errors import NotFiniteError
 from edgekit.runtimes.session import Logits, Session
 
 if TYPE_CHECKING:
@@ -57,8 +59,24 @@ class Answer:
 
 
 def greedy(logits: Logits) -> int:
-    """The most likely token; the lowest id among equals."""
-    return int(logits.argmax())
+    """The most likely token; the lowest id among equals.
+
+    Raises:
+        NotFiniteError: a logit is NaN or infinite, so no token is the most likely.
+    """
+    token = int(logits.argmax())  # of NaN and numbers, argmax is the NaN
+    if not math.isfinite(logits[token]):
+        raise not_finite()
+    return token
+
+
+def not_finite() -> NotFiniteError:
+    """The error for logits that are no numbers."""
+    return NotFiniteError(
+        "The model's logits are not finite.",
+        why="Its weights hold NaN, or a value left the range of its precision (float16 ends at 65,504).",
+        fix="Compare the bundle with its checkpoint:  edgekit verify BUNDLE; or export it in fp32.",
+    )
 
 
 def sampler(temperature: float, top_p: float = 1.0, top_k: int = 0, seed: int | None = None) -> Choose:
@@ -73,6 +91,8 @@ def sampler(temperature: float, top_p: float = 1.0, top_k: int = 0, seed: int | 
     rng = np.random.default_rng(seed)
 
     def choose(logits: Logits) -> int:
+        if not np.isfinite(logits).all():
+            raise not_finite()
         values = logits.astype(np.float64) / temperature
         order = np.argsort(-values, kind="stable")
         if top_k:

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from edgekit.stats import kl_divergence, median_interval, paired, score_interval
+from edgekit.stats import finite_or_none, kl_divergence, largest_gap, median_interval, paired, score_interval
 
 
 def test_wilson_by_hand() -> None:
@@ -57,6 +57,15 @@ def test_kl() -> None:
     expected = 0.5 * math.log(0.5 / 0.25) + 0.5 * math.log(0.5 / 0.75)
     assert kl_divergence(np.log([0.5, 0.5]), np.log([0.25, 0.75])) == pytest.approx(expected)
     assert kl_divergence([3.0, 5.0], [13.0, 15.0]) == pytest.approx(0, abs=1e-12)  # shifts do not matter
+
+
+def test_what_is_not_finite_is_never_a_small_gap() -> None:
+    """`max(0.0, nan)` is 0.0: a broken model must not look like a perfect one."""
+    assert largest_gap([1.0, 2.0], [1.5, 1.0]) == 1.0 and largest_gap([], []) == 0.0
+    assert largest_gap([1.0, math.nan], [1.0, 2.0]) == math.inf and largest_gap([1.0], [1.0, 1.0]) == math.inf
+    assert largest_gap([math.inf], [math.inf]) == math.inf
+    assert kl_divergence([0.0, math.nan], [0.0, 1.0]) == math.inf and kl_divergence([0.0], [-math.inf]) == math.inf
+    assert finite_or_none(math.inf) is None and finite_or_none(math.nan) is None and finite_or_none(0.5) == 0.5
 
 
 def test_median() -> None:

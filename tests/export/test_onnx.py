@@ -11,7 +11,7 @@ import pytest
 
 from edgekit.bundle import Bundle
 from edgekit.checkpoint import load_model
-from edgekit.errors import CheckpointError, EdgekitError, MissingExtraError, StorageError
+from edgekit.errors import CheckpointError, EdgekitError, MissingExtraError, NotFiniteError, StorageError
 from edgekit.export import TARGETS, onnx
 from edgekit.export.bundling import check_request, export_checkpoint
 from edgekit.export.parity import TorchModules, follow, measure
@@ -95,6 +95,21 @@ def test_parity_notices_a_wrong_graph(tiny_bundle: Path, tiny_checkpoint: Path) 
         split.text_decoder.lm_head.weight.mul_(1.01)  # type: ignore[union-attr, operator]
     result = measure(split, exported, inputs, "fp32")
     assert not result["passed"] and not result["checks"]["logits_max_abs"]["held"]
+
+
+def test_parity_notices_what_is_not_finite(tiny_bundle: Path, tiny_checkpoint: Path) -> None:
+    import torch
+
+    from edgekit.export.bundling import parity_inputs
+
+    inputs = parity_inputs(Processor.load(tiny_checkpoint), (), stock=2)
+    whole, broken = (idefics3.split(load_model(tiny_checkpoint)) for _ in range(2))
+    with torch.no_grad():
+        broken.text_decoder.lm_head.weight[0] = float("nan")  # type: ignore[union-attr, operator, index]
+    result = measure(whole, TorchModules(broken), inputs, "fp32")
+    assert not result["passed"] and result["logits_max_abs"] is None and result["mean_kl"] is None
+    with pytest.raises(NotFiniteError, match="own logits"):
+        measure(broken, TorchModules(whole), inputs, "fp32")
 
 
 def test_follow_is_greedy_decoding(tiny_checkpoint: Path) -> None:

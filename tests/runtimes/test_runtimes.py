@@ -13,7 +13,7 @@ from PIL import Image
 
 from edgekit.chat import question
 from edgekit.demo.shapes import draw
-from edgekit.errors import BundleError, EdgekitError
+from edgekit.errors import BundleError, EdgekitError, NotFiniteError
 from edgekit.recipe import Gates
 from edgekit.report import Row, read_report
 from edgekit.runtimes import RUNTIMES, bench, gates, runtime_for
@@ -71,6 +71,14 @@ def test_choosers() -> None:
     assert np.abs(counts - expected / expected.sum()).max() < 0.015
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_no_token_is_chosen_among_what_is_not_finite(bad: float) -> None:
+    logits = np.array([0.1, bad, 0.3], dtype=np.float32)
+    for choose in (greedy, sampler(1.0, seed=0)):
+        with pytest.raises(NotFiniteError, match="not finite"):
+            choose(logits)
+
+
 def test_runtime_for(tiny_checkpoint: Path, tiny_bundle: Path) -> None:
     assert runtime_for(tiny_checkpoint) == "pytorch" and runtime_for(tiny_bundle) == "onnxruntime"
     with pytest.raises(EdgekitError, match="Unknown runtime 'onnxrt'"):
@@ -105,6 +113,31 @@ def test_verify_notices_wrong_preprocessing(tiny_bundle: Path, tiny_checkpoint: 
     (copy / "manifest.json").write_text(json.dumps(manifest))
     result = verify_bundle(copy, tiny_checkpoint, None, 4)
     assert not result["passed"] and not result["checks"]["pixel_max_abs"]["held"]
+
+
+def test_verify_notices_a_bundle_that_gives_nan(tiny_bundle: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    import onnx
+
+    from edgekit.bundle import Bundle
+    from edgekit.files import sha256_file
+
+    copy = tmp_path / "b"
+    shutil.copytree(tiny_bundle, copy)
+    manifest = json.loads((copy / "manifest.json").read_text())
+    name = Bundle.load(copy).manifest.components["text_decoder"].file
+    graph = onnx.load(copy / name)
+    for tensor in graph.graph.initializer:
+        values = onnx.numpy_helper.to_array(tensor)
+        if values.dtype == np.float32 and values.ndim == 2:
+            tensor.CopyFrom(onnx.numpy_helper.from_array(np.full_like(values, np.nan), tensor.name))
+            break
+    onnx.save(graph, copy / name)
+    manifest["files"][name] = {"bytes": (copy / name).stat().st_size, "sha256": sha256_file(copy / name)}
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    result = verify_bundle(copy, tiny_checkpoint, None, 2)
+    assert not result["passed"] and result["logits_max_abs"] is None
+    assert not result["checks"]["logits_max_abs"]["held"] and result["top1_agreement"] == 0
+    json.loads((copy / "parity.json").read_text(), parse_constant=lambda text: pytest.fail(f"{text} is no JSON"))
 
 
 # --------------------------------------------------------------------------------------------------------------- bench
