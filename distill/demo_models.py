@@ -47,6 +47,11 @@ PLANS = {
         tower=Schedule(steps=1200, batch=128, peak_lr=1e-3),
         answers=Schedule(steps=2400, batch=48, peak_lr=6e-4),
     ),
+    "mid": Plan(
+        shape=architecture.MID,
+        tower=Schedule(steps=1000, batch=128, peak_lr=1.2e-3),
+        answers=Schedule(steps=1600, batch=48, peak_lr=8e-4),
+    ),
     "student": Plan(
         shape=architecture.STUDENT,
         tower=Schedule(steps=1000, batch=128, peak_lr=1.5e-3),
@@ -68,7 +73,7 @@ def train(
     """Train one demo model and write it, with its card, as a Hugging Face folder.
 
     Args:
-        role: "teacher" or "student".
+        role: "teacher", "mid" or "student".
         out: Folder to write; replaced when it is there.
         work: Folder for checkpoints; a run interrupted there goes on.
         seed: Of weights, data order and augmentation.

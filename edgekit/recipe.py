@@ -30,7 +30,7 @@ class Model:
     """A checkpoint."""
 
     checkpoint: str
-    """Hugging Face folder or hub name; `demo:teacher` and `demo:student` are the built-in demo models."""
+    """Hugging Face folder or hub name; `demo:teacher`, `demo:mid` and `demo:student` are the built-in ones."""
     r_max: float | None = None
     """Teachers only: this one's own first mask ratio, in [0, 1); `masters.mask.r_max` when absent."""
 
@@ -267,7 +267,7 @@ def resolve_checkpoint(name: str, base: Path | None = None) -> Path:
     """The folder behind a checkpoint name.
 
     Args:
-        name: Folder, `demo:teacher`, `demo:student`, or a hub name (`org/model`, fetched if the hub is reachable).
+        name: Folder, `demo:teacher`, `demo:mid`, `demo:student`, or a hub name (`org/model`, fetched if it is reachable).
         base: Folder that relative names start from.
     Raises:
         CheckpointError: nothing there.
@@ -275,7 +275,7 @@ def resolve_checkpoint(name: str, base: Path | None = None) -> Path:
     if name.startswith("demo:"):
         folder = Path(str(files("edgekit.demo") / "weights")) / name.removeprefix("demo:")
         if not folder.is_dir():
-            raise CheckpointError(f"There is no demo model {name!r}.", fix="There are: demo:teacher, demo:student.")
+            raise CheckpointError(f"There is no demo model {name!r}.", fix="There are: demo:teacher, demo:mid, demo:student.")
         return folder
     for folder in (Path(name), *([base / name] if base else [])):
         if folder.is_dir():

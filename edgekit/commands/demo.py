@@ -37,7 +37,7 @@ def card(
 
 @app.command()
 def train(
-    role: Annotated[str, typer.Argument(help="teacher or student.")],
+    role: Annotated[str, typer.Argument(help="teacher, mid or student.")],
     out: Annotated[
         Path, typer.Option(help="Folder to write; <role> in the current folder by default.", show_default=False)
     ] = Path(),

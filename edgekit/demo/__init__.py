@@ -7,7 +7,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-ROLES = ("teacher", "student")
+ROLES = ("teacher", "mid", "student")
 
 
 def cards() -> dict[str, dict[str, Any]]:

@@ -40,6 +40,7 @@ class Shape:
 
 
 TEACHER = Shape(width=192, layers=4, head_dim=64, text_mlp=512)
+MID = Shape(width=128, layers=3, head_dim=64, text_mlp=384)
 STUDENT = Shape(width=96, layers=3, head_dim=32, text_mlp=256)
 
 
