@@ -50,7 +50,7 @@ PLANS = {
     "mid": Plan(
         shape=architecture.MID,
         tower=Schedule(steps=1000, batch=128, peak_lr=1.2e-3),
-        answers=Schedule(steps=1600, batch=48, peak_lr=8e-4),
+        answers=Schedule(steps=3000, batch=48, peak_lr=8e-4),
     ),
     "student": Plan(
         shape=architecture.STUDENT,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,16 +10,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import Dataset, SequentialSampler
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from edgekit.data import Sample
-from edgekit.distill.batch import Prompts, embed, encode_prompts, project, response_hidden, token_logp
+from edgekit.distill.batch import Prompts, embed, encode_prompts, response_hidden
 from edgekit.distill.gen_data import question
-from edgekit.distill.loss import Group, PerToken, Weights, joint_loss
+from edgekit.distill.inside import Recorder, sizes
+from edgekit.distill.loss import Group, Weights, joint_loss, row_means
 from edgekit.distill.masking import MaskedTeacher
+from edgekit.distill.objectives import Objective, Side
+from edgekit.distill.vocabulary import Terms, answer_terms
 from edgekit.errors import DataError, EdgekitError
+from edgekit.files import write_json
 from edgekit.processor import Processor
 
 
@@ -89,10 +94,16 @@ class ScheduledQuestions(Dataset[Item]):
 
 @dataclass(frozen=True)
 class Collator:
-    """Items to a batch; the responses of a question that are token for token the same are kept once."""
+    """Items to a batch; the responses of a question that are token for token the same are kept once.
+
+    Attributes:
+        student, teacher: Their processors.
+        references: Add the data's own answers, for objectives that learn from them.
+    """
 
     student: Processor
     teacher: Processor
+    references: bool = False
 
     def __call__(self, items: list[Item]) -> dict[str, JointBatch]:
         """One batch."""
@@ -109,6 +120,7 @@ class Collator:
                 own.append(distinct[key])
             slots.append(own)
         samples = [item.sample for item in items]
+        answers = [self._answer(number, item.sample, distinct, rows) for number, item in enumerate(items)]
         group = Group(
             owners=torch.tensor([number for number, _ in distinct]),
             lengths=torch.tensor([len(ids) for _, ids in distinct]),
@@ -116,6 +128,8 @@ class Collator:
             r_acc=torch.tensor([float(row["r_acc"]) for row in rows]),
             present=torch.tensor([bool(row["text"].strip()) for row in rows]),
             ref_logp=torch.tensor([value for row in rows for value in row["ref_logp"]]),
+            from_teacher=torch.tensor([[r["source"] == "teacher" for r in item.responses] for item in items]),
+            reference=torch.tensor(answers),
         )
         student = encode_prompts(self.student, samples)
         # Models that see a prompt alike share its encoding; those with other image sizes or templates do not.
@@ -124,6 +138,19 @@ class Collator:
         responses = [list(ids) for _, ids in distinct]
         return {"batch": JointBatch([s.id for s in samples], student, teacher, responses, group)}
 
+    def _answer(
+        self, number: int, sample: Sample, distinct: dict[tuple[int, tuple[int, ...]], int], rows: list[dict[str, Any]]
+    ) -> int:
+        """The row of a question's reference answer, added where none was drawn that says the same; -1 without one."""
+        if not self.references or not sample.answer:
+            return -1
+        ids = self.student.answer_ids(sample.messages, str(sample.answer))
+        key = (number, tuple(ids))
+        if key not in distinct:
+            distinct[key] = len(rows)
+            rows.append({"r_acc": 1.0, "text": str(sample.answer), "ref_logp": [0.0] * len(ids)})
+        return distinct[key]
+
 
 class JointTrainer(Trainer):
     """Trainer whose loss is the joint objective.
@@ -131,7 +158,7 @@ class JointTrainer(Trainer):
     Args:
         teacher: Loaded, frozen, masked by the stage.
         processors: (student's, teacher's).
-        objectives: Name -> per-token loss.
+        objectives: By name.
         weights: Of the terms.
         vocab: Shared vocabulary size V.
         **settings: Trainer's own.
@@ -142,14 +169,20 @@ class JointTrainer(Trainer):
         *,
         teacher: MaskedTeacher,
         processors: tuple[Processor, Processor],
-        objectives: Mapping[str, PerToken],
+        objectives: Mapping[str, Objective],
         weights: Weights,
         vocab: int,
         **settings: Any,
     ) -> None:
+        self.adapters = attach_adapters(settings["model"], teacher.model, objectives)
         super().__init__(**settings)
         self.teacher, self.processors = teacher, processors
         self.objectives, self.weights, self.vocab = objectives, weights, vocab
+        self.looks_at = frozenset[str]().union(*(objective.looks_at for objective in objectives.values()))
+        Recorder(teacher.model, self.looks_at)  # refuses now, not at the first step
+        self.add_callback(ObjectiveSchedule(objectives, self._step_means))
+        self._step_sums: dict[str, float] = {}
+        self._step_batches = 0
         self.model_accepts_loss_kwargs = False  # the loss is a mean over questions already
         self._sums: dict[str, float] = {}
         self._batches = 0
@@ -168,27 +201,58 @@ class JointTrainer(Trainer):
         batch = inputs["batch"]
         # The parts of the models are called one by one, past the autocast that accelerate puts around forward().
         with self.accelerator.autocast():
-            student_logits = self._logits(model, self.processors[0], batch.student, batch)
+            hidden, ours = self._hidden(model, self.processors[0], batch.student, batch)
             with torch.no_grad():
-                teacher_logits = self._logits(self.teacher.model, self.processors[1], batch.teacher, batch)
-        logp = token_logp(student_logits, batch.responses)
-        distances = {name: loss(student_logits, teacher_logits) for name, loss in self.objectives.items()}
-        loss, logs = joint_loss(logp, distances, _to(batch.group, logp.device), self.weights)
+                aim, theirs = self._hidden(self.teacher.model, self.processors[1], batch.teacher, batch)
+            ids = torch.tensor([token for response in batch.responses for token in response], device=hidden.device)
+            head = self.accelerator.unwrap_model(model).get_output_embeddings()
+            masked: Any = self.teacher.model
+            other = masked.get_output_embeddings()
+            terms = answer_terms((hidden, head), (aim, other), ids, self.objectives, self.vocab)
+        parts = {}
+        if ours is not None and theirs is not None:
+            for name, objective in self.objectives.items():
+                part = objective.batch_part(ours, theirs, self.adapters.get(name))
+                if part is not None:
+                    parts[name] = part
+        group = _to(batch.group, hidden.device)
+        loss, logs = joint_loss(terms.logp, terms.losses, group, self.weights, parts)
         if not torch.isfinite(loss):
-            raise EdgekitError(
-                f"The loss is {loss.item()} at step {self.state.global_step + 1}.",
-                why=f"Questions of that step: {', '.join(batch.question_ids)}",
-                fix="The last checkpoint is kept. Lower trainer.learning_rate, or look at these questions.",
-            )
+            raise self._not_finite(loss, terms, group, batch)
         for name, value in logs.items():
             self._sums[name] = self._sums.get(name, 0.0) + float(value)
+            self._step_sums[name] = self._step_sums.get(name, 0.0) + float(value)
         self._batches += 1
+        self._step_batches += 1
         return (loss, {}) if return_outputs else loss
 
-    def _logits(self, model: Any, processor: Processor, prompts: Prompts, batch: JointBatch) -> Tensor:
+    def _not_finite(self, loss: Tensor, terms: Terms, group: Group, batch: JointBatch) -> EdgekitError:
+        rows = [row_means(values.detach(), group.lengths) for values in (terms.logp, *terms.losses.values())]
+        bad = ~torch.stack(rows).isfinite().all(0)
+        owners = sorted(set(group.owners[bad].tolist())) or range(len(batch.question_ids))
+        return EdgekitError(
+            f"The loss is {loss.item()} at step {self.state.global_step + 1}.",
+            why=f"From these questions: {', '.join(batch.question_ids[number] for number in owners)}",
+            fix="The last checkpoint is kept. Lower trainer.learning_rate, or look at these questions.",
+        )
+
+    def _hidden(
+        self, model: Any, processor: Processor, prompts: Prompts, batch: JointBatch
+    ) -> tuple[Tensor, Side | None]:
+        """States (K, D) that predict the answer tokens, and what the objectives look at."""
+        plain = self.accelerator.unwrap_model(model)
+        recorder = Recorder(plain, self.looks_at)
         embedded = embed(model, processor, prompts, 0)
-        hidden = response_hidden(model, embedded, batch.group.owners.tolist(), batch.responses, 0)
-        return project(model, hidden, self.vocab)
+        with recorder.on():
+            hidden = response_hidden(model, embedded, batch.group.owners.tolist(), batch.responses, 0)
+        side = recorder.side(embedded, batch.group.owners, batch.responses) if self.looks_at else None
+        return hidden, side
+
+    def _step_means(self) -> dict[str, float]:
+        """Means of the loss's parts since the last call."""
+        means = {name: total / self._step_batches for name, total in self._step_sums.items()}
+        self._step_sums, self._step_batches = {}, 0
+        return means
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Add the means of the loss's parts since the last log, and the mask ratio."""
@@ -223,6 +287,56 @@ class MaskSchedule(TrainerCallback):
         if ratio != self._set:
             self.record(ratio, self.teacher.set_ratio(ratio))
             self._set = ratio
+
+
+class ObjectiveSchedule(TrainerCallback):
+    """Tells each objective how a step went, and keeps its state with each checkpoint.
+
+    Args:
+        objectives: By name.
+        means: Gives the means of the loss's parts over the step that ended.
+    """
+
+    FILE = "objectives.json"
+
+    def __init__(self, objectives: Mapping[str, Objective], means: Callable[[], dict[str, float]]) -> None:
+        self.objectives, self.means = objectives, means
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Take the state of the checkpoint that training resumes from."""
+        path = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}" / self.FILE
+        if state.global_step and path.exists():
+            kept = json.loads(path.read_text(encoding="utf-8"))
+            for name, objective in self.objectives.items():
+                objective.restore(kept[name])
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Called by Trainer after each optimiser step."""
+        means = self.means()
+        for name, objective in self.objectives.items():
+            objective.after_step(means[name], state.global_step, state.max_steps)
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Called by Trainer when a checkpoint's own files are written."""
+        if state.is_world_process_zero and any(objective.state() for objective in self.objectives.values()):
+            folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
+            write_json(folder / self.FILE, {name: objective.state() for name, objective in self.objectives.items()})
+
+
+def attach_adapters(student: Any, teacher: Any, objectives: Mapping[str, Objective]) -> dict[str, nn.Module]:
+    """Make the objectives' own layers part of the student, so that they are optimised and checkpointed with it."""
+    made = {name: objective.adapters(sizes(student, teacher)) for name, objective in objectives.items()}
+    found = {name: module for name, module in made.items() if module is not None}
+    if found:
+        device = next(student.parameters()).device
+        student.edgekit_adapters = nn.ModuleDict(found).to(device)
+    return found
+
+
+def detach_adapters(student: Any) -> None:
+    """Take them off again before the student is saved."""
+    if hasattr(student, "edgekit_adapters"):
+        del student.edgekit_adapters
 
 
 def _to(group: Group, device: torch.device) -> Group:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from edgekit.distill.objectives import Rows
 from edgekit.distill.rewards import distill_rewards, group_advantages
-
-# (student logits (K, V), teacher logits (K, V)) -> (K,) losses in nats.
-PerToken = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -26,6 +24,8 @@ class Group:
         r_acc: (R,) accuracy reward.
         present: bool (R,), False for an empty response.
         ref_logp: (K,) log-probability of each token under pi_ref, nats; K = sum of lengths.
+        from_teacher: bool (Q, G), which draws the teacher wrote.
+        reference: (Q,) which distinct response is the data's answer, for objectives that learn from it; -1 where none.
     """
 
     owners: Tensor
@@ -34,11 +34,13 @@ class Group:
     r_acc: Tensor
     present: Tensor
     ref_logp: Tensor
+    from_teacher: Tensor
+    reference: Tensor
 
 
 @dataclass(frozen=True)
 class Weights:
-    """What the terms weigh and how the advantages are made."""
+    """What the terms weigh, how the advantages are made, and which responses an objective is taken over."""
 
     objective: Mapping[str, float]
     grpo: float = 1.0
@@ -46,6 +48,7 @@ class Weights:
     accuracy: bool = True
     distill: bool = True
     advantage_std: Literal["sample", "population"] = "sample"
+    rows: Mapping[str, Rows] = field(default_factory=dict)
 
 
 def row_means(values: Tensor, lengths: Tensor) -> Tensor:
@@ -71,7 +74,11 @@ def k3(logp: Tensor, ref_logp: Tensor) -> Tensor:
 
 
 def joint_loss(
-    logp: Tensor, distances: Mapping[str, Tensor], group: Group, weights: Weights
+    logp: Tensor,
+    distances: Mapping[str, Tensor],
+    group: Group,
+    weights: Weights,
+    batch_parts: Mapping[str, Tensor] | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """L = L_GRPO + sum of weighted objectives, averaged over the G responses of each question, then over questions.
 
@@ -80,14 +87,16 @@ def joint_loss(
 
     Args:
         logp: (K,) log-probability of each response token under the student, with gradient.
-        distances: Objective name -> (K,) per-token loss, with gradient. The first one named is D of Eq. 7.
+        distances: Objective name -> (K,) per-token loss, with gradient. D of Eq. 7 is `jsd` where it is among them,
+            else the first one named.
         group: Which token belongs to which response and question.
         weights: Of the terms.
+        batch_parts: Objective name -> scalar added to its mean.
     Returns:
         The scalar loss, and detached means of its parts for the log.
     """
     per_row = {name: row_means(values, group.lengths) for name, values in distances.items()}
-    first = next(iter(per_row.values())).detach()
+    first = per_row["jsd" if "jsd" in per_row else next(iter(per_row))].detach()
     present = group.present[group.slots]
     rewards = torch.zeros(group.slots.shape, device=logp.device)
     r_distill = distill_rewards(first[group.slots], present)
@@ -104,7 +113,19 @@ def joint_loss(
     loss = weights.grpo * policy
     logs = {"r_acc": group.r_acc[group.slots].mean(), "r_distill": r_distill.mean(), "kl": kl[group.slots].mean()}
     for name, rows in per_row.items():
-        mean = torch.where(present, rows[group.slots], 0.0).sum() * share
+        mean = _mean_over(rows, group, present, weights.rows.get(name, "drawn"))
+        if batch_parts and name in batch_parts:
+            mean = mean + batch_parts[name]
         loss = loss + weights.objective[name] * mean
         logs[name] = mean
     return loss, {name: value.detach() for name, value in logs.items()}
+
+
+def _mean_over(rows: Tensor, group: Group, present: Tensor, which: Rows) -> Tensor:
+    """Mean of a per-response value (R,) over the responses an objective is for; an empty response counts as 0."""
+    if which == "reference":
+        there = group.reference >= 0
+        return torch.where(there, rows[group.reference.clamp_min(0)], 0.0).sum() / there.sum().clamp_min(1)
+    chosen = present & group.from_teacher if which == "teacher" else present
+    total = group.from_teacher.sum().clamp_min(1) if which == "teacher" else group.slots.numel()
+    return torch.where(chosen, rows[group.slots], 0.0).sum() / total

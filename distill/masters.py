@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,17 +29,27 @@ from edgekit.data import samples
 from edgekit.distill.clock import PhaseClock
 from edgekit.distill.evaluate import Evaluation, evaluate_model
 from edgekit.distill.gen_data import Reference, Writer, missing_shards, open_shards, write_questions, write_responses
-from edgekit.distill.joint import Collator, JointTrainer, MaskSchedule, ScheduledQuestions, checkpoint_folder
-from edgekit.distill.loss import PerToken, Weights
+from edgekit.distill.joint import (
+    Collator,
+    JointTrainer,
+    MaskSchedule,
+    ScheduledQuestions,
+    checkpoint_folder,
+    detach_adapters,
+)
+from edgekit.distill.loss import Weights
 from edgekit.distill.masking import MaskedTeacher, mask_ratio, stage_ratios
+from edgekit.distill.objectives import Objective, build
 from edgekit.distill.pairing import copy_processor, probe_answers, shared_vocabulary
+from edgekit.distill.probe import held_out, probe
+from edgekit.distill.probe import save as save_probe
 from edgekit.distill.trainer import run_trainer, training_arguments
 from edgekit.errors import DataError
 from edgekit.families import family_of
 from edgekit.files import new_folder, sha256_file, write_json
 from edgekit.machine import peak_memory_bytes
 from edgekit.processor import Processor
-from edgekit.recipe import JUDGES, OBJECTIVES, Recipe, resolve_checkpoint
+from edgekit.recipe import JUDGES, Recipe, resolve_checkpoint
 from edgekit.schema import to_json
 from edgekit.stats import paired
 from edgekit.workspace import Run
@@ -64,18 +75,20 @@ class Leg:
     Attributes:
         number: From 0.
         teacher: Whose.
+        steps: Optimiser steps.
         ratio_of: Optimiser step -> mask ratio.
         ratios: Distinct ratios in order.
     """
 
     number: int
     teacher: Party
+    steps: int
     ratio_of: Callable[[int], float]
     ratios: list[float]
 
     def responses(self, run: Run, ratio: float) -> Path:
         """Shards of this teacher at one mask ratio."""
-        return run.responses / f"teacher-{self.number + 1}-mask-{ratio:.4f}"
+        return run.responses / f"teacher-{self.teacher.hash[:12]}-mask-{ratio:.4f}"
 
     def student_responses(self, run: Run, refresh: str) -> Path:
         """Shards of the student this leg uses."""
@@ -110,7 +123,7 @@ class Pipeline:
             )
             for t in self.teachers
         )
-        self.legs = [self._leg(number, teacher) for number, teacher in enumerate(self.teachers)]
+        self._objectives()
 
     def go(self, run: Run) -> dict[str, Any]:
         """Run from wherever the run stands to the end.
@@ -139,6 +152,8 @@ class Pipeline:
         run.update(status="running", **fixed)
         with self.clock.phase("questions"):
             self._write_questions()
+        self.legs = [self._leg(number, teacher) for number, teacher in enumerate(self.teachers)]
+        run.update(schedule=[{"teacher": leg.teacher.name, "mask_ratios": leg.ratios} for leg in self.legs])
         before = self._measured("before", lambda: load_model(self.student.folder))
         for leg in self.legs:
             self._gen_data(leg)
@@ -150,13 +165,41 @@ class Pipeline:
     # ------------------------------------------------------------------------------------------------------ the stages
 
     def _leg(self, number: int, teacher: Party) -> Leg:
-        mask, steps = self.recipe.masters.mask, self.recipe.trainer.steps
-        r_max = self.recipe.r_max(number)
-        ratio_of = partial(mask_ratio, steps=steps, r_max=r_max, fall=mask.step)
-        return Leg(number, teacher, ratio_of, stage_ratios(steps, r_max, mask.step))
+        steps, fall = self.recipe.steps(number), self.recipe.r_step(number)
+        wanted = self.recipe.r_max(number)
+        # Whole stages only where it is measured, so that the schedule ends at 0.
+        r_max = math.floor(self._probed(number, teacher) / fall + 1e-9) * fall if wanted == "auto" else wanted
+        r_max = round(r_max, 10)
+        ratio_of = partial(mask_ratio, steps=steps, r_max=r_max, fall=fall)
+        return Leg(number, teacher, steps, ratio_of, stage_ratios(steps, r_max, fall))
+
+    def _probed(self, number: int, teacher: Party) -> float:
+        """The r_max that a probe of this teacher proposes; kept in the run's reports."""
+        path = self.run.reports / f"probe-{number + 1}.json"
+        if not path.exists():
+            settings, data = self.recipe.masters.probe, self.recipe.data
+            taken = set(self._question_ids())
+            questions = held_out(data.train, settings.questions, self.recipe.trainer.seed, taken)
+            with self.clock.phase("probe"):
+                result = probe(
+                    self._masked(teacher),
+                    teacher.processor,
+                    questions,
+                    scoring=data.scoring,
+                    step=settings.step,
+                    max_drop=settings.max_drop / 100,
+                    max_new_tokens=MAX_ANSWER_TOKENS,
+                    title=f"probing teacher {number + 1} of {len(self.teachers)}",
+                )
+            save_probe(result, path.parent, path.stem)
+        return float(json.loads(path.read_text(encoding="utf-8"))["r_max"])
+
+    def _question_ids(self) -> list[str]:
+        files = sorted(self.run.questions.glob("shard-*.parquet"))
+        return [name for path in files for name in pq.read_table(path, columns=["id"])["id"].to_pylist()]
 
     def _write_questions(self) -> None:
-        recipe, folder = self.recipe, self.run.folder / "questions"
+        recipe, folder = self.recipe, self.run.questions
         shard = recipe.masters.gen_data.shard_questions
         count = write_questions(recipe.data, folder, shard, recipe.trainer.seed)
         digest = hashlib.sha256()
@@ -174,7 +217,7 @@ class Pipeline:
 
     def _gen_data(self, leg: Leg) -> None:
         run, settings = self.run, self.recipe.masters.gen_data
-        questions = run.folder / "questions"
+        questions = run.questions
         student_folder = leg.student_responses(run, settings.student_refresh)
         student_todo = settings.student_responses and missing_shards(questions, student_folder)
         teacher_todo = [r for r in leg.ratios if missing_shards(questions, leg.responses(run, r))]
@@ -206,7 +249,7 @@ class Pipeline:
                 )
                 write(writer, folder=student_folder)
             if teacher_todo:
-                teacher = self._load_teacher(leg)
+                teacher = self._masked(leg.teacher)
                 for ratio in teacher_todo:
                     teacher.set_ratio(ratio)
                     folder = leg.responses(run, ratio)
@@ -227,25 +270,23 @@ class Pipeline:
             return
         folder = checkpoint_folder(run.checkpoints, leg.number)
         cache = run.checkpoints / "cache"
-        questions = open_shards(run.folder / "questions", cache)
+        questions = open_shards(run.questions, cache)
         dataset = ScheduledQuestions(
             questions,
             self._passes(leg, cache),
             leg.ratio_of,
-            settings.steps,
+            leg.steps,
             settings.batch_questions * settings.gradient_accumulation,
             settings.seed + leg.number,
         )
         student = self._student_of(leg, None)
-        teacher = self._load_teacher(leg)
-        per_token: dict[str, PerToken] = {
-            name: partial(OBJECTIVES.load(name).per_token, beta=recipe.jsd_beta) for name in recipe.objective
-        }
+        teacher = self._masked(leg.teacher)
+        objectives = self._objectives()
         masters = recipe.masters
         trainer = JointTrainer(
             teacher=teacher,
             processors=(self.student.processor, leg.teacher.processor),
-            objectives=per_token,
+            objectives=objectives,
             weights=Weights(
                 objective=recipe.objective,
                 grpo=masters.grpo_weight,
@@ -253,17 +294,23 @@ class Pipeline:
                 accuracy=masters.rewards.accuracy,
                 distill=masters.rewards.distill,
                 advantage_std=masters.advantage_std,
+                rows={name: objective.rows for name, objective in objectives.items()},
             ),
             vocab=self.vocab,
             model=student,
-            args=self._arguments(folder),
+            args=self._arguments(folder, leg.steps),
             train_dataset=dataset,
-            data_collator=Collator(self.student.processor, leg.teacher.processor),
+            data_collator=Collator(
+                self.student.processor,
+                leg.teacher.processor,
+                references=any(objective.rows == "reference" for objective in objectives.values()),
+            ),
         )
         trainer.add_callback(MaskSchedule(teacher, leg.ratio_of, partial(self._record, leg)))
         with self.clock.phase("train"):
             run_trainer(trainer, folder, f"teacher {leg.number + 1} of {len(self.legs)}")
         write_json(run.reports / f"training-{leg.number + 1}.json", trainer.state.log_history)
+        detach_adapters(student)
         with new_folder(self._leg_student(leg.number), replace=True) as out:
             student.save_pretrained(out)
             copy_processor(self.student.folder, out)
@@ -289,11 +336,11 @@ class Pipeline:
             passes[ratio] = own + common
         return passes
 
-    def _arguments(self, folder: Path) -> Any:
+    def _arguments(self, folder: Path, steps: int) -> Any:
         settings = self.recipe.trainer
         return training_arguments(
             folder,
-            max_steps=settings.steps,
+            max_steps=steps,
             per_device_train_batch_size=settings.batch_questions,
             gradient_accumulation_steps=settings.gradient_accumulation,
             learning_rate=settings.learning_rate,
@@ -333,6 +380,11 @@ class Pipeline:
 
     # ------------------------------------------------------------------------------------------------------- the parts
 
+    def _objectives(self) -> dict[str, Objective]:
+        """Fresh ones: their schedules start anew with each teacher."""
+        settings = self.recipe.objective_settings
+        return {name: build(name, settings.get(name, {})) for name in self.recipe.objective}
+
     def _leg_student(self, number: int) -> Path:
         return self.run.checkpoints / f"student-{number + 1}"
 
@@ -343,13 +395,13 @@ class Pipeline:
             return initial if initial is not None else load_model(self.student.folder, attn=attention)
         return load_model(self._leg_student(leg.number - 1), attn=attention)
 
-    def _load_teacher(self, leg: Leg) -> MaskedTeacher:
+    def _masked(self, teacher: Party) -> MaskedTeacher:
         mask = self.recipe.masters.mask
-        model = load_model(leg.teacher.folder, attn=self.recipe.trainer.attention)
+        model = load_model(teacher.folder, attn=self.recipe.trainer.attention)
         if torch.cuda.is_available():
             model.to("cuda")
         model.requires_grad_(False)
-        return MaskedTeacher(model, leg.teacher.folder, leg.teacher.family, mask.scope, mask.exclude)
+        return MaskedTeacher(model, teacher.folder, teacher.family, mask.scope, mask.exclude)
 
     def _identity(self) -> dict[str, Any]:
         import accelerate
@@ -372,7 +424,6 @@ class Pipeline:
             },
             "threads": torch.get_num_threads(),
             "seed": self.recipe.trainer.seed,
-            "schedule": [{"teacher": leg.teacher.name, "mask_ratios": leg.ratios} for leg in self.legs],
         }
 
     def _close(self, before: Evaluation, after: Evaluation) -> dict[str, Any]:

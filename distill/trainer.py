@@ -94,9 +94,10 @@ class StepProgress(TrainerCallback):
     ) -> None:
         """Show the figures just logged beside the title."""
         if self._bar is not None and logs:
-            keys = ("mask", "loss", "jsd", "r_acc")
+            mask = f", mask {float(logs['mask']):.2f}" if "mask" in logs else ""
+            keys = ("loss", "jsd", "r_acc")
             shown = "  ".join(f"{key} {float(logs[key]):.4g}" for key in keys if key in logs)
-            text = f"{self.title}  {shown}"
+            text = f"{self.title}{mask}, step {state.global_step} of {state.max_steps}  {shown}"
             self._bar.update(self._task, completed=state.global_step, description=text)
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:

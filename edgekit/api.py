@@ -98,6 +98,68 @@ def distill(
     return pipeline.go(run)
 
 
+def probe(
+    teacher: Path | str,
+    *,
+    data: str | None = None,
+    questions: int = 512,
+    step: float = 0.05,
+    max_drop: float = 2.0,
+    scoring: str | None = None,
+    scope: str = "all",
+    exclude: list[str] | None = None,
+    seed: int = 0,
+    max_new_tokens: int = 16,
+    threads: int | None = None,
+    out: Path = Path("edgekit-probe"),
+) -> tuple[dict[str, Any], list[Path]]:
+    """Measure a teacher at rising mask ratios, and propose r_max.
+
+    Args:
+        teacher: Hugging Face folder, hub name or `demo:teacher`.
+        data: Data spec; the train data of the workspace's recipe when None, the demo's where there is none.
+        questions: How many, drawn uniformly.
+        step: Between ratios, in (0, 1).
+        max_drop: Accuracy that may be lost before the cliff, points of 100.
+        scoring: Metric.
+        scope: all, language or vision.
+        exclude: Patterns of weight names to leave whole.
+        seed: Of the draw.
+        max_new_tokens: Longest answer.
+        threads: CPU threads.
+        out: Folder for `<teacher>.json` and, where matplotlib is installed, `<teacher>.svg`.
+    Returns:
+        The sweep, and the files written.
+    """
+    from edgekit.distill.probe import probe_checkpoint
+    from edgekit.recipe import demo_recipe_path, load_recipe, resolve_checkpoint
+    from edgekit.workspace import Workspace
+
+    place = Workspace.find(Path.cwd())
+    path = place.recipe_path if place.recipe_path.exists() else demo_recipe_path()
+    if data is None or scoring is None:
+        recipe = load_recipe(path)
+        if data is None:
+            data = recipe.data.train
+            note(f"Asking the train questions of {'the demo' if path == demo_recipe_path() else path.name}, {data}.")
+            scoring = scoring or recipe.data.scoring
+    folder = resolve_checkpoint(str(teacher), place.folder)
+    return probe_checkpoint(
+        folder,
+        data,
+        out,
+        questions=questions,
+        step=step,
+        max_drop=max_drop / 100,
+        scoring=scoring or "exact",
+        scope=scope,
+        exclude=tuple(exclude or ()),
+        seed=seed,
+        max_new_tokens=max_new_tokens,
+        threads=threads,
+    )
+
+
 def demo_cards() -> dict[str, dict[str, Any]]:
     """The cards of the shipped demo models."""
     from edgekit.demo import cards

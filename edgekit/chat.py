@@ -87,18 +87,21 @@ def _compiled(template: str) -> Template:
     return _environment().from_string(template)
 
 
-def render(template: str, messages: list[Message], special: dict[str, str] | None = None) -> str:
-    """The prompt for the assistant's next turn.
+def render(
+    template: str, messages: list[Message], special: dict[str, str] | None = None, *, generation_prompt: bool = True
+) -> str:
+    """The prompt for the assistant's next turn, or the conversation alone.
 
     Args:
         template: Jinja source; run in a sandbox.
         messages: Roles and contents.
         special: Special tokens the template may name, such as bos_token.
+        generation_prompt: Open the assistant's turn.
     Raises:
         DataError: the template refuses these messages.
     """
     try:
-        return _compiled(template).render(messages=messages, add_generation_prompt=True, **(special or {}))
+        return _compiled(template).render(messages=messages, add_generation_prompt=generation_prompt, **(special or {}))
     except Exception as error:  # a stranger's program: it may divide by zero as well as refuse
         why = str(error) or type(error).__name__
         raise DataError("The model's chat template refuses these messages.", why=why) from error

@@ -95,6 +95,25 @@ class Processor:
         ids = self.tokenizer.encode(text, add_special_tokens=False).ids
         return Inputs(np.array([ids], dtype=np.int64), pixels)
 
+    def answer_ids(self, messages: list[Message], answer: str) -> list[int]:
+        """Token ids of an answer as the template writes it after its own prompt, its end token included.
+
+        Raises:
+            DataError: the template does not continue its generation prompt when it writes the answer.
+        """
+        turn = {"role": "assistant", "content": [{"type": "text", "text": answer}]}
+        prompt = render(self.template, messages, self.special)
+        whole = render(self.template, [*messages, turn], self.special, generation_prompt=False)
+        if not whole.startswith(prompt):
+            raise DataError(
+                "The chat template writes an answer in another way than it asks for one.",
+                why="So it cannot be said which tokens the model should learn to write.",
+            )
+        ids: list[int] = self.tokenizer.encode(whole[len(prompt) :], add_special_tokens=False).ids
+        special = {number for number, token in self.tokenizer.get_added_tokens_decoder().items() if token.special}
+        end = next((place for place, number in enumerate(ids) if number in special), len(ids))
+        return ids[: end + 1]
+
     def decode(self, ids: list[int]) -> str:
         """Text of generated tokens, special tokens left out, without the space that opens an answer."""
         text: str = self.tokenizer.decode(ids, skip_special_tokens=True)

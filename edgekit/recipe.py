@@ -31,8 +31,12 @@ class Model:
 
     checkpoint: str
     """Hugging Face folder or hub name; `demo:teacher`, `demo:mid` and `demo:student` are the built-in ones."""
-    r_max: float | None = None
-    """Teachers only: this one's own first mask ratio, in [0, 1); `masters.mask.r_max` when absent."""
+    r_max: float | Literal["auto"] | None = None
+    """Teachers only: this one's own first mask ratio, in [0, 1), or auto; `masters.mask.r_max` when absent."""
+    r_step: float | None = None
+    """Teachers only: this one's own fall of the ratio, in (0, 1); `masters.mask.step` when absent."""
+    steps: int | None = None
+    """Teachers only: optimiser steps with this one; `trainer.steps` when absent."""
 
 
 @dataclass(frozen=True)
@@ -55,14 +59,26 @@ class Data:
 class Mask:
     """Eq. 1-3: which teacher weights are hidden, and how the ratio falls."""
 
-    r_max: float = 0.2
-    """Mask ratio of the first stage, in [0, 1)."""
+    r_max: float | Literal["auto"] = 0.2
+    """Mask ratio of the first stage, in [0, 1); auto probes each teacher and takes the largest before its cliff."""
     step: float = 0.05
     """Fall of the ratio from stage to stage."""
     scope: Literal["all", "language", "vision"] = "all"
     """Linear layers of which part; embeddings, norms, biases and lm_head are never masked."""
     exclude: tuple[str, ...] = ()
     """Module-name patterns (fnmatch) that are left whole."""
+
+
+@dataclass(frozen=True)
+class Probe:
+    """How `r_max: auto` finds the cliff."""
+
+    questions: int = 512
+    """Train questions it asks, if possible none that the run learns from."""
+    step: float = 0.05
+    """Between ratios."""
+    max_drop: float = 2.0
+    """Accuracy that may be lost before it counts as the cliff, in points of 100."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +121,7 @@ class Masters:
     """The distillation itself."""
 
     mask: Mask = field(default_factory=Mask)
+    probe: Probe = field(default_factory=Probe)
     gen_data: GenData = field(default_factory=GenData)
     rewards: Rewards = field(default_factory=Rewards)
     grpo_weight: float = 1.0
@@ -195,8 +212,8 @@ class Recipe:
     masters: Masters = field(default_factory=Masters)
     objective: dict[str, float] = field(default_factory=lambda: {"jsd": 1.0})
     """Distillation objectives and their weights."""
-    jsd_beta: float = 0.5
-    """b of the generalised Jensen-Shannon divergence."""
+    objective_settings: dict[str, dict[str, int | float | str]] = field(default_factory=dict)
+    """Settings of the objectives, by name: `{jsd: {beta: 0.5}}`; docs/objectives.md lists them."""
     trainer: Trainer = field(default_factory=Trainer)
     exports: tuple[Export, ...] = ()
     bench: Bench = field(default_factory=Bench)
@@ -208,10 +225,20 @@ class Recipe:
         value = schema.to_json(self)
         return sha256_json({key: value[key] for key in value if key not in ("exports", "bench", "gates", "name")})
 
-    def r_max(self, teacher: int) -> float:
+    def r_max(self, teacher: int) -> float | Literal["auto"]:
         """First mask ratio of one teacher of the ladder."""
         own = self.teachers[teacher].r_max
         return self.masters.mask.r_max if own is None else own
+
+    def r_step(self, teacher: int) -> float:
+        """Fall of the mask ratio from stage to stage of one teacher."""
+        own = self.teachers[teacher].r_step
+        return self.masters.mask.step if own is None else own
+
+    def steps(self, teacher: int) -> int:
+        """Optimiser steps with one teacher."""
+        own = self.teachers[teacher].steps
+        return self.trainer.steps if own is None else own
 
 
 def demo_recipe_path() -> Path:
@@ -267,7 +294,7 @@ def resolve_checkpoint(name: str, base: Path | None = None) -> Path:
     """The folder behind a checkpoint name.
 
     Args:
-        name: Folder, `demo:teacher`, `demo:mid`, `demo:student`, or a hub name (`org/model`, fetched if it is reachable).
+        name: Folder, `demo:teacher`, `demo:mid`, `demo:student`, or a hub name (`org/model`, fetched if it can be).
         base: Folder that relative names start from.
     Raises:
         CheckpointError: nothing there.
@@ -275,7 +302,9 @@ def resolve_checkpoint(name: str, base: Path | None = None) -> Path:
     if name.startswith("demo:"):
         folder = Path(str(files("edgekit.demo") / "weights")) / name.removeprefix("demo:")
         if not folder.is_dir():
-            raise CheckpointError(f"There is no demo model {name!r}.", fix="There are: demo:teacher, demo:mid, demo:student.")
+            raise CheckpointError(
+                f"There is no demo model {name!r}.", fix="There are: demo:teacher, demo:mid, demo:student."
+            )
         return folder
     for folder in (Path(name), *([base / name] if base else [])):
         if folder.is_dir():
@@ -317,8 +346,11 @@ def _set(value: Any, dotted: str, item: Any) -> None:
 
 
 _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "masters.mask.r_max": (lambda v: 0 <= v < 1, "in [0, 1)"),
+    "masters.mask.r_max": (lambda v: v == "auto" or 0 <= v < 1, "in [0, 1), or auto"),
     "masters.mask.step": (lambda v: 0 < v < 1, "in (0, 1)"),
+    "masters.probe.questions": (lambda v: v >= 1, "at least 1"),
+    "masters.probe.step": (lambda v: 0 < v < 1, "in (0, 1)"),
+    "masters.probe.max_drop": (lambda v: 0 <= v <= 100, "in [0, 100]"),
     "masters.gen_data.teacher_responses": (lambda v: v >= 0, "at least 0"),
     "masters.gen_data.student_responses": (lambda v: v >= 0, "at least 0"),
     "masters.gen_data.temperature": (lambda v: v > 0, "above 0"),
@@ -330,7 +362,6 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "masters.gen_data.shard_questions": (lambda v: v >= 1, "at least 1"),
     "masters.grpo_weight": (lambda v: v >= 0, "at least 0"),
     "masters.kl_beta": (lambda v: v >= 0, "at least 0"),
-    "jsd_beta": (lambda v: 0 < v < 1, "in (0, 1)"),
     "trainer.steps": (lambda v: v >= 1, "at least 1"),
     "trainer.batch_questions": (lambda v: v >= 1, "at least 1"),
     "trainer.gradient_accumulation": (lambda v: v >= 1, "at least 1"),
@@ -360,14 +391,26 @@ def _check(recipe: Recipe) -> list[str]:
     if not recipe.teachers:
         problems.append("teachers: at least one is needed")
     for number, teacher in enumerate(recipe.teachers):
-        if teacher.r_max is not None and not 0 <= teacher.r_max < 1:
-            problems.append(f"teachers[{number}].r_max: {teacher.r_max!r} is not in [0, 1)")
+        where = f"teachers[{number}]"
+        if teacher.r_max not in (None, "auto") and not 0 <= float(teacher.r_max) < 1:
+            problems.append(f"{where}.r_max: {teacher.r_max!r} is not in [0, 1), or auto")
+        if teacher.r_step is not None and not 0 < teacher.r_step < 1:
+            problems.append(f"{where}.r_step: {teacher.r_step!r} is not in (0, 1)")
+        if teacher.steps is not None and teacher.steps < 1:
+            problems.append(f"{where}.steps: {teacher.steps!r} is not at least 1")
     if recipe.masters.gen_data.teacher_responses + recipe.masters.gen_data.student_responses < 1:
         problems.append("masters.gen_data: teacher_responses and student_responses are both 0")
     if not recipe.name or not all(c.isalnum() or c in "-_." for c in recipe.name) or recipe.name.startswith("."):
         problems.append(f"name: {recipe.name!r} is no plain folder name (letters, digits, '-', '_', '.')")
     if recipe.name == "latest":
         problems.append("name: 'latest' is taken for the newest run")
+    if not recipe.objective:
+        problems.append("objective: at least one is needed")
+    for name, weight in recipe.objective.items():
+        if weight < 0:
+            problems.append(f"objective.{name}: {weight!r} is not at least 0")
+    for name in sorted(set(recipe.objective_settings) - set(recipe.objective)):
+        problems.append(f"objective_settings.{name}: {name!r} is not among the objectives")
     problems += _check_names(recipe)
     return problems
 

@@ -19,9 +19,15 @@ RECIPE_NAME = "edgekit.yaml"
 
 @dataclass(frozen=True)
 class Run:
-    """One run's folder: recipe.yaml, manifest.json, responses/, checkpoints/, student/, bundles/, reports/."""
+    """One run's folder: recipe.yaml, manifest.json, responses/, checkpoints/, student/, bundles/, reports/.
+
+    Attributes:
+        folder: Its own.
+        shared: Folder of questions and responses that several runs use; its own when None.
+    """
 
     folder: Path
+    shared: Path | None = None
 
     @property
     def name(self) -> str:
@@ -29,9 +35,14 @@ class Run:
         return self.folder.name
 
     @property
+    def questions(self) -> Path:
+        """Parquet shards of the train questions."""
+        return (self.shared or self.folder) / "questions"
+
+    @property
     def responses(self) -> Path:
         """Parquet shards of Gen-Data."""
-        return self.folder / "responses"
+        return (self.shared or self.folder) / "responses"
 
     @property
     def checkpoints(self) -> Path:

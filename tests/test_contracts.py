@@ -45,7 +45,7 @@ MINIMAL = {
 def test_defaults_are_the_papers() -> None:
     recipe = read_recipe(MINIMAL)
     mask, gen = recipe.masters.mask, recipe.masters.gen_data
-    assert (mask.r_max, mask.step, recipe.masters.kl_beta, recipe.jsd_beta) == (0.2, 0.05, 0.1, 0.5)
+    assert (mask.r_max, mask.step, recipe.masters.kl_beta, recipe.objective) == (0.2, 0.05, 0.1, {"jsd": 1.0})
     assert (gen.teacher_responses, gen.student_responses) == (4, 4)
     assert (gen.temperature, gen.top_p, gen.top_k, gen.repetition_penalty) == (1.0, 0.9, 50, 1.05)
     assert (recipe.trainer.learning_rate, recipe.trainer.schedule) == (1e-6, "constant")
@@ -149,7 +149,7 @@ def test_runs_resume_by_recipe(tmp_path: Path) -> None:
     recipe = read_recipe(MINIMAL)
     run = place.open_run(recipe)
     assert place.open_run(recipe) == run
-    other = read_recipe({**MINIMAL, "jsd_beta": 0.3})
+    other = read_recipe({**MINIMAL, "objective_settings": {"jsd": {"beta": 0.3}}})
     assert place.open_run(other).name == "masters-2"
     assert place.open_run(other).name == "masters-2"
     assert place.open_run(recipe, fresh=True).name == "masters-3"

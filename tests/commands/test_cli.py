@@ -159,7 +159,7 @@ def test_the_whole_line(place: Path) -> None:
 
 
 def test_recipes_gone_wrong(place: Path) -> None:
-    change(place, trainer={"stepz": 2}, jsd_beta=3)
+    change(place, trainer={"stepz": 2}, objective_settings={"taid": {}})
     fails("has 1 problem: trainer.stepz: unknown key, did you mean 'steps'?", "distill", folder=place)
     fails("is not KEY=VALUE", "distill", "--set", "x", folder=place)
     fails("Cannot read the recipe", "distill", "none.yaml", folder=place)

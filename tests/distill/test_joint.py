@@ -176,7 +176,7 @@ def test_prompts_of_models_with_other_image_sizes_are_their_own(
     path.write_text(json.dumps({**json.loads(path.read_text()), "image_mean": [0.4, 0.4, 0.4]}))
     other = Processor.load(folder)
     image = ImageRef(path=next(iter(read("easy-vqa:test", limit=1))).images[0].path)
-    rows = [{"token_ids": [5], "r_acc": 0.0, "text": "x", "ref_logp": [-1.0]}]
+    rows = [{"token_ids": [5], "r_acc": 0.0, "text": "x", "source": "teacher", "ref_logp": [-1.0]}]
     from edgekit.distill.joint import Item
 
     item = Item(Sample("a", (image,), ask("q"), "x"), rows)

@@ -9,7 +9,7 @@ import torch
 
 from edgekit.distill.judges import rule
 from edgekit.distill.loss import Group, Weights, joint_loss, k3, row_means
-from edgekit.distill.objectives import jsd
+from edgekit.distill.objectives.jsd import jsd
 from edgekit.distill.rewards import distill_rewards, group_advantages
 
 
@@ -20,18 +20,18 @@ def test_jsd_by_hand() -> None:
     expected = 0.5 * (0.5 * math.log(0.5 / middle[0]) + 0.5 * math.log(0.5 / middle[1])) + 0.5 * (
         0.25 * math.log(0.25 / middle[0]) + 0.75 * math.log(0.75 / middle[1])
     )
-    assert jsd.per_token(student, teacher).item() == pytest.approx(expected, rel=1e-5)
+    assert jsd(student, teacher).item() == pytest.approx(expected, rel=1e-5)
     # b weighs the teacher's side: b -> 0 leaves (1 - b) KL(p_S, m) with m -> p_S, which is 0.
-    assert jsd.per_token(student, teacher, beta=1e-6).item() == pytest.approx(0, abs=1e-5)
+    assert jsd(student, teacher, 1e-6).item() == pytest.approx(0, abs=1e-5)
 
 
 def test_jsd_bounds_and_zero() -> None:
     logits = torch.randn(5, 11)
-    assert jsd.per_token(logits, logits).abs().max() < 1e-6
-    apart = jsd.per_token(torch.tensor([[60.0, 0.0]]), torch.tensor([[0.0, 60.0]]))
+    assert jsd(logits, logits).abs().max() < 1e-6
+    apart = jsd(torch.tensor([[60.0, 0.0]]), torch.tensor([[0.0, 60.0]]))
     assert apart.item() == pytest.approx(math.log(2), rel=1e-5)
     swapped = torch.randn(5, 11)
-    assert torch.allclose(jsd.per_token(logits, swapped), jsd.per_token(swapped, logits), atol=1e-6)
+    assert torch.allclose(jsd(logits, swapped), jsd(swapped, logits), atol=1e-6)
 
 
 def test_jsd_gradient() -> None:
@@ -45,13 +45,13 @@ def test_jsd_gradient() -> None:
 
     assert torch.autograd.gradcheck(double, (student,))
     (expected,) = torch.autograd.grad(double(student), student)
-    (got,) = torch.autograd.grad(jsd.per_token(student, teacher, beta=0.7).sum(), student)
+    (got,) = torch.autograd.grad(jsd(student, teacher, beta=0.7).sum(), student)
     assert torch.allclose(got, expected, atol=1e-5)
 
 
 def test_jsd_leaves_the_teacher_alone() -> None:
     teacher = torch.randn(2, 3, requires_grad=True)
-    jsd.per_token(torch.randn(2, 3, requires_grad=True), teacher).sum().backward()
+    jsd(torch.randn(2, 3, requires_grad=True), teacher).sum().backward()
     assert teacher.grad is None
 
 
@@ -93,6 +93,8 @@ def _group() -> Group:
         r_acc=torch.tensor([1.0, 0.0]),
         present=torch.tensor([True, True]),
         ref_logp=torch.tensor([-0.5, -1.0, -1.0]),
+        from_teacher=torch.tensor([[True, False, False]]),
+        reference=torch.tensor([-1]),
     )
 
 
