@@ -175,7 +175,7 @@ class Pipeline:
 
     def _probed(self, number: int, teacher: Party) -> float:
         """The r_max that a probe of this teacher proposes; kept in the run's reports."""
-        path = self.run.reports / f"probe-{number + 1}.json"
+        path = self.run.reports / f"probe-{teacher.hash[:12]}.json"
         if not path.exists():
             settings, data = self.recipe.masters.probe, self.recipe.data
             taken = set(self._question_ids())

@@ -98,6 +98,43 @@ def distill(
     return pipeline.go(run)
 
 
+def ablate(
+    recipe: Path | None = None,
+    *,
+    arms: list[str] | None = None,
+    seeds: int = 3,
+    name: str | None = None,
+    overrides: dict[str, str] | None = None,
+    workspace: Path | None = None,
+) -> tuple[dict[str, Any], Path]:
+    """Run the arms of an ablation, or go on with it.
+
+    Args:
+        recipe: YAML of full MASTERS; the workspace's edgekit.yaml, else the built-in ablation's, when None.
+        arms: Names; all when None.
+        seeds: Runs of each.
+        name: Folder name below runs/; `<recipe name>-ablation` when None.
+        overrides: Dotted key -> YAML text.
+        workspace: The folder; found from the current one when None.
+    Returns:
+        The report, and the ablation's folder.
+    """
+    from edgekit.distill.ablate import Ablation
+    from edgekit.recipe import ablation_recipe_path, load_recipe
+    from edgekit.workspace import Workspace
+
+    place = Workspace.find(workspace or Path.cwd())
+    path = recipe or place.recipe_path
+    if recipe is None and not path.exists():
+        path = ablation_recipe_path()
+        note(f"No edgekit.yaml in {place.folder}: using the built-in ablation of the demo.")
+    resolved = load_recipe(path, overrides)
+    folder = place.runs / (name or (resolved.name if path == ablation_recipe_path() else f"{resolved.name}-ablation"))
+    base = place.folder if path == ablation_recipe_path() else path.resolve().parent
+    note(f"Ablation in {folder}")
+    return Ablation(resolved, base, folder, arms, seeds).go(), folder
+
+
 def probe(
     teacher: Path | str,
     *,

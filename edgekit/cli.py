@@ -13,7 +13,21 @@ from typer.core import TyperGroup
 from edgekit import __version__
 from edgekit.errors import EdgekitError
 
-VERBS = ("init", "distill", "probe", "export", "verify", "bench", "run", "data", "targets", "devices", "doctor", "demo")
+VERBS = (
+    "init",
+    "distill",
+    "ablate",
+    "probe",
+    "export",
+    "verify",
+    "bench",
+    "run",
+    "data",
+    "targets",
+    "devices",
+    "doctor",
+    "demo",
+)
 
 
 class Group(TyperGroup):

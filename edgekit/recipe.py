@@ -246,6 +246,11 @@ def demo_recipe_path() -> Path:
     return Path(str(files("edgekit.demo") / "demo.yaml"))
 
 
+def ablation_recipe_path() -> Path:
+    """The built-in ablation's recipe."""
+    return Path(str(files("edgekit.demo") / "ablation.yaml"))
+
+
 def load_recipe(path: Path, overrides: Mapping[str, str] | None = None) -> Recipe:
     """Read a recipe.
 

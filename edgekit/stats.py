@@ -77,6 +77,15 @@ def paired(new: ArrayLike, old: ArrayLike, *, draws: int = 10_000, seed: int = 0
     return Paired(float(difference.mean()), (float(low), float(high)), p_value, gained, lost)
 
 
+def seeds_interval(differences: ArrayLike, *, level: float = 0.95) -> tuple[float, float]:
+    """Student's t interval of the mean of a few differences, one per seed; at least 2."""
+    from scipy.stats import t
+
+    values = np.asarray(differences, dtype=float)
+    half = float(t.ppf((1 + level) / 2, len(values) - 1)) * float(values.std(ddof=1)) / math.sqrt(len(values))
+    return float(values.mean()) - half, float(values.mean()) + half
+
+
 def median_interval(samples: ArrayLike, *, draws: int = 2000, seed: int = 0) -> tuple[float, float]:
     """Percentile-bootstrap 95 % interval of a median, in the samples' own unit."""
     values = np.asarray(samples, dtype=float)

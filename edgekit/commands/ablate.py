@@ -1,0 +1,52 @@
+"""`edgekit ablate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgekit.console import note, print_json, print_text
+
+
+def command(
+    recipe: Annotated[
+        Path | None,
+        typer.Argument(
+            help="Recipe of full MASTERS; edgekit.yaml of this workspace, else the built-in demo's.", show_default=False
+        ),
+    ] = None,
+    arms: Annotated[
+        str | None,
+        typer.Option(
+            help="Some of jsd,mid,mask,rewards,full,full_without_mid,taid,align_kd; all by default.",
+            show_default=False,
+        ),
+    ] = None,
+    seeds: Annotated[int, typer.Option(help="Runs of each arm; fewer than 3 prove nothing.", min=1)] = 3,
+    name: Annotated[str | None, typer.Option(help="Folder name below runs/.", show_default=False)] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Override a setting of the recipe; may be repeated.", show_default=False
+        ),
+    ] = None,
+    json_out: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+) -> None:
+    """Run MASTERS with parts of it left out, at equal compute, and compare; the same command resumes.
+
+    Example:  edgekit ablate --arms jsd,full --seeds 3
+    """
+    from edgekit import api
+    from edgekit.distill.ablate import markdown
+
+    chosen = [arm.strip() for arm in arms.split(",")] if arms is not None else None
+    report, folder = api.ablate(
+        recipe, arms=chosen, seeds=seeds, name=name, overrides=api.parse_overrides(overrides or [])
+    )
+    if json_out:
+        print_json(report)
+        return
+    print_text(markdown(report).rstrip())
+    note(f"Wrote {folder}/report.md, report.json and the plot gain.svg where matplotlib is installed.")
