@@ -177,7 +177,7 @@ class Ablation:
         # The untouched student is the same everywhere, and so is a probe of the same teacher: measured once.
         for path in sorted(self.folder.glob("seed-*/*/reports/accuracy-before.json"))[:1]:
             self._share(path, run.reports / path.name)
-        for path in sorted(self.folder.glob(f"seed-{seed}/*/reports/probe-*.json")):
+        for path in sorted(self.folder.glob("seed-*/*/reports/probe-*.json")):
             self._share(path, run.reports / path.name)
         write_text(run.folder / "recipe.yaml", dump_recipe(arm))
         Pipeline(arm, self.base).go(run)
