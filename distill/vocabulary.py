@@ -8,6 +8,8 @@ projection this costs one student and one teacher projection more than the dense
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -19,8 +21,12 @@ from torch.utils.checkpoint import checkpoint
 from edgekit.distill.objectives import Objective
 from edgekit.distill.objectives.jsd import Loss as JsdLoss
 
-# float32 values of one chunk of logits: 64 MB, large enough for full-speed products, small beside any model.
-CHUNK_VALUES = 1 << 24
+# Float32 values of one block of logits: large enough for full-speed products, small beside any model.
+CHUNK_VALUES = {"cpu": 1 << 23, "cuda": 1 << 26}
+# Float32 values that are worked on at a time within a block.
+ROW_VALUES = 1 << 21
+# Bytes of a batch's shares that may be kept for the backward pass instead of being made again.
+KEEP_BYTES = {"cpu": 1 << 29, "cuda": 1 << 30}
 
 
 class Terms(NamedTuple):
@@ -55,12 +61,14 @@ def answer_terms(
     Returns:
         Float32 terms with gradients to the student's states and head.
     """
-    size = rows or max(1, CHUNK_VALUES // vocab)
+    place = student[0].device.type
+    size = rows or max(1, CHUNK_VALUES.get(place, CHUNK_VALUES["cuda"]) // vocab)
     names = list(objectives)
     fast = _jsd_of(objectives, student[1], teacher[1])
     if fast is not None:
         (ours, theirs), beta = (student[1].weight, teacher[1].weight), fast
-        logp, loss = _Jsd.apply(student[0], ours, teacher[0], theirs, ids, beta, vocab, size)  # type: ignore[no-untyped-call]
+        keep = KEEP_BYTES.get(place, KEEP_BYTES["cuda"])
+        logp, loss = _Jsd.apply(student[0], ours, teacher[0], theirs, ids, beta, vocab, size, keep)  # type: ignore[no-untyped-call]
         return Terms(logp, {names[0]: loss})
 
     def chunk(hidden: Tensor, other: Tensor, wanted: Tensor) -> tuple[Tensor, ...]:
@@ -86,53 +94,63 @@ def _jsd_of(objectives: Mapping[str, Objective], *heads: nn.Module) -> float | N
 
 
 class _Jsd(torch.autograd.Function):
-    """Log-probability of the token and JSD, chunk by chunk, with the gradient written out.
+    """Log-probability of the token and JSD with the gradient written out, block by block.
 
     With m = b p_T + (1 - b) p_S:  dJSD/dz_S = (1 - b) p_S (ln(p_S / m) - KL(p_S, m)),  dlogp/dz_S = onehot - p_S.
+    So the backward pass needs ln p_S and ln(p_S / m). Both are kept of the first tokens, as many as `keep` bytes hold,
+    and made again for the others. All that is done on a block happens in its two buffers, a few rows at a time.
     """
 
     @staticmethod
     def forward(
         ctx: Any, hidden: Tensor, head: Tensor, other: Tensor, other_head: Tensor, ids: Tensor, beta: float,
-        vocab: int, size: int,
+        vocab: int, size: int, keep: int,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         kind = _product_dtype(hidden)
         ours, theirs = head[:vocab].to(kind), other_head[:vocab].to(kind)
         logp, loss, own = (torch.empty(len(ids), dtype=torch.float32, device=hidden.device) for _ in range(3))
-        for start in range(0, len(ids), size):
-            at = slice(start, start + size)
-            s, t = _log_shares(hidden[at], ours), _log_shares(other[at], theirs)
+        kept: list[Tensor] = []
+        fit = keep // (8 * vocab) if any(ctx.needs_input_grad[:2]) else 0
+        blocks = _blocks(len(ids), fit, size)
+        for number, at in enumerate(blocks):
+            s, t = _logits(hidden[at], ours), _logits(other[at], theirs)
+            for rows in _rows(s):
+                _divergence(s[rows], t[rows], beta, loss[at][rows], own[at][rows])
             logp[at] = s.gather(1, ids[at].unsqueeze(1)).squeeze(1)
-            p_s, p_t = s.exp(), t.exp()
-            m = _log_mixture(p_s, p_t, beta)
-            own[at] = p_s.mul_(s.sub_(m)).sum(-1)
-            loss[at] = beta * p_t.mul_(t.sub_(m)).sum(-1) + (1 - beta) * own[at]
-        ctx.save_for_backward(hidden, head, other, other_head, ids, own)
-        ctx.settings = (beta, vocab, size, kind)
+            if number == 0 and fit:
+                kept = [s, t]
+            del s, t
+        ctx.save_for_backward(hidden, head, other, other_head, ids, own, *kept)
+        ctx.settings = (beta, vocab, blocks, kind)
         return logp, loss
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        hidden, head, other, other_head, ids, own = ctx.saved_tensors
-        beta, vocab, size, kind = ctx.settings
+        hidden, head, other, other_head, ids, own, *kept = ctx.saved_tensors
+        beta, vocab, blocks, kind = ctx.settings
         to_logp, to_loss = grads
         ours, theirs = head[:vocab].to(kind), other_head[:vocab].to(kind)
         back_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         back_head = torch.zeros_like(head) if ctx.needs_input_grad[1] else None
-        for start in range(0, len(ids), size):
-            at = slice(start, start + size)
-            s = _log_shares(hidden[at], ours)
-            p_t = _log_shares(other[at], theirs).exp_()
-            p_s = s.exp()
-            s.sub_(_log_mixture(p_s, p_t, beta)).sub_(own[at].unsqueeze(1))
-            s.mul_((1 - beta) * to_loss[at].unsqueeze(1)).sub_(to_logp[at].unsqueeze(1)).mul_(p_s)
-            s.scatter_add_(1, ids[at].unsqueeze(1), to_logp[at].unsqueeze(1))
-            back = s.to(kind)
+        for number, at in enumerate(blocks):
+            if number == 0 and kept:
+                s, gap = kept
+            else:
+                s, gap = _logits(hidden[at], ours), _logits(other[at], theirs)
+                for rows in _rows(s):
+                    _divergence(s[rows], gap[rows], beta)
+            for rows in _rows(s):
+                back = gap[rows].sub_(own[at][rows].unsqueeze(1))
+                back.mul_((1 - beta) * to_loss[at][rows].unsqueeze(1)).sub_(to_logp[at][rows].unsqueeze(1))
+                back.mul_(s[rows].exp())
+            gap.scatter_add_(1, ids[at].unsqueeze(1), to_logp[at].unsqueeze(1))
+            product = gap.to(kind)
             if back_hidden is not None:
-                back_hidden[at] = back @ ours
+                back_hidden[at] = product @ ours
             if back_head is not None:
-                back_head[:vocab].addmm_(back.t().to(back_head.dtype), hidden[at].to(back_head.dtype))
-        return back_hidden, back_head, None, None, None, None, None, None
+                back_head[:vocab].addmm_(product.t().to(back_head.dtype), hidden[at].to(back_head.dtype))
+            del s, gap, product
+        return back_hidden, back_head, None, None, None, None, None, None, None
 
 
 def _product_dtype(hidden: Tensor) -> torch.dtype:
@@ -141,13 +159,39 @@ def _product_dtype(hidden: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
 
 
-def _log_shares(hidden: Tensor, head: Tensor) -> Tensor:
-    """ln softmax of the logits, float32 (k, V)."""
+def _logits(hidden: Tensor, head: Tensor) -> Tensor:
+    """Float32 logits (k, V)."""
     with torch.autocast(hidden.device.type, enabled=False):
-        logits = linear(hidden.to(head.dtype), head).float()
-    return logits.sub_(logits.logsumexp(-1, keepdim=True))
+        return linear(hidden.to(head.dtype), head).float()
 
 
-def _log_mixture(p_s: Tensor, p_t: Tensor, beta: float) -> Tensor:
-    """ln(b p_T + (1 - b) p_S); where both shares are 0 in float32, the smallest number stands for them."""
-    return torch.lerp(p_s, p_t, beta).clamp_min_(torch.finfo(torch.float32).tiny).log_()
+def _blocks(tokens: int, fit: int, size: int) -> list[slice]:
+    """The first `fit` tokens as one block, the others in blocks of `size`."""
+    first = min(tokens, fit)
+    cuts = [0, *([first] if first else []), *range(first + size, tokens, size), tokens]
+    return [slice(start, end) for start, end in itertools.pairwise(cuts) if end > start]
+
+
+def _rows(block: Tensor) -> list[slice]:
+    """A few rows at a time, so that what is made on the way stays small."""
+    step = max(1, ROW_VALUES // block.shape[1])
+    return [slice(start, start + step) for start in range(0, len(block), step)]
+
+
+def _divergence(s: Tensor, t: Tensor, beta: float, loss: Tensor | None = None, own: Tensor | None = None) -> None:
+    """Logits of a few rows to ln p_S (in `s`) and ln(p_S / m) (in `t`), in place.
+
+    Args:
+        s, t: Student's and teacher's logits (k, V).
+        beta: The teacher's share of m.
+        loss, own: (k,) to fill with the JSD and KL(p_S, m).
+    """
+    s.sub_(s.logsumexp(-1, keepdim=True))
+    t.sub_(t.logsumexp(-1, keepdim=True))
+    # ln(p_S / m) = -ln((1 - b) + b p_T / p_S), which underflows nowhere.
+    gap = t.sub(s).add_(math.log(beta) - math.log1p(-beta))
+    gap = nn.functional.softplus(gap).add_(math.log1p(-beta)).neg_()
+    if loss is not None and own is not None:
+        torch.linalg.vecdot(s.exp(), gap, out=own)
+        loss.copy_(torch.linalg.vecdot(t.exp(), t.sub_(s).add_(gap))).mul_(beta).add_(own, alpha=1 - beta)
+    t.copy_(gap)
