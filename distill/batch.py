@@ -10,10 +10,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edgekit.data import ImageRef, Sample
+from edgekit.errors import CheckpointError
+from edgekit.families import Features, Grid
 from edgekit.processor import Processor
 
 
@@ -23,66 +27,118 @@ class Prompts:
 
     Attributes:
         ids: Token ids of each prompt, placeholders expanded.
-        pixels: (M, 3, H, W) tiles of the batch's distinct image sets; None without images.
-        tiles: For each prompt the rows of `pixels` that are its own, in order.
+        positions: Rotary positions of each prompt, (T,) or (3, T).
+        pixels: Parts of the batch's distinct images, as the family's `preprocess` gives them; None without images.
+        grids: Of those images.
+        images: For each prompt the numbers of its images among them, in order.
     """
 
     ids: list[list[int]]
+    positions: list[NDArray[np.int64]]
     pixels: Tensor | None
-    tiles: list[list[int]]
+    grids: list[Grid]
+    images: list[list[int]]
 
 
 @dataclass(frozen=True)
 class Embedded:
-    """Left-padded prompt embeddings.
+    """Left-padded prompts of Q questions, their pictures encoded.
 
     Attributes:
-        embeds: (Q, P, D).
+        embeds: (Q, P, D), image embeddings in their places.
         mask: (Q, P), 1 for a prompt token.
         ids: (Q, P), pad on the left.
+        positions: (Q, P), or (3, Q, P) where an axis has its own.
+        visual: (Q, P), true for an image token.
+        deepstack: For each of the first decoder layers, Q tensors (image tokens of the prompt, D); empty for most
+            families.
     """
 
     embeds: Tensor
     mask: Tensor
     ids: Tensor
+    positions: Tensor
+    visual: Tensor
+    deepstack: list[list[Tensor]]
+
+    def following(self, owners: Tensor, count: int) -> Tensor:
+        """Positions of the `count` tokens after the prompts `owners`: (R, count), or (3, R, count)."""
+        last = self.positions.amax(-1)
+        last = last.amax(0) if last.dim() == 2 else last  # a picture may be taller than wide, or wider than tall
+        after = last[owners].unsqueeze(1) + 1 + torch.arange(count, device=last.device)
+        return after.expand(*self.positions.shape[:-2], *after.shape)
+
+    def extra(self, owners: Sequence[int], count: int) -> dict[str, Any]:
+        """What the decoder takes beside embeddings, mask and positions, for prompts and `count` tokens after each."""
+        if not self.deepstack:
+            return {}
+        visual = self.visual[torch.tensor(owners, device=self.visual.device)]
+        return {
+            "visual_pos_masks": torch.nn.functional.pad(visual, (0, count)),
+            "deepstack_visual_embeds": [torch.cat([layer[q] for q in owners]) for layer in self.deepstack],
+        }
 
 
 def encode_prompts(processor: Processor, samples: Sequence[Sample]) -> Prompts:
-    """Tokenise prompts and preprocess their pictures; samples that share their pictures share the tiles."""
-    seen: dict[tuple[ImageRef, ...], tuple[list[int], list[tuple[int, int]]]] = {}
+    """Tokenise prompts and preprocess their pictures; samples that share their pictures share the pixels."""
+    family, params = processor.family, processor.params
+    seen: dict[tuple[ImageRef, ...], list[int]] = {(): []}
     parts: list[Tensor] = []
-    ids, tiles = [], []
-    count = 0
+    grids: list[Grid] = []
+    ids, positions, images = [], [], []
     for sample in samples:
         if sample.images not in seen:
-            grids: list[tuple[int, int]] = []
-            rows: list[int] = []
-            if sample.images:
-                pixels = processor.family.preprocess([image.open() for image in sample.images], processor.params)
-                parts.append(torch.from_numpy(pixels.values))
-                rows, grids = list(range(count, count + len(pixels.values))), pixels.grids
-                count += len(pixels.values)
-            seen[sample.images] = (rows, grids)
-        rows, grids = seen[sample.images]
-        text = processor.prompt(sample.messages, grids)
-        ids.append(processor.tokenizer.encode(text, add_special_tokens=False).ids)
-        tiles.append(rows)
-    return Prompts(ids, torch.cat(parts) if parts else None, tiles)
+            pixels = family.preprocess([image.open() for image in sample.images], params)
+            seen[sample.images] = list(range(len(grids), len(grids) + len(pixels.grids)))
+            parts.append(torch.from_numpy(pixels.values))
+            grids += pixels.grids
+        images.append(seen[sample.images])
+        own = [grids[number] for number in images[-1]]
+        ids.append(processor.tokenizer.encode(processor.prompt(sample.messages, own), add_special_tokens=False).ids)
+        positions.append(family.positions(ids[-1], own, params))
+    return Prompts(ids, positions, torch.cat(parts) if parts else None, grids, images)
 
 
 def embed(model: Any, processor: Processor, prompts: Prompts, pad_id: int) -> Embedded:
-    """Token embeddings with the pictures' merged in, left-padded; keeps gradients."""
+    """Left-padded prompts with their pictures encoded, each picture once; keeps gradients.
+
+    Raises:
+        CheckpointError: the encoder gives another number of embeddings than the prompts have image tokens.
+    """
     device = next(model.parameters()).device
     width = max(len(row) for row in prompts.ids)
     ids = torch.tensor([[pad_id] * (width - len(row)) + row for row in prompts.ids], device=device)
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in prompts.ids], device=device)
+    padded = [np.pad(row, [(0, 0)] * (row.ndim - 1) + [(width - row.shape[-1], 0)]) for row in prompts.positions]
+    positions = torch.from_numpy(np.stack(padded, axis=-2)).to(device)
     embeds = model.get_input_embeddings()(ids)
+    visual = (ids == model.config.image_token_id) & mask.bool()
+    deepstack: list[list[Tensor]] = []
     if prompts.pixels is not None:
-        features = processor.family.encode_images(model, prompts.pixels.to(device, embeds.dtype))
-        chosen = torch.tensor([tile for rows in prompts.tiles for tile in rows], device=device)
-        where = ((ids == model.config.image_token_id) & mask.bool()).unsqueeze(-1)
-        embeds = embeds.masked_scatter(where, features[chosen].to(embeds.dtype))
-    return Embedded(embeds, mask, ids)
+        pixels = prompts.pixels.to(device, embeds.dtype)
+        features: Features = processor.family.encode_images(model, pixels, prompts.grids)
+        _check_counts(prompts, features.counts, model.config.image_token_id)
+        embeds = embeds.masked_scatter(
+            visual.unsqueeze(-1), torch.cat(_per_prompt(prompts, features.embeds, features.counts)).to(embeds.dtype)
+        )
+        deepstack = [_per_prompt(prompts, layer, features.counts) for layer in features.deepstack]
+    return Embedded(embeds, mask, ids, positions, visual, deepstack)
+
+
+def _per_prompt(prompts: Prompts, features: Tensor, counts: list[int]) -> list[Tensor]:
+    """Rows of `features` (K, D) for the image tokens of each prompt."""
+    parts = features.split(counts)
+    return [torch.cat([features[:0], *(parts[number] for number in images)]) for images in prompts.images]
+
+
+def _check_counts(prompts: Prompts, counts: list[int], image_token_id: int) -> None:
+    for ids, images in zip(prompts.ids, prompts.images, strict=True):
+        if (places := ids.count(image_token_id)) != (given := sum(counts[number] for number in images)):
+            raise CheckpointError(
+                f"A prompt has {places} image tokens but the vision encoder gave {given} embeddings.",
+                why="The processor files of the checkpoint do not belong to its weights.",
+                fix="Copy the processor files of the model's original folder.",
+            )
 
 
 def response_hidden(
@@ -104,11 +160,14 @@ def response_hidden(
     ids = torch.tensor([[*response, *[pad_id] * (width - len(response))] for response in responses], device=device)
     real = torch.tensor([[1] * len(r) + [0] * (width - len(r)) for r in responses], device=device)
     index = torch.tensor(owners, device=device)
-    embeds = torch.cat([prompts.embeds[index], model.get_input_embeddings()(ids)], 1)
-    mask = torch.cat([prompts.mask[index], real], 1)
-    positions = (mask.cumsum(1) - 1).clamp_min(0)
-    hidden = model.base_model(
-        inputs_embeds=embeds, attention_mask=mask, position_ids=positions, use_cache=False
+    # The decoder itself is called, since a whole Qwen-VL keeps position offsets from one call to the next, and
+    # takes deepstack features only together with pixels.
+    hidden = model.get_decoder()(
+        inputs_embeds=torch.cat([prompts.embeds[index], model.get_input_embeddings()(ids)], 1),
+        attention_mask=torch.cat([prompts.mask[index], real], 1),
+        position_ids=torch.cat([prompts.positions[..., index, :], prompts.following(index, width)], -1),
+        use_cache=False,
+        **prompts.extra(owners, width),
     ).last_hidden_state
     start = prompts.embeds.shape[1] - 1
     answered: Tensor = hidden[:, start : start + width][real.bool()]

@@ -133,7 +133,9 @@ class Collator:
         )
         student = encode_prompts(self.student, samples)
         # Models that see a prompt alike share its encoding; those with other image sizes or templates do not.
-        alike = (self.teacher.params, self.teacher.template) == (self.student.params, self.student.template)
+        alike = all(
+            getattr(self.teacher, part) == getattr(self.student, part) for part in ("family", "params", "template")
+        )
         teacher = student if alike else encode_prompts(self.teacher, samples)
         responses = [list(ids) for _, ids in distinct]
         return {"batch": JointBatch([s.id for s in samples], student, teacher, responses, group)}

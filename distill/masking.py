@@ -105,11 +105,11 @@ class MaskedTeacher:
         self.model = model
         self.ratio = 0.0
         self.weights = dict(maskable(model, family, scope, exclude))
-        self._file_of = _tensor_files(folder)
-        if missing := [name for name in self.weights if name not in self._file_of]:
+        self._stored = _stored_tensors(model, folder)
+        if missing := [name for name in self.weights if name not in self._stored]:
             raise CheckpointError(
-                f"{folder} does not hold the tensor {missing[0]} under the name its model uses.",
-                why="Masks are made from the stored dense weights, by name.",
+                f"{folder} does not hold the tensor {missing[0]} by itself.",
+                why="Masks are made from the stored dense weights, tensor by tensor.",
                 fix="Save the teacher once with save_pretrained and use that folder.",
             )
 
@@ -121,13 +121,14 @@ class MaskedTeacher:
             The threshold of each masked tensor, in its own units.
         """
         thresholds = {}
-        by_file: dict[Path, list[str]] = {}
+        by_file: dict[Path, list[tuple[str, str]]] = {}
         for name in self.weights:
-            by_file.setdefault(self._file_of[name], []).append(name)
+            path, key = self._stored[name]
+            by_file.setdefault(path, []).append((name, key))
         for path, names in by_file.items():
             with safe_open(str(path), framework="pt") as stored:
-                for name in names:
-                    dense = stored.get_tensor(name)
+                for name, key in names:
+                    dense = stored.get_tensor(key)
                     thresholds[name] = magnitude_threshold(dense, ratio)
                     self.weights[name].copy_(dense.where(dense.abs().float() >= thresholds[name], 0.0))
         self.ratio = ratio
@@ -139,9 +140,25 @@ class MaskedTeacher:
         return zeros / max(1, sum(weight.numel() for weight in self.weights.values()))
 
 
-def _tensor_files(folder: Path) -> dict[str, Path]:
-    found: dict[str, Path] = {}
+def _stored_tensors(model: nn.Module, folder: Path) -> dict[str, tuple[Path, str]]:
+    """For each tensor name of the model, the file that holds it and its name there.
+
+    The names may differ: transformers keeps the hub's old layouts readable by renaming at load and back at save, so
+    its own rules are asked. A tensor it puts together from several is left out.
+    """
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import WeightConverter, rename_source_key
+
+    rules = get_model_conversion_mapping(model)
+    converters = [rule for rule in rules if isinstance(rule, WeightConverter)]
+    renamings = [rule for rule in rules if not isinstance(rule, WeightConverter)]
+    own = model.state_dict()
+    prefix = getattr(model, "base_model_prefix", None)
+    found: dict[str, tuple[Path, str]] = {}
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(str(path), framework="pt") as stored:
-            found |= dict.fromkeys(stored.keys(), path)
+            for key in stored.keys():  # noqa: SIM118 - a file handle, not a dict
+                name, converted = rename_source_key(key, renamings, converters, prefix, own)
+                if converted is None:
+                    found[name] = (path, key)
     return found

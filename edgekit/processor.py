@@ -7,6 +7,7 @@ with the Hugging Face processors is a test and a field of every report.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -15,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.chat import Message, read_chat_template, render
-from edgekit.errors import CheckpointError, DataError
-from edgekit.families import Pixels, family_of, read_optional_json
+from edgekit.errors import CheckpointError
+from edgekit.families import Grid, Pixels, family_of, read_optional_json
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -29,7 +30,7 @@ class Inputs:
 
     Attributes:
         ids: int64 (1, T), image placeholders expanded.
-        pixels: Tiles of all images; None for a prompt without one.
+        pixels: Of all images; None for a prompt without one.
     """
 
     ids: NDArray[np.int64]
@@ -71,27 +72,30 @@ class Processor:
         tokenizer.no_truncation()
         return cls(family, tokenizer, read_chat_template(folder), family.read_preprocessing(folder), _special(folder))
 
-    def prompt(self, messages: list[Message], grids: list[tuple[int, int]]) -> str:
-        """The rendered conversation with image placeholders expanded."""
+    @cached_property
+    def vocab_size(self) -> int:
+        """One above the tokenizer's highest token; a model's output head may be padded beyond it."""
+        return 1 + max(self.tokenizer.get_vocab(with_added_tokens=True).values())
+
+    def prompt(self, messages: list[Message], grids: list[Grid]) -> str:
+        """The rendered conversation with image placeholders expanded.
+
+        Raises:
+            DataError: the number of images and of image parts differ.
+        """
         text = render(self.template, messages, self.special)
         expanded: str = self.family.expand(text, grids, self.params)
         return expanded
 
     def encode(self, messages: list[Message], images: list[Image]) -> Inputs:
-        """Token ids and tiles of one prompt.
+        """Token ids and pixels of one prompt.
 
         Raises:
             DataError: the number of images and of image parts differ.
         """
         pixels = self.family.preprocess(images, self.params) if images else None
         grids = pixels.grids if pixels is not None else []
-        try:
-            text = self.prompt(messages, grids)
-        except ValueError as error:
-            raise DataError(
-                f"The prompt does not have one image part for each of its {len(images)} images.",
-                why="A literal image token in a question counts as one.",
-            ) from error
+        text = self.prompt(messages, grids)
         ids = self.tokenizer.encode(text, add_special_tokens=False).ids
         return Inputs(np.array([ids], dtype=np.int64), pixels)
 

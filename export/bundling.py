@@ -18,7 +18,7 @@ from edgekit.data import Sample
 from edgekit.errors import EdgekitError
 from edgekit.export import TARGETS
 from edgekit.export.parity import measure
-from edgekit.families import Split, family_of
+from edgekit.families import FAMILIES, Split, family_of
 from edgekit.files import new_folder
 from edgekit.processor import Inputs, Processor
 
@@ -72,6 +72,12 @@ def export_checkpoint(
     module = check_request(target, precision)
     config = check_checkpoint(checkpoint)
     family = family_of(config["model_type"])
+    if not hasattr(family, "split"):
+        raise EdgekitError(
+            f"A {config['model_type']} model cannot be exported yet.",
+            why="Its family distils, and has no split into the modules a target exports.",
+            fix=f"Families that export: {', '.join(_exporting())}.",
+        )
     processor = Processor.load(checkpoint)
     model = load_model(checkpoint)
     split: Split = family.split(model)
@@ -130,12 +136,17 @@ def baked_against_original(model: Any, family: Any, split: Split, inputs: Sequen
     pixels = torch.from_numpy(item.pixels.values)
     ids = torch.from_numpy(item.ids)
     with torch.no_grad():
-        vision = (split.vision_encoder(pixels) - family.encode_images(model, pixels)).abs().max()
+        untouched = family.encode_images(model, pixels, item.pixels.grids).embeds
+        vision = (split.vision_encoder(pixels).flatten(0, 1) - untouched).abs().max()
         whole = model(input_ids=ids, pixel_values=pixels[None], use_cache=False).logits[0, -1].numpy()
     from edgekit.export.parity import TorchModules, follow
 
     logits, _ = follow(TorchModules(split), split, item, [0], 1)
     return {"baked_vision_max_abs": float(vision), "baked_logits_max_abs": float(np.abs(logits[0] - whole).max())}
+
+
+def _exporting() -> list[str]:
+    return [name for name in FAMILIES.names() if hasattr(FAMILIES.load(name), "split")]
 
 
 def _template_file(folder: Path) -> str:

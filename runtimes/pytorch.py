@@ -63,7 +63,7 @@ class TorchSession:
         """By AutoProcessor."""
         text = self.processor.apply_chat_template(messages, add_generation_prompt=True)
         # The processor itself drops an image's place when given none, so the argument is left out then.
-        given = {"images": [image.convert("RGB") for image in images]} if images else {}
+        given = {"images": images} if images else {}
         inputs = self.processor(text=[text], return_tensors="pt", add_special_tokens=False, **given)
         self._mask = inputs.get("pixel_attention_mask")
         pixels = inputs["pixel_values"][0].numpy() if images else None

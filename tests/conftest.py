@@ -39,6 +39,22 @@ def tiny_bundle(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory)
 
 
 @pytest.fixture(scope="session")
+def tiny_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """`tiny_of(family, **settings)`: a random checkpoint of that family, made once; do not write into it."""
+    from edgekit.demo.tiny import write_checkpoint
+
+    made: dict[tuple[object, ...], Path] = {}
+
+    def make(family: str, **settings: int) -> Path:
+        key = (family, *sorted(settings.items()))
+        if key not in made:
+            made[key] = write_checkpoint(family, tmp_path_factory.mktemp(family), **{"seed": 0, **settings})
+        return made[key]
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def checkpoint_maker() -> Callable[..., Path]:
     """`make_checkpoint`, for tests that want another one."""
     return make_checkpoint

@@ -14,8 +14,10 @@ from PIL import Image
 from edgekit.chat import question, read_chat_template, render
 from edgekit.errors import CheckpointError, DataError
 from edgekit.families import idefics3, merge_images
+from edgekit.pictures import as_rgb
 from edgekit.processor import Processor
 
+MODES = ["RGB", "L", "RGBA", "P", "1", "CMYK", "LA", "PA"]
 SIZES = [(64, 64), (500, 37), (37, 500), (1, 1), (1, 300), (513, 512), (640, 480), (63, 65)]
 
 
@@ -44,13 +46,27 @@ def test_pixels_equal_the_hugging_face_processor(split: bool, edge: int, tile: i
     assert ours.grids == [(theirs["rows"][0][0], theirs["cols"][0][0])]
 
 
-@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "1", "CMYK", "LA"])
+@pytest.mark.parametrize("mode", MODES)
 def test_any_mode(tiny_checkpoint: Path, mode: str) -> None:
-    processor = Processor.load(tiny_checkpoint)
-    ours = processor.encode(question("q"), [picture((40, 30), mode)])
-    theirs = processor.encode(question("q"), [picture((40, 30), mode).convert("RGB")])
-    assert ours.pixels is not None and theirs.pixels is not None
-    np.testing.assert_array_equal(ours.pixels.values, theirs.pixels.values)
+    """Transparency too, which the reference lays over white."""
+    from transformers import AutoImageProcessor
+
+    theirs = AutoImageProcessor.from_pretrained(tiny_checkpoint, local_files_only=True)
+    ours = Processor.load(tiny_checkpoint).encode(question("q"), [picture((40, 30), mode)])
+    assert ours.pixels is not None
+    np.testing.assert_array_equal(
+        ours.pixels.values, theirs([picture((40, 30), mode)], return_tensors="np")["pixel_values"][0]
+    )
+
+
+@pytest.mark.parametrize("mode", ["RGB", "P", "L"])
+def test_a_transparent_colour_is_laid_over_white(mode: str) -> None:
+    """PNG's tRNS chunk: one colour or palette entry that stands for nothing, and no alpha channel."""
+    from transformers.image_transforms import convert_to_rgb
+
+    drawn = picture((8, 8), mode)
+    drawn.info["transparency"] = (255, 0, 0) if mode == "RGB" else 3
+    np.testing.assert_array_equal(np.asarray(as_rgb(drawn)), convert_to_rgb(drawn, return_numpy=True))
 
 
 @pytest.fixture(scope="module")

@@ -46,8 +46,10 @@ def sample(
         warp.append(TopPLogitsWarper(settings.top_p))
     rng = torch.Generator(device="cpu").manual_seed(seed)
 
+    vocab = processor.vocab_size  # rows of a padded output head beyond it mean nothing, and are no token elsewhere
+
     def draw(ids: Tensor, logits: Tensor) -> Tensor:
-        shares = warp(ids, logits.float()).softmax(-1)
+        shares = warp(ids, logits[:, :vocab].float()).softmax(-1)
         return torch.multinomial(shares.cpu(), 1, generator=rng).squeeze(1).to(logits.device)
 
     return _decode(model, embed(model, processor, prompts, _pad_id(model)), count, settings.max_new_tokens, draw)
@@ -63,20 +65,21 @@ def greedy(model: Any, processor: Processor, prompts: Prompts, max_new_tokens: i
 
 def _decode(model: Any, prompts: Embedded, count: int, new_tokens: int, choose: Any) -> list[list[list[int]]]:
     ends = _end_ids(model)
-    positions = (prompts.mask.cumsum(1) - 1).clamp_min(0)
-    out = model(
+    decoder, head = model.get_decoder(), model.get_output_embeddings()
+    out = decoder(
         inputs_embeds=prompts.embeds,
         attention_mask=prompts.mask,
-        position_ids=positions,
+        position_ids=prompts.positions,
         use_cache=True,
-        logits_to_keep=1,
+        **prompts.extra(range(len(prompts.ids)), 0),
     )
-    cache, logits = out.past_key_values, out.logits[:, -1].repeat_interleave(count, 0)
+    cache, logits = out.past_key_values, head(out.last_hidden_state[:, -1]).repeat_interleave(count, 0)
     if count > 1:
         cache.batch_repeat_interleave(count)
     mask = prompts.mask.repeat_interleave(count, 0)
     ids = prompts.ids.repeat_interleave(count, 0)
-    position = positions[:, -1:].repeat_interleave(count, 0)
+    owners = torch.arange(len(prompts.ids), device=ids.device).repeat_interleave(count)
+    positions = prompts.following(owners, new_tokens)
     rows: list[list[int]] = [[] for _ in range(len(ids))]
     open_rows = torch.ones(len(ids), dtype=torch.bool)
     for number in range(new_tokens):
@@ -88,20 +91,21 @@ def _decode(model: Any, prompts: Embedded, count: int, new_tokens: int, choose: 
             break
         ids = torch.cat([ids, chosen.unsqueeze(1)], 1)
         mask = torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
-        position = position + 1
-        out = model(
-            input_ids=chosen.unsqueeze(1),
+        out = decoder(
+            inputs_embeds=model.get_input_embeddings()(chosen.unsqueeze(1)),
             attention_mask=mask,
-            position_ids=position,
+            position_ids=positions[..., number : number + 1],
             past_key_values=cache,
             use_cache=True,
         )
-        cache, logits = out.past_key_values, out.logits[:, -1]
+        cache, logits = out.past_key_values, head(out.last_hidden_state[:, -1])
     return [rows[start : start + count] for start in range(0, len(rows), count)]
 
 
 def _end_ids(model: Any) -> set[int]:
     ends = model.generation_config.eos_token_id
+    if ends is None:
+        ends = model.config.get_text_config().eos_token_id
     return {int(ends)} if isinstance(ends, int) else {int(token) for token in ends or ()}
 
 

@@ -6,9 +6,11 @@ A family module holds:
     read_preprocessing(folder)           the image parameters of a checkpoint, as a JSON-able dict
     preprocess(images, params)           pictures -> Pixels, with pillow and numpy only
     expand(text, grids, params)          image placeholders in a rendered prompt -> what the model was trained on
+    positions(ids, grids, params)        a prompt's rotary positions: (T,), or (3, T) where an axis has its own
     PARTS                                parameter-name prefixes of "vision" and "language"
-    encode_images(model, pixel_values)   tiles -> image embeddings, with gradients
-    split(model)                         a loaded model -> Split (this one imports torch)
+    encode_images(model, pixel_values, grids)   -> Features, with gradients
+    split(model)                         a loaded model -> Split (this one imports torch); optional: a family without
+                                         it distils, but cannot be exported yet
 
 and nothing of it imports torch when the module is imported, so that a bundle can be run without torch.
 """
@@ -16,6 +18,7 @@ and nothing of it imports torch when the module is imported, so that a bundle ca
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -25,13 +28,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.errors import CheckpointError
+from edgekit.errors import CheckpointError, DataError
 from edgekit.registry import Registry
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 FAMILIES = Registry("edgekit.families", "VLM family")
+Grid = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -39,12 +43,30 @@ class Pixels:
     """What the vision encoder sees of one prompt.
 
     Attributes:
-        values: float32 (M, 3, H, W), M tiles of all images in order.
-        grids: Per image (rows, columns) of tiles; (0, 0) when the image was not split.
+        values: float32, the parts of all images in order along the first axis: tiles (M, 3, H, W), or flattened
+            patches (M, patch).
+        grids: Per image how its parts lie, in the family's own terms: idefics3 (rows, columns) of tiles, (0, 0) when
+            the image was not split; internvl (tiles,); Qwen-VL (frames, rows, columns) of patches.
     """
 
     values: NDArray[np.float32]
-    grids: list[tuple[int, int]]
+    grids: list[Grid]
+
+
+@dataclass(frozen=True)
+class Features:
+    """What the vision encoder gives for the K image tokens of some images.
+
+    Attributes:
+        embeds: (K, D), in the order of the images; they take the image tokens' places.
+        counts: Tokens of each image.
+        deepstack: (K, D) for each of the first decoder layers, added to the hidden states that leave it; empty for
+            most families.
+    """
+
+    embeds: Tensor
+    counts: list[int]
+    deepstack: tuple[Tensor, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -98,6 +120,26 @@ def family_of(model_type: str) -> ModuleType:
             fix="A family is one file in edgekit/families/; CONTRIBUTING.md shows how to add one.",
         )
     return FAMILIES.load(known[model_type])
+
+
+def plain_positions(ids: Sequence[int], grids: list[Grid], params: dict[str, Any]) -> NDArray[np.int64]:
+    """Positions (T,) of a model that counts image tokens like any other: 0, 1, 2, ..."""
+    return np.arange(len(ids), dtype=np.int64)
+
+
+def fill_places(text: str, place: str, fillings: Sequence[str]) -> str:
+    """Replace the image placeholders of a rendered prompt, each by its own filling.
+
+    Raises:
+        DataError: there are more or fewer placeholders than images.
+    """
+    first, *rest = text.split(place)
+    if len(rest) != len(fillings):
+        raise DataError(
+            f"The prompt does not have one image part for each of its {len(fillings)} images.",
+            why=f"{place!r} stands there {len(rest)} times; a literal one in a question counts too.",
+        )
+    return first + "".join(filling + after for filling, after in zip(fillings, rest, strict=True))
 
 
 def merge_images(

@@ -1,4 +1,4 @@
-"""Idefics3: the classes that SmolVLM-256M and SmolVLM-500M ship as.
+"""Idefics3, the classes that SmolVLM-256M and SmolVLM-500M ship as, and SmolVLM, which has the same parts.
 
 A SigLIP-like tower, pixel shuffle, one linear projection, a Llama decoder. Images are resized, perhaps split into
 tiles beside a global view, and each tile becomes `image_seq_len` placeholders.
@@ -14,16 +14,27 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from edgekit.families import Pixels, Split, read_image_processor, read_optional_json
+from edgekit.families import (
+    Features,
+    Grid,
+    Pixels,
+    Split,
+    fill_places,
+    plain_positions,
+    read_image_processor,
+    read_optional_json,
+)
+from edgekit.pictures import as_rgb, normalise, read_normalisation
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
-MODEL_TYPES = ("idefics3",)
+MODEL_TYPES = ("idefics3", "smolvlm")
 # Parameter-name prefixes of the two halves, for masking and for reports.
 PARTS = {"vision": ("model.vision_model.", "model.connector."), "language": ("model.text_model.",)}
 MAX_EDGE = 4096  # the Hugging Face processor's own bound on a resized image
+positions = plain_positions
 
 
 def read_preprocessing(folder: Path) -> dict[str, Any]:
@@ -44,13 +55,7 @@ def read_preprocessing(folder: Path) -> dict[str, Any]:
         "longest_edge": int(settings.get("size", {}).get("longest_edge", 4 * 364)),
         "tile": int(settings.get("max_image_size", {}).get("longest_edge", 364)),
         "split": bool(settings.get("do_image_splitting", True)),
-        "rescale_factor": float(settings.get("rescale_factor", 1 / 255)) if settings.get("do_rescale", True) else 1.0,
-        "mean": [float(v) for v in settings.get("image_mean", [0.5] * 3)]
-        if settings.get("do_normalize", True)
-        else [0.0] * 3,
-        "std": [float(v) for v in settings.get("image_std", [0.5] * 3)]
-        if settings.get("do_normalize", True)
-        else [1.0] * 3,
+        **read_normalisation(settings, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
         "image_seq_len": per_side**2,
     }
 
@@ -59,14 +64,14 @@ def preprocess(images: list[Image.Image], params: dict[str, Any]) -> Pixels:
     """Pictures to normalised tiles, as Idefics3ImageProcessor makes them.
 
     Args:
-        images: Any mode and size; a picture that turned by EXIF is not turned here (the reference does not either).
+        images: Any mode and size.
         params: From `read_preprocessing`.
     """
     tiles: list[NDArray[np.float32]] = []
-    grids: list[tuple[int, int]] = []
+    grids: list[Grid] = []
     for image in images:
-        parts, grid = _tiles(image.convert("RGB"), params)
-        tiles += [_normalise(np.asarray(part), params) for part in parts]
+        parts, grid = _tiles(as_rgb(image), params)
+        tiles += [normalise(np.asarray(part), params) for part in parts]
         grids.append(grid)
     return Pixels(values=np.stack(tiles), grids=grids)
 
@@ -116,23 +121,12 @@ def _whole_tiles(width: int, height: int, tile: int) -> tuple[int, int]:
     return width, height
 
 
-def _normalise(pixels: NDArray[np.uint8], params: dict[str, Any]) -> NDArray[np.float32]:
-    """uint8 (H, W, 3) to float32 (3, H, W); rescaled in double precision first, as the reference does."""
-    scaled = (pixels.astype(np.float64) * params["rescale_factor"]).astype(np.float32)
-    mean, std = (np.array(params[key], dtype=np.float32) for key in ("mean", "std"))
-    return np.ascontiguousarray(((scaled - mean) / std).transpose(2, 0, 1))
-
-
-def expand(text: str, grids: list[tuple[int, int]], params: dict[str, Any]) -> str:
+def expand(text: str, grids: list[Grid], params: dict[str, Any]) -> str:
     """Replace each `<image>` of a rendered prompt by the placeholders of its tiles."""
-    parts = text.split("<image>")
-    filled = [parts[0]]
-    for grid, rest in zip(grids, parts[1:], strict=True):
-        filled += [_placeholders(grid, params["image_seq_len"]), rest]
-    return "".join(filled)
+    return fill_places(text, "<image>", [_placeholders(grid, params["image_seq_len"]) for grid in grids])
 
 
-def _placeholders(grid: tuple[int, int], seq_len: int) -> str:
+def _placeholders(grid: Grid, seq_len: int) -> str:
     fake, slots = "<fake_token_around_image>", "<image>" * seq_len
     rows, cols = grid
     whole = f"{fake}<global-img>{slots}{fake}"
@@ -142,11 +136,12 @@ def _placeholders(grid: tuple[int, int], seq_len: int) -> str:
     return "".join(line + "\n" for line in lines) + "\n" + whole
 
 
-def encode_images(model: PreTrainedModel, pixel_values: Tensor) -> Tensor:
-    """Image embeddings (M, N, D) of tiles (M, 3, H, W), by the untouched model; keeps gradients."""
+def encode_images(model: PreTrainedModel, pixel_values: Tensor, grids: list[Grid]) -> Features:
+    """Embeddings of all pictures by the untouched model; keeps gradients."""
     inner: Any = model.model
-    embeddings: Tensor = inner.connector(inner.vision_model(pixel_values=pixel_values).last_hidden_state)
-    return embeddings
+    tiles: Tensor = inner.connector(inner.vision_model(pixel_values=pixel_values).last_hidden_state)
+    # A picture that was split has a tile of the whole beside its rows and columns.
+    return Features(tiles.flatten(0, 1), [(rows * cols + 1) * tiles.shape[1] for rows, cols in grids])
 
 
 def split(model: PreTrainedModel) -> Split:

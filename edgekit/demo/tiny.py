@@ -1,0 +1,242 @@
+"""Whole checkpoints of every family with random weights, a few hundred kilobytes each: for tests and dry runs.
+
+Shapes are tiny; everything else is as the hub's folders have it: special tokens, chat templates (their image and text
+parts), processor files, the layout of the configuration.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgekit.demo.architecture import END as IDEFICS3_END
+from edgekit.demo.architecture import SPECIAL as IDEFICS3_SPECIAL
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedModel
+
+QWEN_SPECIAL = (
+    "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>",
+    "<|image_pad|>", "<|video_pad|>",
+)  # fmt: skip
+INTERNVL_SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<img>", "</img>", "<IMG_CONTEXT>", "<video>")
+CHATML = (
+    "{%% for message in messages %%}%s<|im_start|>{{ message['role'] }}\n"
+    "{%% if message['content'] is string %%}{{ message['content'] }}{%% else %%}"
+    "{%% for content in message['content'] %%}"
+    "{%% if content['type'] == 'image' %%}%s{%% elif 'text' in content %%}{{ content['text'] }}{%% endif %%}"
+    "{%% endfor %%}{%% endif %%}<|im_end|>\n{%% endfor %%}"
+    "{%% if add_generation_prompt %%}<|im_start|>assistant\n{%% endif %%}"
+)
+QWEN_IMAGE = "<|vision_start|><|image_pad|><|vision_end|>"
+QWEN_SYSTEM = (
+    "{% if loop.first and message['role'] != 'system' %}"
+    "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}"
+)
+SMOLVLM_TEMPLATE = (
+    "<|im_start|>{% for message in messages %}{{message['role'] | capitalize}}"
+    "{% if message['content'][0]['type'] == 'image' %}{{':'}}{% else %}{{': '}}{% endif %}"
+    "{% for line in message['content'] %}{% if line['type'] == 'text' %}{{line['text']}}"
+    "{% elif line['type'] == 'image' %}{{ '<image>' }}{% endif %}{% endfor %}<end_of_utterance>\n{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
+)
+CLIP = {"image_mean": [0.48145466, 0.4578275, 0.40821073], "image_std": [0.26862954, 0.26130258, 0.27577711]}
+HALF = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
+IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
+STEPS = {"do_resize": True, "do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True, "do_convert_rgb": True}
+
+
+def write_checkpoint(
+    family: str, folder: Path, *, seed: int, width: int = 32, vocab_padding: int = 0, corpus: Iterable[str] = ()
+) -> Path:
+    """Write a random checkpoint of a family.
+
+    Args:
+        family: qwen2_5_vl, qwen3_vl, internvl or smolvlm.
+        folder: Where to; made if it is not there.
+        seed: Of the weights.
+        width: Of the language model, a multiple of 16.
+        vocab_padding: Rows of embedding and output head beyond the tokenizer's entries.
+        corpus: Texts the tokenizer learns merges from; models of one family with the same corpus share a tokenizer.
+    Returns:
+        The folder.
+    """
+    import torch
+
+    special, template, config_of, files = _FAMILIES[family]
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer = _tokenizer(special, corpus)
+    torch.manual_seed(seed)
+    model = _model(config_of(tokenizer, width, tokenizer.get_vocab_size() + vocab_padding))
+    ends = [tokenizer.token_to_id(IDEFICS3_END if family == "smolvlm" else "<|im_end|>"), 0]
+    model.generation_config.eos_token_id, model.generation_config.pad_token_id = ends, 0
+    model.save_pretrained(folder)
+    _write_tokenizer(tokenizer, family, template, folder)
+    for name, content in files.items():
+        (folder / name).write_text(json.dumps(content, indent=2) + "\n")
+    return folder
+
+
+def _model(config: Any) -> PreTrainedModel:
+    """An untrained model whose tiny vision tower matters as much to its answers as a trained one's."""
+    import torch
+    from transformers import AutoModelForImageTextToText
+
+    model: Any = AutoModelForImageTextToText.from_config(config, attn_implementation="eager")
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:  # at the usual scale of 0.02 all prompts look the same to so narrow a model
+                parameter.normal_(0, 0.2)
+    loaded: PreTrainedModel = model
+    return loaded
+
+
+def _tokenizer(special: Iterable[str], corpus: Iterable[str]) -> Tokenizer:
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=[AddedToken(token, special=True, normalized=False) for token in special],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(["what is there? yes no circle rectangle red blue\n", *corpus], trainer)
+    return tokenizer
+
+
+def _write_tokenizer(tokenizer: Tokenizer, family: str, template: str, folder: Path) -> None:
+    from transformers import PreTrainedTokenizerFast
+
+    named = (
+        {"start_image_token": "<img>", "end_image_token": "</img>", "context_image_token": "<IMG_CONTEXT>"}
+        | {"video_token": "<video>"}
+        if family == "internvl"
+        else {}
+    )
+    wrapped = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token=IDEFICS3_END if family == "smolvlm" else "<|im_end|>",
+        pad_token="<|endoftext|>",
+        extra_special_tokens=named,
+        model_max_length=4096,
+    )
+    wrapped.chat_template = template
+    wrapped.save_pretrained(folder)
+
+
+def _text(kind: str, tokenizer: Tokenizer, width: int, rows: int, **more: Any) -> dict[str, Any]:
+    return {
+        "model_type": kind,
+        "vocab_size": rows,
+        "hidden_size": width,
+        "intermediate_size": 2 * width,
+        "num_hidden_layers": 3,
+        "num_attention_heads": width // 16,
+        "num_key_value_heads": 1,
+        "head_dim": 16,
+        "max_position_embeddings": 4096,
+        "bos_token_id": 0,
+        "eos_token_id": 2,
+        "pad_token_id": 0,
+        "tie_word_embeddings": False,
+        **more,
+    }
+
+
+def _tokens(tokenizer: Tokenizer) -> dict[str, int]:
+    names = {"image_token_id": "image_pad", "video_token_id": "video_pad"}
+    names |= {"vision_start_token_id": "vision_start", "vision_end_token_id": "vision_end"}
+    return {key: tokenizer.token_to_id(f"<|{name}|>") for key, name in names.items()}
+
+
+def _qwen2_5_vl(tokenizer: Tokenizer, width: int, rows: int) -> Any:
+    from transformers import Qwen2_5_VLConfig
+
+    rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [2, 3, 3]}
+    vision = {"depth": 3, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2, "out_hidden_size": width}
+    vision |= {"patch_size": 14, "window_size": 56, "fullatt_block_indexes": [1]}
+    text = _text("qwen2_5_vl_text", tokenizer, width, rows, rope_parameters=rope)
+    return Qwen2_5_VLConfig(text_config=text, vision_config=vision, **_tokens(tokenizer))
+
+
+def _qwen3_vl(tokenizer: Tokenizer, width: int, rows: int) -> Any:
+    from transformers import Qwen3VLConfig
+
+    rope = {"rope_type": "default", "rope_theta": 5e6, "mrope_section": [4, 2, 2], "mrope_interleaved": True}
+    vision = {"depth": 3, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2, "out_hidden_size": width}
+    vision |= {"patch_size": 16, "num_position_embeddings": 64, "deepstack_visual_indexes": [0, 1]}
+    text = _text("qwen3_vl_text", tokenizer, width, rows, rope_parameters=rope)
+    return Qwen3VLConfig(text_config=text, vision_config=vision, **_tokens(tokenizer))
+
+
+def _internvl(tokenizer: Tokenizer, width: int, rows: int) -> Any:
+    from transformers import InternVLConfig
+
+    vision = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
+    vision |= {"image_size": [56, 56], "patch_size": [14, 14], "attention_bias": True}
+    text = _text("qwen3", tokenizer, width, rows)
+    image = tokenizer.token_to_id("<IMG_CONTEXT>")
+    return InternVLConfig(
+        text_config=text, vision_config=vision, image_token_id=image, image_seq_length=4, tie_word_embeddings=False
+    )
+
+
+def _smolvlm(tokenizer: Tokenizer, width: int, rows: int) -> Any:
+    from transformers import SmolVLMConfig
+
+    vision = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
+    vision |= {"image_size": 64, "patch_size": 16}
+    return SmolVLMConfig(
+        text_config=_text("llama", tokenizer, width, rows),
+        vision_config=vision,
+        scale_factor=2,
+        image_token_id=tokenizer.token_to_id("<image>"),
+        tie_word_embeddings=False,
+    )
+
+
+_QWEN2_5_FILES = {
+    "preprocessor_config.json": {
+        **STEPS, **CLIP, "image_processor_type": "Qwen2VLImageProcessor", "processor_class": "Qwen2_5_VLProcessor",
+        "min_pixels": 28 * 28, "max_pixels": 28 * 28 * 16, "patch_size": 14, "temporal_patch_size": 2, "merge_size": 2,
+        "resample": 3,
+    }
+}  # fmt: skip
+_QWEN3_FILES = {
+    "preprocessor_config.json": {
+        **HALF, "image_processor_type": "Qwen2VLImageProcessorFast", "processor_class": "Qwen3VLProcessor",
+        "size": {"shortest_edge": 32 * 32, "longest_edge": 32 * 32 * 16}, "patch_size": 16, "temporal_patch_size": 2,
+        "merge_size": 2,
+    }
+}  # fmt: skip
+_INTERNVL_FILES = {
+    "preprocessor_config.json": {
+        **STEPS, **IMAGENET, "image_processor_type": "GotOcr2ImageProcessorFast", "processor_class": "InternVLProcessor",
+        "crop_to_patches": False, "min_patches": 1, "max_patches": 6, "resample": 3,
+        "size": {"height": 56, "width": 56},
+    },
+    "processor_config.json": {"image_seq_length": 4, "processor_class": "InternVLProcessor"},
+}  # fmt: skip
+_SMOLVLM_FILES = {
+    "preprocessor_config.json": {
+        **STEPS, **HALF, "image_processor_type": "SmolVLMImageProcessor", "processor_class": "SmolVLMProcessor",
+        "do_image_splitting": True, "size": {"longest_edge": 128}, "max_image_size": {"longest_edge": 64},
+        "resample": 1,
+    },
+    "processor_config.json": {"image_seq_len": 4, "processor_class": "SmolVLMProcessor"},
+}  # fmt: skip
+_ROWS = tuple(f"<row_{row}_col_{col}>" for row in range(1, 7) for col in range(1, 7))
+_Maker = tuple[tuple[str, ...], str, Callable[..., Any], dict[str, dict[str, Any]]]
+# Special tokens, chat template, configuration, processor files.
+_FAMILIES: dict[str, _Maker] = {
+    "qwen2_5_vl": (QWEN_SPECIAL, CHATML % (QWEN_SYSTEM, QWEN_IMAGE), _qwen2_5_vl, _QWEN2_5_FILES),
+    "qwen3_vl": (QWEN_SPECIAL, CHATML % ("", QWEN_IMAGE), _qwen3_vl, _QWEN3_FILES),
+    "internvl": (INTERNVL_SPECIAL, CHATML % ("", "<IMG_CONTEXT>\n"), _internvl, _INTERNVL_FILES),
+    "smolvlm": ((*IDEFICS3_SPECIAL, *_ROWS), SMOLVLM_TEMPLATE, _smolvlm, _SMOLVLM_FILES),
+}

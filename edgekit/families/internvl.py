@@ -1,0 +1,114 @@
+"""InternVL3 and InternVL3.5 in transformers' own format (model type `internvl`, hub folders that end in -hf).
+
+A picture becomes up to max_patches square tiles of the grid nearest to its shape, and a view of the whole; every tile
+becomes `image_seq_len` tokens. Positions are plain.
+It can be distilled; `split`, which exporting needs, is not there yet.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from edgekit.families import (
+    Features,
+    Grid,
+    Pixels,
+    fill_places,
+    plain_positions,
+    read_image_processor,
+    read_optional_json,
+)
+from edgekit.families.qwen2_5_vl import CLIP_MEAN, CLIP_STD
+from edgekit.pictures import as_rgb, normalise, read_normalisation
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+MODEL_TYPES = ("internvl",)
+# Parameter-name prefixes of the two halves, for masking and for reports.
+PARTS = {"vision": ("model.vision_tower.", "model.multi_modal_projector."), "language": ("model.language_model.",)}
+START, IMAGE, END = "<img>", "<IMG_CONTEXT>", "</img>"
+positions = plain_positions
+
+
+def read_preprocessing(folder: Path) -> dict[str, Any]:
+    """Image parameters of an InternVL checkpoint.
+
+    Returns:
+        resample, do_resize, tile (width and height, pixels), min_tiles, max_tiles, rescale_factor, mean, std,
+        image_seq_len.
+    """
+    settings = read_image_processor(folder)
+    size = settings.get("size") or {}
+    sequence = read_optional_json(folder / "processor_config.json").get("image_seq_length")
+    if sequence is None:
+        sequence = read_optional_json(folder / "config.json").get("image_seq_length", 256)
+    return {
+        "resample": int(settings.get("resample", Image.Resampling.BICUBIC)),
+        "do_resize": bool(settings.get("do_resize", True)),
+        "tile": [int(size.get("width", 384)), int(size.get("height", 384))],
+        "min_tiles": int(settings.get("min_patches", 1)),
+        "max_tiles": int(settings.get("max_patches", 12)),
+        **read_normalisation(settings, CLIP_MEAN, CLIP_STD),
+        "image_seq_len": int(sequence),
+    }
+
+
+def preprocess(images: list[Image.Image], params: dict[str, Any]) -> Pixels:
+    """Pictures to normalised tiles, as InternVLProcessor makes them.
+
+    The processor always crops into tiles: the `crop_to_patches` of preprocessor_config.json, which says false in the
+    hub's folders, is overruled by its own default.
+
+    Args:
+        images: Any mode and size.
+        params: From `read_preprocessing`.
+    Returns:
+        values (M, 3, H, W); a grid is the (number,) of a picture's tiles.
+    """
+    tiles = [_tiles(as_rgb(image), params) for image in images]
+    values = np.stack([normalise(np.asarray(tile), params) for own in tiles for tile in own])
+    return Pixels(values=values, grids=[(len(own),) for own in tiles])
+
+
+def _tiles(image: Image.Image, params: dict[str, Any]) -> list[Image.Image]:
+    resample = Image.Resampling(params["resample"])
+    width, height = params["tile"]
+    if params["max_tiles"] <= 1:
+        return [image.resize((width, height), resample) if params["do_resize"] else image]
+    cols, rows = _canvas(image.size, params)
+    whole = image.resize((cols * width, rows * height), resample)
+    boxes = [(c * width, r * height, (c + 1) * width, (r + 1) * height) for r in range(rows) for c in range(cols)]
+    view = [image.resize((width, height), resample)] if len(boxes) > 1 else []
+    return [*(whole.crop(box) for box in boxes), *view]
+
+
+def _canvas(size: tuple[int, int], params: dict[str, Any]) -> tuple[int, int]:
+    """(columns, rows) nearest to the picture's shape; of two as near, the larger while the picture can fill half."""
+    edge, limits = range(1, params["max_tiles"] + 1), range(params["min_tiles"], params["max_tiles"] + 1)
+    shapes = sorted(((c, r) for c in edge for r in edge if c * r in limits), key=lambda shape: shape[0] * shape[1])
+    ratio, area = size[0] / size[1], size[0] * size[1]
+    best, nearest = (1, 1), float("inf")
+    for cols, rows in shapes:
+        gap = abs(ratio - cols / rows)
+        fills = area > 0.5 * params["tile"][0] * params["tile"][1] * cols * rows
+        if gap < nearest or (gap == nearest and fills):
+            best, nearest = (cols, rows), gap
+    return best
+
+
+def expand(text: str, grids: list[Grid], params: dict[str, Any]) -> str:
+    """Replace each `<IMG_CONTEXT>` of a rendered prompt by the placeholders of its picture's tiles."""
+    return fill_places(text, IMAGE, [f"{START}{IMAGE * (params['image_seq_len'] * grid[0])}{END}" for grid in grids])
+
+
+def encode_images(model: PreTrainedModel, pixel_values: Tensor, grids: list[Grid]) -> Features:
+    """Embeddings of all pictures by the untouched model; keeps gradients."""
+    inner: Any = model.model
+    tiles = inner.get_image_features(pixel_values, return_dict=True).pooler_output
+    return Features(tiles.flatten(0, 1), [grid[0] * tiles.shape[1] for grid in grids])

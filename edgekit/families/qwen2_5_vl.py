@@ -1,0 +1,153 @@
+"""Qwen2.5-VL: pictures of any size as flattened patches, and three-axis rotary positions (M-RoPE).
+
+A picture is resized to whole blocks of merge_size x merge_size patches, each block becomes one `<|image_pad|>`. A
+picture's tokens have a position of their own per row and column, and the text goes on after the longer edge.
+It can be distilled; `split`, which exporting needs, is not there yet.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from edgekit.errors import DataError
+from edgekit.families import Features, Grid, Pixels, fill_places, read_image_processor, read_optional_json
+from edgekit.pictures import as_rgb, normalise, read_normalisation
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+MODEL_TYPES = ("qwen2_5_vl",)
+# Parameter-name prefixes of the two halves, for masking and for reports.
+PARTS = {"vision": ("model.visual.",), "language": ("model.language_model.",)}
+IMAGE = "<|image_pad|>"
+IMAGE_TOKEN_ID = 151655  # transformers' default where config.json is silent
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+MAX_RATIO = 200  # the Hugging Face processor refuses a longer edge of more times the shorter
+
+
+def read_preprocessing(folder: Path) -> dict[str, Any]:
+    """Image parameters of a Qwen2.5-VL or Qwen3-VL checkpoint.
+
+    Returns:
+        resample, do_resize, min_pixels and max_pixels (area of a resized picture), patch and temporal_patch (pixels
+        and frames), merge (patches per token, each way), rescale_factor, mean, std, image_token_id.
+    """
+    settings = read_image_processor(folder)
+    size = settings.get("size") or {}
+    # Folders older than `size` have min_pixels and max_pixels, which win where both are there.
+    lowest, highest = settings.get("min_pixels"), settings.get("max_pixels")
+    return {
+        "resample": int(settings.get("resample", Image.Resampling.BICUBIC)),
+        "do_resize": bool(settings.get("do_resize", True)),
+        "min_pixels": int(size.get("shortest_edge", 56 * 56) if lowest is None else lowest),
+        "max_pixels": int(size.get("longest_edge", 28 * 28 * 1280) if highest is None else highest),
+        "patch": int(settings.get("patch_size", 14)),
+        "temporal_patch": int(settings.get("temporal_patch_size", 2)),
+        "merge": int(settings.get("merge_size", 2)),
+        **read_normalisation(settings, CLIP_MEAN, CLIP_STD),
+        "image_token_id": int(read_optional_json(folder / "config.json").get("image_token_id", IMAGE_TOKEN_ID)),
+    }
+
+
+def preprocess(images: list[Image.Image], params: dict[str, Any]) -> Pixels:
+    """Pictures to flattened patches, as Qwen2VLImageProcessor makes them.
+
+    Args:
+        images: Any mode and size.
+        params: From `read_preprocessing`.
+    Returns:
+        values (patches of all pictures, 3 * temporal_patch * patch * patch); a grid is (frames, rows, columns) of
+        patches.
+    Raises:
+        DataError: a picture of more than 200 : 1.
+    """
+    patches, grids = zip(*(_patches(as_rgb(image), params) for image in images), strict=True)
+    return Pixels(values=np.concatenate(patches), grids=list(grids))
+
+
+def _patches(image: Image.Image, params: dict[str, Any]) -> tuple[NDArray[np.float32], Grid]:
+    patch, merge, frames = params["patch"], params["merge"], params["temporal_patch"]
+    if params["do_resize"]:
+        image = image.resize(_resized(*image.size, params), Image.Resampling(params["resample"]))
+    pixels = normalise(np.asarray(image), params)
+    rows, cols = pixels.shape[1] // patch, pixels.shape[2] // patch
+    blocks = pixels.reshape(3, rows // merge, merge, patch, cols // merge, merge, patch)
+    blocks = blocks.transpose(1, 4, 2, 5, 0, 3, 6)  # the patches of one token stand together
+    still = np.broadcast_to(blocks[:, :, :, :, :, None], (*blocks.shape[:5], frames, patch, patch))
+    return still.reshape(rows * cols, 3 * frames * patch * patch), (1, rows, cols)
+
+
+def _resized(width: int, height: int, params: dict[str, Any]) -> tuple[int, int]:
+    """(width, height) in whole blocks, the area within min_pixels and max_pixels, the ratio kept where it can be."""
+    if max(width, height) > MAX_RATIO * min(width, height):
+        raise DataError(
+            f"A picture of {width} x {height} pixels is too long for this model.",
+            why=f"Qwen's image processor takes edges of {MAX_RATIO} : 1 at most.",
+            fix="Crop it, or leave it out.",
+        )
+    block, area = params["patch"] * params["merge"], width * height
+    rows, cols = round(height / block), round(width / block)
+    if rows * cols * block**2 > params["max_pixels"]:
+        shrink = math.sqrt(area / params["max_pixels"])
+        rows, cols = (max(1, math.floor(edge / shrink / block)) for edge in (height, width))
+    elif rows * cols * block**2 < params["min_pixels"]:
+        grow = math.sqrt(params["min_pixels"] / area)
+        rows, cols = (math.ceil(edge * grow / block) for edge in (height, width))
+    return cols * block, rows * block
+
+
+def tokens_of(grid: Grid, params: dict[str, Any]) -> int:
+    """Image tokens of a picture."""
+    return math.prod(grid) // int(params["merge"]) ** 2
+
+
+def expand(text: str, grids: list[Grid], params: dict[str, Any]) -> str:
+    """Repeat each `<|image_pad|>` of a rendered prompt for every token of its picture."""
+    return fill_places(text, IMAGE, [IMAGE * tokens_of(grid, params) for grid in grids])
+
+
+def positions(ids: Sequence[int], grids: list[Grid], params: dict[str, Any]) -> NDArray[np.int64]:
+    """M-RoPE positions (3, T) of a prompt: frame, row and column.
+
+    A text token has the same position on all three axes; a picture's tokens start where the text before stopped, and
+    the text after goes on behind the picture's largest position.
+
+    Source: Qwen2-VL, arXiv:2409.12191, section 2.1; transformers' get_rope_index.
+
+    Args:
+        ids: T tokens, placeholders expanded.
+        grids: Of the pictures in order.
+        params: From `read_preprocessing`.
+    """
+    parts: list[NDArray[np.int64]] = []
+    images = iter(grids)
+    place = start = 0
+    while place < len(ids):
+        if ids[place] == params["image_token_id"]:
+            frames, rows, cols = next(images)
+            shape = (frames, rows // params["merge"], cols // params["merge"])
+            parts.append(np.indices(shape, dtype=np.int64).reshape(3, -1) + start)
+            place += parts[-1].shape[1]
+            start += max(shape[1:])
+        else:
+            parts.append(np.full((3, 1), start, dtype=np.int64))
+            place, start = place + 1, start + 1
+    return np.concatenate(parts, axis=1)
+
+
+def encode_images(model: PreTrainedModel, pixel_values: Tensor, grids: list[Grid]) -> Features:
+    """Embeddings of all pictures by the untouched model; keeps gradients."""
+    import torch
+
+    inner: Any = model.model
+    grid = torch.tensor(grids, device=pixel_values.device)
+    per_image = inner.get_image_features(pixel_values, grid, return_dict=True).pooler_output
+    return Features(torch.cat(per_image), [len(image) for image in per_image])

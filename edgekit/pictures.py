@@ -1,0 +1,54 @@
+"""What all families' preprocessing shares: a picture as RGB, and pixels as normalised numbers.
+
+Both follow transformers' pillow image processors to the last bit, which is tested.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+def as_rgb(image: Image) -> Image:
+    """The picture in mode RGB, what is transparent laid over white, as the Hugging Face processors do.
+
+    Args:
+        image: Any mode; a picture that turned by EXIF is not turned here (the reference does not either).
+    """
+    from PIL import Image as pillow
+
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    if "A" not in image.getbands() and image.info.get("transparency") is None:
+        return image.convert("RGB")
+    image = image.convert("RGBA")
+    return pillow.alpha_composite(pillow.new("RGBA", image.size, (255, 255, 255, 255)), image).convert("RGB")
+
+
+def read_normalisation(
+    settings: dict[str, Any], mean: tuple[float, float, float], std: tuple[float, float, float]
+) -> dict[str, Any]:
+    """rescale_factor, mean and std of an image processor's settings; a step that is switched off changes nothing.
+
+    Args:
+        settings: From `read_image_processor`.
+        mean, std: What the processor's class takes where the settings are silent.
+    """
+    rescale, normalise = settings.get("do_rescale", True), settings.get("do_normalize", True)
+    return {
+        "rescale_factor": float(settings.get("rescale_factor") or 1 / 255) if rescale else 1.0,
+        "mean": [float(v) for v in settings.get("image_mean") or mean] if normalise else [0.0] * 3,
+        "std": [float(v) for v in settings.get("image_std") or std] if normalise else [1.0] * 3,
+    }
+
+
+def normalise(pixels: NDArray[np.uint8], params: dict[str, Any]) -> NDArray[np.float32]:
+    """uint8 (H, W, 3) to float32 (3, H, W); rescaled in double precision first, as the reference does."""
+    scaled = (pixels.astype(np.float64) * params["rescale_factor"]).astype(np.float32)
+    mean, std = (np.array(params[key], dtype=np.float32) for key in ("mean", "std"))
+    return np.ascontiguousarray(((scaled - mean) / std).transpose(2, 0, 1))
