@@ -1,0 +1,293 @@
+"""Each family through the parts of a leg, against the model's own forward and generate."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from edgekit.chat import question as ask
+from edgekit.checkpoint import load_model
+from edgekit.data import ImageRef, Sample
+from edgekit.distill.batch import embed, encode_prompts, project, response_hidden, token_logp
+from edgekit.distill.gen_data import Reference, reference_logps
+from edgekit.distill.generators.transformers import greedy, sample
+from edgekit.distill.masking import MaskedTeacher
+from edgekit.distill.pairing import shared_vocabulary
+from edgekit.errors import CheckpointError
+from edgekit.families import family_of
+from edgekit.processor import Processor
+from edgekit.recipe import GenData
+
+NAMES = ["qwen2_5_vl", "qwen3_vl", "internvl", "smolvlm"]
+Maker = Callable[..., Path]
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def folder(request: pytest.FixtureRequest, tiny_of: Maker) -> Path:
+    return tiny_of(request.param)
+
+
+@pytest.fixture(scope="module")
+def model(folder: Path) -> Any:
+    return load_model(folder)
+
+
+@pytest.fixture(scope="module")
+def processor(folder: Path) -> Processor:
+    return Processor.load(folder)
+
+
+@pytest.fixture(scope="module")
+def questions(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
+    """Prompts of different lengths over pictures of different shapes; two share one, one has none, one has two."""
+    made = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(0)
+    pictures = []
+    for number, size in enumerate([(60, 130), (200, 70), (40, 40), (90, 64)]):
+        image = Image.fromarray(rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
+        image.save(made / f"{number}.png")
+        pictures.append(ImageRef(path=made / f"{number}.png"))
+    tall, wide, small, other = pictures
+    return [
+        Sample("tall", (tall,), ask("what is there?"), "x"),
+        Sample("wide", (wide,), ask("is there a circle in it, or what else?"), "x"),
+        Sample("again", (tall,), ask("blue?"), "x"),
+        Sample("none", (), ask("no picture?", 0), "x"),
+        Sample("two", (small, tall), ask("which is larger?", 2), "x"),
+        Sample("other", (other,), ask("what is there?"), "x"),
+    ]
+
+
+def own_inputs(model: Any, processor: Processor, one: Sample, response: Sequence[int] = ()) -> dict[str, Any]:
+    """What the model's own forward and generate take for one prompt."""
+    inputs = processor.encode(one.messages, [image.open() for image in one.images])
+    ids = torch.cat([torch.from_numpy(inputs.ids), torch.tensor([list(response)], dtype=torch.long)], 1)
+    given: dict[str, Any] = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    if inputs.pixels is None:
+        return given
+    pixels = torch.from_numpy(inputs.pixels.values)
+    if "qwen" in model.config.model_type:
+        kinds = (ids == model.config.image_token_id).int()
+        grid = torch.tensor(inputs.pixels.grids)
+        return given | {"pixel_values": pixels, "image_grid_thw": grid, "mm_token_type_ids": kinds}
+    return given | {"pixel_values": pixels if model.config.model_type == "internvl" else pixels[None]}
+
+
+def own_logp(model: Any, processor: Processor, one: Sample, response: Sequence[int]) -> list[float]:
+    """Log-probabilities of a response by the untouched model, one row, nothing shared."""
+    inputs = own_inputs(model, processor, one, response)
+    if "qwen" in model.config.model_type:
+        model.model.rope_deltas = None  # what an earlier call left behind
+    logits = model(**inputs, use_cache=False).logits[0].log_softmax(-1)
+    start = inputs["input_ids"].shape[1] - len(response) - 1
+    return [float(logits[start + k, token]) for k, token in enumerate(response)]
+
+
+@torch.no_grad()
+def test_batched_log_probabilities_equal_the_models_own(
+    model: Any, processor: Processor, questions: list[Sample]
+) -> None:
+    """Left padding, several shapes, shared pictures, several responses each: against whole forwards, one by one."""
+    responses = [[50, 9], [70], [33, 40, 41], [80, 81], [60], [90, 100, 110, 120], [50], [12, 13]]
+    owners = [0, 1, 2, 3, 4, 5, 0, 4]
+    prompts = embed(model, processor, encode_prompts(processor, questions), 0)
+    assert prompts.mask.sum(1).unique().numel() > 3
+    hidden = response_hidden(model, prompts, owners, responses, 0)
+    got = token_logp(project(model, hidden, processor.vocab_size), responses)
+    expected = [v for q, r in zip(owners, responses, strict=True) for v in own_logp(model, processor, questions[q], r)]
+    assert np.abs(got.numpy() - np.array(expected)).max() < 1e-4
+    assert got.std() > 0.1  # or anything would be equal
+
+
+def test_greedy_equals_generate(model: Any, processor: Processor, questions: list[Sample]) -> None:
+    got = greedy(model, processor, encode_prompts(processor, questions), 8)
+    assert len({tuple(row) for row in got}) > 3
+    for one, tokens in zip(questions, got, strict=True):
+        inputs = own_inputs(model, processor, one)
+        out = model.generate(**inputs, max_new_tokens=8, do_sample=False)
+        assert tokens == out[0, inputs["input_ids"].shape[1] :].tolist()
+
+
+@torch.no_grad()
+def test_each_picture_is_encoded_once_and_sampled_tokens_have_the_right_probability(
+    model: Any, processor: Processor, questions: list[Sample], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Prefill and decode with a cache, G rows a question, against the teacher-forced pass."""
+    calls: list[int] = []
+    encode = processor.family.encode_images
+
+    def counted(model: Any, pixels: Any, grids: Any) -> Any:
+        calls.append(len(grids))
+        return encode(model, pixels, grids)
+
+    monkeypatch.setattr(processor.family, "encode_images", counted)
+    prompts = encode_prompts(processor, questions)
+    # With one token to choose from, a wrong position or a missing picture shows as another token.
+    narrow = GenData(max_new_tokens=6, top_k=1, top_p=1.0, repetition_penalty=1.0)
+    drawn = sample(model, processor, prompts, 3, narrow, 1)
+    assert calls == [5]  # the picture that two prompts share once, the pair by itself
+    assert drawn == [[row] * 3 for row in greedy(model, processor, prompts, 6)]
+    free = GenData(max_new_tokens=6, top_k=0, top_p=1.0, repetition_penalty=1.0)
+    drawn = sample(model, processor, prompts, 3, free, 1)
+    rows = reference_logps(Reference(model, processor, processor.vocab_size), questions, drawn)
+    for q, (texts, logps) in enumerate(zip(drawn, rows, strict=True)):
+        for tokens, logp in zip(texts, logps, strict=True):
+            if model.config.image_token_id not in tokens:  # the model's own forward would want a picture for it
+                assert np.abs(np.array(logp) - own_logp(model, processor, questions[q], tokens)).max() < 1e-4
+
+
+def test_gradients_reach_both_halves(model: Any, processor: Processor, questions: list[Sample]) -> None:
+    prompts = embed(model, processor, encode_prompts(processor, questions[:2]), 0)
+    response_hidden(model, prompts, [0, 1], [[50], [60]], 0).square().sum().backward()
+    without = [
+        name
+        for name, parameter in model.named_parameters()
+        if parameter.grad is None and not name.startswith(("lm_head", "model.vision_tower.embeddings.mask_token"))
+    ]
+    model.zero_grad()
+    assert not without
+
+
+@torch.no_grad()
+def test_another_picture_gives_other_probabilities_and_answers(
+    model: Any, processor: Processor, questions: list[Sample]
+) -> None:
+    first = questions[0]
+    swapped = replace(first, images=questions[5].images)
+    prompts = embed(model, processor, encode_prompts(processor, [first, swapped]), 0)
+    hidden = response_hidden(model, prompts, [0, 1], [[5], [5]], 0)
+    assert (hidden[0] - hidden[1]).abs().max() > 1e-2
+    one, two = greedy(model, processor, encode_prompts(processor, [first, swapped]), 12)
+    assert one != two
+
+
+def test_processor_files_of_another_model_are_a_clear_error(
+    model: Any, processor: Processor, questions: list[Sample]
+) -> None:
+    prompts = encode_prompts(processor, questions[:1])
+    ids = [token for token in prompts.ids[0] if token != model.config.image_token_id]
+    with pytest.raises(CheckpointError, match="has 0 image tokens but the vision encoder gave"):
+        embed(model, processor, replace(prompts, ids=[ids], positions=[np.arange(len(ids))]), 0)
+
+
+# ---------------------------------------------------------------------------------------------------------- masking
+
+
+def test_masks_touch_every_linear_layer_but_embeddings_norms_and_the_head(model: Any, folder: Path) -> None:
+    """The files name tensors as the hub does, which for some families is not what the modules are called."""
+    teacher = MaskedTeacher(model, folder, family_of(model.config.model_type))
+    linear = {name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
+    assert {name.removesuffix(".weight") for name in teacher.weights} == linear - {"lm_head"}
+    vision = {"qwen2_5_vl": 3 * 5 + 2, "qwen3_vl": 3 * 4 + 2 * 3, "internvl": 2 * 6 + 2, "smolvlm": 2 * 6 + 1}
+    assert len(teacher.weights) == 3 * 7 + vision[model.config.model_type]  # three decoder layers of seven
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    teacher.set_ratio(0.3)
+    assert teacher.masked_share() == pytest.approx(0.3, abs=0.01)
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name]) == (name not in teacher.weights), name
+    teacher.set_ratio(0.0)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize(("name", "stored"), [("qwen2_5_vl", "model.layers.0."), ("internvl", "language_model.model.")])
+def test_the_renamed_layouts_are_the_ones_tested(tiny_of: Maker, name: str, stored: str) -> None:
+    from safetensors import safe_open
+
+    with safe_open(str(tiny_of(name) / "model.safetensors"), framework="pt") as tensors:
+        assert any(key.startswith(stored) for key in tensors.keys())  # noqa: SIM118 - a file handle
+
+
+# ---------------------------------------------------------------------------------------------- heads of other sizes
+
+
+@torch.no_grad()
+def test_padded_rows_of_a_head_are_never_drawn(tiny_of: Maker, questions: list[Sample]) -> None:
+    wide = tiny_of("qwen3_vl", seed=3, vocab_padding=400)
+    model, processor = load_model(wide), Processor.load(wide)
+    narrow = Processor.load(tiny_of("qwen3_vl"))
+    rows = int(model.config.get_text_config().vocab_size)
+    assert rows == processor.vocab_size + 400
+    assert shared_vocabulary(processor, narrow, rows, narrow.vocab_size) == narrow.vocab_size
+    assert shared_vocabulary(narrow, processor, narrow.vocab_size, rows) == narrow.vocab_size
+    settings = GenData(max_new_tokens=8, top_k=0, top_p=1.0, temperature=2.0, repetition_penalty=1.0)
+    drawn = sample(model, processor, encode_prompts(processor, questions[:2]), 40, settings, 0)
+    assert max(token for responses in drawn for row in responses for token in row) < processor.vocab_size
+
+
+# -------------------------------------------------------------------------------------------------------- whole runs
+
+
+def recipe(**trainer: Any) -> dict[str, Any]:
+    return {
+        "name": "tiny",
+        "teachers": [{"checkpoint": "teacher"}],
+        "student": {"checkpoint": "student"},
+        "data": {"train": "easy-vqa:train", "test": "easy-vqa:test", "train_limit": 6, "test_limit": 4},
+        "masters": {"mask": {"r_max": 0.2, "step": 0.1}, "gen_data": {"max_new_tokens": 3, "batch_questions": 6}},
+        "trainer": {"steps": 3, "batch_questions": 2, "learning_rate": 1e-3, "threads": 1, **trainer},
+    }
+
+
+def run(folder: Path, student: Path, teacher: Path) -> dict[str, Any]:
+    """`edgekit distill` in its own process; the run's manifest."""
+    folder.mkdir()
+    (folder / "student").symlink_to(student)
+    (folder / "teacher").symlink_to(teacher)
+    (folder / "edgekit.yaml").write_text(yaml.safe_dump(recipe()))
+    command = [sys.executable, "-m", "edgekit", "distill", "--json"]
+    done = subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"}, timeout=500
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    manifest: dict[str, Any] = json.loads((folder / "runs/tiny/manifest.json").read_text())
+    return manifest
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_a_whole_run_ends_in_a_loadable_student(
+    tiny_of: Maker, name: str, tmp_path: Path, questions: list[Sample]
+) -> None:
+    """Teacher wider than the student; the student's head padded beyond the teacher's."""
+    student = tiny_of(name, seed=1, vocab_padding=64)
+    manifest = run(tmp_path / "work", student, tiny_of(name, seed=2, width=48))
+    assert manifest["status"] == "finished"
+    made = tmp_path / "work/runs/tiny/student"
+    trained, untrained = load_model(made), load_model(student)
+    assert any(not torch.equal(a, b) for a, b in zip(trained.parameters(), untrained.parameters(), strict=True))
+    processor = Processor.load(made)
+    with torch.no_grad():
+        assert len(greedy(trained, processor, encode_prompts(processor, questions), 3)) == len(questions)
+    log = json.loads((tmp_path / "work/runs/tiny/reports/training-1.json").read_text())
+    assert np.isfinite(log[-1]["train_loss"])
+
+
+@pytest.mark.slow
+def test_a_run_whose_teacher_has_other_image_tokens(tiny_of: Maker, tmp_path: Path) -> None:
+    """The teacher sees four times the pixels: its prompts are longer, the answers align all the same."""
+    teacher = tmp_path / "sharp"
+    shutil.copytree(tiny_of("qwen2_5_vl", seed=2, width=48), teacher)
+    path = teacher / "preprocessor_config.json"
+    path.write_text(
+        json.dumps({**json.loads(path.read_text()), "min_pixels": 28 * 28 * 16, "max_pixels": 28 * 28 * 64})
+    )
+    picture = Image.new("RGB", (64, 64), "red")
+    lengths = [
+        Processor.load(folder).encode(ask("q"), [picture]).ids.shape[1]
+        for folder in (teacher, tiny_of("qwen2_5_vl", seed=1))
+    ]
+    assert lengths[0] > lengths[1]
+    assert run(tmp_path / "work", tiny_of("qwen2_5_vl", seed=1), teacher)["status"] == "finished"
