@@ -127,7 +127,7 @@ def embed(model: Any, processor: Processor, prompts: Prompts, pad_id: int) -> Em
 
 def _per_prompt(prompts: Prompts, features: Tensor, counts: list[int]) -> list[Tensor]:
     """Rows of `features` (K, D) for the image tokens of each prompt."""
-    parts = features.split(counts)
+    parts = torch.split(features, counts)
     return [torch.cat([features[:0], *(parts[number] for number in images)]) for images in prompts.images]
 
 

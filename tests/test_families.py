@@ -96,7 +96,7 @@ def test_pixels_at_the_hubs_own_sizes(name: str) -> None:
         assert got.grids == [tuple(row) for row in expected["image_grid_thw"]]
 
 
-def read(settings: dict[str, Any], family: Any, folder: Path | None = None) -> dict[str, Any]:
+def read(settings: dict[str, Any], family: Any) -> dict[str, Any]:
     import tempfile
 
     with tempfile.TemporaryDirectory() as made:
@@ -189,6 +189,18 @@ def test_model_types() -> None:
         family_of("llava")
 
 
+def test_the_split_of_smolvlm_equals_the_model(tiny_of: Maker) -> None:
+    from edgekit.checkpoint import load_model
+    from edgekit.export.bundling import baked_against_original
+
+    model: Any = load_model(tiny_of("smolvlm"))
+    family, processor = family_of("smolvlm"), Processor.load(tiny_of("smolvlm"))
+    inputs = [processor.encode(question("what is there?"), [picture((100, 60))])]
+    gaps = baked_against_original(model, family, family.split(model), inputs)
+    assert set(gaps) == {"baked_vision_max_abs", "baked_logits_max_abs"} and max(gaps.values()) < 1e-4
+
+
+@pytest.mark.slow
 def test_smolvlm_exports(tiny_of: Maker, tmp_path: Path) -> None:
     from edgekit.export.bundling import export_checkpoint
 

@@ -149,7 +149,7 @@ def _text(kind: str, tokenizer: Tokenizer, width: int, rows: int, **more: Any) -
     }
 
 
-def _tokens(tokenizer: Tokenizer) -> dict[str, int]:
+def _tokens(tokenizer: Tokenizer) -> dict[str, int | None]:
     names = {"image_token_id": "image_pad", "video_token_id": "video_pad"}
     names |= {"vision_start_token_id": "vision_start", "vision_end_token_id": "vision_end"}
     return {key: tokenizer.token_to_id(f"<|{name}|>") for key, name in names.items()}
@@ -159,7 +159,13 @@ def _qwen2_5_vl(tokenizer: Tokenizer, width: int, rows: int) -> Any:
     from transformers import Qwen2_5_VLConfig
 
     rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [2, 3, 3]}
-    vision = {"depth": 3, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2, "out_hidden_size": width}
+    vision: dict[str, Any] = {
+        "depth": 3,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_heads": 2,
+        "out_hidden_size": width,
+    }
     vision |= {"patch_size": 14, "window_size": 56, "fullatt_block_indexes": [1]}
     text = _text("qwen2_5_vl_text", tokenizer, width, rows, rope_parameters=rope)
     return Qwen2_5_VLConfig(text_config=text, vision_config=vision, **_tokens(tokenizer))
@@ -169,7 +175,13 @@ def _qwen3_vl(tokenizer: Tokenizer, width: int, rows: int) -> Any:
     from transformers import Qwen3VLConfig
 
     rope = {"rope_type": "default", "rope_theta": 5e6, "mrope_section": [4, 2, 2], "mrope_interleaved": True}
-    vision = {"depth": 3, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2, "out_hidden_size": width}
+    vision: dict[str, Any] = {
+        "depth": 3,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_heads": 2,
+        "out_hidden_size": width,
+    }
     vision |= {"patch_size": 16, "num_position_embeddings": 64, "deepstack_visual_indexes": [0, 1]}
     text = _text("qwen3_vl_text", tokenizer, width, rows, rope_parameters=rope)
     return Qwen3VLConfig(text_config=text, vision_config=vision, **_tokens(tokenizer))
@@ -178,7 +190,12 @@ def _qwen3_vl(tokenizer: Tokenizer, width: int, rows: int) -> Any:
 def _internvl(tokenizer: Tokenizer, width: int, rows: int) -> Any:
     from transformers import InternVLConfig
 
-    vision = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
+    vision: dict[str, Any] = {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+    }
     vision |= {"image_size": [56, 56], "patch_size": [14, 14], "attention_bias": True}
     text = _text("qwen3", tokenizer, width, rows)
     image = tokenizer.token_to_id("<IMG_CONTEXT>")
@@ -190,7 +207,12 @@ def _internvl(tokenizer: Tokenizer, width: int, rows: int) -> Any:
 def _smolvlm(tokenizer: Tokenizer, width: int, rows: int) -> Any:
     from transformers import SmolVLMConfig
 
-    vision = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
+    vision: dict[str, Any] = {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+    }
     vision |= {"image_size": 64, "patch_size": 16}
     return SmolVLMConfig(
         text_config=_text("llama", tokenizer, width, rows),
@@ -217,7 +239,8 @@ _QWEN3_FILES = {
 }  # fmt: skip
 _INTERNVL_FILES = {
     "preprocessor_config.json": {
-        **STEPS, **IMAGENET, "image_processor_type": "GotOcr2ImageProcessorFast", "processor_class": "InternVLProcessor",
+        **STEPS, **IMAGENET,
+        "image_processor_type": "GotOcr2ImageProcessorFast", "processor_class": "InternVLProcessor",
         "crop_to_patches": False, "min_patches": 1, "max_patches": 6, "resample": 3,
         "size": {"height": 56, "width": 56},
     },

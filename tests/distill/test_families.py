@@ -21,13 +21,13 @@ from PIL import Image
 from edgekit.chat import question as ask
 from edgekit.checkpoint import load_model
 from edgekit.data import ImageRef, Sample
-from edgekit.distill.batch import embed, encode_prompts, project, response_hidden, token_logp
+from edgekit.distill.batch import Embedded, embed, encode_prompts, project, response_hidden, token_logp
 from edgekit.distill.gen_data import Reference, reference_logps
 from edgekit.distill.generators.transformers import greedy, sample
-from edgekit.distill.masking import MaskedTeacher
+from edgekit.distill.masking import MaskedTeacher, maskable
 from edgekit.distill.pairing import shared_vocabulary
 from edgekit.errors import CheckpointError
-from edgekit.families import family_of
+from edgekit.families import family_of, qwen2_5_vl
 from edgekit.processor import Processor
 from edgekit.recipe import GenData
 
@@ -174,6 +174,16 @@ def test_another_picture_gives_other_probabilities_and_answers(
     assert one != two
 
 
+def test_text_goes_on_behind_the_largest_position_of_any_axis() -> None:
+    """Two prompts that end in a picture: taller than wide, and wider than tall (no chat template ends so)."""
+    flat = torch.zeros(2, 3)
+    positions = torch.tensor([[[0, 1, 1], [0, 1, 1]], [[0, 1, 2], [0, 1, 1]], [[0, 1, 1], [0, 1, 2]]])
+    prompts = Embedded(flat.unsqueeze(-1), flat, flat.long(), positions, flat.bool(), [])
+    assert prompts.following(torch.tensor([1, 0, 1]), 2).tolist() == [[[3, 4]] * 3] * 3
+    plain = replace(prompts, positions=torch.tensor([[0, 0, 1], [0, 1, 2]]))
+    assert plain.following(torch.tensor([0, 1]), 2).tolist() == [[2, 3], [3, 4]]
+
+
 def test_processor_files_of_another_model_are_a_clear_error(
     model: Any, processor: Processor, questions: list[Sample]
 ) -> None:
@@ -210,6 +220,27 @@ def test_the_renamed_layouts_are_the_ones_tested(tiny_of: Maker, name: str, stor
         assert any(key.startswith(stored) for key in tensors.keys())  # noqa: SIM118 - a file handle
 
 
+def test_a_flat_configuration_of_the_hubs_first_folders(tiny_of: Maker, tmp_path: Path) -> None:
+    """Qwen2.5-VL's own folders have the text settings at the top and the old spelling of M-RoPE."""
+    folder = tmp_path / "flat"
+    shutil.copytree(tiny_of("qwen2_5_vl"), folder)
+    config = json.loads((folder / "config.json").read_text())
+    text = config.pop("text_config")
+    text.pop("model_type")
+    rope = text.pop("rope_parameters")
+    text |= {"rope_scaling": {"type": "mrope", "mrope_section": rope["mrope_section"]}, "rope_theta": 1e6}
+    (folder / "config.json").write_text(json.dumps({**text, **config}))
+    flat, nested = load_model(folder), load_model(tiny_of("qwen2_5_vl"))
+    assert flat.config.text_config.rope_parameters["mrope_section"] == rope["mrope_section"]
+    assert MaskedTeacher(flat, folder, qwen2_5_vl).weights.keys() == maskable_names(nested)
+    ids = torch.tensor([[50, 60, 70]])
+    assert torch.equal(flat(input_ids=ids).logits, nested(input_ids=ids).logits)
+
+
+def maskable_names(model: Any) -> set[str]:
+    return {name for name, _ in maskable(model, qwen2_5_vl)}
+
+
 # ---------------------------------------------------------------------------------------------- heads of other sizes
 
 
@@ -230,14 +261,14 @@ def test_padded_rows_of_a_head_are_never_drawn(tiny_of: Maker, questions: list[S
 # -------------------------------------------------------------------------------------------------------- whole runs
 
 
-def recipe(**trainer: Any) -> dict[str, Any]:
+def recipe() -> dict[str, Any]:
     return {
         "name": "tiny",
         "teachers": [{"checkpoint": "teacher"}],
         "student": {"checkpoint": "student"},
         "data": {"train": "easy-vqa:train", "test": "easy-vqa:test", "train_limit": 6, "test_limit": 4},
         "masters": {"mask": {"r_max": 0.2, "step": 0.1}, "gen_data": {"max_new_tokens": 3, "batch_questions": 6}},
-        "trainer": {"steps": 3, "batch_questions": 2, "learning_rate": 1e-3, "threads": 1, **trainer},
+        "trainer": {"steps": 3, "batch_questions": 2, "learning_rate": 1e-3, "threads": 1, "bf16": True},
     }
 
 
