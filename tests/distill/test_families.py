@@ -24,10 +24,11 @@ from edgekit.data import ImageRef, Sample
 from edgekit.distill.batch import Embedded, embed, encode_prompts, project, response_hidden, token_logp
 from edgekit.distill.gen_data import Reference, reference_logps
 from edgekit.distill.generators.transformers import greedy, sample
+from edgekit.distill.joint import Collator, Item
 from edgekit.distill.masking import MaskedTeacher, maskable
 from edgekit.distill.pairing import shared_vocabulary
 from edgekit.errors import CheckpointError
-from edgekit.families import family_of, qwen2_5_vl
+from edgekit.families import family_of, qwen2_5_vl, qwen3_vl
 from edgekit.processor import Processor
 from edgekit.recipe import GenData
 
@@ -182,6 +183,17 @@ def test_text_goes_on_behind_the_largest_position_of_any_axis() -> None:
     assert prompts.following(torch.tensor([1, 0, 1]), 2).tolist() == [[[3, 4]] * 3] * 3
     plain = replace(prompts, positions=torch.tensor([[0, 0, 1], [0, 1, 2]]))
     assert plain.following(torch.tensor([0, 1]), 2).tolist() == [[2, 3], [3, 4]]
+
+
+def test_another_family_never_shares_prompts(tiny_of: Maker, questions: list[Sample]) -> None:
+    """Even where all settings are the same: how prompts are made is the family's own."""
+    processor = Processor.load(tiny_of("qwen2_5_vl"))
+    rows = [{"token_ids": [50], "r_acc": 0.0, "text": "x", "ref_logp": [-1.0]}]
+    items = [Item(questions[0], rows)]
+    batch = Collator(processor, replace(processor, family=qwen3_vl))(items)["batch"]
+    assert batch.teacher is not batch.student
+    same = Collator(processor, replace(processor))(items)["batch"]
+    assert same.teacher is same.student
 
 
 def test_processor_files_of_another_model_are_a_clear_error(
