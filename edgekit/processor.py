@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.chat import Message, read_chat_template, render
-from edgekit.errors import CheckpointError
+from edgekit.errors import CheckpointError, DataError
 from edgekit.families import Grid, Pixels, family_of, read_optional_json
 
 if TYPE_CHECKING:

@@ -142,6 +142,15 @@ def test_an_image_token_in_a_question_is_refused(tiny_of: Maker, name: str) -> N
         Processor.load(tiny_of(name)).encode(question(f"what is {token}?"), [picture((8, 8))])
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_a_reference_answer_ends_with_the_token_that_ends_a_turn(tiny_of: Maker, name: str) -> None:
+    """For objectives that learn from the data's own answers."""
+    processor = Processor.load(tiny_of(name))
+    end = "<end_of_utterance>" if name == "smolvlm" else "<|im_end|>"
+    ids = processor.answer_ids(question("what colour?"), "red circle")
+    assert processor.tokenizer.decode(ids, skip_special_tokens=False).strip() == f"red circle{end}"
+
+
 def test_positions_by_hand() -> None:
     """Two words, a picture of 2 x 3 tokens, a word: rows and columns count from where the text stopped."""
     params = {"image_token_id": 9, "merge": 2}

@@ -188,7 +188,7 @@ def test_text_goes_on_behind_the_largest_position_of_any_axis() -> None:
 def test_another_family_never_shares_prompts(tiny_of: Maker, questions: list[Sample]) -> None:
     """Even where all settings are the same: how prompts are made is the family's own."""
     processor = Processor.load(tiny_of("qwen2_5_vl"))
-    rows = [{"token_ids": [50], "r_acc": 0.0, "text": "x", "ref_logp": [-1.0]}]
+    rows = [{"token_ids": [50], "r_acc": 0.0, "text": "x", "ref_logp": [-1.0], "source": "teacher"}]
     items = [Item(questions[0], rows)]
     batch = Collator(processor, replace(processor, family=qwen3_vl))(items)["batch"]
     assert batch.teacher is not batch.student
