@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from edgekit.choice import Choice, pick
 from edgekit.console import progress
 from edgekit.data import Sample, samples
-from edgekit.data.scoring import SCORING
+from edgekit.data.scoring import score_answer
 from edgekit.distill.batch import encode_prompts
 from edgekit.distill.generators.transformers import greedy
 from edgekit.processor import Processor
@@ -55,7 +56,7 @@ def evaluate_checkpoint(
     folder: Path,
     spec: str,
     *,
-    scoring: str,
+    scoring: Choice,
     limit: int | None = None,
     max_new_tokens: int = 16,
     title: str = "measuring",
@@ -65,7 +66,7 @@ def evaluate_checkpoint(
     Args:
         folder: Hugging Face folder.
         spec: Data spec.
-        scoring: Metric.
+        scoring: Metric, or data set -> metric.
         limit: The first so many questions; all when None.
         max_new_tokens: Longest answer.
         title: Of the progress bar.
@@ -84,20 +85,20 @@ def evaluate_model(
     processor: Processor,
     spec: str,
     *,
-    scoring: str,
+    scoring: Choice,
     limit: int | None = None,
     max_new_tokens: int = 16,
     batch: int = 128,
     title: str = "measuring",
 ) -> Evaluation:
     """Score the greedy answers of a loaded model; it is left in the mode it came in."""
-    score = SCORING.load(scoring).score
     ids: list[str] = []
     scores: list[float] = []
     answers: list[str] = []
     training = model.training
     model.eval()
-    total = sum(1 for _ in samples(spec, limit=limit))
+    # A question whose data set has no metric is an error here, before anything is answered.
+    total = sum(1 for sample in samples(spec, limit=limit) if pick(scoring, sample.dataset, "data.scoring"))
     with progress() as bar:
         task = bar.add_task(title, total=total)
         for group in batched(samples(spec, limit=limit), batch):
@@ -107,7 +108,7 @@ def evaluate_model(
             ]
             ids += [sample.id for sample in group]
             answers += said
-            scores += [score(text, str(sample.answer)) for text, sample in zip(said, group, strict=True)]
+            scores += [score_answer(scoring, text, sample) for text, sample in zip(said, group, strict=True)]
             bar.update(task, completed=len(ids))
     model.train(training)
     return Evaluation(ids, np.array(scores), answers)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,8 @@ QUESTIONS = pa.schema(
         ("id", pa.string()),
         ("messages", pa.string()),
         ("answer", pa.string()),
+        ("answers", pa.list_(pa.string())),
+        ("dataset", pa.string()),
         ("location", pa.string()),
         ("images", pa.list_(pa.struct([("path", pa.string()), ("bytes", pa.binary())]))),
     ]
@@ -61,7 +63,9 @@ def seed_of(*parts: object) -> int:
 # ---------------------------------------------------------------------------------------------------------- questions
 
 
-def write_questions(data: Data, folder: Path, shard: int, seed: int) -> int:
+def write_questions(
+    data: Data, folder: Path, shard: int, seed: int, check: Callable[[Sample], object] = lambda _: None
+) -> int:
     """Choose the train questions of a run and write them as shards; nothing is done when they are there.
 
     Args:
@@ -69,6 +73,7 @@ def write_questions(data: Data, folder: Path, shard: int, seed: int) -> int:
         folder: Where to.
         shard: Questions a file.
         seed: Of the draw.
+        check: Called with each question that is drawn; may raise.
     Returns:
         How many questions.
     """
@@ -91,6 +96,7 @@ def write_questions(data: Data, folder: Path, shard: int, seed: int) -> int:
         if (key := hash(sample.id)) in seen:
             raise DataError(f"{sample.location}: the id {sample.id!r} stands there twice.", fix="Ids must be unique.")
         seen.add(key)
+        check(sample)
         rows.append(_question_row(sample))
         count += 1
         if len(rows) == shard:
@@ -110,6 +116,8 @@ def _question_row(sample: Sample) -> dict[str, Any]:
         "id": sample.id,
         "messages": json.dumps(sample.messages),
         "answer": sample.answer,
+        "answers": list(sample.answers),
+        "dataset": sample.dataset,
         "location": sample.location,
         "images": images,
     }
@@ -121,7 +129,9 @@ def question(row: dict[str, Any]) -> Sample:
         ImageRef(path=Path(image["path"])) if image["path"] else ImageRef(data=image["bytes"])
         for image in row["images"]
     )
-    return Sample(row["id"], images, json.loads(row["messages"]), row["answer"], row["location"])
+    messages = json.loads(row["messages"])
+    answers = tuple(row.get("answers") or ())  # runs begun by edgekit 0.1.0 have neither this column nor the next
+    return Sample(row["id"], images, messages, row["answer"], row["location"], answers, row.get("dataset"))
 
 
 # ---------------------------------------------------------------------------------------------------------- responses
@@ -204,8 +214,7 @@ def _respond(
         drawn = sample(writer.model, writer.processor, prompts, writer.count, settings, draw_seed)
         texts = [[writer.processor.decode(ids) for ids in responses] for responses in drawn]
         logps = reference_logps(reference, group, drawn)
-        triples = [(q.text, str(q.answer), text) for q, row in zip(group, texts, strict=True) for text in row]
-        verdicts = iter(judge(triples))
+        verdicts = iter(judge([(q, text) for q, row in zip(group, texts, strict=True) for text in row]))
         for q, responses, said, logp in zip(group, drawn, texts, logps, strict=True):
             for number, (ids, text, values) in enumerate(zip(responses, said, logp, strict=True)):
                 yield {

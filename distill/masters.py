@@ -26,6 +26,7 @@ from edgekit import __version__
 from edgekit.checkpoint import check_checkpoint, checkpoint_hash, load_model
 from edgekit.console import note
 from edgekit.data import samples
+from edgekit.distill.agreement import report_agreement
 from edgekit.distill.clock import PhaseClock
 from edgekit.distill.evaluate import Evaluation, evaluate_model
 from edgekit.distill.gen_data import Reference, Writer, missing_shards, open_shards, write_questions, write_responses
@@ -37,6 +38,7 @@ from edgekit.distill.joint import (
     checkpoint_folder,
     detach_adapters,
 )
+from edgekit.distill.judges import check_judges, check_sample, make_judge
 from edgekit.distill.loss import Weights
 from edgekit.distill.masking import MaskedTeacher, mask_ratio, stage_ratios
 from edgekit.distill.objectives import Objective, build
@@ -49,7 +51,7 @@ from edgekit.families import family_of
 from edgekit.files import new_folder, sha256_file, write_json
 from edgekit.machine import peak_memory_bytes
 from edgekit.processor import Processor
-from edgekit.recipe import JUDGES, Recipe, resolve_checkpoint
+from edgekit.recipe import Recipe, resolve_checkpoint
 from edgekit.schema import to_json
 from edgekit.stats import paired
 from edgekit.workspace import Run
@@ -110,7 +112,8 @@ class Pipeline:
     clock: PhaseClock
 
     def __init__(self, recipe: Recipe, base: Path) -> None:
-        self.recipe = recipe
+        self.recipe, self.base = recipe, base
+        check_judges(recipe.masters.rewards, base)
         for spec in (recipe.data.train, recipe.data.test):
             next(samples(spec, limit=1))
         if recipe.trainer.threads:
@@ -157,6 +160,7 @@ class Pipeline:
         before = self._measured("before", lambda: load_model(self.student.folder))
         for leg in self.legs:
             self._gen_data(leg)
+            report_agreement(self.recipe, run.folder / "questions", run.responses, run.reports)
             self._train(leg)
         self._save_student()
         after = self._measured("after", lambda: load_model(run.student))
@@ -201,7 +205,7 @@ class Pipeline:
     def _write_questions(self) -> None:
         recipe, folder = self.recipe, self.run.questions
         shard = recipe.masters.gen_data.shard_questions
-        count = write_questions(recipe.data, folder, shard, recipe.trainer.seed)
+        count = write_questions(recipe.data, folder, shard, recipe.trainer.seed, partial(check_sample, recipe))
         digest = hashlib.sha256()
         answers: set[str] = set()
         for path in sorted(folder.glob("shard-*.parquet")):
@@ -225,7 +229,7 @@ class Pipeline:
             teacher_todo = []
         if not student_todo and not teacher_todo:
             return
-        judge = JUDGES.load(self.recipe.masters.rewards.judge).make(self.recipe.data.scoring)
+        judge = make_judge(self.recipe.masters.rewards, self.recipe.data.scoring, run.folder, self.base)
         initial = load_model(self.student.folder, attn=self.recipe.trainer.attention)
         reference = Reference(initial, self.student.processor, self.vocab)
         write = partial(

@@ -244,6 +244,8 @@ def data_show(spec: str, *, count: int = 5) -> list[dict[str, Any]]:
             "id": sample.id,
             "question": sample.text,
             "answer": sample.answer,
+            "answers": list(sample.answers),
+            "dataset": sample.dataset,
             "messages": sample.messages,
             "images": [
                 {"width": image.width, "height": image.height, "mode": image.mode}

@@ -39,11 +39,16 @@ def check_checkpoint(folder: Path) -> dict[str, Any]:
         )
     config = read_optional_json(folder / "config.json")
     family_of(str(config.get("model_type")))
-    _check_weights(folder)
+    check_weights(folder)
     return config
 
 
-def _check_weights(folder: Path) -> None:
+def check_weights(folder: Path) -> None:
+    """Look at a folder's safetensors files without reading them whole.
+
+    Raises:
+        CheckpointError: there are none, one is missing, or one is cut short.
+    """
     from safetensors import SafetensorError, safe_open
 
     weights = sorted(folder.glob("*.safetensors"))

@@ -46,6 +46,10 @@ class StorageError(EdgekitError):
     """The disk is full, or a folder cannot be written."""
 
 
+class ServerError(EdgekitError):
+    """A model's server could not be reached, failed, or gave no usable answers."""
+
+
 class MissingExtraError(EdgekitError):
     """A part of edgekit needs a package that is not installed."""
 

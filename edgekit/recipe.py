@@ -16,6 +16,7 @@ from typing import Any, Literal
 import yaml
 
 from edgekit import schema
+from edgekit.choice import entries
 from edgekit.errors import CheckpointError, RecipeError
 from edgekit.files import sha256_json
 from edgekit.registry import Registry
@@ -51,8 +52,8 @@ class Data:
     """Use so many train questions, drawn with the run's seed; all when absent."""
     test_limit: int | None = None
     """Measure on the first so many test questions; all when absent."""
-    scoring: str = "exact"
-    """Metric of `edgekit.data.scoring`."""
+    scoring: str | dict[str, str] = "exact"
+    """Metric of `edgekit.data.scoring`; for a mixed file a mapping from a row's `dataset` to one, with a `default`."""
 
 
 @dataclass(frozen=True)
@@ -105,11 +106,31 @@ class GenData:
 
 
 @dataclass(frozen=True)
+class LlmJudge:
+    """How the judges that ask a language model, `openai` and `local`, reach it."""
+
+    judge_model: str | None = None
+    """`openai`: the model's name on the server; `local`: a checkpoint, a Hugging Face folder or hub name."""
+    judge_url: str | None = None
+    """`openai`: base address of a server with POST /chat/completions, for example http://localhost:8000/v1."""
+    judge_api_key_env: str | None = None
+    """`openai`: name of the environment variable that holds the key; no key is sent when absent."""
+    judge_concurrency: int = 8
+    """`openai`: requests at a time; `local`: prompts in a batch."""
+    judge_timeout_s: float = 60.0
+    """`openai`: longest silence of the server, seconds."""
+    judge_retries: int = 4
+    """`openai`: how often a request that failed is sent again, after a growing pause."""
+
+
+@dataclass(frozen=True)
 class Rewards:
     """Eq. 6-7."""
 
-    judge: str = "rule"
-    """R_acc: `rule` scores closed answers with `data.scoring`."""
+    judge: str | dict[str, str] = "rule"
+    """R_acc: `rule` scores closed answers with `data.scoring`, `openai` and `local` ask a language model, which open
+    answers need; or a mapping from a row's `dataset` to one of these, with a `default`."""
+    llm: LlmJudge = field(default_factory=LlmJudge)
     accuracy: bool = True
     """Use R_acc."""
     distill: bool = True
@@ -223,6 +244,8 @@ class Recipe:
     def hash(self) -> str:
         """Of what decides the student: exports, bench and gates may change without a new run."""
         value = schema.to_json(self)
+        for key in ("judge_url", "judge_api_key_env", "judge_concurrency", "judge_timeout_s", "judge_retries"):
+            del value["masters"]["rewards"]["llm"][key]  # how the judge is reached: a run may go on with another way
         return sha256_json({key: value[key] for key in value if key not in ("exports", "bench", "gates", "name")})
 
     def r_max(self, teacher: int) -> float | Literal["auto"]:
@@ -365,6 +388,9 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "masters.gen_data.max_new_tokens": (lambda v: v >= 1, "at least 1"),
     "masters.gen_data.batch_questions": (lambda v: v >= 1, "at least 1"),
     "masters.gen_data.shard_questions": (lambda v: v >= 1, "at least 1"),
+    "masters.rewards.llm.judge_concurrency": (lambda v: v >= 1, "at least 1"),
+    "masters.rewards.llm.judge_timeout_s": (lambda v: v > 0, "above 0"),
+    "masters.rewards.llm.judge_retries": (lambda v: v >= 0, "at least 0"),
     "masters.grpo_weight": (lambda v: v >= 0, "at least 0"),
     "masters.kl_beta": (lambda v: v >= 0, "at least 0"),
     "trainer.steps": (lambda v: v >= 1, "at least 1"),
@@ -424,11 +450,18 @@ def _check_names(recipe: Recipe) -> list[str]:
     from edgekit.data.scoring import SCORING
 
     chosen = [(f"objective.{name}", OBJECTIVES, name) for name in recipe.objective]
-    chosen.append(("masters.rewards.judge", JUDGES, recipe.masters.rewards.judge))
+    for key, registry, choice in (
+        ("masters.rewards.judge", JUDGES, recipe.masters.rewards.judge),
+        ("data.scoring", SCORING, recipe.data.scoring),
+    ):
+        chosen += [(where, registry, name) for where, name in entries(choice, key)]
     chosen.append(("masters.gen_data.generator", GENERATORS, recipe.masters.gen_data.generator))
-    chosen.append(("data.scoring", SCORING, recipe.data.scoring))
     unknown = [(where, registry.unknown(name)) for where, registry, name in chosen if name not in registry.names()]
-    return [f"{where}: {error.what} {error.fix}" for where, error in unknown]
+    problems = [f"{where}: {error.what} {error.fix}" for where, error in unknown]
+    for key, choice in (("masters.rewards.judge", recipe.masters.rewards.judge), ("data.scoring", recipe.data.scoring)):
+        if not choice:
+            problems.append(f"{key}: names nothing")
+    return problems
 
 
 def describe_settings() -> list[tuple[str, str, str]]:

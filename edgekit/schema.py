@@ -240,4 +240,6 @@ def _kind(value: Any) -> str:
 
 def _name(hint: Any) -> str:
     names = {bool: "true or false", int: "a whole number", float: "a number", str: "text", type(None): "nothing"}
+    if get_origin(hint) is dict:
+        return "a mapping"
     return names.get(hint, getattr(hint, "__name__", str(hint)))

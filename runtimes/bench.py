@@ -19,6 +19,7 @@ import numpy as np
 from edgekit import __version__
 from edgekit.bundle import MANIFEST, Bundle
 from edgekit.checkpoint import check_checkpoint, checkpoint_hash
+from edgekit.choice import Choice, describe, entries, pick
 from edgekit.console import progress
 from edgekit.data import samples
 from edgekit.data.scoring import SCORING
@@ -37,7 +38,7 @@ class Settings:
     """How a bench is run; see `edgekit bench --help`."""
 
     data: str
-    scoring: str = "exact"
+    scoring: Choice = "exact"
     limit: int | None = 1000
     threads: int = 1
     warmup: int = 5
@@ -73,8 +74,11 @@ def bench(
         EdgekitError: bad data or metric, a bundle of another student, an unknown device.
     """
     DEVICES.load(device)
-    SCORING.load(settings.scoring)
-    total = sum(1 for _ in samples(settings.data, limit=settings.limit))
+    for _, metric in entries(settings.scoring, "data.scoring"):
+        SCORING.load(metric)
+    # A question whose data set has no metric is an error here, before anything is measured.
+    questions = samples(settings.data, limit=settings.limit)
+    total = sum(1 for sample in questions if pick(settings.scoring, sample.dataset, "data.scoring"))
     student = None
     if reference is not None:
         check_checkpoint(reference)
@@ -94,7 +98,7 @@ def bench(
     report = Report(
         schema_version=SCHEMA_VERSION,
         data=settings.data,
-        scoring=settings.scoring,
+        scoring=describe(settings.scoring),
         threads=settings.threads,
         machine=DEVICES.load(device).describe(),
         rows=tuple(rows),

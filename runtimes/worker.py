@@ -16,8 +16,9 @@ from typing import Any
 
 import numpy as np
 
+from edgekit.choice import Choice
 from edgekit.data import Sample, samples
-from edgekit.data.scoring import SCORING
+from edgekit.data.scoring import score_answer
 from edgekit.errors import EdgekitError
 from edgekit.files import write_json
 from edgekit.machine import peak_memory_bytes
@@ -51,7 +52,7 @@ class Job:
     out: str
     data: str
     limit: int | None
-    scoring: str
+    scoring: Choice
     threads: int
     warmup: int
     max_new_tokens: int
@@ -77,7 +78,6 @@ def _work(job: Job, out: Path) -> None:
     total = sum(1 for _ in samples(job.data, limit=job.limit))
     for sample in itertools.islice(samples(job.data), job.warmup):
         _ask(session, sample, job.max_new_tokens)
-    score = SCORING.load(job.scoring).score
     with (out / ANSWERS).open("w", encoding="utf-8") as stream:
         for number, sample in enumerate(samples(job.data, limit=job.limit), 1):
             said = _ask(session, sample, job.max_new_tokens)
@@ -85,7 +85,7 @@ def _work(job: Job, out: Path) -> None:
                 "id": sample.id,
                 "answer": said.text,
                 "token_ids": said.token_ids,
-                "score": score(said.text, str(sample.answer)),
+                "score": score_answer(job.scoring, said.text, sample),
                 **said.timings.as_dict(),
             }
             stream.write(json.dumps(row, ensure_ascii=False) + "\n")

@@ -7,19 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from edgekit.data.scoring import SCORING
+from edgekit.choice import Choice
+from edgekit.data import Sample
+from edgekit.data.scoring import score_answer
 from edgekit.distill.judges import Judge
 
 
-def make(scoring: str) -> Judge:
+def make(scoring: Choice, *_: object) -> Judge:
     """A judge that gives 1 where the metric gives at least one half.
 
     Args:
-        scoring: Name of the metric.
+        scoring: Name of the metric, or data set -> name.
     """
-    score = SCORING.load(scoring).score
 
-    def judge(rows: Sequence[tuple[str, str, str]]) -> list[float]:
-        return [float(bool(said.strip()) and score(said, reference) >= 0.5) for _, reference, said in rows]
+    def judge(rows: Sequence[tuple[Sample, str]]) -> list[float]:
+        return [float(bool(said.strip()) and score_answer(scoring, said, sample) >= 0.5) for sample, said in rows]
 
     return judge

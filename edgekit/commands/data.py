@@ -75,4 +75,7 @@ def show(
         return
     for row in rows:
         pictures = ", ".join(f"{image['width']}x{image['height']} {image['mode']}" for image in row["images"])
-        print_text(f"{plain(row['id']):16} {row['question']!r} -> {row['answer']!r}  [{pictures or 'no picture'}]")
+        others = f" (of {len(row['answers'])}, {len(set(row['answers']))} different)" if len(row["answers"]) > 1 else ""
+        source = f"  {plain(row['dataset'])}" if row["dataset"] else ""
+        asked = f"{plain(row['id']):16} {row['question']!r} -> {row['answer']!r}{others}"
+        print_text(f"{asked}  [{pictures or 'no picture'}]{source}")

@@ -20,6 +20,7 @@ import itertools
 import json
 import math
 import shlex
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 SOURCES = Registry("edgekit.data", "data source", helpers=frozenset({"check"}))
 
-FIELDS = ("id", "question", "messages", "image", "images", "answer")
+FIELDS = ("id", "question", "messages", "image", "images", "answer", "answers", "dataset")
 """What `make_sample` looks at; columnar sources read no other column."""
 
 
@@ -79,8 +80,11 @@ class Sample:
         id: Unique within its source; stable from run to run.
         images: In the order of the image parts of `messages`.
         messages: [{"role": ..., "content": text or parts}]; ends with the user's turn.
-        answer: The reference answer; None when unknown.
+        answer: The reference answer, of several the most frequent, then the first; None when unknown.
         location: Where it was read, file and line, for messages.
+        answers: Every accepted reference, one for each annotator, so that one given twice stands there twice; `answer`
+            alone when not given.
+        dataset: Which data set a row of a mixed file comes from; metrics and judges may be chosen by it.
     """
 
     id: str
@@ -88,6 +92,14 @@ class Sample:
     messages: list[Message]
     answer: str | None = None
     location: str = ""
+    answers: tuple[str, ...] = ()
+    dataset: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.answer is None and self.answers:
+            object.__setattr__(self, "answer", Counter(self.answers).most_common(1)[0][0])
+        elif self.answer is not None and not self.answers:
+            object.__setattr__(self, "answers", (self.answer,))
 
     @property
     def text(self) -> str:
@@ -157,8 +169,9 @@ def make_sample(row: dict[str, Any], *, ident: str, location: str, base: Path | 
     """A sample from a row in any of the accepted spellings.
 
     Args:
-        row: `messages` or `question`; `images` or `image` (paths, bytes, or {"bytes", "path"}); `answer`. A field that
-            is null counts as absent, as Arrow fills up what a row does not have.
+        row: `messages` or `question`; `images` or `image` (paths, bytes, or {"bytes", "path"}); `answer` or `answers`,
+            a text or a list of texts or of {"answer": text}; `dataset`. A field that is null counts as absent, as Arrow
+            fills up what a row does not have.
         ident: Used unless the row has an `id`.
         location: File and line for messages.
         base: Folder that relative image paths start from.
@@ -166,13 +179,41 @@ def make_sample(row: dict[str, Any], *, ident: str, location: str, base: Path | 
     try:
         images = tuple(_image_ref(value, base, location) for value in _image_values(row))
         messages = _messages(row, len(images))
-        answer, own = _scalar(row, "answer"), _scalar(row, "id")
-        _check_text(messages, answer, own or ident)
+        answer, answers = _references(row)
+        own, dataset = _scalar(row, "id"), _scalar(row, "dataset")
+        _check_text(messages, answer, *answers, own or ident, dataset)
     except DataError as error:
         return BadRow(location, error.what)
     if (slots := count_images(messages)) != len(images):
         return BadRow(location, f"the messages have {slots} image parts but there are {len(images)} images")
-    return Sample(ident if own is None else own, images, messages, answer, location)
+    return Sample(ident if own is None else own, images, messages, answer, location, answers, dataset)
+
+
+def _references(row: dict[str, Any]) -> tuple[str | None, tuple[str, ...]]:
+    """The one answer a row names, and all that it accepts; with a list alone the sample chooses among them."""
+    one, several = row.get("answer"), row.get("answers")
+    if isinstance(one, (list, dict)):
+        if several is not None:
+            raise DataError("'answer' is a list and there are 'answers' too")
+        one, several = None, one
+    if several is None:
+        return _scalar(row, "answer"), ()
+    answer = _scalar({"answer": one}, "answer")
+    answers = tuple(_listed(several))
+    if answer is not None and answers and answer not in answers:
+        raise DataError(f"'answer' {answer!r} is not among 'answers'")
+    return answer, answers
+
+
+def _listed(value: Any) -> Iterator[str]:
+    """Texts of a list of texts or of {"answer": text}, or of {"answer": list}, as Arrow may turn the latter about."""
+    if isinstance(value, dict):
+        value = value.get("answer")
+    for item in value if isinstance(value, list) else [value]:
+        text = _scalar({"answer": item.get("answer") if isinstance(item, dict) else item}, "answer")
+        if text is None:
+            raise DataError("an answer of the list is null")
+        yield text
 
 
 def _scalar(row: dict[str, Any], name: str) -> str | None:
@@ -184,10 +225,10 @@ def _scalar(row: dict[str, Any], name: str) -> str | None:
     return None if value is None else str(value)
 
 
-def _check_text(messages: list[Message], answer: str | None, ident: str) -> None:
+def _check_text(messages: list[Message], *texts: str | None) -> None:
     """Samples are stored as JSON and fed to tokenizers: both refuse half a surrogate pair, and JSON refuses bytes."""
     try:
-        json.dumps([messages, answer, ident], ensure_ascii=False).encode()
+        json.dumps([messages, *texts], ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
         raise DataError(f"half a surrogate pair, {error.object[error.start]!r}, is no text") from error
     except (TypeError, ValueError) as error:

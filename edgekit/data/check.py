@@ -161,8 +161,8 @@ def _problem(row: Sample, found: Findings, closed: set[str] | None) -> str | Non
         return f"the id {row.id!r} was there before"
     if row.answer is None or not row.answer.strip():
         return "no answer"
-    if closed is not None and row.answer not in closed:
-        return f"the answer {row.answer!r} is not among the {len(closed)} allowed{_nearest(row.answer, closed)}"
+    if closed is not None and (strange := [answer for answer in row.answers if answer not in closed]):
+        return f"the answer {strange[0]!r} is not among the {len(closed)} allowed{_nearest(strange[0], closed)}"
     for ref in row.images:
         try:
             image = ref.open()

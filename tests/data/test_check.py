@@ -184,4 +184,4 @@ def test_show_of_bad_data(spec: str) -> None:
     ],
 )
 def test_exact(said: str, answer: str, right: float) -> None:
-    assert exact.score(said, answer) == right
+    assert exact.score(said, [answer]) == right

@@ -74,7 +74,7 @@ def test_what_is_no_parquet(tmp_path: Path, content: bytes) -> None:
 def test_foreign_columns(tmp_path: Path) -> None:
     pq.write_table(pa.table({"prompt": ["q"], "label": ["a"]}), tmp_path / "q.parquet")
     (bad,) = described(tmp_path / "q.parquet")
-    assert bad.endswith("none of its columns is one of id, question, messages, image, images, answer")
+    assert bad.endswith("none of its columns is one of id, question, messages, image, images, answer, answers, dataset")
 
 
 def test_files_still_being_written_are_not_shards(tmp_path: Path) -> None:

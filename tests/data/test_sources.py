@@ -74,7 +74,7 @@ def test_jsonl_good_rows(pictures: Path) -> None:
         ({"answer": "yes"}, "neither 'question' nor 'messages'"),
         ({"question": "  ", "answer": "yes"}, "'question' is blank"),
         ({"question": "q", "image": 7}, "an image is int"),
-        ({"question": "q", "answer": ["a"]}, "'answer' is list, not text"),
+        ({"question": "q", "answer": [["a"]]}, "'answer' is list, not text"),
         ({"messages": [{"role": "user", "content": "q"}], "images": ["a.png"]}, "0 image parts but there are 1 images"),
         ({"messages": [{"content": "q"}]}, "a message has no role"),
         ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "content is neither"),

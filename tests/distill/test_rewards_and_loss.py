@@ -7,6 +7,8 @@ import math
 import pytest
 import torch
 
+from edgekit.chat import question
+from edgekit.data import Sample
 from edgekit.distill.judges import rule
 from edgekit.distill.loss import Group, Weights, joint_loss, k3, row_means
 from edgekit.distill.objectives.jsd import jsd
@@ -74,8 +76,8 @@ def test_advantages() -> None:
 
 def test_rule_judge() -> None:
     judge = rule.make("exact")
-    rows = [("q", "yes", "Yes."), ("q", "yes", "no"), ("q", "yes", ""), ("q", "yes", "yes yes")]
-    assert judge(rows) == [1.0, 0.0, 0.0, 0.0]
+    one = Sample("a", (), question("q", 0), "yes")
+    assert judge([(one, "Yes."), (one, "no"), (one, ""), (one, "yes yes")]) == [1.0, 0.0, 0.0, 0.0]
 
 
 def test_row_means_and_k3() -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from edgekit.data.scoring import fold
+
 
 def normalise(text: str) -> str:
     """Trimmed, lower case, inner white space folded, trailing dots dropped ("Yes." is "yes")."""
-    return " ".join(text.lower().split()).rstrip(".").rstrip()
+    return fold(text).rstrip(".").rstrip()
 
 
-def score(prediction: str, answer: str) -> float:
-    """1.0 when both are the same text after `normalise`, else 0.0; an empty prediction is never right."""
+def score(prediction: str, answers: Sequence[str]) -> float:
+    """1.0 when the prediction is the same text as a reference after `normalise`; an empty one is never right."""
     said = normalise(prediction)
-    return float(bool(said) and said == normalise(answer))
+    return float(bool(said) and any(said == normalise(answer) for answer in answers))
