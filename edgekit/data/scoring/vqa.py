@@ -10,6 +10,7 @@ not reach 1: the divisor is then the number of the others, and a single referenc
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from functools import cache
@@ -56,7 +57,7 @@ def _mended() -> dict[str, str]:
 
 def normalise(text: str) -> str:
     """An answer by the rules above; the typographic apostrophe counts as the plain one."""
-    text = " ".join(text.split()).replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")
+    text = " ".join(unicodedata.normalize("NFC", text).split()).replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")
     words = [NUMBER_WORDS.get(word, word) for word in _without_punctuation(text).lower().split()]
     return " ".join(_mended().get(word, word) for word in words if word not in ARTICLES)
 
