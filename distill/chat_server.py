@@ -12,7 +12,7 @@ from edgekit.chat import Message
 from edgekit.errors import RecipeError, ServerError
 
 BUSY = (408, 409, 425, 429)
-LONGEST_PAUSE_S = 30.0
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0  # before a retry; doubled for each further one
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 RESUME = "What was done so far is kept: see to the server, then run the same command again."
 
@@ -28,7 +28,6 @@ class ChatServer:
         retries: How often a request that timed out, was refused as too much, or met a fault of the server is sent
             again.
         timeout_s: Longest silence of the server, seconds.
-        pause_s: Before the first retry; doubled for each further one, LONGEST_PAUSE_S at most.
     Raises:
         RecipeError: no http address, or no such environment variable.
     """
@@ -41,11 +40,10 @@ class ChatServer:
         concurrency: int = 8,
         retries: int = 4,
         timeout_s: float = 60.0,
-        pause_s: float = 0.5,
     ) -> None:
         import httpx2
 
-        self.url, self.model, self.retries, self.timeout_s, self.pause_s = url, model, retries, timeout_s, pause_s
+        self.url, self.model, self.retries, self.timeout_s = url, model, retries, timeout_s
         key = _key(api_key_env)
         try:
             parts = urlsplit(url)
@@ -96,7 +94,7 @@ class ChatServer:
 
     def _pause(self, attempt: int) -> float:
         # Spread, so that requests refused together do not come back together.
-        return float(self.pause_s * 2**attempt * random.uniform(0.5, 1.0))
+        return float(FIRST_PAUSE_S * 2**attempt * random.uniform(0.5, 1.0))
 
     def _post(self, body: dict[str, Any]) -> tuple[str, list[str] | None, float]:
         """What went wrong, the texts when nothing did, and how many seconds the server asks to wait."""
