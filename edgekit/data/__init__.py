@@ -207,13 +207,20 @@ def _references(row: dict[str, Any]) -> tuple[str | None, tuple[str, ...]]:
 
 def _listed(value: Any) -> Iterator[str]:
     """Texts of a list of texts or of {"answer": text}, or of {"answer": list}, as Arrow may turn the latter about."""
-    if isinstance(value, dict):
-        value = value.get("answer")
+    value = _unwrapped(value)
     for item in value if isinstance(value, list) else [value]:
-        text = _scalar({"answer": item.get("answer") if isinstance(item, dict) else item}, "answer")
+        text = _scalar({"answer": _unwrapped(item)}, "answer")
         if text is None:
             raise DataError("an answer of the list is null")
         yield text
+
+
+def _unwrapped(value: Any) -> Any:
+    if isinstance(value, dict):
+        if "answer" not in value:
+            raise DataError(f"an entry of the answers has no 'answer' but {', '.join(map(repr, value)) or 'nothing'}")
+        return value["answer"]
+    return value
 
 
 def _scalar(row: dict[str, Any], name: str) -> str | None:
