@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from edgekit.choice import Choice, pick
 from edgekit.console import progress
 from edgekit.data import Sample, samples
-from edgekit.data.scoring import score_answer
+from edgekit.data.scoring import KEY, score_answer
 from edgekit.distill.batch import encode_prompts
 from edgekit.distill.generators.transformers import greedy
 from edgekit.processor import Processor
@@ -98,7 +98,7 @@ def evaluate_model(
     training = model.training
     model.eval()
     # A question whose data set has no metric is an error here, before anything is answered.
-    total = sum(1 for sample in samples(spec, limit=limit) if pick(scoring, sample.dataset, "data.scoring"))
+    total = sum(1 for sample in samples(spec, limit=limit) if pick(scoring, sample.dataset, KEY))
     with progress() as bar:
         task = bar.add_task(title, total=total)
         for group in batched(samples(spec, limit=limit), batch):

@@ -160,7 +160,7 @@ class Pipeline:
         before = self._measured("before", lambda: load_model(self.student.folder))
         for leg in self.legs:
             self._gen_data(leg)
-            report_agreement(self.recipe, run.folder / "questions", run.responses, run.reports)
+            report_agreement(self.recipe, run.questions, run.responses, run.reports)
             self._train(leg)
         self._save_student()
         after = self._measured("after", lambda: load_model(run.student))
@@ -229,7 +229,7 @@ class Pipeline:
             teacher_todo = []
         if not student_todo and not teacher_todo:
             return
-        judge = make_judge(self.recipe.masters.rewards, self.recipe.data.scoring, run.folder, self.base)
+        judge = make_judge(self.recipe.masters.rewards, self.recipe.data.scoring, run.responses.parent, self.base)
         initial = load_model(self.student.folder, attn=self.recipe.trainer.attention)
         reference = Reference(initial, self.student.processor, self.vocab)
         write = partial(

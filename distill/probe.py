@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 
 from edgekit.checkpoint import check_checkpoint, load_model
+from edgekit.choice import Choice
 from edgekit.console import note, progress
 from edgekit.data import Sample, samples
-from edgekit.data.scoring import SCORING
+from edgekit.data.scoring import check_metrics, score_answer
 from edgekit.distill.batch import embed, encode_prompts, response_hidden
 from edgekit.distill.generators.transformers import greedy
 from edgekit.distill.masking import MaskedTeacher
@@ -110,7 +111,7 @@ def probe(
     processor: Processor,
     questions: Sequence[Sample],
     *,
-    scoring: str,
+    scoring: Choice,
     step: float = 0.1,
     max_drop: float = 0.02,
     max_new_tokens: int = 16,
@@ -123,7 +124,7 @@ def probe(
         teacher: Loaded.
         processor: Its own.
         questions: Held out.
-        scoring: Metric.
+        scoring: Metric, or data set -> metric.
         step: Between ratios, in (0, 1).
         max_drop: Accuracy that may be lost, in [0, 1].
         max_new_tokens: Longest answer.
@@ -131,7 +132,6 @@ def probe(
         title: Of the progress bar.
     """
     groups = [questions[start : start + batch] for start in range(0, len(questions), batch)]
-    score = SCORING.load(scoring).score
     ratios = [round(number * step, 10) for number in range(math.ceil(LAST / step)) if number * step < LAST]
     rows: list[Row] = []
     kept: list[Answers] = []
@@ -144,7 +144,8 @@ def probe(
             for number, group in enumerate(groups):
                 said = greedy(teacher.model, processor, encode_prompts(processor, group), max_new_tokens)
                 scores += [
-                    score(processor.decode(ids), str(sample.answer)) for ids, sample in zip(said, group, strict=True)
+                    score_answer(scoring, processor.decode(ids), sample)
+                    for ids, sample in zip(said, group, strict=True)
                 ]
                 if ratio == 0:
                     owners = [owner for owner, ids in enumerate(said) if ids]
@@ -221,7 +222,7 @@ def probe_checkpoint(
     questions: int,
     step: float,
     max_drop: float,
-    scoring: str,
+    scoring: Choice,
     scope: str,
     exclude: tuple[str, ...],
     seed: int,
@@ -237,7 +238,7 @@ def probe_checkpoint(
         raise RecipeError("A probe needs --step in (0, 1) and --max-drop in [0, 100].")
     if scope not in ("all", "language", "vision"):
         raise RecipeError(f"--scope {scope!r} is not one of all, language, vision.")
-    SCORING.load(scoring)
+    check_metrics(scoring)
     config = check_checkpoint(folder)
     if threads:
         torch.set_num_threads(threads)

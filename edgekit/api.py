@@ -142,7 +142,7 @@ def probe(
     questions: int = 512,
     step: float = 0.05,
     max_drop: float = 2.0,
-    scoring: str | None = None,
+    scoring: str | dict[str, str] | None = None,
     scope: str = "all",
     exclude: list[str] | None = None,
     seed: int = 0,
@@ -158,7 +158,7 @@ def probe(
         questions: How many, drawn uniformly.
         step: Between ratios, in (0, 1).
         max_drop: Accuracy that may be lost before the cliff, points of 100.
-        scoring: Metric.
+        scoring: Metric, or data set -> metric; the recipe's when its data are asked, else exact, when None.
         scope: all, language or vision.
         exclude: Patterns of weight names to leave whole.
         seed: Of the draw.

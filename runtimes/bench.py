@@ -19,10 +19,10 @@ import numpy as np
 from edgekit import __version__
 from edgekit.bundle import MANIFEST, Bundle
 from edgekit.checkpoint import check_checkpoint, checkpoint_hash
-from edgekit.choice import Choice, describe, entries, pick
+from edgekit.choice import Choice, describe, pick
 from edgekit.console import progress
 from edgekit.data import samples
-from edgekit.data.scoring import SCORING
+from edgekit.data.scoring import KEY, check_metrics
 from edgekit.devices import DEVICES
 from edgekit.errors import BundleError, EdgekitError
 from edgekit.files import write_json
@@ -74,11 +74,10 @@ def bench(
         EdgekitError: bad data or metric, a bundle of another student, an unknown device.
     """
     DEVICES.load(device)
-    for _, metric in entries(settings.scoring, "data.scoring"):
-        SCORING.load(metric)
+    check_metrics(settings.scoring)
     # A question whose data set has no metric is an error here, before anything is measured.
     questions = samples(settings.data, limit=settings.limit)
-    total = sum(1 for sample in questions if pick(settings.scoring, sample.dataset, "data.scoring"))
+    total = sum(1 for sample in questions if pick(settings.scoring, sample.dataset, KEY))
     student = None
     if reference is not None:
         check_checkpoint(reference)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from edgekit.choice import Choice, entries, pick
 from edgekit.data import Sample
+from edgekit.data.scoring import KEY as SCORING_KEY
 from edgekit.recipe import JUDGES, Recipe, Rewards
 
 KEY = "masters.rewards.judge"
@@ -67,4 +68,4 @@ def check_sample(recipe: Recipe, sample: Sample) -> None:
         DataError: not.
     """
     pick(recipe.masters.rewards.judge, sample.dataset, KEY)
-    pick(recipe.data.scoring, sample.dataset, "data.scoring")
+    pick(recipe.data.scoring, sample.dataset, SCORING_KEY)

@@ -8,11 +8,22 @@ from __future__ import annotations
 
 import unicodedata
 
-from edgekit.choice import Choice, pick
+from edgekit.choice import Choice, entries, pick
 from edgekit.data import Sample
 from edgekit.registry import Registry
 
 SCORING = Registry("edgekit.data.scoring", "metric")
+KEY = "data.scoring"
+
+
+def check_metrics(choice: Choice) -> None:
+    """Import every metric of a choice, before anything is answered.
+
+    Raises:
+        EdgekitError: no such metric.
+    """
+    for _, name in entries(choice, KEY):
+        SCORING.load(name)
 
 
 def score_answer(choice: Choice, prediction: str, sample: Sample) -> float:
@@ -28,7 +39,7 @@ def score_answer(choice: Choice, prediction: str, sample: Sample) -> float:
         DataError: no metric is chosen for this data set.
         EdgekitError: no such metric.
     """
-    metric = SCORING.load(pick(choice, sample.dataset, "data.scoring"))
+    metric = SCORING.load(pick(choice, sample.dataset, KEY))
     if getattr(metric, "USES_QUESTION", False):
         return float(metric.score(prediction, sample.answers, sample.text))
     return float(metric.score(prediction, sample.answers))
