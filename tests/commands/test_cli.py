@@ -183,7 +183,7 @@ def test_models_gone_wrong(place: Path, tmp_path: Path, checkpoint_maker: Callab
 def test_data_gone_wrong(place: Path) -> None:
     (place / "q.jsonl").write_text("\n")
     fails("q.jsonl holds no samples", "distill", folder=place)
-    (place / "q.jsonl").write_text('{"question": "q", "answer": [1]}\n')
+    (place / "q.jsonl").write_text('{"question": "q", "answer": [[1]]}\n')
     fails("q.jsonl:1: 'answer' is list, not text", "distill", folder=place)
 
 
