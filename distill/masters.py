@@ -26,6 +26,7 @@ from edgekit import __version__
 from edgekit.checkpoint import check_checkpoint, checkpoint_hash, load_model
 from edgekit.console import note
 from edgekit.data import samples
+from edgekit.distill.acceptance import acceptance
 from edgekit.distill.agreement import report_agreement
 from edgekit.distill.clock import PhaseClock
 from edgekit.distill.evaluate import Evaluation, evaluate_model
@@ -57,6 +58,7 @@ from edgekit.stats import paired
 from edgekit.workspace import Run
 
 MAX_ANSWER_TOKENS = 16
+ACCEPTANCE_QUESTIONS = 256
 
 
 @dataclass(frozen=True)
@@ -120,12 +122,7 @@ class Pipeline:
             torch.set_num_threads(recipe.trainer.threads)
         self.student = _party(recipe.student.checkpoint, base)
         self.teachers = [_party(model.checkpoint, base) for model in recipe.teachers]
-        self.vocab = min(
-            shared_vocabulary(
-                t.processor, self.student.processor, _vocab_size(t.folder), _vocab_size(self.student.folder)
-            )
-            for t in self.teachers
-        )
+        self.vocab = min(self._shared(teacher) for teacher in self.teachers)
         self._objectives()
 
     def go(self, run: Run) -> dict[str, Any]:
@@ -164,6 +161,7 @@ class Pipeline:
             self._train(leg)
         self._save_student()
         after = self._measured("after", lambda: load_model(run.student))
+        self._report_acceptance()
         return self._close(before, after)
 
     # ------------------------------------------------------------------------------------------------------ the stages
@@ -382,7 +380,33 @@ class Pipeline:
         write_json(path, {"ids": result.ids, "scores": result.scores.tolist(), "answers": result.answers})
         return result
 
+    def _report_acceptance(self) -> None:
+        """How well the student would serve as a draft model of the last teacher, before and after."""
+        if "acceptance" in self.run.manifest():
+            return
+        teacher, data = self.teachers[-1], self.recipe.data
+        asked = list(samples(data.test, limit=min(ACCEPTANCE_QUESTIONS, data.test_limit or ACCEPTANCE_QUESTIONS)))
+        vocab = self._shared(teacher)
+        with self.clock.phase("acceptance"):
+            dense = load_model(teacher.folder)
+            found = {
+                when: acceptance(
+                    (load_model(folder), self.student.processor),
+                    (dense, teacher.processor),
+                    asked,
+                    vocab,
+                    max_new_tokens=MAX_ANSWER_TOKENS,
+                )
+                for when, folder in (("before", self.student.folder), ("after", self.run.student))
+            }
+        self.run.update(acceptance={"teacher": teacher.name, **found})
+
     # ------------------------------------------------------------------------------------------------------- the parts
+
+    def _shared(self, teacher: Party) -> int:
+        """Size of the vocabulary prefix a teacher shares with the student."""
+        heads = _vocab_size(teacher.folder), _vocab_size(self.student.folder)
+        return shared_vocabulary(teacher.processor, self.student.processor, *heads)
 
     def _objectives(self) -> dict[str, Objective]:
         """Fresh ones: their schedules start anew with each teacher."""

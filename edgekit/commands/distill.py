@@ -42,5 +42,10 @@ def command(
     low, high = score["delta_ci95"]
     tested = f"on {score['n']:,} questions of {score['test']}"
     print_text(f"difference:       {score['delta']:+.2%}  [{low:+.2%}, {high:+.2%}]  {tested}")
+    drafts = manifest["acceptance"]
+    print_text(
+        f"as a draft of the teacher: expected acceptance {drafts['before']['expected']:.3f} before, "
+        f"{drafts['after']['expected']:.3f} after"
+    )
     print_text(f"student:          runs/{manifest['run']}/student")
     note("Next:  edgekit export --target onnx")

@@ -123,9 +123,14 @@ def test_the_whole_line(place: Path) -> None:
     assert (place / "runs/latest").read_text().strip() == "tiny"
     import pyarrow.parquet as pq
 
-    table = pq.read_table(place / "runs/tiny/responses/teacher-1-mask-0.2000/shard-00000.parquet")
+    (folder,) = (place / "runs/tiny/responses").glob(
+        f"teacher-{manifest['inputs']['teachers_sha256'][0][:12]}-mask-0.2*"
+    )
+    table = pq.read_table(folder / "shard-00000.parquet")
     assert table.num_rows == 24 and table["mask_ratio"].to_pylist() == pytest.approx([0.2] * 24)
     assert {"question_id", "teacher", "source", "text", "token_ids", "r_acc", "seed"} < set(table.column_names)
+    drafts = manifest["acceptance"]
+    assert drafts["teacher"] == "teacher" and all(0 < drafts[when]["expected"] < 1 for when in ("before", "after"))
     again = call("distill", "--json", folder=place)
     assert json.loads(again.stdout) == manifest and "finished already" in again.stderr
 
