@@ -22,11 +22,12 @@ import torch
 from edgekit.console import progress
 from edgekit.data import ImageRef, Sample, samples
 from edgekit.distill.batch import embed, encode_prompts, project, response_hidden, token_logp
+from edgekit.distill.generators import Generator
 from edgekit.distill.judges import Judge
 from edgekit.errors import DataError
 from edgekit.files import write_bytes, write_json
 from edgekit.processor import Processor
-from edgekit.recipe import GENERATORS, Data, GenData
+from edgekit.recipe import Data, GenData
 
 QUESTIONS = pa.schema(
     [
@@ -144,8 +145,8 @@ class Writer:
     Attributes:
         source: "teacher" or "student".
         name: Of the checkpoint.
-        model: Loaded and, for a teacher, already masked.
-        processor: Of that model.
+        generator: Draws the responses.
+        processor: Turns their tokens to text.
         count: Responses per question.
         mask_ratio: Of a teacher's stage; 0 for a student.
         key: Names the pass; seeds its draws.
@@ -153,7 +154,7 @@ class Writer:
 
     source: str
     name: str
-    model: Any
+    generator: Generator
     processor: Processor
     count: int
     mask_ratio: float
@@ -205,13 +206,11 @@ def write_responses(
 def _respond(
     writer: Writer, reference: Reference, judge: Judge, settings: GenData, path: Path, seed: int
 ) -> Iterator[dict[str, Any]]:
-    sample = GENERATORS.load(settings.generator).sample
     table = pq.read_table(path).to_pylist()
     for start in range(0, len(table), settings.batch_questions):
         group = [question(row) for row in table[start : start + settings.batch_questions]]
         draw_seed = seed_of(seed, start)
-        prompts = encode_prompts(writer.processor, group)
-        drawn = sample(writer.model, writer.processor, prompts, writer.count, settings, draw_seed)
+        drawn = writer.generator.sample(group, writer.count, draw_seed)
         texts = [[writer.processor.decode(ids) for ids in responses] for responses in drawn]
         logps = reference_logps(reference, group, drawn)
         verdicts = iter(judge([(q, text) for q, row in zip(group, texts, strict=True) for text in row]))

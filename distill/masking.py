@@ -6,7 +6,10 @@ memory-mapped safetensors, one at a time, and zeroes what lies below that tensor
 
 from __future__ import annotations
 
+import json
 import math
+import shutil
+import struct
 from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
@@ -17,9 +20,13 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from edgekit.checkpoint import check_checkpoint, checkpoint_hash
 from edgekit.errors import CheckpointError, RecipeError
+from edgekit.families import family_of
+from edgekit.files import new_folder, write_json
 
 Scope = Literal["all", "language", "vision"]
+MASK_RECORD = "edgekit-mask.json"
 
 
 def magnitude_threshold(weight: Tensor, ratio: float) -> float:
@@ -42,6 +49,17 @@ def magnitude_threshold(weight: Tensor, ratio: float) -> float:
         return 0.0
     # kthvalue counts from 1: the value after the `below` smallest is the first one kept.
     return float(weight.detach().abs().float().flatten().kthvalue(below + 1).values)
+
+
+def masked(dense: Tensor, ratio: float) -> tuple[Tensor, float]:
+    """A weight with the share `ratio` of smallest magnitudes set to zero (Eq. 2), and the threshold.
+
+    Args:
+        dense: Any shape, any float dtype; left as it is.
+        ratio: Share to mask, in [0, 1).
+    """
+    threshold = magnitude_threshold(dense, ratio)
+    return dense.where(dense.abs().float() >= threshold, 0.0), threshold
 
 
 def mask_ratio(step: int, steps: int, r_max: float, fall: float) -> float:
@@ -105,13 +123,7 @@ class MaskedTeacher:
         self.model = model
         self.ratio = 0.0
         self.weights = dict(maskable(model, family, scope, exclude))
-        self._stored = _stored_tensors(model, folder)
-        if missing := [name for name in self.weights if name not in self._stored]:
-            raise CheckpointError(
-                f"{folder} does not hold the tensor {missing[0]} by itself.",
-                why="Masks are made from the stored dense weights, tensor by tensor.",
-                fix="Save the teacher once with save_pretrained and use that folder.",
-            )
+        self._stored = _dense_tensors(model, folder, list(self.weights))
 
     @torch.no_grad()
     def set_ratio(self, ratio: float) -> dict[str, float]:
@@ -128,9 +140,8 @@ class MaskedTeacher:
         for path, names in by_file.items():
             with safe_open(str(path), framework="pt") as stored:
                 for name, key in names:
-                    dense = stored.get_tensor(key)
-                    thresholds[name] = magnitude_threshold(dense, ratio)
-                    self.weights[name].copy_(dense.where(dense.abs().float() >= thresholds[name], 0.0))
+                    weight, thresholds[name] = masked(stored.get_tensor(key), ratio)
+                    self.weights[name].copy_(weight)
         self.ratio = ratio
         return thresholds
 
@@ -138,6 +149,96 @@ class MaskedTeacher:
         """Share of the maskable entries that are zero now."""
         zeros = sum(int((weight == 0).sum()) for weight in self.weights.values())
         return zeros / max(1, sum(weight.numel() for weight in self.weights.values()))
+
+
+def write_masked(
+    folder: Path, ratio: float, out: Path, scope: Scope = "all", exclude: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """Write a checkpoint with its mask in it, for a server or an engine that cannot mask.
+
+    The weights go through one tensor at a time: names, dtypes, shapes and files stay those of the dense checkpoint.
+
+    Args:
+        folder: Dense Hugging Face folder.
+        ratio: Share to mask in each tensor, in [0, 1).
+        out: Folder to write, whole or not at all; an earlier masked checkpoint there is replaced.
+        scope, exclude: See `maskable`.
+    Returns:
+        What edgekit-mask.json in `out` holds: source_sha256, ratio, scope, exclude, thresholds.
+    Raises:
+        CheckpointError: as `check_checkpoint`, or tensors under other names than the model uses.
+        RecipeError: ratio outside [0, 1).
+        StorageError: `out` is there and is no masked checkpoint.
+    """
+    if not 0 <= ratio < 1:
+        raise RecipeError(f"The mask ratio {ratio} is not in [0, 1).")
+    config = check_checkpoint(folder)
+    model = _shape_of(folder)
+    names = [name for name, _ in maskable(model, family_of(str(config["model_type"])), scope, exclude)]
+    stored = {key: name for name, (_, key) in _dense_tensors(model, folder, names).items()}
+    thresholds: dict[str, float] = {}
+    with new_folder(out, replace=(out / MASK_RECORD).exists() and out.resolve() != folder.resolve()) as aside:
+        for path in sorted(folder.iterdir()):
+            if path.suffix == ".safetensors":
+                thresholds |= _write_masked_file(path, aside / path.name, ratio, stored)
+            elif path.is_file() and path.name not in (MASK_RECORD, "card.json"):  # its figures are the dense one's
+                shutil.copyfile(path, aside / path.name)
+        record = {
+            "source_sha256": checkpoint_hash(folder),
+            "ratio": ratio,
+            "scope": scope,
+            "exclude": list(exclude),
+            "thresholds": thresholds,
+        }
+        write_json(aside / MASK_RECORD, record)
+    return record
+
+
+def _shape_of(folder: Path) -> nn.Module:
+    """The model of a checkpoint with names and shapes, without a byte of weights."""
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    with torch.device("meta"):
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        model: nn.Module = AutoModelForImageTextToText.from_config(config)
+    return model
+
+
+def _write_masked_file(source: Path, target: Path, ratio: float, names: dict[str, str]) -> dict[str, float]:
+    """One safetensors file. Masking changes neither dtype nor shape, so the header is the source's, byte for byte.
+
+    Args:
+        source, target: Files.
+        ratio: Share to mask.
+        names: Stored name -> the model's name of the tensors to mask.
+    Returns:
+        Thresholds by the model's names.
+    """
+    thresholds = {}
+    with source.open("rb") as stream:
+        (size,) = struct.unpack("<Q", length := stream.read(8))
+        header = stream.read(size)
+    entries = {name: entry for name, entry in json.loads(header).items() if name != "__metadata__"}
+    with safe_open(str(source), framework="pt") as stored, target.open("wb") as stream:
+        stream.write(length + header)
+        for key in sorted(entries, key=lambda key: entries[key]["data_offsets"]):
+            weight = stored.get_tensor(key)
+            if key in names:
+                weight, thresholds[names[key]] = masked(weight, ratio)
+            stream.write(weight.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return thresholds
+
+
+def _dense_tensors(model: nn.Module, folder: Path, names: list[str]) -> dict[str, tuple[Path, str]]:
+    """For each of `names`, its file and its name there; one that is not stored by itself is an error."""
+    found = _stored_tensors(model, folder)
+    if missing := [name for name in names if name not in found]:
+        raise CheckpointError(
+            f"{folder} does not hold the tensor {missing[0]} by itself.",
+            why="Masks are made from the stored dense weights, tensor by tensor.",
+            fix="Save the teacher once with save_pretrained and use that folder.",
+        )
+    return {name: found[name] for name in names}
 
 
 def _stored_tensors(model: nn.Module, folder: Path) -> dict[str, tuple[Path, str]]:

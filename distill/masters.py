@@ -11,8 +11,9 @@ import hashlib
 import json
 import math
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -31,6 +32,7 @@ from edgekit.distill.agreement import report_agreement
 from edgekit.distill.clock import PhaseClock
 from edgekit.distill.evaluate import Evaluation, evaluate_model
 from edgekit.distill.gen_data import Reference, Writer, missing_shards, open_shards, write_questions, write_responses
+from edgekit.distill.generators import Generator, Source
 from edgekit.distill.joint import (
     Collator,
     JointTrainer,
@@ -46,19 +48,22 @@ from edgekit.distill.objectives import Objective, build
 from edgekit.distill.pairing import copy_processor, probe_answers, shared_vocabulary
 from edgekit.distill.probe import held_out, probe
 from edgekit.distill.probe import save as save_probe
-from edgekit.distill.trainer import run_trainer, training_arguments
-from edgekit.errors import DataError
+from edgekit.distill.sight import check_sight, check_stored_sight
+from edgekit.distill.trainer import StopAt, last_complete_checkpoint, run_trainer, training_arguments
+from edgekit.errors import CheckpointError, DataError
 from edgekit.families import family_of
 from edgekit.files import new_folder, sha256_file, write_json
 from edgekit.machine import peak_memory_bytes
 from edgekit.processor import Processor
-from edgekit.recipe import Recipe, resolve_checkpoint
+from edgekit.recipe import GENERATORS, Recipe, resolve_checkpoint
 from edgekit.schema import to_json
 from edgekit.stats import paired
 from edgekit.workspace import Run
 
 MAX_ANSWER_TOKENS = 16
 ACCEPTANCE_QUESTIONS = 256
+SIGHT = "sight.json"
+"""Beside the responses of a teacher: how it was found to see the images."""
 
 
 @dataclass(frozen=True)
@@ -94,9 +99,28 @@ class Leg:
         """Shards of this teacher at one mask ratio."""
         return run.responses / f"teacher-{self.teacher.hash[:12]}-mask-{ratio:.4f}"
 
-    def student_responses(self, run: Run, refresh: str) -> Path:
-        """Shards of the student this leg uses."""
-        return run.responses / (f"student-{self.number + 1}" if refresh == "per_teacher" else "student-1")
+    def student_responses(self, run: Run, refresh: str, ratio: float) -> Path:
+        """Shards of the student this leg uses at one mask ratio; only those of the untouched one can be shared."""
+        if refresh == "per_stage":
+            return run.folder / "responses" / f"student-{self.number + 1}-mask-{ratio:.4f}"
+        if refresh == "per_teacher" and self.number:
+            return run.folder / "responses" / f"student-{self.number + 1}"
+        return run.responses / "student-1"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stretch of a leg: Gen-Data for these ratios, then training on them.
+
+    Attributes:
+        ratios: In order.
+        start: First optimiser step.
+        stop: The step after the last.
+    """
+
+    ratios: list[float]
+    start: int
+    stop: int
 
 
 class Pipeline:
@@ -124,6 +148,7 @@ class Pipeline:
         self.teachers = [_party(model.checkpoint, base) for model in recipe.teachers]
         self.vocab = min(self._shared(teacher) for teacher in self.teachers)
         self._objectives()
+        GENERATORS.load(recipe.masters.gen_data.generator).check(recipe.masters.gen_data)
 
     def go(self, run: Run) -> dict[str, Any]:
         """Run from wherever the run stands to the end.
@@ -156,9 +181,10 @@ class Pipeline:
         run.update(schedule=[{"teacher": leg.teacher.name, "mask_ratios": leg.ratios} for leg in self.legs])
         before = self._measured("before", lambda: load_model(self.student.folder))
         for leg in self.legs:
-            self._gen_data(leg)
-            report_agreement(self.recipe, run.questions, run.responses, run.reports)
-            self._train(leg)
+            for stage in self._stages(leg):
+                self._gen_data(leg, stage)
+                report_agreement(self.recipe, run.questions, run.responses, run.reports)
+                self._train(leg, stage)
         self._save_student()
         after = self._measured("after", lambda: load_model(run.student))
         self._report_acceptance()
@@ -200,6 +226,13 @@ class Pipeline:
         files = sorted(self.run.questions.glob("shard-*.parquet"))
         return [name for path in files for name in pq.read_table(path, columns=["id"])["id"].to_pylist()]
 
+    def _stages(self, leg: Leg) -> list[Stage]:
+        """One stretch, or one per mask ratio where the student's responses follow its training."""
+        if self.recipe.masters.gen_data.student_refresh != "per_stage":
+            return [Stage(leg.ratios, 0, leg.steps)]
+        own = {ratio: [step for step in range(leg.steps) if leg.ratio_of(step) == ratio] for ratio in leg.ratios}
+        return [Stage([ratio], own[ratio][0], own[ratio][-1] + 1) for ratio in leg.ratios]
+
     def _write_questions(self) -> None:
         recipe, folder = self.recipe, self.run.questions
         shard = recipe.masters.gen_data.shard_questions
@@ -217,14 +250,14 @@ class Pipeline:
             )
         self.run.update(data={"train_questions": count, "train_sha256": digest.hexdigest()})
 
-    def _gen_data(self, leg: Leg) -> None:
+    def _gen_data(self, leg: Leg, stage: Stage) -> None:
         run, settings = self.run, self.recipe.masters.gen_data
         questions = run.questions
-        student_folder = leg.student_responses(run, settings.student_refresh)
+        student_folder = leg.student_responses(run, settings.student_refresh, stage.ratios[0])
         student_todo = settings.student_responses and missing_shards(questions, student_folder)
-        teacher_todo = [r for r in leg.ratios if missing_shards(questions, leg.responses(run, r))]
-        if not settings.teacher_responses:
-            teacher_todo = []
+        teacher_ratios = stage.ratios if settings.teacher_responses else []
+        self._check_stored(leg, teacher_ratios)
+        teacher_todo = [r for r in teacher_ratios if missing_shards(questions, leg.responses(run, r))]
         if not student_todo and not teacher_todo:
             return
         judge = make_judge(self.recipe.masters.rewards, self.recipe.data.scoring, run.responses.parent, self.base)
@@ -239,50 +272,92 @@ class Pipeline:
             seed=self.recipe.trainer.seed,
         )
         with self.clock.phase("gen_data"):
+            self._write_teacher(leg, teacher_todo, write)  # first, as it begins with a look at the teacher
             if student_todo:
-                writer = Writer(
-                    "student",
-                    self.student.name,
-                    self._student_of(leg, initial),
-                    self.student.processor,
-                    settings.student_responses,
-                    0.0,
-                    student_folder.name,
-                )
-                write(writer, folder=student_folder)
-            if teacher_todo:
-                teacher = self._masked(leg.teacher)
-                for ratio in teacher_todo:
-                    teacher.set_ratio(ratio)
-                    folder = leg.responses(run, ratio)
-                    writer = Writer(
-                        "teacher",
-                        leg.teacher.name,
-                        teacher.model,
-                        leg.teacher.processor,
-                        settings.teacher_responses,
-                        ratio,
-                        folder.name,
-                    )
-                    write(writer, folder=folder)
+                self._write_student(student_folder, lambda: self._student_at(leg, stage, initial), write)
 
-    def _train(self, leg: Leg) -> None:
+    def _write_teacher(self, leg: Leg, ratios: list[float], write: Callable[..., None]) -> None:
+        load, count = self._teacher_loader(leg), self.recipe.masters.gen_data.teacher_responses
+        for ratio in ratios:
+            folder = leg.responses(self.run, ratio)
+            with self._teacher_generator(leg, ratio, load) as generator:
+                if self.recipe.masters.gen_data.check_images:
+                    sight = check_sight(generator, leg.teacher.name, self.run.questions)
+                    write_json(folder / SIGHT, {"checked": "teacher", **(asdict(sight) if sight else {})})
+                name, processor = leg.teacher.name, leg.teacher.processor
+                write(Writer("teacher", name, generator, processor, count, ratio, folder.name), folder=folder)
+
+    def _write_student(self, folder: Path, load: Callable[[], Any], write: Callable[..., None]) -> None:
+        """The student's own responses, always by its loaded model."""
+        name, processor, settings = self.student.name, self.student.processor, self.recipe.masters.gen_data
+        source = Source(name, self.student.folder, processor, settings, load)
+        generator = GENERATORS.load("transformers").open_generator(source)
+        count = settings.student_responses
+        write(Writer("student", name, generator, processor, count, 0.0, folder.name), folder=folder)
+
+    @contextmanager
+    def _teacher_generator(self, leg: Leg, ratio: float, load: Callable[[float], Any]) -> Iterator[Generator]:
+        settings, mask = self.recipe.masters.gen_data, self.recipe.masters.mask
+        source = Source(
+            name=leg.teacher.name,
+            folder=leg.teacher.folder,
+            processor=leg.teacher.processor,
+            settings=settings,
+            load=partial(load, ratio),
+            ratio=ratio,
+            teacher=leg.number + 1,
+            scope=mask.scope,
+            exclude=mask.exclude,
+            work=self.run.checkpoints / "generator",
+        )
+        generator: Generator = GENERATORS.load(settings.generator).open_generator(source)
+        try:
+            yield generator
+        finally:
+            generator.close()
+
+    def _teacher_loader(self, leg: Leg) -> Callable[[float], Any]:
+        """Ratio -> the teacher masked so; loaded at the first call, if a generator makes one."""
+        loaded: list[MaskedTeacher] = []
+
+        def load(ratio: float) -> Any:
+            if not loaded:
+                loaded.append(self._masked(leg.teacher))
+            loaded[0].set_ratio(ratio)
+            return loaded[0].model
+
+        return load
+
+    def _check_stored(self, leg: Leg, ratios: list[float]) -> None:
+        """Responses that lie there without a word that their teacher was looked at are judged by themselves."""
+        for ratio in ratios if self.recipe.masters.gen_data.check_images else []:
+            folder = leg.responses(self.run, ratio)
+            if any(folder.glob("shard-*.parquet")) and not (folder / SIGHT).exists():
+                p = check_stored_sight(leg.teacher.name, self.run.questions, folder)
+                write_json(folder / SIGHT, {"checked": "responses", "p": p})
+
+    def _train(self, leg: Leg, stage: Stage) -> None:
+        """Train one stretch of a leg; optimiser, schedules and random state go on from the last checkpoint."""
         recipe, run, settings = self.recipe, self.run, self.recipe.trainer
         if self._leg_student(leg.number).is_dir():
             return
         folder = checkpoint_folder(run.checkpoints, leg.number)
+        last = stage.stop == leg.steps
+        if not last and self._trained(leg) >= stage.stop:
+            return
         cache = run.checkpoints / "cache"
         questions = open_shards(run.questions, cache)
         dataset = ScheduledQuestions(
             questions,
-            self._passes(leg, cache),
+            self._passes(leg, stage, cache),
             leg.ratio_of,
-            leg.steps,
+            stage.stop,
             settings.batch_questions * settings.gradient_accumulation,
             settings.seed + leg.number,
         )
         student = self._student_of(leg, None)
         teacher = self._masked(leg.teacher)
+        self._check_trainer(leg, teacher)
         objectives = self._objectives()
         masters = recipe.masters
         trainer = JointTrainer(
@@ -308,14 +383,28 @@ class Pipeline:
                 references=any(objective.rows == "reference" for objective in objectives.values()),
             ),
         )
+        if not last:
+            trainer.add_callback(StopAt(stage.stop))
         trainer.add_callback(MaskSchedule(teacher, leg.ratio_of, partial(self._record, leg)))
         with self.clock.phase("train"):
             run_trainer(trainer, folder, f"teacher {leg.number + 1} of {len(self.legs)}")
         write_json(run.reports / f"training-{leg.number + 1}.json", trainer.state.log_history)
+        if not last:
+            return
         detach_adapters(student)
         with new_folder(self._leg_student(leg.number), replace=True) as out:
             student.save_pretrained(out)
             copy_processor(self.student.folder, out)
+
+    def _check_trainer(self, leg: Leg, teacher: MaskedTeacher) -> None:
+        """Look at the loaded teacher too where another than it has written the responses."""
+        settings = self.recipe.masters.gen_data
+        if settings.check_images and (settings.generator != "transformers" or not settings.teacher_responses):
+            source = Source(
+                leg.teacher.name, leg.teacher.folder, leg.teacher.processor, settings, lambda: teacher.model
+            )
+            generator = GENERATORS.load("transformers").open_generator(source)
+            check_sight(generator, leg.teacher.name, self.run.questions)
 
     def _record(self, leg: Leg, ratio: float, thresholds: dict[str, float]) -> None:
         """Keep the thresholds of a stage: with the dense teacher they make its mask again."""
@@ -324,18 +413,17 @@ class Pipeline:
         kept.setdefault(f"teacher-{leg.number + 1}", {})[f"{ratio:g}"] = thresholds
         write_json(path, kept)
 
-    def _passes(self, leg: Leg, cache: Path) -> dict[float, list[tuple[Any, int]]]:
+    def _passes(self, leg: Leg, stage: Stage, cache: Path) -> dict[float, list[tuple[Any, int]]]:
         settings = self.recipe.masters.gen_data
-        common = []
-        if settings.student_responses:
-            folder = leg.student_responses(self.run, settings.student_refresh)
-            common.append((open_shards(folder, cache), settings.student_responses))
-        passes = {}
-        for ratio in leg.ratios:
-            own = []
+        passes: dict[float, list[tuple[Any, int]]] = {}
+        for ratio in stage.ratios:
+            passes[ratio] = []
             if settings.teacher_responses:
-                own.append((open_shards(leg.responses(self.run, ratio), cache), settings.teacher_responses))
-            passes[ratio] = own + common
+                rows = open_shards(leg.responses(self.run, ratio), cache)
+                passes[ratio].append((rows, settings.teacher_responses))
+            if settings.student_responses:
+                rows = open_shards(leg.student_responses(self.run, settings.student_refresh, ratio), cache)
+                passes[ratio].append((rows, settings.student_responses))
         return passes
 
     def _arguments(self, folder: Path, steps: int) -> Any:
@@ -422,6 +510,24 @@ class Pipeline:
         if leg.number == 0:
             return initial if initial is not None else load_model(self.student.folder, attn=attention)
         return load_model(self._leg_student(leg.number - 1), attn=attention)
+
+    def _student_at(self, leg: Leg, stage: Stage, initial: Any) -> Any:
+        """The student as this stage finds it."""
+        if stage.start == 0:
+            return self._student_of(leg, initial)
+        checkpoint = last_complete_checkpoint(checkpoint_folder(self.run.checkpoints, leg.number))
+        if checkpoint is None or self._trained(leg) != stage.start:
+            raise CheckpointError(
+                f"The student as it was after step {stage.start} is not kept any more.",
+                why="Responses of a stage whose training has begun are missing.",
+                fix="Start a new run:  edgekit distill --fresh",
+            )
+        return load_model(checkpoint, attn=self.recipe.trainer.attention)
+
+    def _trained(self, leg: Leg) -> int:
+        """Steps of a leg that the last whole checkpoint holds."""
+        checkpoint = last_complete_checkpoint(checkpoint_folder(self.run.checkpoints, leg.number))
+        return int(checkpoint.name.rpartition("-")[2]) if checkpoint is not None else 0
 
     def _masked(self, teacher: Party) -> MaskedTeacher:
         mask = self.recipe.masters.mask

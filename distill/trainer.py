@@ -62,6 +62,22 @@ class MarkComplete(TrainerCallback):
             (Path(str(args.output_dir)) / f"checkpoint-{state.global_step}" / COMPLETE).touch()
 
 
+class StopAt(TrainerCallback):
+    """Ends a training after a step that is not its last, with a checkpoint to go on from.
+
+    Args:
+        step: Optimiser steps done then.
+    """
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Called by Trainer after each optimiser step."""
+        if state.global_step >= self.step:
+            control.should_save = control.should_training_stop = True
+
+
 class StepProgress(TrainerCallback):
     """Steps done with the time left, and the latest logged figures."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from edgekit.console import note
 from edgekit.errors import EdgekitError, RecipeError
@@ -195,6 +195,38 @@ def probe(
         max_new_tokens=max_new_tokens,
         threads=threads,
     )
+
+
+def mask(
+    checkpoint: Path | str, ratios: list[float], out: str, *, scope: str = "all", exclude: list[str] | None = None
+) -> list[dict[str, Any]]:
+    """Write a teacher with its mask in the weights, once for each ratio.
+
+    Args:
+        checkpoint: Hugging Face folder, or `demo:teacher`.
+        ratios: In [0, 1).
+        out: Folder; `{ratio}` in it stands for the ratio.
+        scope: "all", "language" or "vision".
+        exclude: Patterns of parameter names to leave whole.
+    Returns:
+        folder, ratio and the number of masked tensors, one row per ratio.
+    """
+    from typing import get_args
+
+    from edgekit.distill.masking import Scope, write_masked
+    from edgekit.recipe import resolve_checkpoint
+
+    if scope not in get_args(Scope):
+        raise RecipeError(f"Unknown scope {scope!r}.", fix="There are: all, language, vision.")
+    if len(set(ratios)) > 1 and "{ratio}" not in out:
+        raise RecipeError(f"--out {out!r} names one folder for {len(ratios)} ratios.", fix="Put {ratio} into it.")
+    source, rows = resolve_checkpoint(str(checkpoint)), []
+    for ratio in dict.fromkeys(ratios):
+        folder = Path(out.replace("{ratio}", f"{ratio:g}"))
+        note(f"Writing {folder}")
+        record = write_masked(source, ratio, folder, cast("Scope", scope), tuple(exclude or ()))
+        rows.append({"folder": str(folder), "ratio": ratio, "tensors": len(record["thresholds"])})
+    return rows
 
 
 def demo_cards() -> dict[str, dict[str, Any]]:

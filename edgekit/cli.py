@@ -18,6 +18,7 @@ VERBS = (
     "distill",
     "ablate",
     "probe",
+    "mask",
     "export",
     "verify",
     "bench",

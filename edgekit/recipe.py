@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 import yaml
 
@@ -83,11 +84,33 @@ class Probe:
 
 
 @dataclass(frozen=True)
+class Server:
+    """An OpenAI-compatible server that answers for the teachers; for `generator: openai`."""
+
+    url: str = ""
+    """Its base, up to and with `/v1`; may hold `{ratio}` and `{teacher}`."""
+    model: str = ""
+    """Name of the model it serves; `{ratio}` stands for the mask ratio of the stage (0.2, 0.15, ..., 0), `{teacher}`
+    for the teacher's number in the ladder, from 1. A server cannot mask: `edgekit mask` writes what it is to serve."""
+    api_key_env: str = ""
+    """Name of the environment variable that holds the key; the key itself is never written anywhere."""
+    concurrency: int = 16
+    """Requests under way at once."""
+    retries: int = 6
+    """Further attempts after a busy server, a fault of it, or no answer, each after a longer wait."""
+    timeout_s: float = 120.0
+    """Seconds without a byte of the answer until a request is given up."""
+
+
+@dataclass(frozen=True)
 class GenData:
     """Responses written before training, section 3.2 of the paper."""
 
     generator: str = "transformers"
-    """Who samples them."""
+    """Who samples the teachers' responses; the student's own are always drawn by `transformers`."""
+    server: Server = field(default_factory=Server)
+    check_images: bool = True
+    """Make sure that each teacher sees the images before its responses are drawn, by asking with others."""
     teacher_responses: int = 4
     """Per question, from the masked teacher of the stage."""
     student_responses: int = 4
@@ -101,8 +124,9 @@ class GenData:
     """Questions sampled together."""
     shard_questions: int = 512
     """Questions per Parquet shard: what a kill can cost at most."""
-    student_refresh: Literal["never", "per_teacher"] = "never"
-    """Sample the student's responses once, or anew for each teacher of the ladder."""
+    student_refresh: Literal["never", "per_teacher", "per_stage"] = "never"
+    """Sample the student's responses once, anew for each teacher of the ladder, or anew at each mask stage from the
+    student as it stands then."""
 
 
 @dataclass(frozen=True)
@@ -242,10 +266,15 @@ class Recipe:
 
     @property
     def hash(self) -> str:
-        """Of what decides the student: exports, bench and gates may change without a new run."""
+        """Of what decides the student: exports, bench, gates and where a server stands may change without a new run."""
         value = schema.to_json(self)
         for key in ("judge_url", "judge_api_key_env", "judge_concurrency", "judge_timeout_s", "judge_retries"):
             del value["masters"]["rewards"]["llm"][key]  # how the judge is reached: a run may go on with another way
+        gen_data = value["masters"]["gen_data"]
+        server = gen_data.pop("server")
+        del gen_data["check_images"]
+        if self.masters.gen_data.generator == "openai":
+            gen_data["server"] = {"model": server["model"]}
         return sha256_json({key: value[key] for key in value if key not in ("exports", "bench", "gates", "name")})
 
     def r_max(self, teacher: int) -> float | Literal["auto"]:
@@ -391,6 +420,9 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "masters.rewards.llm.judge_concurrency": (lambda v: v >= 1, "at least 1"),
     "masters.rewards.llm.judge_timeout_s": (lambda v: v > 0, "above 0"),
     "masters.rewards.llm.judge_retries": (lambda v: v >= 0, "at least 0"),
+    "masters.gen_data.server.concurrency": (lambda v: v >= 1, "at least 1"),
+    "masters.gen_data.server.retries": (lambda v: v >= 0, "at least 0"),
+    "masters.gen_data.server.timeout_s": (lambda v: v > 0, "above 0"),
     "masters.grpo_weight": (lambda v: v >= 0, "at least 0"),
     "masters.kl_beta": (lambda v: v >= 0, "at least 0"),
     "trainer.steps": (lambda v: v >= 1, "at least 1"),
@@ -429,6 +461,8 @@ def _check(recipe: Recipe) -> list[str]:
             problems.append(f"{where}.r_step: {teacher.r_step!r} is not in (0, 1)")
         if teacher.steps is not None and teacher.steps < 1:
             problems.append(f"{where}.steps: {teacher.steps!r} is not at least 1")
+    if recipe.masters.gen_data.generator == "openai":
+        problems += _check_server(recipe)
     if recipe.masters.gen_data.teacher_responses + recipe.masters.gen_data.student_responses < 1:
         problems.append("masters.gen_data: teacher_responses and student_responses are both 0")
     if not recipe.name or not all(c.isalnum() or c in "-_." for c in recipe.name) or recipe.name.startswith("."):
@@ -443,6 +477,31 @@ def _check(recipe: Recipe) -> list[str]:
     for name in sorted(set(recipe.objective_settings) - set(recipe.objective)):
         problems.append(f"objective_settings.{name}: {name!r} is not among the objectives")
     problems += _check_names(recipe)
+    return problems
+
+
+def _check_server(recipe: Recipe) -> list[str]:
+    server, where = recipe.masters.gen_data.server, "masters.gen_data.server"
+    problems = [f"{where}.{name}: missing" for name in ("url", "model") if not getattr(server, name)]
+    try:
+        parts = urlsplit(server.url)
+    except ValueError:  # an unclosed bracket in the host
+        parts = urlsplit("")
+    if server.url and (parts.scheme not in ("http", "https") or not parts.netloc):
+        problems.append(f"{where}.url: not http://HOST:PORT/v1 or https://HOST/v1")
+    if "@" in parts.netloc:
+        problems.append(f"{where}.url: holds a password, and recipes are kept with every run; use api_key_env")
+    if server.api_key_env and not (server.api_key_env.isidentifier() and server.api_key_env.isascii()):
+        problems.append(f"{where}.api_key_env: give the name of an environment variable, never the key itself")
+    names = server.url + server.model
+    masked = any(recipe.r_max(number) != 0 for number in range(len(recipe.teachers)))
+    if masked and "{ratio}" not in names:
+        problems.append(
+            f"{where}: a server cannot mask its model, and the schedule has mask ratios above 0. Serve one model per "
+            "stage (edgekit mask writes them) and put {ratio} into model or url, or set masters.mask.r_max to 0"
+        )
+    if len(recipe.teachers) > 1 and "{teacher}" not in names:
+        problems.append(f"{where}: there are {len(recipe.teachers)} teachers; put {{teacher}} into model or url")
     return problems
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,9 +17,59 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from edgekit.distill.batch import Embedded, Prompts, embed
+from edgekit.data import Sample
+from edgekit.distill.batch import Embedded, Prompts, embed, encode_prompts, project, response_hidden, token_logp
+from edgekit.distill.generators import PROBE_TOKENS, Said, Source
 from edgekit.processor import Processor
 from edgekit.recipe import GenData
+
+
+def check(settings: GenData) -> None:
+    """Nothing is needed beyond edgekit's own packages."""
+
+
+def open_generator(source: Source) -> Local:
+    """A generator over the loaded model of a source."""
+    return Local(source.load(), source.processor, source.settings)
+
+
+class Local:
+    """A loaded model that answers.
+
+    Args:
+        model: In eval mode.
+        processor: Of this model.
+        settings: Sampling.
+    """
+
+    def __init__(self, model: Any, processor: Processor, settings: GenData) -> None:
+        self.model, self.processor, self.settings = model, processor, settings
+
+    def sample(self, samples: Sequence[Sample], count: int, seed: int) -> list[list[list[int]]]:
+        """See `Generator`; the same seed gives the same tokens."""
+        prompts = encode_prompts(self.processor, samples)
+        return sample(self.model, self.processor, prompts, count, self.settings, seed)
+
+    @torch.no_grad()
+    def answers(self, samples: Sequence[Sample]) -> list[Said]:
+        """See `Generator`; scored is the reference answer, where there is one."""
+        prompts = encode_prompts(self.processor, samples)
+        said = greedy(self.model, self.processor, prompts, PROBE_TOKENS)
+        scored = [self._reference(sample) or row for sample, row in zip(samples, said, strict=True)]
+        embedded = embed(self.model, self.processor, prompts, _pad_id(self.model))
+        hidden = response_hidden(self.model, embedded, range(len(scored)), scored, _pad_id(self.model))
+        logits = project(self.model, hidden, self.model.config.get_text_config().vocab_size)
+        logp = iter(token_logp(logits, scored).tolist())
+        sums = [math.fsum(itertools.islice(logp, len(row))) for row in scored]
+        return [Said(self.processor.decode(row), value) for row, value in zip(said, sums, strict=True)]
+
+    def _reference(self, sample: Sample) -> list[int]:
+        text = f" {sample.answer}" if sample.answer else ""
+        return list(self.processor.tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def close(self) -> None:
+        """Forget the model; whoever loaded it may still hold it."""
+        self.model = None
 
 
 @torch.no_grad()

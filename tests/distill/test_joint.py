@@ -17,7 +17,7 @@ from edgekit.data import samples as read
 from edgekit.distill.batch import embed, encode_prompts, project, response_hidden, token_logp
 from edgekit.distill.evaluate import evaluate_model
 from edgekit.distill.gen_data import Reference, Writer, open_shards, write_questions, write_responses
-from edgekit.distill.generators.transformers import greedy, sample
+from edgekit.distill.generators.transformers import Local, greedy, sample
 from edgekit.distill.joint import Collator, ScheduledQuestions
 from edgekit.distill.judges import rule
 from edgekit.distill.pairing import shared_vocabulary
@@ -107,7 +107,7 @@ def test_another_picture_gives_other_probabilities(model: Any, processor: Proces
 def test_responses_shards_and_schedule(model: Any, processor: Processor, tmp_path: Path) -> None:
     count = write_questions(Data("easy-vqa:train", "easy-vqa:test", train_limit=10), tmp_path / "q", 4, seed=3)
     assert count == 10 and len(list((tmp_path / "q").glob("shard-*"))) == 3
-    writer = Writer("teacher", "t", model, processor, 3, 0.2, "t-0.2")
+    writer = Writer("teacher", "t", Local(model, processor, SETTINGS), processor, 3, 0.2, "t-0.2")
     reference = Reference(model, processor, 368)
     arguments = (writer, reference, rule.make("exact"), SETTINGS, tmp_path / "q", tmp_path / "r", 0)
     write_responses(*arguments)

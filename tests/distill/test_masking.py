@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgekit.distill.masking import MaskedTeacher, magnitude_threshold, mask_ratio, maskable, stage_ratios
-from edgekit.errors import CheckpointError, RecipeError
+from edgekit.checkpoint import load_model
+from edgekit.distill.masking import (
+    MaskedTeacher,
+    magnitude_threshold,
+    mask_ratio,
+    maskable,
+    stage_ratios,
+    write_masked,
+)
+from edgekit.errors import CheckpointError, RecipeError, StorageError
 from edgekit.families import idefics3
 
 
@@ -99,3 +108,63 @@ def test_masks_are_per_layer_and_undone(teacher: MaskedTeacher) -> None:
 def test_tensors_of_another_name_are_a_clear_error(teacher: MaskedTeacher, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="does not hold the tensor"):
         MaskedTeacher(teacher.model, tmp_path, idefics3)
+
+
+def test_a_written_mask_is_the_mask_in_memory(tmp_path: Path) -> None:
+    """The demo teacher is stored in bfloat16, as real ones are."""
+    from edgekit.recipe import resolve_checkpoint
+
+    folder = resolve_checkpoint("demo:teacher")
+    record = write_masked(folder, 0.6, tmp_path / "m", "language", ("*down_proj*",))
+    model = load_model(folder)
+    teacher = MaskedTeacher(model, folder, idefics3, "language", ("*down_proj*",))
+    assert teacher.set_ratio(0.6) == record["thresholds"] == json.loads((tmp_path / "m/edgekit-mask.json").read_text())[
+        "thresholds"
+    ]  # fmt: skip
+    written, memory = load_model(tmp_path / "m").state_dict(), model.state_dict()
+    assert set(written) == set(memory)
+    assert all(torch.equal(written[name], memory[name]) for name in memory)
+    sizes = [(path / "model.safetensors").stat().st_size for path in (folder, tmp_path / "m")]
+    assert sizes[0] == sizes[1] and not (tmp_path / "m" / "card.json").exists()
+
+
+def test_a_written_mask_of_a_checkpoint_in_shards(tiny_teacher: Path, tmp_path: Path) -> None:
+    load_model(tiny_teacher).save_pretrained(tmp_path / "s", max_shard_size="100KB")
+    assert len(list((tmp_path / "s").glob("*.safetensors"))) > 2
+    for source, out in ((tmp_path / "s", "a"), (tiny_teacher, "b")):
+        write_masked(source, 0.3, tmp_path / out)
+    one, two = load_model(tmp_path / "a").state_dict(), load_model(tmp_path / "b").state_dict()
+    assert all(torch.equal(one[name], two[name]) for name in two)
+    assert not all(torch.equal(one[name], value) for name, value in load_model(tiny_teacher).state_dict().items())
+
+
+def test_what_may_not_be_written_over(tiny_teacher: Path, tmp_path: Path) -> None:
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "photo.jpg").touch()
+    with pytest.raises(StorageError, match="exists already"):
+        write_masked(tiny_teacher, 0.3, tmp_path / "own")
+    with pytest.raises(RecipeError, match=r"not in \[0, 1\)"):
+        write_masked(tiny_teacher, 1.0, tmp_path / "m")
+    write_masked(tiny_teacher, 0.3, tmp_path / "m")
+    write_masked(tiny_teacher, 0.2, tmp_path / "m")
+    assert json.loads((tmp_path / "m/edgekit-mask.json").read_text())["ratio"] == 0.2
+    with pytest.raises(StorageError, match="exists already"):
+        write_masked(tmp_path / "m", 0.3, tmp_path / "m")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m", "own"]
+
+
+def test_the_verb_writes_one_folder_per_ratio(tiny_teacher: Path, tmp_path: Path) -> None:
+    from typer.testing import CliRunner
+
+    from edgekit.cli import build
+
+    run, teacher = CliRunner().invoke, str(tiny_teacher)
+    out = str(tmp_path / "t-{ratio}")
+    done = run(build(), ["mask", teacher, "--ratio", "0.4", "--ratio", "0", "--out", out, "--json"])
+    assert [row["ratio"] for row in json.loads(done.stdout)] == [0.4, 0.0]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["t-0", "t-0.4"]
+    for options in (
+        ["--out", "x", "--ratio", "0.4", "--ratio", "0"],
+        ["--out", "x", "--ratio", "0", "--scope", "eyes"],
+    ):
+        assert run(build(), ["mask", teacher, *options]).exit_code == 1

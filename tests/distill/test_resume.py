@@ -67,8 +67,8 @@ def test_killed_again_and_again_it_ends_in_the_same_student(
     assert start(straight).wait() == 0, (straight / "log.txt").read_text()[-2000:]
     killed = workspace(tmp_path / "killed", tiny_checkpoint, tiny_teacher)
     kill_when(killed, lambda run: (run / "questions/index.json").exists(), 0.0)
-    kill_when(killed, lambda run: len(list(run.glob("responses/student-1/shard-*"))) >= 2, 0.05)
     kill_when(killed, lambda run: len(list(run.glob("responses/teacher-*-mask-0.2000/shard-*"))) >= 3, 0.0)
+    kill_when(killed, lambda run: len(list(run.glob("responses/student-1/shard-*"))) >= 2, 0.05)
     # While a checkpoint is being written: the folder is there, its mark is not.
     kill_when(killed, lambda run: (run / "checkpoints/teacher-1/checkpoint-6").exists(), 0.0)
     kill_when(killed, lambda run: (run / "checkpoints/teacher-1/checkpoint-15/edgekit-complete").exists(), 0.03)

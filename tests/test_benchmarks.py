@@ -1,0 +1,37 @@
+"""The scripts in benchmarks/ run, and their ways of doing the same do the same."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+from edgekit.data import samples
+from edgekit.recipe import GenData
+
+ROOT = Path(__file__).parent.parent
+
+
+def script(name: str) -> Any:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_generate_counts_the_same_tokens_each_way() -> None:
+    """With one token to choose from, every way writes the same responses, so it must count the same tokens."""
+    generate = script("generate")
+    model, processor = generate.demo()
+    settings = GenData(max_new_tokens=4, top_k=1, repetition_penalty=1.0)
+    ready = generate.ways(model, processor, list(samples("easy-vqa:test", limit=2)), 2, settings)
+    counts = {name: way(3) for name, way in ready.items()}
+    assert set(counts.values()) == {8}  # two tokens an answer: the word and its end
+
+
+def test_ratios_are_taken_within_each_repetition() -> None:
+    generate = script("generate")
+    rows = {row["way"]: row for row in generate.summary({"ours": [10.0, 40.0, 30.0], "x": [5.0, 10.0, 30.0]})}
+    assert rows["x"]["ours_over"] == 2.0 and rows["x"]["ours_over_range"] == [1.0, 4.0]
+    assert rows["x"]["tokens_per_s"] == 10.0 and rows["ours"]["ours_over_range"] == [1.0, 1.0]
