@@ -17,10 +17,11 @@ class PhaseClock:
     Args:
         path: JSON file that keeps them between processes. A killed process leaves out what it spent since its phase
             began.
+        keep: Whether this process writes the file.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, *, keep: bool = True) -> None:
+        self.path, self.keep = path, keep
         self.seconds: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
 
     @contextmanager
@@ -31,4 +32,5 @@ class PhaseClock:
             yield
         finally:
             self.seconds[name] = round(self.seconds.get(name, 0.0) + time.monotonic() - start, 3)
-            write_json(self.path, self.seconds)
+            if self.keep:
+                write_json(self.path, self.seconds)

@@ -16,6 +16,7 @@ from edgekit.choice import Choice, pick
 from edgekit.console import progress
 from edgekit.data import Sample, samples
 from edgekit.data.scoring import KEY, score_answer
+from edgekit.distill import processes
 from edgekit.distill.batch import encode_prompts
 from edgekit.distill.generators.transformers import greedy
 from edgekit.processor import Processor
@@ -91,27 +92,30 @@ def evaluate_model(
     batch: int = 128,
     title: str = "measuring",
 ) -> Evaluation:
-    """Score the greedy answers of a loaded model; it is left in the mode it came in."""
-    ids: list[str] = []
-    scores: list[float] = []
-    answers: list[str] = []
+    """Score the greedy answers of a loaded model; it is left in the mode it came in.
+
+    Several processes share the batches and all return the whole.
+    """
+    rows: list[tuple[int, str, float, str]] = []
     training = model.training
     model.eval()
     # A question whose data set has no metric is an error here, before anything is answered.
     total = sum(1 for sample in samples(spec, limit=limit) if pick(scoring, sample.dataset, KEY))
     with progress() as bar:
         task = bar.add_task(title, total=total)
-        for group in batched(samples(spec, limit=limit), batch):
+        for number, group in enumerate(batched(samples(spec, limit=limit), batch)):
+            if number % processes.count() != processes.index():
+                continue
             said = [
                 processor.decode(row)
                 for row in greedy(model, processor, encode_prompts(processor, group), max_new_tokens)
             ]
-            ids += [sample.id for sample in group]
-            answers += said
-            scores += [score_answer(scoring, text, sample) for text, sample in zip(said, group, strict=True)]
-            bar.update(task, completed=len(ids))
+            for place, (text, one) in enumerate(zip(said, group, strict=True), number * batch):
+                rows.append((place, one.id, score_answer(scoring, text, one), text))
+            bar.update(task, completed=min(total, (number + 1) * batch))
     model.train(training)
-    return Evaluation(ids, np.array(scores), answers)
+    _, ids, scores, answers = zip(*sorted(processes.gathered(rows)), strict=True)
+    return Evaluation(list(ids), np.array(scores), list(answers))
 
 
 def batched(rows: Iterator[Sample], size: int) -> Iterator[Sequence[Sample]]:

@@ -1,7 +1,8 @@
 """Gen-Data: the questions of a run and the responses to them, in Parquet shards (MASTERS Eq. 5).
 
 A shard is written aside and renamed, so it is whole or not there; a run that was stopped goes on at the first shard
-that is missing, and no response is ever written twice. Each shard's draws are seeded by its place alone.
+that is missing, and no response is ever written twice. Each shard's draws are seeded by its place alone, so it does not
+matter which of several processes writes it.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import torch
 
 from edgekit.console import progress
 from edgekit.data import ImageRef, Sample, samples
+from edgekit.distill import processes
 from edgekit.distill.batch import embed, encode_prompts, project, response_hidden, token_logp
 from edgekit.distill.generators import Generator
 from edgekit.distill.judges import Judge
@@ -98,7 +100,7 @@ def write_questions(
             raise DataError(f"{sample.location}: the id {sample.id!r} stands there twice.", fix="Ids must be unique.")
         seen.add(key)
         check(sample)
-        rows.append(_question_row(sample))
+        rows.append(question_row(sample))
         count += 1
         if len(rows) == shard:
             _write_shard(folder, count // shard - 1, rows, QUESTIONS)
@@ -109,7 +111,8 @@ def write_questions(
     return count
 
 
-def _question_row(sample: Sample) -> dict[str, Any]:
+def question_row(sample: Sample) -> dict[str, Any]:
+    """The row of a sample."""
     images = [
         {"path": str(image.path.resolve()) if image.path else None, "bytes": image.data} for image in sample.images
     ]
@@ -170,15 +173,20 @@ class Reference:
     vocab: int
 
 
+def own_shards(questions: Path) -> list[Path]:
+    """Question shards that this process answers: every n-th of n processes, so none is answered twice."""
+    return sorted(questions.glob("shard-*.parquet"))[processes.index() :: processes.count()]
+
+
 def missing_shards(questions: Path, folder: Path) -> list[Path]:
-    """Question shards that have no response shard yet."""
-    return [path for path in sorted(questions.glob("shard-*.parquet")) if not (folder / path.name).exists()]
+    """Question shards of this process that have no response shard yet."""
+    return [path for path in own_shards(questions) if not (folder / path.name).exists()]
 
 
 def write_responses(
     writer: Writer, reference: Reference, judge: Judge, settings: GenData, questions: Path, folder: Path, seed: int
 ) -> None:
-    """Write the missing response shards of one pass.
+    """Write the missing response shards of one pass that are this process's to write.
 
     Args:
         writer: Who writes.
@@ -192,7 +200,7 @@ def write_responses(
     todo = missing_shards(questions, folder)
     if not todo:
         return
-    total = len(list(questions.glob("shard-*.parquet")))
+    total = len(own_shards(questions))
     mask = f", mask {writer.mask_ratio:.2f}" if writer.source == "teacher" else ""
     with progress() as bar:
         task = bar.add_task(f"responses of the {writer.source}{mask}", total=total, completed=total - len(todo))

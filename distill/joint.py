@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -25,6 +25,10 @@ from edgekit.distill.vocabulary import Terms, answer_terms
 from edgekit.errors import DataError, EdgekitError
 from edgekit.files import write_json
 from edgekit.processor import Processor
+
+S = TypeVar("S")
+T = TypeVar("T")
+ADAPTERS = "edgekit_adapters"
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,7 @@ class ScheduledQuestions(Dataset[Item]):
         passes: Mask ratio -> response sets (rows, responses per question) used at that stage.
         ratio_of: Step -> mask ratio.
         steps: Optimiser steps of the leg.
-        per_step: Questions an optimiser step takes.
+        per_step: Questions an optimiser step takes, those of all processes together.
         seed: Of the order; each pass over the questions is a new permutation.
     """
 
@@ -201,23 +205,8 @@ class JointTrainer(Trainer):
     ) -> Any:
         """The joint loss of one batch."""
         batch = inputs["batch"]
-        # The parts of the models are called one by one, past the autocast that accelerate puts around forward().
-        with self.accelerator.autocast():
-            hidden, ours = self._hidden(model, self.processors[0], batch.student, batch)
-            with torch.no_grad():
-                aim, theirs = self._hidden(self.teacher.model, self.processors[1], batch.teacher, batch)
-            ids = torch.tensor([token for response in batch.responses for token in response], device=hidden.device)
-            head = self.accelerator.unwrap_model(model).get_output_embeddings()
-            masked: Any = self.teacher.model
-            other = masked.get_output_embeddings()
-            terms = answer_terms((hidden, head), (aim, other), ids, self.objectives, self.vocab)
-        parts = {}
-        if ours is not None and theirs is not None:
-            for name, objective in self.objectives.items():
-                part = objective.batch_part(ours, theirs, self.adapters.get(name))
-                if part is not None:
-                    parts[name] = part
-        group = _to(batch.group, hidden.device)
+        terms, parts = as_forward(model, self.model, self._terms, batch)
+        group = _to(batch.group, terms.logp.device)
         loss, logs = joint_loss(terms.logp, terms.losses, group, self.weights, parts)
         if not torch.isfinite(loss):
             raise self._not_finite(loss, terms, group, batch)
@@ -227,6 +216,27 @@ class JointTrainer(Trainer):
         self._batches += 1
         self._step_batches += 1
         return (loss, {}) if return_outputs else loss
+
+    def _terms(self, student: Any, batch: JointBatch) -> tuple[Terms, dict[str, Tensor]]:
+        """What the loss is made of: per token, and per batch."""
+        if hasattr(student, "get_base_model"):  # peft's wrapper; its adapters lie inside the model it wraps
+            student = student.get_base_model()
+        masked: Any = self.teacher.model
+        # The parts of the models are called one by one, past the autocast that accelerate puts around forward().
+        with self.accelerator.autocast():
+            hidden, ours = self._hidden(student, self.processors[0], batch.student, batch)
+            with torch.no_grad():
+                aim, theirs = self._hidden(masked, self.processors[1], batch.teacher, batch)
+            ids = torch.tensor([token for response in batch.responses for token in response], device=hidden.device)
+            heads = student.get_output_embeddings(), masked.get_output_embeddings()
+            terms = answer_terms((hidden, heads[0]), (aim, heads[1]), ids, self.objectives, self.vocab)
+        parts = {}
+        if ours is not None and theirs is not None:
+            for name, objective in self.objectives.items():
+                part = objective.batch_part(ours, theirs, self.adapters.get(name))
+                if part is not None:
+                    parts[name] = part
+        return terms, parts
 
     def _not_finite(self, loss: Tensor, terms: Terms, group: Group, batch: JointBatch) -> EdgekitError:
         rows = [row_means(values.detach(), group.lengths) for values in (terms.logp, *terms.losses.values())]
@@ -242,8 +252,7 @@ class JointTrainer(Trainer):
         self, model: Any, processor: Processor, prompts: Prompts, batch: JointBatch
     ) -> tuple[Tensor, Side | None]:
         """States (K, D) that predict the answer tokens, and what the objectives look at."""
-        plain = self.accelerator.unwrap_model(model)
-        recorder = Recorder(plain, self.looks_at)
+        recorder = Recorder(model, self.looks_at)
         embedded = embed(model, processor, prompts, 0)
         with recorder.on():
             hidden = response_hidden(model, embedded, batch.group.owners.tolist(), batch.responses, 0)
@@ -252,17 +261,30 @@ class JointTrainer(Trainer):
 
     def _step_means(self) -> dict[str, float]:
         """Means of the loss's parts since the last call."""
-        means = {name: total / self._step_batches for name, total in self._step_sums.items()}
+        means = {name: total / self._step_batches for name, total in self._over_processes(self._step_sums).items()}
         self._step_sums, self._step_batches = {}, 0
         return means
+
+    def _over_processes(self, values: dict[str, float]) -> dict[str, float]:
+        """Means over the processes, which schedules must see alike; the values themselves where there is one."""
+        if self.accelerator.num_processes == 1:
+            return values
+        own = torch.tensor(list(values.values()), dtype=torch.float64, device=self.accelerator.device)
+        return dict(zip(values, self.accelerator.reduce(own, "mean").tolist(), strict=True))
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Add the means of the loss's parts since the last log, and the mask ratio."""
         if self._batches and "loss" in logs:
-            logs = {**logs, **{name: round(total / self._batches, 6) for name, total in self._sums.items()}}
+            sums = self._over_processes(self._sums)
+            logs = {**logs, **{name: round(total / self._batches, 6) for name, total in sums.items()}}
             logs["mask"] = self.teacher.ratio
             self._sums, self._batches = {}, 0
         super().log(logs, *args, **kwargs)
+
+    def whole_weights(self) -> dict[str, Tensor]:
+        """The student's state dict, gathered from all processes that hold a piece; to be called by all of them."""
+        gathered: dict[str, Tensor] = self.accelerator.get_state_dict(self.model_wrapped)
+        return {name: value for name, value in gathered.items() if not name.startswith(f"{ADAPTERS}.")}
 
 
 class MaskSchedule(TrainerCallback):
@@ -331,20 +353,52 @@ def attach_adapters(student: Any, teacher: Any, objectives: Mapping[str, Objecti
     found = {name: module for name, module in made.items() if module is not None}
     if found:
         device = next(student.parameters()).device
-        student.edgekit_adapters = nn.ModuleDict(found).to(device)
+        setattr(student, ADAPTERS, nn.ModuleDict(found).to(device))
     return found
 
 
 def detach_adapters(student: Any) -> None:
     """Take them off again before the student is saved."""
-    if hasattr(student, "edgekit_adapters"):
-        del student.edgekit_adapters
+    if hasattr(student, ADAPTERS):
+        delattr(student, ADAPTERS)
+
+
+def as_forward(wrapped: Any, inner: nn.Module, call: Callable[[Any, S], T], argument: S) -> T:
+    """`call(inner, argument)` run as the forward pass of the wrapper around `inner`.
+
+    DDP, FSDP and DeepSpeed gather weights and synchronise gradients around the wrapped model's forward, while the
+    loss calls parts of the model one by one.
+
+    Source: `_ForwardRedirection` of Lightning Fabric, as TRL uses it too.
+
+    Args:
+        wrapped: What Trainer prepared; `inner` itself where nothing wraps it.
+        inner: The model.
+        call: What it returns must hold the tensors that the loss is made of.
+        argument: Not empty and no tensor: DDP moves tensors, and asks for at least one argument.
+    """
+    own = vars(inner).get("forward")  # accelerate puts its autocast there
+    restored = False
+
+    def restore() -> None:
+        nonlocal restored
+        if not restored:
+            restored = True
+            del inner.forward
+            if own is not None:
+                inner.forward = own
+
+    def forward(given: S) -> T:
+        restore()  # `call` may itself use the model's forward
+        return call(inner, given)
+
+    inner.forward = forward
+    try:
+        result: T = wrapped(argument)
+    finally:
+        restore()
+    return result
 
 
 def _to(group: Group, device: torch.device) -> Group:
     return Group(**{name: value.to(device) for name, value in vars(group).items()})
-
-
-def checkpoint_folder(checkpoints: Path, leg: int) -> Path:
-    """Trainer's folder for one teacher of the ladder."""
-    return checkpoints / f"teacher-{leg + 1}"

@@ -11,6 +11,7 @@ import torch
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from edgekit.console import progress
+from edgekit.distill import processes
 from edgekit.files import storage_errors
 
 COMPLETE = "edgekit-complete"
@@ -35,7 +36,19 @@ def training_arguments(folder: Path, **settings: Any) -> TrainingArguments:
         "remove_unused_columns": False,
         "dataloader_pin_memory": torch.cuda.is_available(),
     }
-    return TrainingArguments(**{**habits, **settings})
+    arguments = TrainingArguments(**{**habits, **settings})
+    # One process uses one GPU: beside launched processes there is no nn.DataParallel.
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments
+
+
+def name_layers(model: Any) -> None:
+    """Tell FSDP which modules are the layers: a family's own list may name parts of some only, as Idefics3's does."""
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    model._no_split_modules = sorted(
+        {type(module).__name__ for module in model.modules() if isinstance(module, GradientCheckpointingLayer)}
+    )
 
 
 def last_complete_checkpoint(folder: Path) -> Path | None:
@@ -53,11 +66,22 @@ def last_complete_checkpoint(folder: Path) -> Path | None:
     return newest[1] if newest else None
 
 
+def forget_checkpoint(folder: Path, step: int) -> None:
+    """Drop the checkpoint after `step`, if it is the last one: training then goes on from the one before.
+
+    Trainer cannot resume where nothing is left to do but its schedule goes on.
+    """
+    last = last_complete_checkpoint(folder)
+    if last is not None and last.name == f"checkpoint-{step}":
+        (last / COMPLETE).unlink()
+
+
 class MarkComplete(TrainerCallback):
     """Marks a checkpoint once all its files are written, so that resume can tell it from a torn one."""
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Called by Trainer after a checkpoint's last file."""
+        """Called by Trainer after a process's last file of a checkpoint."""
+        processes.wait()  # each process has written its own random state
         if state.is_world_process_zero:
             (Path(str(args.output_dir)) / f"checkpoint-{state.global_step}" / COMPLETE).touch()
 
@@ -139,7 +163,7 @@ def run_trainer(trainer: Trainer, folder: Path, title: str) -> None:
     trainer.remove_callback(PrinterCallback)  # it prints to stdout, which belongs to results
     trainer.add_callback(bar)
     trainer.add_callback(MarkComplete())
-    start = last_complete_checkpoint(folder)
+    start = processes.from_main(lambda: last_complete_checkpoint(folder))
     try:
         with storage_errors(folder):
             trainer.train(resume_from_checkpoint=str(start) if start else None)

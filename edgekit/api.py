@@ -10,8 +10,9 @@ from edgekit.errors import EdgekitError, RecipeError
 
 if TYPE_CHECKING:
     from edgekit.bundle import Bundle
+    from edgekit.recipe import Recipe
     from edgekit.report import Report
-    from edgekit.workspace import Run
+    from edgekit.workspace import Run, Workspace
 
 # ------------------------------------------------------------------------------------------------- init, distill, demo
 
@@ -81,21 +82,31 @@ def distill(
     Returns:
         The run's manifest.
     """
+    from edgekit.distill import processes
     from edgekit.distill.masters import Pipeline
-    from edgekit.recipe import demo_recipe_path, load_recipe
     from edgekit.workspace import Workspace
 
+    processes.join()
     place = Workspace.find(workspace or Path.cwd())
+    with processes.main_first():
+        resolved, base = _recipe(recipe, place, overrides)
+        pipeline = Pipeline(resolved, base)
+    run = processes.from_main(lambda: place.open_run(resolved, name=name, fresh=fresh))
+    note(f"Run {run.name!r} in {run.folder}")
+    processes.from_main(lambda: place.name_latest(run))
+    return pipeline.go(run)
+
+
+def _recipe(recipe: Path | None, place: Workspace, overrides: dict[str, str] | None) -> tuple[Recipe, Path]:
+    """The recipe a call means, and the folder that its relative names start from."""
+    from edgekit.recipe import demo_recipe_path, load_recipe
+
     path = recipe or place.recipe_path
     if recipe is None and not path.exists():
         path = demo_recipe_path()
         note(f"No edgekit.yaml in {place.folder}: using the built-in demo recipe (edgekit init writes it out).")
     resolved = load_recipe(path, overrides)
-    pipeline = Pipeline(resolved, place.folder if path == demo_recipe_path() else path.resolve().parent)
-    run = place.open_run(resolved, name=name, fresh=fresh)
-    note(f"Run {run.name!r} in {run.folder}")
-    place.name_latest(run)
-    return pipeline.go(run)
+    return resolved, place.folder if path == demo_recipe_path() else path.resolve().parent
 
 
 def ablate(
@@ -227,6 +238,41 @@ def mask(
         record = write_masked(source, ratio, folder, cast("Scope", scope), tuple(exclude or ()))
         rows.append({"folder": str(folder), "ratio": ratio, "tensors": len(record["thresholds"])})
     return rows
+
+
+def distill_plan(
+    recipe: Path | None = None,
+    *,
+    overrides: dict[str, str] | None = None,
+    workspace: Path | None = None,
+    flops: float | None = None,
+    response_tokens: float | None = None,
+    distinct_responses: float | None = None,
+    processes: int = 1,
+) -> dict[str, Any]:
+    """What `distill` would need, from configurations and a few questions; no weights are read, nothing is written.
+
+    Args:
+        recipe, overrides, workspace: As `distill`.
+        flops: FLOP/s of a large matrix product on one device; measured here when None.
+        response_tokens: Mean tokens of a response; `max_new_tokens` when None.
+        distinct_responses: Mean number of different ones among a question's; all of them when None.
+        processes: That share the work, one per GPU.
+    Returns:
+        parameters, responses, memory_bytes per process, disk_bytes, flops, hours, and the assumptions.
+    """
+    from edgekit.distill.estimate import estimate
+    from edgekit.workspace import Workspace
+
+    resolved, base = _recipe(recipe, Workspace.find(workspace or Path.cwd()), overrides)
+    return estimate(
+        resolved,
+        base,
+        flops=flops,
+        response_tokens=response_tokens,
+        distinct_responses=distinct_responses,
+        processes=processes,
+    )
 
 
 def demo_cards() -> dict[str, dict[str, Any]]:

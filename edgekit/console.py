@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -21,8 +22,18 @@ def stderr() -> Console:
     return Console(stderr=True, highlight=False)
 
 
+def is_main_process() -> bool:
+    """Whether this is the only process, or the first of those that a launcher started together; the others are quiet.
+
+    torchrun and `accelerate launch` say so in RANK.
+    """
+    return os.environ.get("RANK", "0") == "0"
+
+
 def note(text: str) -> None:
     """One line to standard error; `text` is shown as it is, never read as markup."""
+    if not is_main_process():
+        return
     stderr().print(text, markup=False, soft_wrap=True)
 
 
@@ -99,9 +110,12 @@ def _clock(seconds: float) -> str:
 
 @contextmanager
 def progress() -> Iterator[Bar]:
-    """A progress bar with elapsed and remaining time on standard error; lines where that is no terminal."""
+    """A progress bar with elapsed and remaining time on standard error; lines where that is no terminal.
+
+    In a process that is not the main one, nothing is shown.
+    """
     console = stderr()
-    if not console.is_terminal:
+    if not console.is_terminal or not is_main_process():
         yield PlainProgress()
         return
     from rich.progress import (

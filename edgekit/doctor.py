@@ -10,7 +10,12 @@ from pathlib import Path
 from typing import Any
 
 CORE = ("torch", "transformers", "accelerate", "datasets", "pyarrow", "tokenizers", "safetensors", "scipy", "pillow")
-EXTRAS = {"onnx": ("onnx", "onnxruntime", "onnxscript"), "demo": ("easy-vqa",)}
+EXTRAS = {
+    "onnx": ("onnx", "onnxruntime", "onnxscript"),
+    "demo": ("easy-vqa",),
+    "lora": ("peft",),
+    "tensorboard": ("tensorboard",),
+}
 
 
 def checks() -> list[dict[str, Any]]:

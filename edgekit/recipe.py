@@ -184,14 +184,31 @@ class Masters:
 
 
 @dataclass(frozen=True)
+class Lora:
+    """Low-rank adapters (peft) instead of all weights; merged into the student before it is saved."""
+
+    rank: int = 16
+    alpha: float = 32.0
+    """The adapter's product is scaled by alpha / rank."""
+    dropout: float = 0.0
+    target_modules: tuple[str, ...] = ("all-linear",)
+    """Names of linear layers; `all-linear` is every one but the output head."""
+
+
+@dataclass(frozen=True)
 class Trainer:
     """Optimisation, by transformers' Trainer over accelerate."""
 
     steps: int = 1000
     """Optimiser steps per teacher, shared out over its mask stages."""
     batch_questions: int = 8
-    """Questions per step, each with all its responses."""
+    """Questions per forward pass, each with all its responses; shared out where several processes run."""
     gradient_accumulation: int = 1
+    """Forward passes per optimiser step."""
+    gradient_checkpointing: bool = False
+    """Compute activations again in the backward pass instead of keeping them: less memory, about a third more time."""
+    lora: Lora | None = None
+    """Train adapters of this shape (`pip install 'edgekit[lora]'`); all weights when absent."""
     learning_rate: float = 1e-6
     schedule: str = "constant"
     """Any `lr_scheduler_type` of transformers."""
@@ -207,6 +224,10 @@ class Trainer:
     threads: int | None = None
     """CPU threads; torch's choice when absent. A resumed run is the same bit for bit only at the same number."""
     seed: int = 0
+    logging_steps: int = 20
+    """Steps between logged figures."""
+    report_to: tuple[str, ...] | None = None
+    """Trackers by Trainer's names: tensorboard, wandb, mlflow, trackio, ...; tensorboard, if installed, when absent."""
 
 
 @dataclass(frozen=True)
@@ -266,7 +287,7 @@ class Recipe:
 
     @property
     def hash(self) -> str:
-        """Of what decides the student: exports, bench, gates and where a server stands may change without a new run."""
+        """Of what decides the student: exports, bench, gates, trackers and a server's address may change meanwhile."""
         value = schema.to_json(self)
         for key in ("judge_url", "judge_api_key_env", "judge_concurrency", "judge_timeout_s", "judge_retries"):
             del value["masters"]["rewards"]["llm"][key]  # how the judge is reached: a run may go on with another way
@@ -275,6 +296,7 @@ class Recipe:
         del gen_data["check_images"]
         if self.masters.gen_data.generator == "openai":
             gen_data["server"] = {"model": server["model"]}
+        del value["trainer"]["report_to"], value["trainer"]["logging_steps"]
         return sha256_json({key: value[key] for key in value if key not in ("exports", "bench", "gates", "name")})
 
     def r_max(self, teacher: int) -> float | Literal["auto"]:
@@ -347,12 +369,13 @@ def dump_recipe(recipe: Recipe) -> str:
     return text
 
 
-def resolve_checkpoint(name: str, base: Path | None = None) -> Path:
+def resolve_checkpoint(name: str, base: Path | None = None, *, weights: bool = True) -> Path:
     """The folder behind a checkpoint name.
 
     Args:
         name: Folder, `demo:teacher`, `demo:mid`, `demo:student`, or a hub name (`org/model`, fetched if it can be).
         base: Folder that relative names start from.
+        weights: Fetch a hub model's weights too, not its configuration and tokenizer alone.
     Raises:
         CheckpointError: nothing there.
     """
@@ -366,14 +389,14 @@ def resolve_checkpoint(name: str, base: Path | None = None) -> Path:
     for folder in (Path(name), *([base / name] if base else [])):
         if folder.is_dir():
             return folder.resolve()
-    return _from_hub(name)
+    return _from_hub(name, weights)
 
 
-def _from_hub(name: str) -> Path:
+def _from_hub(name: str, weights: bool) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError
 
-    patterns = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
+    patterns = ["*.json", "*.jinja", "*.txt", "*.model", *(["*.safetensors"] if weights else [])]
     try:
         return Path(snapshot_download(name, allow_patterns=patterns))
     except HFValidationError as error:
@@ -433,6 +456,7 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "trainer.weight_decay": (lambda v: v >= 0, "at least 0"),
     "trainer.max_grad_norm": (lambda v: v >= 0, "at least 0 (0 is off)"),
     "trainer.save_steps": (lambda v: v >= 1, "at least 1"),
+    "trainer.logging_steps": (lambda v: v >= 1, "at least 1"),
     "trainer.threads": (lambda v: v is None or v >= 1, "at least 1"),
     "data.train_limit": (lambda v: v is None or v >= 1, "at least 1"),
     "data.test_limit": (lambda v: v is None or v >= 1, "at least 1"),
@@ -451,6 +475,7 @@ def _check(recipe: Recipe) -> list[str]:
             value = getattr(value, key)
         if not holds(value):
             problems.append(f"{dotted}: {value!r} is not {text}")
+    problems += _check_lora(recipe.trainer.lora)
     if not recipe.teachers:
         problems.append("teachers: at least one is needed")
     for number, teacher in enumerate(recipe.teachers):
@@ -502,6 +527,19 @@ def _check_server(recipe: Recipe) -> list[str]:
         )
     if len(recipe.teachers) > 1 and "{teacher}" not in names:
         problems.append(f"{where}: there are {len(recipe.teachers)} teachers; put {{teacher}} into model or url")
+    return problems
+
+
+def _check_lora(lora: Lora | None) -> list[str]:
+    if lora is None:
+        return []
+    problems = [] if lora.rank >= 1 else [f"trainer.lora.rank: {lora.rank!r} is not at least 1"]
+    if not lora.alpha > 0:
+        problems.append(f"trainer.lora.alpha: {lora.alpha!r} is not above 0")
+    if not 0 <= lora.dropout < 1:
+        problems.append(f"trainer.lora.dropout: {lora.dropout!r} is not in [0, 1)")
+    if not lora.target_modules:
+        problems.append("trainer.lora.target_modules: name at least one")
     return problems
 
 

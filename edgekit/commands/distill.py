@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from edgekit.console import note, print_json, print_text
+from edgekit.console import is_main_process, note, print_json, print_text
 
 
 def command(
@@ -23,7 +23,31 @@ def command(
             "--set", metavar="KEY=VALUE", help="Override a setting of the recipe; may be repeated.", show_default=False
         ),
     ] = None,
-    json_out: Annotated[bool, typer.Option("--json", help="Print the run's manifest as JSON.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the memory, disk and hours it will need; start nothing.")
+    ] = False,
+    flops: Annotated[
+        float | None,
+        typer.Option(
+            help="With --dry-run: FLOP/s of a large matrix product on one device; measured here when absent.",
+            show_default=False,
+        ),
+    ] = None,
+    response_tokens: Annotated[
+        float | None,
+        typer.Option(
+            help="With --dry-run: mean tokens of a response; the most allowed when absent.", show_default=False
+        ),
+    ] = None,
+    distinct_responses: Annotated[
+        float | None,
+        typer.Option(
+            help="With --dry-run: mean number of different responses to a question; all of them when absent.",
+            show_default=False,
+        ),
+    ] = None,
+    processes: Annotated[int, typer.Option(help="With --dry-run: processes that share the work, one per GPU.")] = 1,
+    json_out: Annotated[bool, typer.Option("--json", help="Print the run's manifest, or the plan, as JSON.")] = False,
 ) -> None:
     """Distil a student from its teachers with MASTERS; the same command resumes a run that was stopped.
 
@@ -31,7 +55,23 @@ def command(
     """
     from edgekit import api
 
-    manifest = api.distill(recipe, name=name, fresh=fresh, overrides=api.parse_overrides(overrides or []))
+    settings = api.parse_overrides(overrides or [])
+    if dry_run:
+        plan = api.distill_plan(
+            recipe,
+            overrides=settings,
+            flops=flops,
+            response_tokens=response_tokens,
+            distinct_responses=distinct_responses,
+            processes=processes,
+        )
+        print_json(plan) if json_out else _print_plan(plan)
+        return
+    if (flops, response_tokens, distinct_responses, processes) != (None, None, None, 1):
+        raise typer.BadParameter("--flops, --response-tokens, --distinct-responses and --processes go with --dry-run.")
+    manifest = api.distill(recipe, name=name, fresh=fresh, overrides=settings)
+    if not is_main_process():
+        return
     if json_out:
         print_json(manifest)
         return
@@ -49,3 +89,38 @@ def command(
     )
     print_text(f"student:          runs/{manifest['run']}/student")
     note("Next:  edgekit export --target onnx")
+
+
+def _print_plan(plan: dict[str, Any]) -> None:
+    sizes, memory, disk = plan["parameters"], plan["memory_bytes"], plan["disk_bytes"]
+    lines = [(f"parameters    {name}", f"{count:,}") for name, count in sizes["teachers"].items()]
+    lines.append(("parameters    student", f"{sizes['student']:,} ({sizes['trainable']:,} trained)"))
+    counts = plan["responses"]
+    lines.append(("questions     train, test", f"{plan['questions']['train']:,}, {plan['questions']['test']:,}"))
+    lines.append(("responses     teachers, student", f"{counts['teacher']:,}, {counts['student']:,}"))
+    for phase, title in (("gen_data", "Gen-Data"), ("training", "training")):
+        lines += [(f"memory        {title}: {part}", _size(value)) for part, value in memory[phase].items()]
+    lines.append(("memory        peak of a process", _size(memory["peak"])))
+    for part in ("answer logits if dense", "student states under FSDP2 or ZeRO-3"):
+        lines.append((f"memory        not counted: {part}", _size(memory[part])))
+    lines += [(f"disk          {part}", _size(value)) for part, value in disk.items()]
+    names = {"gen_data": "Gen-Data", "train": "training", "measure": "accuracy before and after", "total": "total"}
+    lines += [(f"time          {names[part]}", _clock(value)) for part, value in plan["hours"].items()]
+    width = max(len(name) for name, _ in lines)
+    for name, value in lines:
+        print_text(f"{name:{width}}  {value:>12}")
+    for text in plan["assumptions"]:
+        note(f"- {text}")
+
+
+def _size(count: float) -> str:
+    for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
+        if count >= scale:
+            return f"{count / scale:,.1f} {unit}"
+    return f"{count / 1e3:,.1f} kB"
+
+
+def _clock(hours: float) -> str:
+    if hours >= 1:
+        return f"{hours:,.1f} h"
+    return f"{hours * 60:.1f} min" if hours * 60 >= 1 else f"{hours * 3600:.0f} s"

@@ -19,7 +19,8 @@ from edgekit.checkpoint import load_model
 from edgekit.data import samples as read
 from edgekit.distill import gen_data, masters
 from edgekit.distill.joint import JointTrainer
-from edgekit.distill.masters import Pipeline, Stage
+from edgekit.distill.legs import Leg, Stage
+from edgekit.distill.responses import Responses
 from edgekit.errors import CheckpointError, EdgekitError
 
 
@@ -91,9 +92,9 @@ def test_each_stage_asks_the_student_as_it_stands(
 ) -> None:
     asked: list[dict[str, torch.Tensor]] = []
     trained: list[dict[str, torch.Tensor]] = []
-    write, train = Pipeline._write_student, masters.run_trainer
+    write, train = Responses._write_student, masters.run_trainer
 
-    def writing(self: Pipeline, folder: Path, load: Callable[[], Any], write_all: Any) -> None:
+    def writing(self: Responses, folder: Path, load: Callable[[], Any], write_all: Any) -> None:
         model = load()
         asked.append({name: value.clone() for name, value in model.state_dict().items()})
         write(self, folder, lambda: model, write_all)
@@ -102,7 +103,7 @@ def test_each_stage_asks_the_student_as_it_stands(
         train(trainer, *rest)
         trained.append({name: value.clone() for name, value in trainer.model.state_dict().items()})
 
-    monkeypatch.setattr(Pipeline, "_write_student", writing)
+    monkeypatch.setattr(Responses, "_write_student", writing)
     monkeypatch.setattr(masters, "run_trainer", training)
     folder = workspace(tmp_path / "w", tiny_checkpoint, tiny_teacher, student_refresh="per_stage")
     manifest = distil(folder)
@@ -129,7 +130,7 @@ def test_training_in_stages_is_training_in_one(
     for name, data in shards(per_stage).items():
         (folder / "runs/tiny/responses" / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / "runs/tiny/responses" / name).write_bytes(data)
-    monkeypatch.setattr(Pipeline, "_stages", lambda self, leg: [Stage(leg.ratios, 0, 9)])
+    monkeypatch.setattr(Leg, "stages", property(lambda self: [Stage(self.ratios, 0, 9)]))
     trained = []
     train = masters.run_trainer
     monkeypatch.setattr(masters, "run_trainer", lambda *args: (trained.append(1), train(*args)))
@@ -152,7 +153,7 @@ def test_killed_between_and_within_stages(
     if checkpoint:
         kill(JointTrainer, "_save_checkpoint", 0)  # the first of all
         kill(JointTrainer, "_save_checkpoint", 1)  # the one that ends stage 1
-        kill(masters.Pipeline, "_write_student", 0)  # stage 1 is trained, stage 2 not begun
+        kill(Responses, "_write_student", 0)  # stage 1 is trained, stage 2 not begun
         kill(JointTrainer, "_save_checkpoint", 1)
     else:
         kill(gen_data, "_write_shard", 3)  # the student's second shard of stage 1 (teacher first)

@@ -1,0 +1,155 @@
+"""What a checkpoint weighs and costs, from its configuration alone: no weights are read.
+
+The model is built on torch's meta device, which gives every parameter its shape and none its memory.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgekit.errors import CheckpointError
+from edgekit.families import family_of, read_optional_json
+from edgekit.recipe import Lora
+
+
+@dataclass(frozen=True)
+class Tower:
+    """A stack of transformer layers.
+
+    Attributes:
+        parameters: Of the stack, embeddings and output head excepted.
+        layers: How many.
+        width: D.
+        inner: Width inside its feed-forward part.
+        heads: H.
+        kv_width: Width of keys, and of values.
+        gated: Whether the feed-forward part multiplies two projections.
+    """
+
+    parameters: int
+    layers: int
+    width: int
+    inner: int
+    heads: int
+    kv_width: int
+    gated: bool
+
+    def forward_flops(self, tokens: float, context: float) -> float:
+        """FLOPs of a forward pass: 2 per parameter and token, and attention's two products over `context` tokens."""
+        return tokens * (2 * self.parameters + 4 * self.layers * self.width * context)
+
+    def kept_bytes(self, tokens: float, context: float, *, bf16: bool, eager: bool, checkpointed: bool) -> float:
+        """Bytes that a forward pass keeps for the backward pass.
+
+        Counted with torch's saved-tensor hooks on Idefics3 layers: about 9 vectors of the width and 4 of the inner
+        width per token and decoder layer in float32, under bfloat16 autocast 16 and 4 of half the size; eager
+        attention keeps about 10 bytes more for each pair of tokens and head.
+        """
+        own = 9 if self.gated else 8
+        vectors = (16 if self.gated else 12) if bf16 else own
+        layer: float = (2 if bf16 else 4) * (vectors * self.width + (4 if self.gated else 2) * self.inner)
+        layer += 10 * self.heads * context if eager else 0
+        if checkpointed:
+            return tokens * (self.layers * 4 * self.width + layer)
+        return tokens * self.layers * layer
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """A vision-language model's sizes.
+
+    Attributes:
+        parameters: All, tied ones once.
+        vision, text: Its towers.
+        embedding: Parameters of the token embedding.
+        head: Parameters of the output head; 0 where it is the embedding.
+        vocab: V.
+        patch: Edge of a patch in pixels.
+        linear: Input and output widths of each linear layer but the output head, by name.
+    """
+
+    parameters: int
+    vision: Tower
+    text: Tower
+    embedding: int
+    head: int
+    vocab: int
+    patch: int
+    linear: dict[str, tuple[int, int]]
+
+    def trainable(self, lora: Lora | None) -> int:
+        """Parameters that get a gradient."""
+        if lora is None:
+            return self.parameters
+        names = lora.target_modules
+        chosen = [
+            sum(widths)
+            for name, widths in self.linear.items()
+            if names == ("all-linear",) or any(name == one or name.endswith(f".{one}") for one in names)
+        ]
+        return lora.rank * sum(chosen)
+
+
+def anatomy(folder: Path) -> Anatomy:
+    """Sizes of the model that a folder's config.json describes.
+
+    Raises:
+        CheckpointError: no configuration there, or of a family edgekit does not know.
+    """
+    import torch
+    from huggingface_hub.errors import StrictDataclassError
+    from torch import nn
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    kind = read_optional_json(folder / "config.json").get("model_type")
+    if kind is None:
+        raise CheckpointError(f"{folder} has no config.json with a model_type.", fix="Give a Hugging Face folder.")
+    family = family_of(str(kind))
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        with torch.device("meta"):
+            model: Any = AutoModelForImageTextToText.from_config(config)
+    except (StrictDataclassError, ValueError, OSError, AttributeError, TypeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise CheckpointError(f"{folder / 'config.json'} describes no model.", why=reason) from error
+    embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings()
+    parts = dict.fromkeys(("vision", "language"), 0)
+    for name, weight in model.named_parameters():
+        for part, prefixes in family.PARTS.items():
+            if name.startswith(tuple(prefixes)) and weight is not embedding:
+                parts[part] += weight.numel()
+    text, vision = config.get_text_config(), config.vision_config
+    linear = {
+        name: (module.in_features, module.out_features)
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and module is not head
+    }
+    return Anatomy(
+        parameters=sum(weight.numel() for weight in model.parameters()),
+        vision=_vision(vision, parts["vision"]),
+        text=_text(text, parts["language"]),
+        embedding=embedding.numel(),
+        head=0 if head.weight is embedding else head.weight.numel(),
+        vocab=int(text.vocab_size),
+        patch=int(vision.patch_size),
+        linear=linear,
+    )
+
+
+def _text(config: Any, parameters: int) -> Tower:
+    heads = int(config.num_attention_heads)
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
+    kv_heads = getattr(config, "num_key_value_heads", None) or heads
+    inner, width = int(config.intermediate_size), int(config.hidden_size)
+    return Tower(parameters, int(config.num_hidden_layers), width, inner, heads, kv_heads * head_dim, gated=True)
+
+
+def _vision(config: Any, parameters: int) -> Tower:
+    """Vision configurations name the same things in two ways."""
+    width = int(getattr(config, "embed_dim", None) or config.hidden_size)
+    layers = int(getattr(config, "num_hidden_layers", None) or config.depth)
+    heads = int(getattr(config, "num_attention_heads", None) or config.num_heads)
+    inner = getattr(config, "intermediate_size", None) or width * getattr(config, "mlp_ratio", 4)
+    return Tower(parameters, layers, width, int(inner), heads, width, gated=False)

@@ -1,0 +1,427 @@
+"""What a recipe will need, before anything starts: memory, disk, hours; from configurations and a few questions.
+
+Everything is an estimate whose assumptions are listed beside it. docs/scale.md compares it with a measured run.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import random
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from edgekit.data import Sample, samples
+from edgekit.distill import lora, trackers
+from edgekit.distill.anatomy import Anatomy, anatomy
+from edgekit.distill.batch import Prompts, encode_prompts
+from edgekit.distill.gen_data import QUESTIONS, RESPONSES, question_row
+from edgekit.distill.masking import stage_ratios
+from edgekit.distill.vocabulary import CHUNK_VALUES, KEEP_BYTES
+from edgekit.errors import RecipeError
+from edgekit.processor import Processor
+from edgekit.recipe import Recipe, resolve_checkpoint
+
+# Shares of a large matrix product's speed; measured for the demo models on two CPU cores (docs/scale.md).
+FORWARD_SHARE = 0.3
+DECODE_SHARE = 0.1
+ASSUMED_R_MAX = 0.2  # of a teacher whose r_max is "auto": the paper's
+EVALUATION_TOKENS = 16
+EVALUATION_BATCH = 128
+DENSE_COPIES = 14  # float32 vocabulary vectors alive in a dense JSD, forward and backward
+CHUNK_COPIES = 6  # the same within a chunk
+SAMPLED_QUESTIONS = 64
+REPLIES = ("yes", "no", "it is", "the", "a", "two", "red", "left")
+
+
+@dataclass(frozen=True)
+class Load:
+    """What the train questions weigh for one model.
+
+    Attributes:
+        prompt: Mean tokens of a prompt, image tokens included.
+        longest: Tokens of the longest.
+        patches: Mean patches of a question's pictures.
+        context: Patches that attend to each other.
+        fresh: Share of consecutive questions whose pictures no other of their batch has.
+    """
+
+    prompt: float
+    longest: int
+    patches: float
+    context: float
+    fresh: float
+
+
+@dataclass(frozen=True)
+class Party:
+    """A model with its load."""
+
+    name: str
+    sizes: Anatomy
+    load: Load
+
+    def picture_flops(self) -> float:
+        """Forward pass of the pictures of one question."""
+        return self.sizes.vision.forward_flops(self.load.patches, self.load.context)
+
+    def row_flops(self, tokens: float) -> float:
+        """Forward pass of one prompt with a response of `tokens` tokens through the decoder and the output head."""
+        length = self.load.prompt + tokens
+        return self.sizes.text.forward_flops(length, length) + self.head_flops(tokens)
+
+    def head_flops(self, tokens: float) -> float:
+        """Projection of `tokens` states onto the vocabulary."""
+        return 2 * tokens * self.sizes.text.width * self.sizes.vocab
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A recipe with what was found out about it.
+
+    Attributes:
+        recipe: Resolved.
+        student, teachers: The models.
+        stages: Mask stages of each teacher.
+        questions: Train questions.
+        test: Test questions.
+        rows: Some train questions.
+        tokens: Of a response, assumed.
+        distinct: Of a question's G responses; those that are alike are run once.
+        processes: That share the work.
+        flops: Of a large matrix product, per second and process.
+    """
+
+    recipe: Recipe
+    student: Party
+    teachers: list[Party]
+    stages: list[int]
+    questions: int
+    test: int
+    rows: list[Sample]
+    tokens: float
+    distinct: float
+    processes: int
+    flops: float
+
+    @property
+    def student_passes(self) -> int:
+        """Times the student answers all questions."""
+        settings = self.recipe.masters.gen_data
+        if not settings.student_responses:
+            return 0
+        return len(self.teachers) if settings.student_refresh == "per_teacher" else 1
+
+
+def estimate(
+    recipe: Recipe,
+    base: Path,
+    *,
+    flops: float | None = None,
+    response_tokens: float | None = None,
+    distinct_responses: float | None = None,
+    processes: int = 1,
+) -> dict[str, Any]:
+    """Memory in bytes per process, disk in bytes, time in hours, with every part and assumption.
+
+    Args:
+        recipe: Resolved.
+        base: Folder that relative checkpoint names start from.
+        flops: FLOP/s that a large matrix product reaches on one device; measured on this machine when None.
+        response_tokens: Mean tokens of a response; `max_new_tokens`, the most there can be, when None.
+        distinct_responses: Mean number of different ones among the G of a question; G when None.
+        processes: Processes that share the work, one per GPU.
+    Raises:
+        EdgekitError: a model's configuration or the data is missing, or a number makes no sense.
+    """
+    plan = _plan(recipe, base, flops, response_tokens, distinct_responses, processes)
+    memory, disk, work = _memory(plan), _disk(plan), _work(plan)
+    seconds = {
+        "gen_data": work["gen_data"] / (FORWARD_SHARE * plan.flops) + work["decode"] / (DECODE_SHARE * plan.flops),
+        "train": work["train"] / (FORWARD_SHARE * plan.flops),
+        "measure": work["measure"] / (FORWARD_SHARE * plan.flops),
+    }
+    hours = {name: value / processes / 3600 for name, value in seconds.items()}
+    return {
+        "parameters": {
+            "teachers": {party.name: party.sizes.parameters for party in plan.teachers},
+            "student": plan.student.sizes.parameters,
+            "trainable": plan.student.sizes.trainable(recipe.trainer.lora),
+        },
+        "questions": {"train": plan.questions, "test": plan.test},
+        "responses": _responses(plan),
+        "memory_bytes": memory,
+        "disk_bytes": {**disk, "total": sum(disk.values())},
+        "flops": {**work, "per_second": plan.flops},
+        "hours": {**hours, "total": sum(hours.values())},
+        "assumptions": _assumptions(plan, flops is not None),
+    }
+
+
+def _plan(
+    recipe: Recipe,
+    base: Path,
+    flops: float | None,
+    response_tokens: float | None,
+    distinct: float | None,
+    processes: int,
+) -> Plan:
+    if (flops is not None and not flops > 0) or (response_tokens is not None and not response_tokens > 0):
+        raise RecipeError("--flops and --response-tokens must be above 0.")
+    if processes < 1 or recipe.trainer.batch_questions % processes:
+        raise RecipeError(
+            f"{recipe.trainer.batch_questions} questions of a batch cannot be shared out among {processes} processes.",
+            fix="trainer.batch_questions must be a multiple of --processes.",
+        )
+    lora.check(recipe.trainer.lora)
+    trackers.chosen(recipe.trainer.report_to)
+    data, settings = recipe.data, recipe.masters.gen_data
+    group = settings.teacher_responses + settings.student_responses
+    if distinct is not None and not 1 <= distinct <= group:
+        raise RecipeError(f"--distinct-responses: {distinct:g} is not between 1 and {group}.")
+    rows = list(samples(data.train, limit=min(SAMPLED_QUESTIONS, settings.batch_questions)))
+    masks = [recipe.r_max(number) for number in range(len(recipe.teachers))]
+    if recipe.trainer.threads:
+        torch.set_num_threads(recipe.trainer.threads)
+    return Plan(
+        recipe=recipe,
+        student=_party(recipe.student.checkpoint, base, rows),
+        teachers=[_party(model.checkpoint, base, rows) for model in recipe.teachers],
+        stages=[
+            len(stage_ratios(recipe.steps(n), ASSUMED_R_MAX if r == "auto" else r, recipe.r_step(n)))
+            for n, r in enumerate(masks)
+        ],
+        questions=sum(1 for _ in samples(data.train, limit=data.train_limit)),
+        test=sum(1 for _ in samples(data.test, limit=data.test_limit)),
+        rows=rows,
+        tokens=min(response_tokens or math.inf, settings.max_new_tokens),
+        distinct=distinct or group,
+        processes=processes,
+        flops=flops or matmul_flops(bf16=recipe.trainer.bf16),
+    )
+
+
+def _party(name: str, base: Path, rows: list[Sample]) -> Party:
+    folder = resolve_checkpoint(name, base, weights=False)
+    sizes, processor = anatomy(folder), Processor.load(folder)
+    prompts = encode_prompts(processor, rows)
+    lengths = [len(ids) for ids in prompts.ids]
+    context, per_image = _patches(prompts, sizes.patch)
+    load = Load(
+        prompt=sum(lengths) / len(lengths),
+        longest=max(lengths),
+        patches=per_image * sum(len(own) for own in prompts.images) / len(rows),
+        context=context,
+        fresh=len({sample.images for sample in rows}) / len(rows),
+    )
+    return Party(name, sizes, load)
+
+
+def _patches(prompts: Prompts, edge: int) -> tuple[float, float]:
+    """Patches that attend to each other, and patches of an image; pixels are tiles (M, 3, H, W), or patches (M, P)."""
+    if prompts.pixels is None:
+        return 0.0, 0.0
+    if prompts.pixels.dim() == 4:
+        each = prompts.pixels[0].numel() / 3 / edge**2
+        return each, each * len(prompts.pixels) / len(prompts.grids)
+    each = len(prompts.pixels) / len(prompts.grids)
+    return each, each
+
+
+def matmul_flops(*, bf16: bool) -> float:
+    """FLOP/s of the best of a few large matrix products on this machine's GPU, else its CPU."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    size = 8192 if device == "cuda" else 1024
+    one = torch.randn(size, size, device=device, dtype=torch.bfloat16 if bf16 else torch.float32)
+    best = math.inf
+    for _ in range(5):
+        begun = time.perf_counter()
+        (one @ one).sum().item()
+        best = min(best, time.perf_counter() - begun)
+    return 2 * size**3 / best
+
+
+# --------------------------------------------------------------------------------------------------------- the parts
+
+
+def _responses(plan: Plan) -> dict[str, float]:
+    settings = plan.recipe.masters.gen_data
+    teacher = plan.questions * settings.teacher_responses * sum(plan.stages)
+    student = plan.questions * settings.student_responses * plan.student_passes
+    return {"teacher": teacher, "student": student, "tokens": (teacher + student) * plan.tokens}
+
+
+def _memory(plan: Plan) -> dict[str, Any]:
+    """Peak of one process while it trains and while it writes responses; weights are held in float32."""
+    trainer, student = plan.recipe.trainer, plan.student.sizes
+    trainable = student.trainable(trainer.lora)
+    teacher = max(party.sizes.parameters for party in plan.teachers) * 4
+    questions = trainer.batch_questions // plan.processes
+    tokens = questions * plan.distinct * plan.tokens
+    values = tokens * student.vocab
+    kind = "cuda" if torch.cuda.is_available() else "cpu"
+    training = {
+        "teacher weights": teacher,
+        "student weights": 4 * student.parameters,
+        "student gradients": 4 * trainable,
+        "AdamW states": 8 * trainable,
+        "activations": _activations(plan, questions),
+        "answer logits, in chunks": CHUNK_COPIES * 4 * min(values, CHUNK_VALUES[kind])
+        + min(2 * 4 * values, KEEP_BYTES[kind]),
+    }
+    generation = {
+        "teacher weights": teacher,
+        "student weights": 4 * student.parameters,
+        "keys and values, activations": _generation(plan),
+    }
+    return {
+        "training": training,
+        "gen_data": generation,
+        "peak": max(sum(training.values()), sum(generation.values())),
+        "answer logits if dense": DENSE_COPIES * 4 * values,
+        "student states under FSDP2 or ZeRO-3": (4 * student.parameters + 12 * trainable) / plan.processes,
+    }
+
+
+def _activations(plan: Plan, questions: int) -> float:
+    """Of the student, in training; under autocast its weights are kept once more in bfloat16."""
+    trainer, sizes, load = plan.recipe.trainer, plan.student.sizes, plan.student.load
+    how = {"bf16": trainer.bf16, "eager": trainer.attention == "eager", "checkpointed": trainer.gradient_checkpointing}
+    length = load.longest + plan.tokens
+    rows = questions * plan.distinct
+    kept = sizes.text.kept_bytes(rows * length, length, **how)
+    kept += sizes.vision.kept_bytes(questions * load.patches, load.context, **how)
+    return kept + (2 * sizes.parameters if trainer.bf16 else 0)
+
+
+def _generation(plan: Plan) -> float:
+    """Of the larger of both writers: keys and values, which grow by copying, and one layer of the prompt's pass."""
+    settings = plan.recipe.masters.gen_data
+    most = 0.0
+    for party, count in [(plan.student, settings.student_responses)] + [
+        (teacher, settings.teacher_responses) for teacher in plan.teachers
+    ]:
+        sizes, rows = party.sizes, settings.batch_questions * count
+        length = party.load.longest + plan.tokens
+        cache = 2 * 4 * rows * length * sizes.text.layers * 2 * sizes.text.kv_width
+        prompt = 4 * settings.batch_questions * party.load.longest * (4 * sizes.text.width + 3 * sizes.text.inner)
+        pictures = settings.batch_questions * party.load.fresh * party.load.patches
+        vision = 4 * pictures * (4 * sizes.vision.width + 2 * sizes.vision.inner)
+        draws = rows * sizes.vocab * 4 * 6  # logits, sorted values with 8-byte places, shares
+        most = max(most, cache + prompt + vision + draws)
+    return most
+
+
+def _disk(plan: Plan) -> dict[str, float]:
+    """What stays in the run's folder."""
+    recipe, sizes = plan.recipe, plan.student.sizes
+    weights, trainable = 4 * sizes.parameters, sizes.trainable(recipe.trainer.lora)
+    shards = math.ceil(plan.questions / recipe.masters.gen_data.shard_questions)
+    counts = _responses(plan)
+    responses = counts["teacher"] + counts["student"]
+    files = shards * (sum(plan.stages) + plan.student_passes)
+    asked, asked_cache = _stored(QUESTIONS, [question_row(sample) for sample in plan.rows], plan.questions, shards)
+    said, said_cache = _stored(RESPONSES, _likely_responses(plan), responses, files)
+    checkpoint = (weights if recipe.trainer.lora is None else 4 * trainable) + 8 * trainable
+    kept = sum(min(2, math.ceil(recipe.steps(n) / recipe.trainer.save_steps)) for n in range(len(plan.teachers)))
+    return {
+        "questions": asked,
+        "responses": said,
+        "cache": asked_cache + said_cache,
+        "checkpoints": kept * checkpoint + len(plan.teachers) * weights,
+        "student": weights,
+        "reports": 2 * plan.test * 64,
+    }
+
+
+def _stored(schema: pa.Schema, rows: list[dict[str, Any]], count: float, files: int) -> tuple[float, float]:
+    """Bytes of `count` such rows in Parquet shards, and in the memory-mapped cache that training reads."""
+    table = pa.Table.from_pylist(rows, schema=schema)
+    sizes = []
+    for part in (table, table.slice(0, len(rows) // 2)):
+        file = io.BytesIO()
+        pq.write_table(part, file, compression="zstd")
+        sizes.append(file.tell())
+    # A file costs something whatever it holds: what two lengths of it say.
+    row = (sizes[0] - sizes[1]) / max(1, len(rows) - len(rows) // 2)
+    return row * count + files * max(0.0, sizes[0] - row * len(rows)), table.nbytes / len(rows) * count
+
+
+def _likely_responses(plan: Plan) -> list[dict[str, Any]]:
+    """Rows of a shard as Gen-Data would write it; log-probabilities do not compress, words repeat."""
+    rng, length = random.Random(0), max(1, round(plan.tokens))
+    count = max(1, plan.recipe.masters.gen_data.teacher_responses)
+    shard = min(plan.questions, plan.recipe.masters.gen_data.shard_questions)
+    ids = [sample.id for sample in plan.rows]
+    rows = []
+    for question in range(shard):
+        for number in range(count):
+            tokens = [rng.randrange(plan.student.sizes.vocab) for _ in range(length)]
+            rows.append(
+                {
+                    "question_id": f"{ids[question % len(ids)]}{question}",
+                    "source": "teacher",
+                    "teacher": plan.teachers[0].name,
+                    "mask_ratio": 0.2,
+                    "number": number,
+                    "text": " ".join(rng.choice(REPLIES) for _ in range(length)),
+                    "token_ids": tokens,
+                    "r_acc": float(rng.random() < 0.5),
+                    "ref_logp": [-rng.random() for _ in range(length)],
+                    "seed": question // plan.recipe.masters.gen_data.batch_questions,
+                }
+            )
+    return rows
+
+
+def _work(plan: Plan) -> dict[str, float]:
+    """FLOPs of the whole run by part: decoding token by token runs far below a matrix product's speed."""
+    settings, recipe = plan.recipe.masters.gen_data, plan.recipe
+    student, tokens = plan.student, plan.tokens
+    passes = [(student, settings.student_responses, plan.student_passes)] + [
+        (teacher, settings.teacher_responses, stages)
+        for teacher, stages in zip(plan.teachers, plan.stages, strict=True)
+    ]
+    prompts = decode = 0.0
+    for party, count, times in passes:
+        if not count:
+            continue
+        again = party.load.fresh * (party.picture_flops() + student.picture_flops())
+        reference = min(count, plan.distinct) * student.row_flops(tokens)
+        prompts += times * plan.questions * (again + party.row_flops(0) + reference)
+        step = party.sizes.text.forward_flops(1, party.load.prompt + tokens) + party.head_flops(1)
+        decode += times * plan.questions * count * tokens * step
+    # The backward pass costs twice the forward one; without weight gradients, once. Checkpointing runs it again.
+    cost = (2 if recipe.trainer.lora is not None else 3) + int(recipe.trainer.gradient_checkpointing)
+    train = 0.0
+    for number, teacher in enumerate(plan.teachers):
+        questions = recipe.steps(number) * recipe.trainer.batch_questions * recipe.trainer.gradient_accumulation
+        own = student.picture_flops() + plan.distinct * student.row_flops(tokens)
+        other = teacher.picture_flops() + plan.distinct * teacher.row_flops(tokens)
+        train += questions * (cost * own + other)
+    answer = student.load.fresh * student.picture_flops() + student.row_flops(min(tokens, EVALUATION_TOKENS))
+    return {"gen_data": prompts, "decode": decode, "train": train, "measure": 2 * plan.test * answer}
+
+
+def _assumptions(plan: Plan, given_flops: bool) -> list[str]:
+    device = "GPU" if torch.cuda.is_available() else "CPU"
+    product = "bfloat16" if plan.recipe.trainer.bf16 else "float32"
+    source = "as given" if given_flops else f"measured: a {product} matrix product on this machine's {device}"
+    lines = [
+        f"{plan.flops / 1e9:,.0f} GFLOP/s per process ({source}); forward and backward passes reach "
+        f"{FORWARD_SHARE:.0%} of it, decoding {DECODE_SHARE:.0%}",
+        f"responses of {plan.tokens:g} tokens, {plan.distinct:g} different ones per question: the most there can be "
+        "unless --response-tokens and --distinct-responses say otherwise",
+        f"prompts as the first {len(plan.rows)} train questions have them: {plan.student.load.prompt:.0f} tokens on "
+        f"average, {plan.student.load.longest} at most",
+        "weights in float32, whole in each process (DDP); on a CPU add about 0.6 GB for Python and its libraries",
+    ]
+    if any(plan.recipe.r_max(number) == "auto" for number in range(len(plan.teachers))):
+        lines.append(f"r_max {ASSUMED_R_MAX} where it is 'auto'; the probe itself is not counted")
+    return lines

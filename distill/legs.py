@@ -1,0 +1,108 @@
+"""The ladder of a run: its teachers and student, one leg for each teacher, and the stages of a leg."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+from edgekit.checkpoint import check_checkpoint, checkpoint_hash
+from edgekit.families import family_of
+from edgekit.processor import Processor
+from edgekit.recipe import resolve_checkpoint
+from edgekit.workspace import Run
+
+
+@dataclass(frozen=True)
+class Party:
+    """A checkpoint with what is known of it without loading its weights."""
+
+    name: str
+    folder: Path
+    family: ModuleType
+    processor: Processor
+    hash: str
+
+    @classmethod
+    def of(cls, name: str, base: Path) -> Party:
+        """Look at a checkpoint named in a recipe; relative names start from `base`.
+
+        Raises:
+            CheckpointError: it is missing, damaged, or of no known family.
+        """
+        folder = resolve_checkpoint(name, base)
+        config = check_checkpoint(folder)
+        return cls(name, folder, family_of(config["model_type"]), Processor.load(folder), checkpoint_hash(folder))
+
+    @property
+    def head_size(self) -> int:
+        """Rows of the output head, padding included."""
+        config = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
+        return int(config.get("text_config", {}).get("vocab_size", config.get("vocab_size")))
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stretch of a leg: Gen-Data for these ratios, then training on them.
+
+    Attributes:
+        ratios: In order.
+        start: First optimiser step.
+        stop: The step after the last.
+    """
+
+    ratios: list[float]
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Leg:
+    """One teacher's share of the run.
+
+    Attributes:
+        number: From 0.
+        teacher: Whose.
+        steps: Optimiser steps.
+        ratio_of: Optimiser step -> mask ratio.
+        ratios: Distinct ratios in order.
+        refresh: `masters.gen_data.student_refresh`.
+    """
+
+    number: int
+    teacher: Party
+    steps: int
+    ratio_of: Callable[[int], float]
+    ratios: list[float]
+    refresh: str
+
+    @property
+    def stages(self) -> list[Stage]:
+        """One stretch, or one per mask ratio where the student's responses follow its training."""
+        if self.refresh != "per_stage":
+            return [Stage(self.ratios, 0, self.steps)]
+        own = {ratio: [step for step in range(self.steps) if self.ratio_of(step) == ratio] for ratio in self.ratios}
+        return [Stage([ratio], own[ratio][0], own[ratio][-1] + 1) for ratio in self.ratios]
+
+    def responses(self, run: Run, ratio: float) -> Path:
+        """Shards of this teacher at one mask ratio."""
+        return run.responses / f"teacher-{self.teacher.hash[:12]}-mask-{ratio:.4f}"
+
+    def student_responses(self, run: Run, ratio: float) -> Path:
+        """Shards of the student this leg uses at one mask ratio; only those of the untouched one can be shared."""
+        if self.refresh == "per_stage":
+            return run.folder / "responses" / f"student-{self.number + 1}-mask-{ratio:.4f}"
+        if self.refresh == "per_teacher" and self.number:
+            return run.folder / "responses" / f"student-{self.number + 1}"
+        return run.responses / "student-1"
+
+    def checkpoints(self, run: Run) -> Path:
+        """Trainer's folder."""
+        return run.checkpoints / f"teacher-{self.number + 1}"
+
+    def student(self, run: Run, stage: Stage | None = None) -> Path:
+        """The student as a stage leaves it; the last one by default."""
+        name = f"student-{self.number + 1}"
+        return run.checkpoints / (name if stage is None or stage.stop == self.steps else f"{name}-step-{stage.stop}")
