@@ -23,7 +23,7 @@ from edgekit.console import note
 from edgekit.distill.masters import Pipeline
 from edgekit.errors import EdgekitError
 from edgekit.files import write_json, write_text
-from edgekit.recipe import Model, Recipe, dump_recipe, load_recipe
+from edgekit.recipe import Model, Qad, Recipe, dump_recipe, load_recipe
 from edgekit.stats import paired, score_interval, seeds_interval
 from edgekit.workspace import Run
 
@@ -173,7 +173,9 @@ class Ablation:
 
     def _one(self, run: Run, name: str, seed: int) -> None:
         arm = self.arms[name]
-        arm = dataclasses.replace(arm, name=name, trainer=dataclasses.replace(arm.trainer, seed=seed))
+        # The students compared are the full-precision ones.
+        trainer = dataclasses.replace(arm.trainer, seed=seed)
+        arm = dataclasses.replace(arm, name=name, trainer=trainer, qad=Qad())
         # The untouched student is the same everywhere, and so is a probe of the same teacher: measured once.
         for path in sorted(self.folder.glob("seed-*/*/reports/accuracy-before.json"))[:1]:
             self._share(path, run.reports / path.name)

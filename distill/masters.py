@@ -41,6 +41,8 @@ from edgekit.distill.objectives import Objective, build
 from edgekit.distill.pairing import copy_processor, probe_answers, shared_vocabulary
 from edgekit.distill.probe import held_out, probe
 from edgekit.distill.probe import save as save_probe
+from edgekit.distill.qad import KlReference
+from edgekit.distill.qad_stage import qad_due, quantised_stage
 from edgekit.distill.responses import Responses
 from edgekit.distill.trainer import StopAt, forget_checkpoint, name_layers, run_trainer, training_arguments
 from edgekit.errors import CheckpointError, DataError, RecipeError
@@ -90,6 +92,11 @@ class Pipeline:
         self.teachers = [Party.of(model.checkpoint, base) for model in recipe.teachers]
         self.vocab = min(self._shared(teacher) for teacher in self.teachers)
         GENERATORS.load(recipe.masters.gen_data.generator).check(recipe.masters.gen_data)
+        if recipe.qad.steps and processes.count() > 1:
+            raise RecipeError(
+                "The quantisation-aware stage (qad.steps) runs in one process.",
+                fix="Distil without it; the same command with it, and without a launcher, then adds only this stage.",
+            )
         own = [name for name, one in self._objectives().items() if type(one).adapters is not Objective.adapters]
         if own and recipe.trainer.lora is not None:
             raise RecipeError(
@@ -139,6 +146,8 @@ class Pipeline:
         processes.from_main(self._save_student)
         after = self._measured("after", lambda: load_model(self.run.student))
         processes.from_main(self._report_acceptance)
+        if self.recipe.qad.steps:
+            self._qad(after)
         return processes.from_main(lambda: self._close(before, after))
 
     # ------------------------------------------------------------------------------------------------------ the stages
@@ -153,7 +162,7 @@ class Pipeline:
                 f"The run {run.name!r} was started with other inputs: {', '.join(changed)} changed since.",
                 fix="Start a new one:  edgekit distill --fresh",
             )
-        if run.finished:
+        if run.finished and not qad_due(self.recipe.qad, run):
             note(f"The run {run.name!r} is finished already; --fresh starts another.")
             return begun
         run.update(status="running", **fixed)
@@ -328,6 +337,21 @@ class Pipeline:
             with new_folder(self.run.student) as out:
                 for path in self.legs[-1].student(self.run).iterdir():
                     shutil.copyfile(path, out / path.name)
+
+    def _qad(self, after: Evaluation) -> None:
+        teacher = self.teachers[-1] if self.recipe.qad.from_ == "teacher" else None
+        folder, processor = (
+            (teacher.folder, teacher.processor) if teacher else (self.run.student, self.student.processor)
+        )
+        quantised_stage(
+            self.recipe,
+            self.run,
+            lambda: KlReference(load_model(folder, attn=self.recipe.trainer.attention), processor),
+            self.vocab,
+            clock=self.clock,
+            measured=self._measured,
+            full_precision=after,
+        )
 
     def _measured(self, when: str, load: Callable[[], Any]) -> Evaluation:
         path = self.run.reports / f"accuracy-{when}.json"

@@ -364,7 +364,7 @@ def export(
     from edgekit.recipe import resolve_checkpoint
 
     run = _latest_run() if checkpoint is None else None
-    folder = run.student if run is not None else resolve_checkpoint(str(checkpoint))
+    given = run.student if run is not None else resolve_checkpoint(str(checkpoint))
     jobs = [(t, p) for t in targets for p in precisions or _precisions(run, t)]
     for target, precision in jobs:
         check_request(target, precision)
@@ -377,6 +377,7 @@ def export(
         lineage = {"run": run.name, "teacher_sha256": teachers[-1]}
     bundles = []
     for target, precision in jobs:
+        folder = given if run is None else _student_for(run, target, precision)
         name = f"{target}-{precision}"
         if out is not None:
             place = out / name if len(jobs) > 1 else out
@@ -387,6 +388,19 @@ def export(
             export_checkpoint(folder, target, precision, place, samples=questions, replace=replace, **lineage)
         )
     return bundles
+
+
+def _student_for(run: Run, target: str, precision: str) -> Path:
+    """The student prepared for just the weights that this export writes, where the run has one; else the student."""
+    from edgekit.export import TARGETS
+    from edgekit.quantisation import ONNX
+
+    prepared = run.quantised_student(precision)
+    scheme = getattr(TARGETS.load(target), "SCHEMES", {}).get(precision)
+    if scheme is None or scheme != ONNX.get(precision) or not prepared.is_dir():
+        return run.student
+    note(f"Taking {prepared.name}, the student after quantisation-aware distillation for {precision}.")
+    return prepared
 
 
 def _precisions(run: Run | None, target: str) -> list[str]:
@@ -419,7 +433,10 @@ def verify(
     """
     from edgekit.runtimes.verify import verify_bundle
 
-    return verify_bundle(bundle, _reference(reference, [bundle]), data or _run_data([bundle]), samples)
+    found = _reference(reference, [bundle])
+    if reference is None and (made_from := _made_from(bundle)) is not None:
+        found = made_from
+    return verify_bundle(bundle, found, data or _run_data([bundle]), samples)
 
 
 def bench(
@@ -479,7 +496,14 @@ def bench(
     place = out or (run.reports / "bench" if run is not None else Path("edgekit-bench"))
     name = run.name if run is not None else None
     report = measure(
-        bundles or [], _reference(reference, bundles or []), settings, place, bars=gates, device=device, run=name
+        bundles or [],
+        _reference(reference, bundles or []),
+        settings,
+        place,
+        bars=gates,
+        device=device,
+        run=name,
+        prepared=run.students()[1:] if run is not None and reference is None else (),
     )
     return report, place
 
@@ -499,6 +523,19 @@ def _reference(given: Path | str | None, bundles: list[Path]) -> Path | None:
         return resolve_checkpoint(str(given))
     run = _run_of(bundles)
     return run.student if run is not None and run.student.is_dir() else None
+
+
+def _made_from(bundle: Path) -> Path | None:
+    """The student of the bundle's run that it was exported from: one made for a precision is not the first one."""
+    from edgekit.bundle import Bundle
+    from edgekit.checkpoint import checkpoint_hash
+
+    run = _run_of([bundle])
+    students = run.students() if run is not None else []
+    if len(students) < 2:
+        return None
+    wanted = Bundle.load(bundle, verify=False).manifest.student_sha256
+    return next((folder for folder in students if checkpoint_hash(folder) == wanted), None)
 
 
 def _run_data(bundles: list[Path]) -> str | None:

@@ -10,6 +10,8 @@ BARS: dict[str, dict[str, float]] = {
     "fp32": {"greedy_identical": 1.0, "logits_max_abs": 1e-4},
     "fp16": {"top1_agreement": 0.99},
     "int8": {"top1_agreement": 0.99},
+    # Steps are sixteen times int8's, so close calls turn round. Measured: all 606 tokens of 300 questions agree on the
+    # demo's student, 0.84 to 0.86 on random weights, whose tokens are nearly all close calls.
     "int4": {"top1_agreement": 0.95},
 }
 # Whatever the precision: the runtime must see the picture and the words that PyTorch sees.

@@ -231,6 +231,26 @@ class Trainer:
 
 
 @dataclass(frozen=True)
+class Qad:
+    """Quantisation-aware distillation of the finished student, against the very weights its export will hold."""
+
+    precision: Literal["int4", "int8"] = "int4"
+    """Of the ONNX export that the student is prepared for."""
+    steps: int = 0
+    """Optimiser steps; 0 leaves the stage out."""
+    learning_rate: float = 1e-5
+    batch_questions: int = 8
+    """Questions per step, each with its reference answer."""
+    temperature: float = 1.0
+    """T of T^2 KL(p_ref || p_S)."""
+    kl_weight: float = 0.7
+    ce_weight: float = 0.3
+    """Of the cross-entropy on the reference answer."""
+    from_: Literal["student", "teacher"] = "student"
+    """Whose answers p_ref are: the distilled student's in full precision, or the last teacher's."""
+
+
+@dataclass(frozen=True)
 class Export:
     """One bundle to make from the student."""
 
@@ -281,13 +301,14 @@ class Recipe:
     objective_settings: dict[str, dict[str, int | float | str]] = field(default_factory=dict)
     """Settings of the objectives, by name: `{jsd: {beta: 0.5}}`; docs/objectives.md lists them."""
     trainer: Trainer = field(default_factory=Trainer)
+    qad: Qad = field(default_factory=Qad)
     exports: tuple[Export, ...] = ()
     bench: Bench = field(default_factory=Bench)
     gates: Gates = field(default_factory=Gates)
 
     @property
     def hash(self) -> str:
-        """Of what decides the student: exports, bench, gates, trackers and a server's address may change meanwhile."""
+        """Of what decides the full-precision student; what comes after it, and a server's address, may change."""
         value = schema.to_json(self)
         for key in ("judge_url", "judge_api_key_env", "judge_concurrency", "judge_timeout_s", "judge_retries"):
             del value["masters"]["rewards"]["llm"][key]  # how the judge is reached: a run may go on with another way
@@ -297,7 +318,8 @@ class Recipe:
         if self.masters.gen_data.generator == "openai":
             gen_data["server"] = {"model": server["model"]}
         del value["trainer"]["report_to"], value["trainer"]["logging_steps"]
-        return sha256_json({key: value[key] for key in value if key not in ("exports", "bench", "gates", "name")})
+        later = ("qad", "exports", "bench", "gates", "name")
+        return sha256_json({key: value[key] for key in value if key not in later})
 
     def r_max(self, teacher: int) -> float | Literal["auto"]:
         """First mask ratio of one teacher of the ladder."""
@@ -458,6 +480,12 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "trainer.save_steps": (lambda v: v >= 1, "at least 1"),
     "trainer.logging_steps": (lambda v: v >= 1, "at least 1"),
     "trainer.threads": (lambda v: v is None or v >= 1, "at least 1"),
+    "qad.steps": (lambda v: v >= 0, "at least 0 (0 is off)"),
+    "qad.learning_rate": (lambda v: v > 0, "above 0"),
+    "qad.batch_questions": (lambda v: v >= 1, "at least 1"),
+    "qad.temperature": (lambda v: v > 0, "above 0"),
+    "qad.kl_weight": (lambda v: v >= 0, "at least 0"),
+    "qad.ce_weight": (lambda v: v >= 0, "at least 0"),
     "data.train_limit": (lambda v: v is None or v >= 1, "at least 1"),
     "data.test_limit": (lambda v: v is None or v >= 1, "at least 1"),
     "bench.limit": (lambda v: v is None or v >= 1, "at least 1"),
@@ -490,6 +518,8 @@ def _check(recipe: Recipe) -> list[str]:
         problems += _check_server(recipe)
     if recipe.masters.gen_data.teacher_responses + recipe.masters.gen_data.student_responses < 1:
         problems.append("masters.gen_data: teacher_responses and student_responses are both 0")
+    if recipe.qad.steps and not recipe.qad.kl_weight + recipe.qad.ce_weight:
+        problems.append("qad: kl_weight and ce_weight are both 0")
     if not recipe.name or not all(c.isalnum() or c in "-_." for c in recipe.name) or recipe.name.startswith("."):
         problems.append(f"name: {recipe.name!r} is no plain folder name (letters, digits, '-', '_', '.')")
     if recipe.name == "latest":
@@ -574,11 +604,11 @@ def _describe(cls: type[Any], prefix: str) -> list[tuple[str, str, str]]:
     for item in dataclasses.fields(cls):
         hint = hints[item.name]
         if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-            rows += _describe(hint, f"{prefix}{item.name}.")
+            rows += _describe(hint, f"{prefix}{schema.key_of(item)}.")
             continue
         default = item.default if item.default is not dataclasses.MISSING else None
         if item.default_factory is not dataclasses.MISSING:
             default = item.default_factory()
         shown = "" if default is None else str(schema.to_json(default))
-        rows.append((f"{prefix}{item.name}", shown, docs.get(item.name, "")))
+        rows.append((f"{prefix}{schema.key_of(item)}", shown, docs.get(item.name, "")))
     return rows

@@ -38,7 +38,7 @@ def read(cls: type[T], value: Any, problems: list[str], path: str = "") -> T | N
     if not isinstance(value, dict):
         problems.append(f"{path or 'the top level'}: expected a mapping, found {_kind(value)}")
         return None
-    fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    fields = {key_of(field): field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     before = len(problems)
     for key in value:
         if key not in fields:
@@ -46,11 +46,11 @@ def read(cls: type[T], value: Any, problems: list[str], path: str = "") -> T | N
             problems.append(f"{_join(path, key)}: unknown key" + (f", did you mean {near[0]!r}?" if near else ""))
     hints = typing.get_type_hints(cls)
     given: dict[str, Any] = {}
-    for name, field in fields.items():
-        if name in value:
-            given[name] = _read_value(hints[name], value[name], problems, _join(path, name))
+    for key, field in fields.items():
+        if key in value:
+            given[field.name] = _read_value(hints[field.name], value[key], problems, _join(path, key))
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
-            problems.append(f"{_join(path, name)}: missing")
+            problems.append(f"{_join(path, key)}: missing")
     return cls(**given) if len(problems) == before else None
 
 
@@ -81,12 +81,17 @@ def read_document(cls: type[T], value: Any, *, newest: int, what: str, source: s
 def to_json(value: Any) -> Any:
     """The JSON value of a dataclass, without the computed properties; the inverse of `read`."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: to_json(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return {key_of(field): to_json(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, dict):
         return {key: to_json(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [to_json(item) for item in value]
     return value
+
+
+def key_of(field: dataclasses.Field[Any]) -> str:
+    """A field's key in YAML and JSON: its name, without the underscore that keeps `from_` apart from Python's own."""
+    return field.name.removesuffix("_")
 
 
 def json_schema(cls: type[Any]) -> dict[str, Any]:
@@ -195,11 +200,12 @@ def _schema_of(hint: Any) -> dict[str, Any]:
         properties = {}
         required = []
         for field in dataclasses.fields(hint):
-            properties[field.name] = _schema_of(hints[field.name])
+            key = key_of(field)
+            properties[key] = _schema_of(hints[field.name])
             if field.name in docs:
-                properties[field.name] = {**properties[field.name], "description": docs[field.name]}
+                properties[key] = {**properties[key], "description": docs[field.name]}
             if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
-                required.append(field.name)
+                required.append(key)
         return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
     if origin in (Union, types.UnionType):
         return {"anyOf": [_schema_of(arg) for arg in args]}

@@ -19,7 +19,10 @@ RECIPE_NAME = "edgekit.yaml"
 
 @dataclass(frozen=True)
 class Run:
-    """One run's folder: recipe.yaml, manifest.json, responses/, checkpoints/, student/, bundles/, reports/.
+    """One run's folder.
+
+    It holds recipe.yaml, manifest.json, responses/, checkpoints/, student/, perhaps student-<precision>/, bundles/ and
+    reports/.
 
     Attributes:
         folder: Its own.
@@ -53,6 +56,14 @@ class Run:
     def student(self) -> Path:
         """The distilled student, a Hugging Face folder; there once the run is finished."""
         return self.folder / "student"
+
+    def quantised_student(self, precision: str) -> Path:
+        """The student after quantisation-aware distillation for a precision, whether or not it is there."""
+        return self.folder / f"student-{precision}"
+
+    def students(self) -> list[Path]:
+        """The distilled student, then those made from it for a precision; of what is there."""
+        return [path for path in (self.student, *sorted(self.folder.glob("student-*"))) if path.is_dir()]
 
     @property
     def bundles(self) -> Path:

@@ -4,6 +4,7 @@ PRECISIONS       common precision name -> the target's own word
 EXTRA            extra of pyproject.toml it needs, and PACKAGES, what that extra installs
 HOSTS            operating systems it can be exported on
 RUNTIMES         names in edgekit.runtimes that run its bundles
+SCHEMES          optional: precision -> weight grid (edgekit.quantisation), where a student may be trained for it
 write(split, precision, folder) -> (components, tools)      tokenizer and processor files are there by then
 open_components(folder, components) -> parity.Exported
 """

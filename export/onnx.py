@@ -25,20 +25,26 @@ from edgekit.chat import read_chat_template
 from edgekit.errors import EdgekitError, MissingExtraError
 from edgekit.families import Split, read_image_processor, read_optional_json
 from edgekit.files import write_json
+from edgekit.quantisation import ONNX as ONNX_SCHEMES
 from edgekit.registry import missing_extra
 
 PRECISIONS = {
     "fp32": "float32",
     "fp16": "float16 weights and maths, float32 inputs and outputs",
     "int8": "dynamic QInt8, per channel, MatMul",
+    "int4": "MatMulNBits: 4 bits in blocks of 32, asymmetric, accuracy_level 4; lm_head too; embeddings float32",
 }
+SCHEMES = ONNX_SCHEMES
 EXTRA = "onnx"
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 HOSTS = ("Linux", "Darwin", "Windows")
 RUNTIMES = ("onnxruntime",)
 ONE_FILE = 2**31 - 2**20  # protobuf's bound, with room for the graph itself
 # transformers.js finds a precision by the file's suffix.
-SUFFIX = {"fp32": "", "fp16": "_fp16", "int8": "_int8"}
+SUFFIX = {"fp32": "", "fp16": "_fp16", "int8": "_int8", "int4": "_q4"}
+# Inputs are rounded to int8 too. Measured on a layer of 960 x 2560, one AVX-512 thread: 36 us a token against 114 us at
+# level 0, 1.6 ms against 4.5 ms for 64 tokens, and the same relative error of the product, 0.0495: int4's own.
+ACCURACY_LEVEL = 4
 STEMS = {"vision_encoder": "vision_encoder", "token_embedding": "embed_tokens", "text_decoder": "decoder_model_merged"}
 
 
@@ -236,6 +242,20 @@ def _store(model: Any, precision: str, path: Path) -> None:
         finally:
             plain.unlink()
         return
+    if precision == "int4":
+        from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
+
+        scheme = SCHEMES["int4"]
+        quantiser = MatMulNBitsQuantizer(
+            onnx_ir.serde.serialize_model(model),
+            bits=scheme.bits,
+            block_size=scheme.block,
+            is_symmetric=scheme.symmetric,
+            accuracy_level=ACCURACY_LEVEL,
+        )
+        quantiser.process()
+        onnx.save(quantiser.model.model, path)
+        return
     if precision == "fp16":
         from onnxruntime.transformers.float16 import convert_float_to_float16
 
@@ -294,10 +314,14 @@ def _quiet() -> Iterator[None]:
     import contextlib
     import io
 
-    names = ("torch.onnx", "transformers", "onnxscript", "root", "torch.export")
+    nbits = "onnxruntime.quantization.matmul_nbits_quantizer"
+    names = ("torch.onnx", "transformers", "onnxscript", "root", "torch.export", nbits)
     levels = {name: logging.getLogger(name).level for name in names}
     for name in names:
         logging.getLogger(name).setLevel(logging.ERROR)
+    # Some of them set up the whole program's logging when they are imported, unless they find it set up.
+    silent = logging.NullHandler()
+    logging.getLogger().addHandler(silent)
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
@@ -305,3 +329,4 @@ def _quiet() -> Iterator[None]:
     finally:
         for name, level in levels.items():
             logging.getLogger(name).setLevel(level)
+        logging.getLogger().removeHandler(silent)

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -56,6 +56,7 @@ def bench(
     device: str = "host",
     run: str | None = None,
     extra: Sequence[Path] = (),
+    prepared: Sequence[Path] = (),
 ) -> Report:
     """Measure bundles against the PyTorch reference and write the report.
 
@@ -68,6 +69,8 @@ def bench(
         device: Name in edgekit.devices.
         run: Of the workspace, for the report.
         extra: Further checkpoints to measure beside the reference.
+        prepared: Students made from the reference for a precision; a bundle of one of them is compared with the
+            reference like any other, and a note says so.
     Returns:
         The report, also written to `out`.
     Raises:
@@ -83,7 +86,8 @@ def bench(
         check_checkpoint(reference)
         student = checkpoint_hash(reference)
     subjects = [_Subject.checkpoint(path) for path in ([reference] if reference else []) + list(extra)]
-    subjects += [_Subject.bundle(path, student) for path in bundles]
+    allowed = {checkpoint_hash(path): path.name for path in prepared}
+    subjects += [_Subject.bundle(path, student, allowed) for path in bundles]
     if not subjects:
         raise EdgekitError("Nothing to measure.", fix="Make a bundle:  edgekit export --target onnx")
     with tempfile.TemporaryDirectory(prefix="edgekit-bench-") as place:
@@ -104,7 +108,7 @@ def bench(
         gates={key: value for key, value in to_json(bars or Gates()).items() if value is not None},
         run=run,
         versions=_versions(),
-        notes=() if reference else ("No PyTorch reference was given, so nothing is compared with it.",),
+        notes=_notes(subjects, reference),
     )
     report = replace(report, verdict=_verdict(report, bars or Gates()))
     raw = [
@@ -114,6 +118,17 @@ def bench(
     ]
     write_report(report, out, raw)
     return report
+
+
+def _notes(subjects: Sequence[_Subject], reference: Path | None) -> tuple[str, ...]:
+    if reference is None:
+        return ("No PyTorch reference was given, so nothing is compared with it.",)
+    return tuple(
+        f"{subject.name} was exported from {subject.student}, which was trained for that precision after "
+        f"{reference.name}; it is compared with {reference.name}."
+        for subject in subjects
+        if subject.student is not None
+    )
 
 
 @dataclass(frozen=True)
@@ -126,6 +141,7 @@ class _Subject:
     hash: str
     size_bytes: int
     problem: str | None = None
+    student: str | None = None
 
     @classmethod
     def checkpoint(cls, folder: Path) -> _Subject:
@@ -134,7 +150,7 @@ class _Subject:
         return cls(folder, f"{folder.name} (reference)", "pytorch", "checkpoint", "fp32", checkpoint_hash(folder), size)
 
     @classmethod
-    def bundle(cls, folder: Path, student: str | None) -> _Subject:
+    def bundle(cls, folder: Path, student: str | None, allowed: Mapping[str, str]) -> _Subject:
         if not folder.is_dir():
             raise BundleError(f"No bundle at {folder}.", fix="Make one:  edgekit export --target onnx")
         try:
@@ -146,7 +162,7 @@ class _Subject:
                 folder, folder.name, "unknown", "unknown", "unknown", "", 0, problem=" ".join(str(error).split())
             )
         manifest = bundle.manifest
-        if student is not None and manifest.student_sha256 != student:
+        if student is not None and manifest.student_sha256 not in {student, *allowed}:
             raise BundleError(
                 f"{folder} was exported from another student than the reference.",
                 why=f"Its manifest names {manifest.student_sha256[:12]}, the reference is {student[:12]}.",
@@ -154,7 +170,7 @@ class _Subject:
             )
         return cls(
             folder, manifest.name, runtime_for(folder), manifest.target, manifest.precision.common, bundle.hash,
-            bundle.size_bytes,
+            bundle.size_bytes, student=allowed.get(manifest.student_sha256),
         )  # fmt: skip
 
 

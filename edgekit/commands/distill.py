@@ -87,6 +87,13 @@ def command(
         f"as a draft of the teacher: expected acceptance {drafts['before']['expected']:.3f} before, "
         f"{drafts['after']['expected']:.3f} after"
     )
+    if qad := manifest.get("qad"):
+        precision = qad["settings"]["precision"]
+        low, high = qad["delta_ci95"]
+        print_text(
+            f"at {precision} weights:  {qad['before']:.2%} -> {qad['after']:.2%} by quantisation-aware distillation  "
+            f"[{low:+.2%}, {high:+.2%}]"
+        )
     print_text(f"student:          runs/{manifest['run']}/student")
     note("Next:  edgekit export --target onnx")
 

@@ -57,7 +57,7 @@ def test_help_of_every_verb() -> None:
 def test_lists() -> None:
     targets = json.loads(call("targets", "--json").stdout)
     assert {"target": "onnx", "ready": True}.items() <= targets[0].items()
-    assert targets[0]["precisions"] == ["fp32", "fp16", "int8"]
+    assert targets[0]["precisions"] == ["fp32", "fp16", "int8", "int4"]
     devices = json.loads(call("devices", "--json").stdout)
     assert [row["device"] for row in devices] == ["host"] and devices[0]["ready"]
     checks = {row["name"]: row for row in json.loads(call("doctor", "--json").stdout)}

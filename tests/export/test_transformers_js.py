@@ -53,15 +53,15 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
-def test_a_bundle_answers_there_as_here(node: Path, precision: str) -> None:
+@pytest.mark.parametrize(("precision", "dtype"), [("fp32", "fp32"), ("fp16", "fp16"), ("int8", "int8"), ("int4", "q4")])
+def test_a_bundle_answers_there_as_here(node: Path, precision: str, dtype: str) -> None:
     questions = list(samples("easy-vqa:test", limit=24))
-    bundle = export_checkpoint(resolve_checkpoint("demo:student"), "onnx", precision, node / "models" / precision)
+    bundle = export_checkpoint(resolve_checkpoint("demo:student"), "onnx", precision, node / "models" / dtype)
     session = RUNTIMES.load("onnxruntime").open_session(bundle.folder, 1)
     ours = [answer(session, q.messages, [image.open() for image in q.images], max_new_tokens=8).text for q in questions]
     asked = [{"question": q.text, "image": str(q.images[0].path)} for q in questions]
     (node / "questions.json").write_text(json.dumps(asked))
-    command = ["node", "ask.mjs", str(node / "models"), precision]
+    command = ["node", "ask.mjs", str(node / "models"), dtype]
     ran = subprocess.run(command, cwd=node, capture_output=True, text=True, timeout=300)
     assert ran.returncode == 0, ran.stderr[-2000:]
     assert json.loads((node / "said.json").read_text()) == ours
