@@ -26,7 +26,7 @@ from edgekit.distill import processes
 from edgekit.distill.batch import embed, encode_prompts, project, response_hidden, token_logp
 from edgekit.distill.generators import Generator
 from edgekit.distill.judges import Judge
-from edgekit.errors import DataError
+from edgekit.errors import DataError, EdgekitError
 from edgekit.files import write_bytes, write_json
 from edgekit.processor import Processor
 from edgekit.recipe import Data, GenData
@@ -196,6 +196,8 @@ def write_responses(
         questions: Folder of question shards.
         folder: Folder of this pass's shards.
         seed: Of the run.
+    Raises:
+        EdgekitError: a teacher gave nothing but empty responses to a whole shard; that shard is not written.
     """
     todo = missing_shards(questions, folder)
     if not todo:
@@ -207,8 +209,21 @@ def write_responses(
         for done, path in enumerate(todo, total - len(todo) + 1):
             shard_seed = seed_of(seed, writer.key, path.name)
             rows = list(_respond(writer, reference, judge, settings, path, shard_seed))
+            if writer.source == "teacher" and not any(row["text"].strip() for row in rows):
+                raise _mute(writer, path, len(rows))
             _write_shard(folder, int(path.stem.partition("-")[2]), rows, RESPONSES)
             bar.update(task, completed=done)
+
+
+def _mute(writer: Writer, path: Path, count: int) -> EdgekitError:
+    return EdgekitError(
+        f"{writer.name} answers nothing: all {count} responses to {path.name}, at mask ratio {writer.mask_ratio:g}, "
+        "are empty.",
+        why="A student would learn to say nothing.",
+        fix="Ask it yourself:  edgekit run TEACHER --image PICTURE --prompt QUESTION\n"
+        "If it answers there, lower masters.mask.r_max (edgekit probe TEACHER shows how far it may go); if not, its "
+        "chat template or its end token is wrong.",
+    )
 
 
 def _respond(

@@ -180,7 +180,9 @@ class JointTrainer(Trainer):
         vocab: int,
         **settings: Any,
     ) -> None:
-        self.adapters = attach_adapters(settings["model"], teacher.model, objectives)
+        with torch.random.fork_rng(devices=[]):  # the same layers in every run of a seed, and in every process
+            torch.manual_seed(settings["args"].seed)
+            self.adapters = attach_adapters(settings["model"], teacher.model, objectives)
         super().__init__(**settings)
         self.teacher, self.processors = teacher, processors
         self.objectives, self.weights, self.vocab = objectives, weights, vocab

@@ -12,9 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgekit.checkpoint import load_model
+from edgekit.distill import masking
 from edgekit.distill.masking import (
     MaskedTeacher,
     magnitude_threshold,
+    mask_into,
     mask_ratio,
     maskable,
     stage_ratios,
@@ -43,6 +45,27 @@ def test_exactly_the_asked_share_falls_below(count: int, ratio: float, seed: int
     weight = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).float() + 1  # no ties
     below = int((weight.abs() < magnitude_threshold(weight, ratio)).sum())
     assert below == int(ratio * count)
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+@given(st.integers(1, 3000), st.floats(0, 0.999), st.integers(0, 10_000), st.booleans())
+def test_the_threshold_is_the_value_of_a_sort(
+    kind: torch.dtype, count: int, ratio: float, seed: int, spread: bool
+) -> None:
+    """Ties, zeros, subnormals and values of very different size included; chunks change nothing."""
+    draw = torch.Generator().manual_seed(seed)
+    weight = torch.randn(count, generator=draw)
+    if spread:
+        weight = (weight * 10 ** torch.randint(-42, 4, (count,), generator=draw)).where(weight > -1, 0.5)
+    weight = weight.to(kind)
+    below = int(ratio * count)
+    expected = float(weight.abs().float().sort().values[below]) if below else 0.0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(masking, "CHUNK", 64)
+        assert magnitude_threshold(weight.view(1, -1), ratio) == expected
+        result = torch.empty_like(weight)
+        assert mask_into(result, weight, ratio) == expected
+    assert torch.equal(result, weight.where(weight.abs().float() >= expected, 0))
 
 
 def test_schedule_of_the_paper() -> None:
