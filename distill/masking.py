@@ -55,10 +55,10 @@ def magnitude_threshold(weight: Tensor, ratio: float) -> float:
     if flat.dtype not in (torch.float32, torch.bfloat16, torch.float16):
         flat = flat.float()
     if flat.dtype != torch.float32:
-        counts = _counts((part & 0x7FFF for part in flat.view(torch.int16).split(CHUNK)), 15, flat.device)
+        counts = _counts((part & 0x7FFF for part in torch.split(flat.view(torch.int16), CHUNK)), 15, flat.device)
         bits, _ = _place(counts, below)
         return float(torch.tensor(bits, dtype=torch.int16).view(flat.dtype))
-    parts = flat.view(torch.int32).split(CHUNK)
+    parts = torch.split(flat.view(torch.int32), CHUNK)
     counts = _counts(((part & 0x7FFFFFFF) >> 16 for part in parts), 15, flat.device)
     upper, rank = _place(counts, below)
     same = (part[(part & 0x7FFFFFFF) >> 16 == upper] & 0xFFFF for part in parts)
@@ -93,7 +93,7 @@ def mask_into(target: Tensor, dense: Tensor, ratio: float) -> float:
         The threshold, in the weight's own units.
     """
     threshold = magnitude_threshold(dense, ratio)
-    for into, part in zip(target.view(-1).split(CHUNK), dense.reshape(-1).split(CHUNK), strict=True):
+    for into, part in zip(torch.split(target.view(-1), CHUNK), torch.split(dense.reshape(-1), CHUNK), strict=True):
         into.copy_(part.where(part.abs() >= threshold, 0.0))
     return threshold
 
