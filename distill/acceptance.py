@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,8 @@ def acceptance(
 ) -> dict[str, Any]:
     """Mean of 1 - TVD(student, teacher) over the tokens of the student's own greedy answers.
 
+    An answer counts up to the first token that only the student's padded vocabulary has.
+
     Source: Leviathan et al., arXiv:2211.17192, Corollary 3.6: a drafted token is kept with probability 1 - TVD.
 
     Args:
@@ -48,6 +51,7 @@ def acceptance(
         task = bar.add_task("expected acceptance", total=len(groups))
         for done, group in enumerate(groups, 1):
             said = greedy(student[0], student[1], encode_prompts(student[1], group), max_new_tokens)
+            said = [list(takewhile(vocab.__gt__, ids)) for ids in said]  # beyond it the teacher has no such token
             owners = [owner for owner, ids in enumerate(said) if ids]
             responses = [said[owner] for owner in owners]
             if responses:

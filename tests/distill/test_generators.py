@@ -486,7 +486,9 @@ class LLM:
 
         from edgekit.distill.batch import Prompts
 
-        row = Prompts([ids], torch.from_numpy(pixels.values), [list(range(len(pixels.values)))])
+        positions = [idefics3.positions(ids, pixels.grids, self.processor.params)]
+        places = [list(range(len(pixels.grids)))]
+        row = Prompts([ids], positions, torch.from_numpy(pixels.values), pixels.grids, places)
         (tokens,) = transformers.greedy(self.model, self.processor, row, params.max_tokens or 16)
         ended = tokens[-1] in (params.stop_token_ids or [])
         reason = "stop" if ended else "length"
@@ -566,7 +568,7 @@ def test_local_answers_are_greedy_with_their_own_log_probability(questions: list
     folder = resolve_checkpoint("demo:teacher")
     model, processor = load_model(folder), Processor.load(folder)
     generator = transformers.Local(model, processor, GenData())
-    unlabelled = [dataclasses.replace(question, answer=None) for question in questions]
+    unlabelled = [dataclasses.replace(question, answer=None, answers=()) for question in questions]
     answers = generator.answers(unlabelled)
     one = processor.encode(questions[0].messages, [questions[0].images[0].open()])
     assert one.pixels is not None

@@ -22,6 +22,7 @@ from edgekit.distill import agreement, chat_server, verdicts
 from edgekit.distill.agreement import Tally, report_agreement
 from edgekit.distill.chat_server import ChatServer
 from edgekit.distill.gen_data import Reference, Writer, write_questions, write_responses
+from edgekit.distill.generators.transformers import Local
 from edgekit.distill.judges import Judge, check_judges, check_sample, make_judge
 from edgekit.distill.verdicts import Case, Verdict, VerdictStore, read_verdict
 from edgekit.errors import DataError, RecipeError, ServerError
@@ -405,8 +406,8 @@ def test_responses_are_rewarded_as_the_server_says(tiny_checkpoint: Path, tmp_pa
     """Gen-Data with the judge `openai`, then the report of where it and the rule disagree."""
     model, processor = load_model(tiny_checkpoint), Processor.load(tiny_checkpoint)
     write_questions(Data("easy-vqa:train", "easy-vqa:test", train_limit=4), tmp_path / "questions", 2, seed=3)
-    writer = Writer("student", "s", model, processor, 3, 0.0, "student-1")
     settings = GenData(max_new_tokens=3, batch_questions=2, shard_questions=2)
+    writer = Writer("student", "s", Local(model, processor, settings), processor, 3, 0.0, "student-1")
     with serve(says(lambda response: str(len(response) % 2))) as double:
         arguments = (writer, Reference(model, processor, 368), double.judge(tmp_path), settings)
         write_responses(*arguments, tmp_path / "questions", tmp_path / "responses" / "student-1", 0)
