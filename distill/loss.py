@@ -45,6 +45,7 @@ class Weights:
     objective: Mapping[str, float]
     grpo: float = 1.0
     kl_beta: float = 0.1
+    clip: float | None = None
     accuracy: bool = True
     distill: bool = True
     advantage_std: Literal["sample", "population"] = "sample"
@@ -83,7 +84,8 @@ def joint_loss(
     """L = L_GRPO + sum of weighted objectives, averaged over the G responses of each question, then over questions.
 
     Source: MASTERS Eq. (8)-(11): L_GRPO = -mean_j mean_t [rho A_j - beta KL], rho = exp(logp - stopgrad(logp)), whose
-    value is 1 and whose gradient is that of logp.
+    value is 1 and whose gradient is that of logp. With `clip` e, rho = exp(logp - ref_logp) and PPO's pessimistic bound
+    holds: no gradient where a good response is 1 + e times as likely as under pi_ref, or a bad one 1 - e times.
 
     Args:
         logp: (K,) log-probability of each response token under the student, with gradient.
@@ -107,9 +109,9 @@ def joint_loss(
     advantages = group_advantages(rewards, weights.advantage_std)
 
     share = 1.0 / group.slots.numel()
-    rho = row_means((logp - logp.detach()).exp(), group.lengths)
+    rho = _ratios(logp, group, advantages, weights.clip)
     kl = row_means(k3(logp, group.ref_logp), group.lengths)
-    policy = -(rho[group.slots] * advantages - weights.kl_beta * kl[group.slots]).sum() * share
+    policy = -(rho * advantages - weights.kl_beta * kl[group.slots]).sum() * share
     loss = weights.grpo * policy
     logs = {"r_acc": group.r_acc[group.slots].mean(), "r_distill": r_distill.mean(), "kl": kl[group.slots].mean()}
     for name, rows in per_row.items():
@@ -119,6 +121,15 @@ def joint_loss(
         loss = loss + weights.objective[name] * mean
         logs[name] = mean
     return loss, {name: value.detach() for name, value in logs.items()}
+
+
+def _ratios(logp: Tensor, group: Group, advantages: Tensor, clip: float | None) -> Tensor:
+    """rho of each draw (Q, G), averaged over its tokens."""
+    if clip is None:
+        return row_means((logp - logp.detach()).exp(), group.lengths)[group.slots]
+    ratio = (logp - group.ref_logp).exp()
+    good, bad = (row_means(one, group.lengths) for one in (ratio.clamp(max=1 + clip), ratio.clamp(min=1 - clip)))
+    return torch.where(advantages >= 0, good[group.slots], bad[group.slots])
 
 
 def _mean_over(rows: Tensor, group: Group, present: Tensor, which: Rows) -> Tensor:

@@ -258,6 +258,7 @@ class Pipeline:
                 objective=recipe.objective,
                 grpo=masters.grpo_weight,
                 kl_beta=masters.kl_beta,
+                clip=masters.clip,
                 accuracy=masters.rewards.accuracy,
                 distill=masters.rewards.distill,
                 advantage_std=masters.advantage_std,

@@ -173,6 +173,8 @@ class Masters:
     """Weight of L_GRPO beside the objective; 0 leaves plain distillation."""
     kl_beta: float = 0.1
     """beta of Eq. 9."""
+    clip: float | None = None
+    """Clip of pi_theta / pi_ref in L_GRPO, as PPO's; absent as in the paper, whose rho is 1 and never stops pushing."""
     kl_estimator: Literal["k3"] = "k3"
     """How KL(pi_theta || pi_ref) is taken per token: Schulman's k3, exp(d) - d - 1 with d = logp_ref - logp."""
     advantage_std: Literal["sample", "population"] = "sample"
@@ -470,6 +472,7 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "masters.gen_data.server.timeout_s": (lambda v: v > 0, "above 0"),
     "masters.grpo_weight": (lambda v: v >= 0, "at least 0"),
     "masters.kl_beta": (lambda v: v >= 0, "at least 0"),
+    "masters.clip": (lambda v: v is None or v > 0, "above 0"),
     "trainer.steps": (lambda v: v >= 1, "at least 1"),
     "trainer.batch_questions": (lambda v: v >= 1, "at least 1"),
     "trainer.gradient_accumulation": (lambda v: v >= 1, "at least 1"),

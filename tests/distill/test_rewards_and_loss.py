@@ -147,3 +147,24 @@ def test_equal_rewards_leave_the_policy_alone() -> None:
     loss, _ = joint_loss(logp, {"jsd": torch.full((3,), 0.2)}, group, Weights({"jsd": 1.0}))
     loss.backward()
     assert logp.grad is not None and logp.grad.abs().max() < 1e-6
+
+
+def test_a_clipped_ratio_stops_pushing() -> None:
+    """A of the right response (drawn twice) is +0.577, of the wrong one -1.155; clip 0.2 by hand."""
+    scale = math.sqrt((2 * (1 / 3) ** 2 + (2 / 3) ** 2) / 2)
+    good, bad = 1 / 3 / scale, -2 / 3 / scale
+    weights = Weights({"jsd": 0.0}, kl_beta=0.0, distill=False, clip=0.2)
+    # exp(0.1) < 1.2 is free; the wrong response's tokens are at exp(-1), beyond 0.8, and at exp(-0.1).
+    logp = torch.tensor([-0.4, -2.0, -1.1], requires_grad=True)
+    loss, _ = joint_loss(logp, {"jsd": torch.zeros(3)}, _group(), weights)
+    expected = -(2 * math.exp(0.1) * good + (0.8 + math.exp(-0.1)) / 2 * bad) / 3
+    assert loss.item() == pytest.approx(expected, abs=1e-6)
+    loss.backward()
+    assert logp.grad is not None
+    assert logp.grad.tolist() == pytest.approx(
+        [-2 * math.exp(0.1) * good / 3, 0.0, -math.exp(-0.1) * bad / 2 / 3], abs=1e-6
+    )
+    # A good response 1.5 times as likely as under pi_ref is pushed no more; a bad one as likely still is.
+    logp = torch.tensor([-0.5 + math.log(1.5), -1.0 + math.log(1.5), -1.0], requires_grad=True)
+    joint_loss(logp, {"jsd": torch.zeros(3)}, _group(), weights)[0].backward()
+    assert logp.grad is not None and logp.grad[0] == 0 and logp.grad[1] > logp.grad[2] > 0
