@@ -15,7 +15,7 @@ from edgekit import schema
 from edgekit.errors import BundleError
 from edgekit.files import inside, sha256_file, sha256_json, tree_files, write_json
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 2: buckets, position_axes, deepstack
 MANIFEST = "manifest.json"
 PICKLES = (".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".joblib")
 
@@ -78,6 +78,18 @@ class Cache:
 
 
 @dataclass(frozen=True)
+class Bucket:
+    """A vision encoder, and the pictures it is for."""
+
+    component: str
+    """Its name among the components."""
+    grid: tuple[int, ...] | None
+    """Of the one picture it takes, as the family counts it; null for tiles, any number of them."""
+    tokens: int
+    """Image tokens of a picture, or of a tile."""
+
+
+@dataclass(frozen=True)
 class Manifest:
     """What a bundle is."""
 
@@ -90,7 +102,7 @@ class Manifest:
     files: dict[str, FileEntry]
     """Every file but the manifest itself, by relative POSIX name."""
     components: dict[str, Component]
-    """vision_encoder, token_embedding, text_decoder."""
+    """vision_encoder, or vision_encoder_448x448 and so on, one for each bucket; token_embedding, text_decoder."""
     preprocessing: dict[str, Any]
     """Image parameters, as the family reads them."""
     text: Text
@@ -104,6 +116,18 @@ class Manifest:
     """Versions of what made it."""
     parity: dict[str, Any] | None = None
     """Measured at export, against the PyTorch modules."""
+    buckets: dict[str, Bucket] = field(default_factory=dict)
+    """Vision encoders by bucket; the only one is named "". Empty in schema 1, whose one encoder took tiles."""
+    position_axes: int = 1
+    """3 where position_ids are (3, B, T), M-RoPE's frame, row and column; else 1."""
+    deepstack: int = 0
+    """Decoder layers that the vision encoder's second output is added behind."""
+
+    def encoders(self) -> dict[str, tuple[str, tuple[int, ...] | None]]:
+        """Component and grid of each bucket, of any schema."""
+        if not self.buckets:
+            return {"": ("vision_encoder", None)}
+        return {name: (bucket.component, bucket.grid) for name, bucket in self.buckets.items()}
 
 
 @dataclass(frozen=True)

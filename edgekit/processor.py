@@ -6,7 +6,8 @@ with the Hugging Face processors is a test and a field of every report.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from types import ModuleType
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 
 from edgekit.chat import Message, read_chat_template, render
 from edgekit.errors import CheckpointError, DataError
-from edgekit.families import Grid, Pixels, family_of, read_optional_json
+from edgekit.families import Grid, Pixels, Size, family_of, read_optional_json
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -31,10 +32,12 @@ class Inputs:
     Attributes:
         ids: int64 (1, T), image placeholders expanded.
         pixels: Of all images; None for a prompt without one.
+        positions: int64 (1, T), or (3, 1, T) for M-RoPE; the next token's is one above the largest.
     """
 
     ids: NDArray[np.int64]
     pixels: Pixels | None
+    positions: NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ class Processor:
 
     @classmethod
     def load(cls, folder: Path) -> Processor:
-        """From a Hugging Face folder, or the `model/` files of a bundle.
+        """From a Hugging Face folder or a bundle.
 
         Raises:
             CheckpointError: files missing, damaged, or of an unknown family.
@@ -97,7 +100,16 @@ class Processor:
         grids = pixels.grids if pixels is not None else []
         text = self.prompt(messages, grids)
         ids = self.tokenizer.encode(text, add_special_tokens=False).ids
-        return Inputs(np.array([ids], dtype=np.int64), pixels)
+        positions = self.family.positions(ids, grids, self.params)
+        return Inputs(np.array([ids], dtype=np.int64), pixels, positions[..., None, :])
+
+    def for_sizes(self, sizes: Sequence[Size] | None) -> Processor:
+        """This processor as an export for pictures of these sizes has it; None for the family's own choice.
+
+        Raises:
+            EdgekitError: the family has no sizes to choose, or the model cannot take one of them.
+        """
+        return replace(self, params=self.family.fix_sizes(self.params, sizes))
 
     def answer_ids(self, messages: list[Message], answer: str) -> list[int]:
         """Token ids of an answer as the template writes it after its own prompt, its end token included.

@@ -14,3 +14,8 @@ from __future__ import annotations
 from edgekit.registry import Registry
 
 TARGETS = Registry("edgekit.export", "target", helpers=frozenset({"bundling", "parity"}))
+
+
+def vision_name(bucket: str) -> str:
+    """A bucket's component in a bundle: vision_encoder, or vision_encoder_448x448."""
+    return f"vision_encoder_{bucket}" if bucket else "vision_encoder"

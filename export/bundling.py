@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 
 from edgekit import __version__
-from edgekit.bundle import MANIFEST, Bundle, Cache, Precision, Text, seal
+from edgekit.bundle import MANIFEST, Bucket, Bundle, Cache, Precision, Text, seal
 from edgekit.checkpoint import check_checkpoint, checkpoint_hash, load_model
 from edgekit.data import Sample
 from edgekit.errors import EdgekitError
-from edgekit.export import TARGETS
-from edgekit.export.parity import measure
-from edgekit.families import FAMILIES, Split, family_of
+from edgekit.export import TARGETS, vision_name
+from edgekit.export.parity import TorchModules, encode_images, follow, measure
+from edgekit.families import FAMILIES, Size, Split, family_of
 from edgekit.files import new_folder
 from edgekit.processor import Inputs, Processor
 
@@ -51,6 +51,7 @@ def export_checkpoint(
     precision: str,
     out: Path,
     *,
+    sizes: Sequence[Size] | None = None,
     samples: Sequence[Sample] = (),
     run: str | None = None,
     teacher_sha256: str | None = None,
@@ -63,6 +64,7 @@ def export_checkpoint(
         target: Name of a target.
         precision: Common name of a precision the target has.
         out: The bundle's folder; it appears whole or not at all.
+        sizes: Picture sizes (width, height) in pixels, where the family has a choice; its own when None.
         samples: Questions for the parity run; drawn pictures and stock questions when there are none.
         run, teacher_sha256: Where the student came from.
         replace: Put it in the place of an existing bundle.
@@ -78,9 +80,9 @@ def export_checkpoint(
             why="Its family distils, and has no split into the modules a target exports.",
             fix=f"Families that export: {', '.join(_exporting())}.",
         )
-    processor = Processor.load(checkpoint)
+    processor = Processor.load(checkpoint).for_sizes(sizes)
     model = load_model(checkpoint)
-    split: Split = family.split(model)
+    split: Split = family.split(model, processor.params.get("sizes"))
     with new_folder(out, replace=replace) as folder:
         for path in checkpoint.iterdir():
             if path.suffix in COPIED and path.name not in LEFT_BEHIND:
@@ -109,6 +111,9 @@ def export_checkpoint(
             run=run,
             tools={"edgekit": __version__, "torch": version("torch"), "transformers": version("transformers"), **tools},
             parity=parity,
+            buckets={name: Bucket(vision_name(name), part.grid, part.tokens) for name, part in split.vision.items()},
+            position_axes=split.position_axes,
+            deepstack=split.deepstack,
         )
     return Bundle.load(out)
 
@@ -136,11 +141,13 @@ def baked_against_original(model: Any, family: Any, split: Split, inputs: Sequen
     pixels = torch.from_numpy(item.pixels.values)
     ids = torch.from_numpy(item.ids)
     with torch.no_grad():
-        untouched = family.encode_images(model, pixels, item.pixels.grids).embeds
-        vision = (split.vision_encoder(pixels).flatten(0, 1) - untouched).abs().max()
-        whole = model(input_ids=ids, pixel_values=pixels[None], use_cache=False).logits[0, -1].numpy()
-    from edgekit.export.parity import TorchModules, follow
-
+        untouched = family.encode_images(model, pixels, item.pixels.grids)
+        given = family.forward_inputs(model, pixels, ids, item.pixels.grids)
+        whole = model(input_ids=ids, use_cache=False, **given).logits[0, -1].numpy()
+    baked = encode_images(TorchModules(split), split, item.pixels)
+    vision = np.abs(baked.embeds - untouched.embeds.numpy()).max()
+    if baked.deepstack is not None:
+        vision = max(vision, np.abs(baked.deepstack - torch.stack(untouched.deepstack).numpy()).max())
     logits, _ = follow(TorchModules(split), split, item, [0], 1)
     return {"baked_vision_max_abs": float(vision), "baked_logits_max_abs": float(np.abs(logits[0] - whole).max())}
 

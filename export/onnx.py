@@ -1,11 +1,12 @@
 """ONNX, in the file convention of transformers.js, so that a bundle also loads there.
 
-    onnx/vision_encoder*.onnx          pixel_values (batch, num_images, 3, H, W) -> image_features
+    onnx/vision_encoder*.onnx          pixel_values, tiles (batch, num_images, 3, H, W) or one picture's patches
+                                       (patches, patch) -> image_features, and deepstack_features where there are
     onnx/embed_tokens*.onnx            input_ids -> inputs_embeds
     onnx/decoder_model_merged*.onnx    one graph for prefill (empty past) and decode
 
-The vision graph has no pixel_attention_mask: positions are baked for whole square tiles, and a caller's mask is
-ignored.
+An export for several picture sizes has a vision graph for each, `vision_encoder_448x448*.onnx`. Positions are baked
+into it: it has no pixel_attention_mask and no image_grid_thw, and a caller's are ignored.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,8 @@ import numpy as np
 from edgekit.bundle import Component, TensorSpec
 from edgekit.chat import read_chat_template
 from edgekit.errors import EdgekitError, MissingExtraError
-from edgekit.families import Split, read_image_processor, read_optional_json
+from edgekit.export import vision_name
+from edgekit.families import Split, VisionPart, read_image_processor, read_optional_json
 from edgekit.files import write_json
 from edgekit.quantisation import ONNX as ONNX_SCHEMES
 from edgekit.registry import missing_extra
@@ -45,7 +48,7 @@ SUFFIX = {"fp32": "", "fp16": "_fp16", "int8": "_int8", "int4": "_q4"}
 # Inputs are rounded to int8 too. Measured on a layer of 960 x 2560, one AVX-512 thread: 36 us a token against 114 us at
 # level 0, 1.6 ms against 4.5 ms for 64 tokens, and the same relative error of the product, 0.0495: int4's own.
 ACCURACY_LEVEL = 4
-STEMS = {"vision_encoder": "vision_encoder", "token_embedding": "embed_tokens", "text_decoder": "decoder_model_merged"}
+STEMS = {"token_embedding": "embed_tokens", "text_decoder": "decoder_model_merged"}  # a vision encoder keeps its name
 
 
 def write(split: Split, precision: str, folder: Path) -> tuple[dict[str, Component], dict[str, str]]:
@@ -72,13 +75,12 @@ def write(split: Split, precision: str, folder: Path) -> tuple[dict[str, Compone
     _name_processor(folder)
     components = {}
     with _quiet():
-        for name, module, inputs, names, shapes in _graphs(split):
-            # Dynamic quantisation finds MatMul in the plain vision graph; the fused one hides it inside Attention.
-            fuse = name == "text_decoder"
-            file = f"onnx/{STEMS[name]}{SUFFIX[precision]}.onnx"
-            model = _trace(module, inputs, shapes, names, fuse)
-            _store(model, precision, folder / file)
-            components[name] = Component(file, *(_specs(part, shapes) for part in names))
+        for graph in _graphs(split):
+            file = f"onnx/{STEMS.get(graph.name, graph.name)}{SUFFIX[precision]}.onnx"
+            _store(_trace(graph), precision, folder / file)
+            components[graph.name] = Component(
+                file, _specs(graph.inputs, graph.shapes), _specs(graph.outputs, graph.shapes)
+            )
     return components, {package: version(package) for package in PACKAGES}
 
 
@@ -97,20 +99,74 @@ def _name_processor(folder: Path) -> None:
     write_json(folder / "tokenizer_config.json", {**tokenizer, "chat_template": read_chat_template(folder)})
 
 
-def _graphs(
-    split: Split,
-) -> Iterator[tuple[str, Any, dict[str, Any], tuple[dict[str, str], dict[str, str]], dict[str, list[Any]]]]:
-    """(component, module, example inputs, (input names -> dtype, output names -> dtype), shapes by name)."""
+@dataclass(frozen=True)
+class Graph:
+    """One graph to trace.
+
+    Attributes:
+        name: The component's.
+        module: What is traced.
+        example: Inputs of its forward, by argument.
+        inputs, outputs: dtype of each tensor of the graph, in order.
+        shapes: Of those tensors; a name is a free size.
+    """
+
+    name: str
+    module: Any
+    example: dict[str, Any]
+    inputs: dict[str, str]
+    outputs: dict[str, str]
+    shapes: dict[str, list[Any]]
+
+
+# Examples are above 1 on every free axis: torch.export takes a size of 0 or 1 for a constant.
+BATCH, TOKENS, PAST = 2, 5, 3
+
+
+def _graphs(split: Split) -> Iterator[Graph]:
+    for bucket, part in split.vision.items():
+        yield _vision_graph(vision_name(bucket), part, split)
+    yield _embedding_graph(split)
+    yield _decoder_graph(split)
+
+
+def _vision_graph(name: str, part: VisionPart, split: Split) -> Graph:
     import torch
     from torch import nn
 
     class Vision(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.encoder = split.vision_encoder
+            self.encoder = part.module
 
         def forward(self, pixel_values: Any) -> Any:
-            return self.encoder(pixel_values.flatten(0, 1))
+            return self.encoder(pixel_values.flatten(0, 1) if part.grid is None else pixel_values)
+
+    if part.grid is None:
+        pixels: list[Any] = ["batch_size", "num_images", *part.pixels[1:]]
+        features: list[Any] = ["batch_size * num_images", part.tokens, split.width]
+    else:
+        pixels, features = list(part.pixels), [part.tokens, split.width]
+    outputs = {"image_features": "float32"}
+    if split.deepstack:
+        outputs["deepstack_features"] = "float32"
+    return Graph(
+        name,
+        Vision(),
+        {"pixel_values": torch.randn([BATCH if isinstance(size, str) else size for size in pixels])},
+        {"pixel_values": "float32"},
+        outputs,
+        {
+            "pixel_values": pixels,
+            "image_features": features,
+            "deepstack_features": [split.deepstack, part.tokens, split.width],
+        },
+    )
+
+
+def _embedding_graph(split: Split) -> Graph:
+    import torch
+    from torch import nn
 
     class Embedding(nn.Module):
         def __init__(self) -> None:
@@ -120,60 +176,61 @@ def _graphs(
         def forward(self, input_ids: Any) -> Any:
             return self.embedding(input_ids)
 
+    free = ["batch_size", "sequence_length"]
+    return Graph(
+        "token_embedding",
+        Embedding(),
+        {"input_ids": torch.zeros(BATCH, TOKENS, dtype=torch.int64)},
+        {"input_ids": "int64"},
+        {"inputs_embeds": "float32"},
+        {"input_ids": free, "inputs_embeds": [*free, split.width]},
+    )
+
+
+def _decoder_graph(split: Split) -> Graph:
+    import torch
+    from torch import nn
+
     class Decoder(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.decoder = split.text_decoder
 
-        def forward(self, inputs_embeds: Any, attention_mask: Any, position_ids: Any, past: list[Any]) -> Any:
-            return self.decoder(inputs_embeds, attention_mask, position_ids, *past)
+        def forward(
+            self, inputs_embeds: Any, attention_mask: Any, position_ids: Any, past: list[Any], deepstack: Any = None
+        ) -> Any:
+            extra = [] if deepstack is None else [deepstack]
+            return self.decoder(inputs_embeds, attention_mask, position_ids, *extra, *past)
 
-    # The names of free sizes matter: transformers.js shapes an empty cache by them (batch_size is the batch, others 0).
-    size, width, vocab = split.image_size, split.width, split.vocab_size
-    # Examples above 1 everywhere: torch.export takes a size of 0 or 1 for a constant.
-    batch, tokens, past = 2, 5, 3
-    yield (
-        "vision_encoder",
-        Vision(),
-        {"pixel_values": torch.randn(batch, 2, 3, size, size)},
-        ({"pixel_values": "float32"}, {"image_features": "float32"}),
-        {
-            "pixel_values": ["batch_size", "num_images", 3, size, size],
-            "image_features": ["batch_size * num_images", split.image_tokens, width],
-        },
-    )
-    yield (
-        "token_embedding",
-        Embedding(),
-        {"input_ids": torch.zeros(batch, tokens, dtype=torch.int64)},
-        ({"input_ids": "int64"}, {"inputs_embeds": "float32"}),
-        {"input_ids": ["batch_size", "sequence_length"], "inputs_embeds": ["batch_size", "sequence_length", width]},
-    )
+    axes = [split.position_axes] if split.position_axes > 1 else []
+    positions = torch.arange(PAST, PAST + TOKENS).expand(*axes, BATCH, -1).contiguous()
     keys = [f"{layer}.{part}" for layer in range(split.layers) for part in ("key", "value")]
+    example: dict[str, Any] = {
+        "inputs_embeds": torch.randn(BATCH, TOKENS, split.width),
+        "attention_mask": torch.ones(BATCH, PAST + TOKENS, dtype=torch.int64),
+        "position_ids": positions,
+        "past": [torch.randn(BATCH, split.kv_heads, PAST, split.head_dim) for _ in keys],
+    }
+    inputs = {"inputs_embeds": "float32", "attention_mask": "int64", "position_ids": "int64"}
+    inputs |= {f"past_key_values.{key}": "float32" for key in keys}
+    if split.deepstack:
+        example["deepstack"] = torch.randn(split.deepstack, BATCH, TOKENS, split.width)
+        inputs["deepstack_embeds"] = "float32"
+    # The names of free sizes matter: transformers.js shapes an empty cache by them (batch_size is the batch, others 0).
+    free = ["batch_size", "sequence_length"]
     cache = {"past_key_values": "past_sequence_length", "present": "past_sequence_length + sequence_length"}
-    yield (
+    return Graph(
         "text_decoder",
         Decoder(),
+        example,
+        inputs,
+        {"logits": "float32", **{f"present.{key}": "float32" for key in keys}},
         {
-            "inputs_embeds": torch.randn(batch, tokens, width),
-            "attention_mask": torch.ones(batch, past + tokens, dtype=torch.int64),
-            "position_ids": torch.arange(past, past + tokens).expand(batch, -1).contiguous(),
-            "past": [torch.randn(batch, split.kv_heads, past, split.head_dim) for _ in keys],
-        },
-        (
-            {
-                "inputs_embeds": "float32",
-                "attention_mask": "int64",
-                "position_ids": "int64",
-                **{f"past_key_values.{key}": "float32" for key in keys},
-            },
-            {"logits": "float32", **{f"present.{key}": "float32" for key in keys}},
-        ),
-        {
-            "inputs_embeds": ["batch_size", "sequence_length", width],
+            "inputs_embeds": [*free, split.width],
             "attention_mask": ["batch_size", "past_sequence_length + sequence_length"],
-            "position_ids": ["batch_size", "sequence_length"],
-            "logits": ["batch_size", "sequence_length", vocab],
+            "position_ids": [*axes, *free],
+            "deepstack_embeds": [split.deepstack, *free, split.width],
+            "logits": [*free, split.vocab_size],
             **{
                 f"{prefix}.{key}": ["batch_size", split.kv_heads, length, split.head_dim]
                 for prefix, length in cache.items()
@@ -183,30 +240,31 @@ def _graphs(
     )
 
 
-def _trace(
-    module: Any,
-    inputs: dict[str, Any],
-    shapes: dict[str, list[Any]],
-    names: tuple[dict[str, str], dict[str, str]],
-    fuse: bool,
-) -> Any:
+ARGUMENTS = {"past": "past_key_values.0.key", "deepstack": "deepstack_embeds"}  # of Decoder -> a tensor of that shape
+
+
+def _trace(graph: Graph) -> Any:
     """The graph as an onnx_ir model, with the convention's names and readable free sizes."""
     import onnx_ir
     from torch.export import Dim
     from transformers.exporters import OnnxConfig, OnnxExporter
 
     def free(name: str) -> dict[int, Any]:
-        return {axis: Dim.DYNAMIC for axis, size in enumerate(shapes[name]) if isinstance(size, str)}
+        shape = graph.shapes[ARGUMENTS.get(name, name)]
+        return {axis: Dim.DYNAMIC for axis, size in enumerate(shape) if isinstance(size, str)}
 
-    dynamic: dict[str, Any] = {name: free(name) for name in inputs if name != "past"}
-    if "past" in inputs:
-        dynamic["past"] = [free("past_key_values.0.key")] * len(inputs["past"])
-    config = OnnxConfig(dynamic_shapes=dynamic, ort_fusions="cpu" if fuse else None)
-    model = OnnxExporter().export(module.eval(), inputs, config).program
-    for values, wanted in ((model.graph.inputs, names[0]), (model.graph.outputs, names[1])):
+    dynamic: dict[str, Any] = {
+        name: [free(name)] * len(value) if isinstance(value, list) else free(name)
+        for name, value in graph.example.items()
+    }
+    # Dynamic quantisation finds MatMul in the plain vision graph; the fused one hides it inside Attention.
+    fusions = "cpu" if graph.name == "text_decoder" else None
+    config = OnnxConfig(dynamic_shapes=dynamic, ort_fusions=fusions)
+    model = OnnxExporter().export(graph.module.eval(), graph.example, config).program
+    for values, wanted in ((model.graph.inputs, graph.inputs), (model.graph.outputs, graph.outputs)):
         for value, name in zip(values, wanted, strict=True):
             value.name = name
-            value.shape = onnx_ir.Shape(shapes[name])
+            value.shape = onnx_ir.Shape(graph.shapes[name])
     return model
 
 
@@ -286,17 +344,23 @@ class Components:
             raise EdgekitError("ONNX Runtime does not load what was exported.", why=str(error)[:500]) from error
         self.cache_names = [spec.name for spec in components["text_decoder"].inputs if spec.name.startswith("past_")]
 
-    def encode_image(self, pixel_values: Any) -> Any:
-        """(M, 3, H, W) -> (M, N, D)."""
-        return self.sessions["vision_encoder"].run(None, {"pixel_values": pixel_values[None]})[0]
+    def encode_image(self, pixel_values: Any, bucket: str = "") -> list[Any]:
+        """As `parity.Exported`."""
+        given = pixel_values if pixel_values.ndim == 2 else pixel_values[None]  # tiles stand in a batch of prompts
+        outputs: list[Any] = self.sessions[vision_name(bucket)].run(None, {"pixel_values": given})
+        return outputs
 
     def embed(self, ids: Any) -> Any:
         """(1, T) -> (1, T, D)."""
         return self.sessions["token_embedding"].run(None, {"input_ids": ids})[0]
 
-    def decode(self, embeds: Any, mask: Any, positions: Any, past: list[Any]) -> tuple[Any, list[Any]]:
-        """-> logits (1, T, V) and the grown cache."""
+    def decode(
+        self, embeds: Any, mask: Any, positions: Any, past: list[Any], deepstack: Any = None
+    ) -> tuple[Any, list[Any]]:
+        """As `parity.Exported`."""
         feeds = {"inputs_embeds": embeds.astype(np.float32), "attention_mask": mask, "position_ids": positions}
+        if deepstack is not None:
+            feeds["deepstack_embeds"] = deepstack
         logits, *grown = self.sessions["text_decoder"].run(
             None, {**feeds, **dict(zip(self.cache_names, past, strict=True))}
         )

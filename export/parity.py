@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from edgekit.bars import bars_of, judge
 from edgekit.console import progress
 from edgekit.errors import NotFiniteError
-from edgekit.families import Split, merge_images
+from edgekit.families import Encoded, Pixels, Split, by_bucket, gather, merge_images, spread_deepstack
 from edgekit.processor import Inputs
 from edgekit.stats import finite_or_none, kl_divergence, largest_gap
 
@@ -27,14 +27,19 @@ Array = NDArray[Any]
 class Exported(Protocol):
     """The three components, on NumPy arrays."""
 
-    def encode_image(self, pixel_values: Array) -> Array:
-        """(M, 3, H, W) -> (M, N, D)."""
+    def encode_image(self, pixel_values: Array, bucket: str = "") -> list[Array]:
+        """What the bucket's encoder gives: tiles (M, 3, H, W) -> [(M, N, D)], patches (P, patch) -> [(N, D)].
+
+        With deepstack (L, N, D) comes second.
+        """
 
     def embed(self, ids: Array) -> Array:
         """(1, T) -> (1, T, D)."""
 
-    def decode(self, embeds: Array, mask: Array, positions: Array, past: list[Array]) -> tuple[Array, list[Array]]:
-        """-> logits (1, T, V) and the grown cache."""
+    def decode(
+        self, embeds: Array, mask: Array, positions: Array, past: list[Array], deepstack: Array | None = None
+    ) -> tuple[Array, list[Array]]:
+        """-> logits (1, T, V) and the grown cache; positions (1, T) or (3, 1, T), deepstack (L, 1, T, D)."""
 
 
 @dataclass
@@ -43,17 +48,20 @@ class TorchModules:
 
     split: Split
 
-    def encode_image(self, pixel_values: Array) -> Array:
-        """(M, 3, H, W) -> (M, N, D)."""
-        return self._run(self.split.vision_encoder, pixel_values)[0]
+    def encode_image(self, pixel_values: Array, bucket: str = "") -> list[Array]:
+        """As `Exported`."""
+        return self._run(self.split.vision[bucket].module, pixel_values)
 
     def embed(self, ids: Array) -> Array:
         """(1, T) -> (1, T, D)."""
         return self._run(self.split.token_embedding, ids)[0]
 
-    def decode(self, embeds: Array, mask: Array, positions: Array, past: list[Array]) -> tuple[Array, list[Array]]:
-        """-> logits (1, T, V) and the grown cache."""
-        logits, *grown = self._run(self.split.text_decoder, embeds, mask, positions, *past)
+    def decode(
+        self, embeds: Array, mask: Array, positions: Array, past: list[Array], deepstack: Array | None = None
+    ) -> tuple[Array, list[Array]]:
+        """As `Exported`."""
+        extra = [] if deepstack is None else [deepstack]
+        logits, *grown = self._run(self.split.text_decoder, embeds, mask, positions, *extra, *past)
         return logits, grown
 
     @staticmethod
@@ -71,6 +79,12 @@ def empty_cache(split: Split) -> list[Array]:
     return [np.zeros(shape, dtype=np.float32) for _ in range(2 * split.layers)]
 
 
+def encode_images(parts: Exported, split: Split, pixels: Pixels) -> Encoded:
+    """All pictures of a prompt, each by its bucket's encoder."""
+    grids = {name: part.grid for name, part in split.vision.items()}
+    return gather([parts.encode_image(values, name) for name, values in by_bucket(grids, pixels)])
+
+
 def follow(
     parts: Exported, split: Split, inputs: Inputs, tokens: Sequence[int] | None, steps: int
 ) -> tuple[list[Array], list[int]]:
@@ -79,24 +93,40 @@ def follow(
     Returns:
         (V,) logits per step, and the best token of each; -1 where a logit is not finite.
     """
-    embeds = parts.embed(inputs.ids)
-    if inputs.pixels is not None:
-        embeds = merge_images(embeds, inputs.ids, parts.encode_image(inputs.pixels.values), split.image_token_id)
-    past = empty_cache(split)
-    length = inputs.ids.shape[1]
-    positions = np.arange(length, dtype=np.int64)[None]
+    ids, embeds = inputs.ids, parts.embed(inputs.ids)
+    encoded = None if inputs.pixels is None else encode_images(parts, split, inputs.pixels)
+    if encoded is not None:
+        embeds = merge_images(embeds, ids, encoded.embeds, split.image_token_id)
+    features = _deepstack(split, ids, encoded)
+    past, length, positions = empty_cache(split), ids.shape[1], inputs.positions
+    ahead = int(positions.max()) + 1 - length  # M-RoPE counts fewer positions than tokens
     logits, best = [], []
     for step in range(steps if tokens is None else len(tokens)):
-        out, past = parts.decode(embeds, np.ones((1, length), dtype=np.int64), positions, past)
+        out, past = parts.decode(embeds, np.ones((1, length), dtype=np.int64), positions, past, features)
         logits.append(out[0, -1].astype(np.float32))
         best.append(int(out[0, -1].argmax()) if np.isfinite(out[0, -1]).all() else -1)
         chosen = best[-1] if tokens is None else tokens[step]
         if tokens is None and (chosen < 0 or chosen in split.eos_token_ids):
             break
         length += 1
-        positions = np.array([[length - 1]], dtype=np.int64)
-        embeds = parts.embed(np.array([[chosen]], dtype=np.int64))
+        positions = np.full((*positions.shape[:-1], 1), length - 1 + ahead, dtype=np.int64)
+        ids = np.array([[chosen]], dtype=np.int64)
+        embeds, features = parts.embed(ids), _deepstack(split, ids, None)
     return logits, best
+
+
+def _deepstack(split: Split, ids: Array, encoded: Encoded | None) -> Array | None:
+    if not split.deepstack:
+        return None
+    features = None if encoded is None else encoded.deepstack
+    return spread_deepstack(ids, features, split.image_token_id, split.deepstack, split.width)
+
+
+def _vision_gap(a: Encoded, b: Encoded) -> float:
+    gap = largest_gap(a.embeds, b.embeds)
+    if a.deepstack is None or b.deepstack is None:
+        return gap
+    return max(gap, largest_gap(a.deepstack, b.deepstack))
 
 
 def measure(
@@ -137,8 +167,9 @@ def measure(
             logits += [largest_gap(a, b) for a, b in zip(wanted, got, strict=True)]
             kl += [kl_divergence(a, b) for a, b in zip(wanted, got, strict=True)]
             if item.pixels is not None:
-                values = item.pixels.values
-                vision.append(largest_gap(reference.encode_image(values), exported.encode_image(values)))
+                vision.append(
+                    _vision_gap(*(encode_images(parts, split, item.pixels) for parts in (reference, exported)))
+                )
             bar.update(task, completed=number)
     total = sum(len(answer) for answer in same)
     figures = {

@@ -131,9 +131,9 @@ def answer(
     clock = _Lap()
     prepared = session.prepare(messages, images)
     timings.preprocess_ms = clock.lap()
-    features = None if prepared.pixels is None else session.encode_image(prepared.pixels)
+    features = None if prepared.pixels is None else session.encode_image(prepared)
     timings.image_encode_ms = clock.lap()
-    logits = session.prefill(prepared.ids, features)
+    logits = session.prefill(prepared, features)
     timings.prefill_ms = clock.lap()
     timings.prompt_tokens = int(prepared.ids.shape[1])
     tokens: list[int] = []
@@ -154,8 +154,8 @@ def follow(session: Session, messages: list[Message], images: list[Image], token
     """The logits (V,) before each of the given tokens, feeding them one by one."""
     session.reset()
     prepared = session.prepare(messages, images)
-    features = None if prepared.pixels is None else session.encode_image(prepared.pixels)
-    logits = session.prefill(prepared.ids, features)
+    features = None if prepared.pixels is None else session.encode_image(prepared)
+    logits = session.prefill(prepared, features)
     for number, token in enumerate(tokens):
         yield logits
         if number < len(tokens) - 1:

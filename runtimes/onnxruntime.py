@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from edgekit.bundle import Bundle
 from edgekit.chat import Message
 from edgekit.errors import BundleError, MissingExtraError
-from edgekit.families import merge_images
+from edgekit.families import Encoded, Grid, Pixels, by_bucket, gather, merge_images, spread_deepstack
 from edgekit.processor import Processor
 from edgekit.runtimes.session import Logits, Prepared
 
@@ -62,30 +62,39 @@ class OnnxSession:
         decoder = manifest.components["text_decoder"]
         self._past_names = [spec.name for spec in decoder.inputs if spec.name.startswith("past_key_values.")]
         self._empty = np.zeros((1, manifest.cache.kv_heads, 0, manifest.cache.head_dim), dtype=np.float32)
-        self._image_token_id = manifest.text.image_token_id
-        self._processor = Processor.load(bundle.folder)
+        self._manifest = manifest
+        self._processor = Processor.load(bundle.folder).for_sizes(manifest.preprocessing.get("sizes"))
         self.eos_token_ids = frozenset(manifest.text.eos_token_ids)
         self.reset()
 
     def prepare(self, messages: list[Message], images: list[Image]) -> Prepared:
         """By edgekit's own processor."""
         inputs = self._processor.encode(messages, images)
-        return Prepared(inputs.ids, None if inputs.pixels is None else inputs.pixels.values)
+        if inputs.pixels is None:
+            return Prepared(inputs.ids, None, positions=inputs.positions)
+        return Prepared(inputs.ids, inputs.pixels.values, inputs.pixels.grids, inputs.positions)
 
-    def encode_image(self, pixels: NDArray[np.float32]) -> Any:
-        """(M, 3, H, W) -> (M, N, D)."""
-        return self._graphs["vision_encoder"].run(None, {"pixel_values": pixels[None]})[0]
+    def encode_image(self, prepared: Prepared) -> Encoded:
+        """Each picture by the graph of its bucket."""
+        assert prepared.pixels is not None
+        encoders = self._manifest.encoders()
+        grids = {name: grid for name, (_, grid) in encoders.items()}
+        parts = by_bucket(grids, Pixels(prepared.pixels, prepared.grids))
+        return gather([self._encode(*encoders[name], values) for name, values in parts])
 
-    def prefill(self, ids: NDArray[np.int64], features: Any) -> Logits:
+    def prefill(self, prepared: Prepared, features: Encoded | None) -> Logits:
         """The whole prompt at once, image embeddings merged in."""
-        embeds = self._embed(ids)
+        assert prepared.positions is not None
+        embeds = self._embed(prepared.ids)
         if features is not None:
-            embeds = merge_images(embeds, ids, features, self._image_token_id)
-        return self._decode(embeds)
+            embeds = merge_images(embeds, prepared.ids, features.embeds, self._manifest.text.image_token_id)
+        return self._decode(prepared.ids, embeds, prepared.positions, features)
 
     def decode_step(self, token: int) -> Logits:
         """One token with the cache."""
-        return self._decode(self._embed(np.array([[token]], dtype=np.int64)))
+        ids = np.array([[token]], dtype=np.int64)
+        shape = (1, 1) if self._manifest.position_axes == 1 else (self._manifest.position_axes, 1, 1)
+        return self._decode(ids, self._embed(ids), np.full(shape, self._position, dtype=np.int64), None)
 
     def decode_text(self, ids: list[int]) -> str:
         """By the bundle's tokenizer."""
@@ -94,7 +103,7 @@ class OnnxSession:
     def reset(self) -> None:
         """Empty the cache."""
         self._past = [self._empty] * len(self._past_names)
-        self._length = 0
+        self._length = self._position = 0
 
     def close(self) -> None:
         """Drop the graphs."""
@@ -103,14 +112,23 @@ class OnnxSession:
     def _embed(self, ids: NDArray[np.int64]) -> Any:
         return self._graphs["token_embedding"].run(None, {"input_ids": ids})[0]
 
-    def _decode(self, embeds: Any) -> Logits:
-        start, self._length = self._length, self._length + embeds.shape[1]
+    def _encode(self, component: str, grid: Grid | None, values: NDArray[np.float32]) -> Any:
+        given = values[None] if grid is None else values  # tiles stand in a batch of prompts, patches do not
+        return self._graphs[component].run(None, {"pixel_values": given})
+
+    def _decode(self, ids: NDArray[np.int64], embeds: Any, positions: Any, features: Encoded | None) -> Logits:
+        self._length += embeds.shape[1]
+        self._position = int(positions.max()) + 1
         feeds = {
             "inputs_embeds": embeds,
             "attention_mask": np.ones((1, self._length), dtype=np.int64),
-            "position_ids": np.arange(start, self._length, dtype=np.int64)[None],
+            "position_ids": positions,
             **dict(zip(self._past_names, self._past, strict=True)),
         }
+        if layers := self._manifest.deepstack:
+            deepstack = None if features is None else features.deepstack
+            token, width = self._manifest.text.image_token_id, embeds.shape[-1]
+            feeds["deepstack_embeds"] = spread_deepstack(ids, deepstack, token, layers, width)
         logits, *self._past = self._graphs["text_decoder"].run(None, feeds)
         last: Logits = logits[0, -1]
         return last

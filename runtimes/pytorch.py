@@ -69,17 +69,18 @@ class TorchSession:
         pixels = inputs["pixel_values"][0].numpy() if images else None
         return Prepared(inputs["input_ids"].numpy(), pixels)
 
-    def encode_image(self, pixels: NDArray[np.float32]) -> Any:
+    def encode_image(self, prepared: Prepared) -> Any:
         """By the model's own get_image_features."""
         import torch
 
         with torch.no_grad():
-            return self.model.get_image_features(torch.from_numpy(pixels)[None], self._mask, return_dict=True)
+            pixels = torch.from_numpy(prepared.pixels)[None]
+            return self.model.get_image_features(pixels, self._mask, return_dict=True)
 
-    def prefill(self, ids: NDArray[np.int64], features: Any) -> Logits:
+    def prefill(self, prepared: Prepared, features: Any) -> Logits:
         """By the whole model's forward."""
         given = {} if features is None else {"mm_encoder_outputs": {"image": features}}
-        return self._forward(input_ids=self._tensor(ids), **given)
+        return self._forward(input_ids=self._tensor(prepared.ids), **given)
 
     def decode_step(self, token: int) -> Logits:
         """One token with the cache."""

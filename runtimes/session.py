@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.chat import Message
+from edgekit.families import Grid
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -22,11 +23,15 @@ class Prepared:
 
     Attributes:
         ids: int64 (1, T).
-        pixels: float32 (M, 3, H, W); None without images.
+        pixels: float32, tiles (M, 3, H, W) or patches (M, patch) of all images; None without images.
+        grids: Of each image, as the family counts it.
+        positions: int64 (1, T) or (3, 1, T), where the runtime does not leave them to the model.
     """
 
     ids: NDArray[np.int64]
     pixels: NDArray[np.float32] | None
+    grids: list[Grid] = field(default_factory=list)
+    positions: NDArray[np.int64] | None = None
 
 
 class Session(Protocol):
@@ -37,11 +42,11 @@ class Session(Protocol):
     def prepare(self, messages: list[Message], images: list[Image]) -> Prepared:
         """Tokenise and preprocess with the runtime's own code."""
 
-    def encode_image(self, pixels: NDArray[np.float32]) -> Any:
-        """Tiles (M, 3, H, W) to image embeddings (M, N, D), in the runtime's own type."""
+    def encode_image(self, prepared: Prepared) -> Any:
+        """Features of all its pictures, in the runtime's own type; it has some."""
 
-    def prefill(self, ids: NDArray[np.int64], features: Any) -> Logits:
-        """Run a whole prompt from an empty cache; the logits (V,) that follow it."""
+    def prefill(self, prepared: Prepared, features: Any) -> Logits:
+        """Run a whole prompt from an empty cache; the logits (V,) that follow it. No features without pictures."""
 
     def decode_step(self, token: int) -> Logits:
         """Append one token; the logits (V,) that follow it."""

@@ -9,7 +9,9 @@ A family module holds:
     positions(ids, grids, params)        a prompt's rotary positions: (T,), or (3, T) where an axis has its own
     PARTS                                parameter-name prefixes of "vision" and "language"
     encode_images(model, pixel_values, grids)   -> Features, with gradients
-    split(model)                         a loaded model -> Split (this one imports torch); optional: a family without
+    forward_inputs(model, pixel_values, ids, grids)   -> what the untouched model's forward takes beside the ids
+    fix_sizes(params, sizes)             the parameters of an export for pictures of these sizes; None: the default
+    split(model, sizes)                  a loaded model -> Split (this one imports torch); optional: a family without
                                          it distils, but cannot be exported yet
 
 and nothing of it imports torch when the module is imported, so that a bundle can be run without torch.
@@ -18,7 +20,8 @@ and nothing of it imports torch when the module is imported, so that a bundle ca
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -28,14 +31,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.errors import CheckpointError, DataError
+from edgekit.errors import CheckpointError, DataError, EdgekitError
 from edgekit.registry import Registry
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
     from torch import Tensor, nn
 
 FAMILIES = Registry("edgekit.families", "VLM family")
 Grid = tuple[int, ...]
+Size = tuple[int, int]
+"""(width, height) in pixels."""
 
 
 @dataclass(frozen=True)
@@ -70,28 +76,50 @@ class Features:
 
 
 @dataclass(frozen=True)
-class Split:
-    """The three plain modules every target exports, and the sizes it needs to know.
+class VisionPart:
+    """A vision encoder with everything that hangs on the picture's size baked in.
 
     Attributes:
-        vision_encoder: pixel_values (M, 3, H, W) -> image embeddings (M, N, D).
+        module: Tile families: pixel_values (M, 3, H, W) -> embeddings (M, N, D), any number M of tiles. Families of
+            free picture sizes: the patches (P, patch) of one picture -> (N, D). With deepstack it gives two tensors,
+            embeddings (N, D) and deepstack features (L, N, D).
+        pixels: Shape of its input; None where an axis is free.
+        grid: Of the one picture it is for; None for tiles, which have no grid of their own.
+        tokens: N.
+    """
+
+    module: nn.Module
+    pixels: tuple[int | None, ...]
+    grid: Grid | None
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Split:
+    """The plain modules every target exports, and the sizes it needs to know.
+
+    Attributes:
+        vision: By bucket, a picture size as "448x448"; the only one is named "".
         token_embedding: input_ids (B, T) -> embeddings (B, T, D).
-        text_decoder: inputs_embeds (B, T, D), attention_mask (B, P+T), position_ids (B, T), then key and value
+        text: forward(inputs_embeds, attention_mask, position_ids, cache, deepstack=None) -> logits (B, T, V), with
+            any `transformers.Cache`, for targets with a cache of their own. inputs_embeds (B, T, D), attention_mask
+            (B, P+T), position_ids (B, T), or (3, B, T) where position_axes is 3; deepstack (L, B, T, D), zero off the
+            image tokens.
+        text_decoder: inputs_embeds, attention_mask, position_ids, deepstack where there is one, then key and value
             (B, H, P, D_head) per layer -> logits (B, T, V), then the grown keys and values per layer.
-        image_size: Edge of one tile in pixels.
-        image_tokens: N, embeddings per tile.
         width: D.
         layers, kv_heads, head_dim: shape of the cache.
         vocab_size: V.
         image_token_id: The token whose embeddings the image's replace.
         eos_token_ids: Tokens that end an answer.
+        position_axes: 1, or 3 for M-RoPE.
+        deepstack: L, decoder layers that vision features are added behind; 0 for most.
     """
 
-    vision_encoder: nn.Module
+    vision: dict[str, VisionPart]
     token_embedding: nn.Module
+    text: nn.Module
     text_decoder: nn.Module
-    image_size: int
-    image_tokens: int
     width: int
     layers: int
     kv_heads: int
@@ -99,6 +127,21 @@ class Split:
     vocab_size: int
     image_token_id: int
     eos_token_ids: list[int]
+    position_axes: int = 1
+    deepstack: int = 0
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What exported vision encoders give for the K image tokens of a prompt, in the pictures' order.
+
+    Attributes:
+        embeds: (K, D).
+        deepstack: (L, K, D); None for most families.
+    """
+
+    embeds: NDArray[np.float32]
+    deepstack: NDArray[np.float32] | None = None
 
 
 @cache
@@ -142,10 +185,43 @@ def fill_places(text: str, place: str, fillings: Sequence[str]) -> str:
     return first + "".join(filling + after for filling, after in zip(fillings, rest, strict=True))
 
 
+def by_bucket(grids: Mapping[str, Grid | None], pixels: Pixels) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    """Which vision encoder takes which part of a prompt's pixels, in the pictures' order.
+
+    Args:
+        grids: Of each bucket; None where a bucket takes tiles, all pictures' at once.
+        pixels: Of all pictures.
+    Raises:
+        DataError: a picture's grid has no bucket.
+    """
+    if set(grids.values()) == {None}:
+        yield next(iter(grids)), pixels.values
+        return
+    names = {grid: name for name, grid in grids.items()}
+    start = 0
+    for grid in pixels.grids:
+        if grid not in names:
+            raise DataError(
+                f"A picture of {' x '.join(map(str, grid))} patches has no vision encoder here.",
+                why=f"There are encoders for {', '.join(' x '.join(map(str, known)) for known in names if known)}.",
+                fix="Prepare pictures with the bundle's own parameters.",
+            )
+        size = math.prod(grid)
+        yield names[grid], pixels.values[start : start + size]
+        start += size
+
+
+def gather(parts: Sequence[Sequence[NDArray[np.float32]]]) -> Encoded:
+    """The outputs of several runs of vision encoders as one: (N, D) or (M, N, D), and (L, N, D) where there are two."""
+    embeds = np.concatenate([part[0].reshape(-1, part[0].shape[-1]) for part in parts])
+    deepstack = np.concatenate([part[1] for part in parts], axis=1) if len(parts[0]) > 1 else None
+    return Encoded(embeds, deepstack)
+
+
 def merge_images(
     embeds: NDArray[np.float32], ids: NDArray[np.int64], features: NDArray[np.float32], image_token_id: int
 ) -> NDArray[np.float32]:
-    """Put image embeddings (M, N, D) in the places of the image tokens of ids (1, T) in embeds (1, T, D).
+    """Put image embeddings (K, D) or (M, N, D) in the places of the image tokens of ids (1, T) in embeds (1, T, D).
 
     Raises:
         CheckpointError: the prompt has room for another number of image tokens than the encoder gave.
@@ -160,6 +236,73 @@ def merge_images(
     merged = embeds.copy()
     merged[where] = flat
     return merged
+
+
+def spread_deepstack(
+    ids: NDArray[np.int64], deepstack: NDArray[np.float32] | None, image_token_id: int, layers: int, width: int
+) -> NDArray[np.float32]:
+    """Deepstack features (L, K, D) at the image tokens of ids (1, T), zero elsewhere: (L, 1, T, D).
+
+    Args:
+        ids: Of a prompt, or of one token.
+        deepstack: None for a prompt without pictures.
+        image_token_id: Of the model.
+        layers, width: L and D.
+    """
+    spread = np.zeros((layers, *ids.shape, width), dtype=np.float32)
+    if deepstack is not None:
+        spread[:, ids == image_token_id] = deepstack
+    return spread
+
+
+def prefer_size(image_size: Size, sizes: Sequence[Size]) -> Size:
+    """The size a picture is resized to: the nearest in shape, then in area, by their logarithms; then the first.
+
+    Args:
+        image_size: (width, height) of the picture.
+        sizes: At least one.
+    """
+
+    def gap(size: Size) -> tuple[float, float]:
+        shape = math.log(size[0] / size[1]) - math.log(image_size[0] / image_size[1])
+        area = math.log(size[0] * size[1]) - math.log(image_size[0] * image_size[1])
+        return round(abs(shape), 6), abs(area)
+
+    return min(sizes, key=gap)
+
+
+def fit_image(image: Image, params: dict[str, Any]) -> Image:
+    """The picture as an export for some sizes takes it; itself where any size goes.
+
+    It is what a reference must be shown, so that both see the same pixels: a second time it changes nothing.
+
+    Args:
+        image: Any mode and size.
+        params: `sizes` in them are an export's.
+    """
+    if not params.get("sizes"):
+        return image
+    from PIL import Image as pillow
+
+    from edgekit.pictures import as_rgb
+
+    sizes = [(width, height) for width, height in params["sizes"]]
+    return as_rgb(image).resize(prefer_size(image.size, sizes), pillow.Resampling(params["resample"]))
+
+
+def tiles_only(params: dict[str, Any], sizes: Sequence[Size] | None) -> dict[str, Any]:
+    """`fix_sizes` of a family that cuts any picture into tiles of one size.
+
+    Raises:
+        EdgekitError: sizes were chosen.
+    """
+    if sizes:
+        raise EdgekitError(
+            f"This family has no picture sizes to choose, so {sizes[0][0]}x{sizes[0][1]} cannot be one.",
+            why="It cuts a picture of any size into tiles of one size, and takes any number of them.",
+            fix="Leave --image-size out.",
+        )
+    return params
 
 
 def read_image_processor(folder: Path) -> dict[str, Any]:

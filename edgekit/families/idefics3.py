@@ -7,6 +7,7 @@ tiles beside a global view, and each tile becomes `image_seq_len` placeholders.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,11 +19,14 @@ from edgekit.families import (
     Features,
     Grid,
     Pixels,
+    Size,
     Split,
+    VisionPart,
     fill_places,
     plain_positions,
     read_image_processor,
     read_optional_json,
+    tiles_only,
 )
 from edgekit.pictures import as_rgb, normalise, read_normalisation
 
@@ -35,6 +39,7 @@ MODEL_TYPES = ("idefics3", "smolvlm")
 PARTS = {"vision": ("model.vision_model.", "model.connector."), "language": ("model.text_model.",)}
 MAX_EDGE = 4096  # the Hugging Face processor's own bound on a resized image
 positions = plain_positions
+fix_sizes = tiles_only
 
 
 def read_preprocessing(folder: Path) -> dict[str, Any]:
@@ -144,20 +149,34 @@ def encode_images(model: PreTrainedModel, pixel_values: Tensor, grids: list[Grid
     return Features(tiles.flatten(0, 1), [(rows * cols + 1) * tiles.shape[1] for rows, cols in grids])
 
 
-def split(model: PreTrainedModel) -> Split:
-    """The three plain modules; positions are baked for whole square tiles of the configured size."""
+def forward_inputs(model: PreTrainedModel, pixel_values: Tensor, ids: Tensor, grids: list[Grid]) -> dict[str, Any]:
+    """The pictures as `forward` of the untouched model takes them."""
+    return {"pixel_values": pixel_values[None]}
+
+
+def split(model: PreTrainedModel, sizes: Sequence[Size] | None = None) -> Split:
+    """The plain modules; positions are baked for whole square tiles of the configured size.
+
+    Args:
+        model: Loaded.
+        sizes: None; tiles have one size.
+    Raises:
+        EdgekitError: sizes were chosen.
+    """
     import torch
     from torch import nn
-    from transformers import DynamicCache
 
+    from edgekit.families._modules import decoder, sizes_of
+
+    tiles_only({}, sizes)
     inner: Any = model.model
-    config, vision, text = model.config, model.config.vision_config, model.config.text_config
+    config, vision = model.config, model.config.vision_config
+    per_side = vision.image_size // vision.patch_size
 
     class VisionEncoder(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.tower, self.connector = inner.vision_model, inner.connector
-            per_side = vision.image_size // vision.patch_size
             self.register_buffer("positions", torch.arange(per_side**2).unsqueeze(0), persistent=False)
 
         def forward(self, pixel_values: Tensor) -> Tensor:
@@ -169,42 +188,14 @@ def split(model: PreTrainedModel) -> Split:
             result: Tensor = self.connector(self.tower.post_layernorm(hidden))
             return result
 
-    class TextDecoder(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.text_model, self.lm_head = inner.text_model, model.lm_head
-
-        def forward(
-            self, inputs_embeds: Tensor, attention_mask: Tensor, position_ids: Tensor, *past: Tensor
-        ) -> tuple[Tensor, ...]:
-            cache = DynamicCache(config=self.text_model.config)
-            for layer in range(len(past) // 2):
-                cache.update(past[2 * layer], past[2 * layer + 1], layer)
-            hidden = self.text_model(
-                inputs_embeds=inputs_embeds,
-                attention_mask=attention_mask,
-                position_ids=position_ids,
-                past_key_values=cache,
-                use_cache=True,
-            ).last_hidden_state
-            grown = [tensor for layer in cache.layers for tensor in (layer.keys, layer.values)]
-            return (self.lm_head(hidden), *grown)
-
-    eos = model.generation_config.eos_token_id
-    if eos is None:
-        eos = text.eos_token_id
-    heads = text.num_attention_heads
+    text, text_decoder = decoder(inner.text_model, model.lm_head)
+    edge = vision.image_size
     return Split(
-        vision_encoder=VisionEncoder().eval(),
+        vision={
+            "": VisionPart(VisionEncoder().eval(), (None, 3, edge, edge), None, (per_side // config.scale_factor) ** 2)
+        },
         token_embedding=model.get_input_embeddings(),
-        text_decoder=TextDecoder().eval(),
-        image_size=vision.image_size,
-        image_tokens=(vision.image_size // vision.patch_size // config.scale_factor) ** 2,
-        width=text.hidden_size,
-        layers=text.num_hidden_layers,
-        kv_heads=text.num_key_value_heads,
-        head_dim=getattr(text, "head_dim", None) or text.hidden_size // heads,
-        vocab_size=text.vocab_size,
-        image_token_id=config.image_token_id,
-        eos_token_ids=[int(eos)] if isinstance(eos, int) else [int(token) for token in eos],
+        text=text,
+        text_decoder=text_decoder,
+        **sizes_of(model, config.text_config),
     )

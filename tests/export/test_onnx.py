@@ -92,7 +92,7 @@ def test_parity_notices_a_wrong_graph(tiny_bundle: Path, tiny_checkpoint: Path) 
     split = idefics3.split(load_model(tiny_checkpoint))
     assert measure(split, exported, inputs, "fp32")["passed"]
     with torch.no_grad():
-        split.text_decoder.lm_head.weight.mul_(1.01)  # type: ignore[union-attr, operator]
+        split.text.lm_head.weight.mul_(1.01)  # type: ignore[union-attr, operator]
     result = measure(split, exported, inputs, "fp32")
     assert not result["passed"] and not result["checks"]["logits_max_abs"]["held"]
 
@@ -105,7 +105,7 @@ def test_parity_notices_what_is_not_finite(tiny_bundle: Path, tiny_checkpoint: P
     inputs = parity_inputs(Processor.load(tiny_checkpoint), (), stock=2)
     whole, broken = (idefics3.split(load_model(tiny_checkpoint)) for _ in range(2))
     with torch.no_grad():
-        broken.text_decoder.lm_head.weight[0] = float("nan")  # type: ignore[union-attr, operator, index]
+        broken.text.lm_head.weight[0] = float("nan")  # type: ignore[union-attr, operator, index]
     result = measure(whole, TorchModules(broken), inputs, "fp32")
     assert not result["passed"] and result["logits_max_abs"] is None and result["mean_kl"] is None
     with pytest.raises(NotFiniteError, match="own logits"):
