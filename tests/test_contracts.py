@@ -218,10 +218,11 @@ def test_truncated_tampered_missing_added(tmp_path: Path) -> None:
 def test_newer_and_damaged_manifests(tmp_path: Path) -> None:
     folder = tmp_path / "b"
     make_bundle(folder)
-    edit(folder, schema_version=2, surprise=1)
-    with pytest.raises(BundleError, match="schema 2; this edgekit reads up to 1"):
+    edit(folder, schema_version=SCHEMA_VERSION + 1, surprise=1)
+    newer = f"schema {SCHEMA_VERSION + 1}; this edgekit reads up to {SCHEMA_VERSION}"
+    with pytest.raises(BundleError, match=newer):
         Bundle.load(folder)
-    edit(folder, schema_version=1)
+    edit(folder, schema_version=SCHEMA_VERSION)
     with pytest.raises(BundleError, match="surprise: unknown key"):
         Bundle.load(folder)
     (folder / "manifest.json").write_text('{"schema_version"')

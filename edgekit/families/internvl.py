@@ -2,25 +2,30 @@
 
 A picture becomes up to max_patches square tiles of the grid nearest to its shape, and a view of the whole; every tile
 becomes `image_seq_len` tokens. Positions are plain.
-It can be distilled; `split`, which exporting needs, is not there yet.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
+from edgekit.errors import CheckpointError
 from edgekit.families import (
     Features,
     Grid,
     Pixels,
+    Size,
+    Split,
+    VisionPart,
     fill_places,
     plain_positions,
     read_image_processor,
     read_optional_json,
+    tiles_only,
 )
 from edgekit.families.qwen2_5_vl import CLIP_MEAN, CLIP_STD
 from edgekit.pictures import as_rgb, normalise, read_normalisation
@@ -34,6 +39,7 @@ MODEL_TYPES = ("internvl",)
 PARTS = {"vision": ("model.vision_tower.", "model.multi_modal_projector."), "language": ("model.language_model.",)}
 START, IMAGE, END = "<img>", "<IMG_CONTEXT>", "</img>"
 positions = plain_positions
+fix_sizes = tiles_only
 
 
 def read_preprocessing(folder: Path) -> dict[str, Any]:
@@ -112,3 +118,67 @@ def encode_images(model: PreTrainedModel, pixel_values: Tensor, grids: list[Grid
     inner: Any = model.model
     tiles = inner.get_image_features(pixel_values, return_dict=True).pooler_output
     return Features(tiles.flatten(0, 1), [grid[0] * tiles.shape[1] for grid in grids])
+
+
+def forward_inputs(model: PreTrainedModel, pixel_values: Tensor, ids: Tensor, grids: list[Grid]) -> dict[str, Any]:
+    """The pictures as `forward` of the untouched model takes them."""
+    return {"pixel_values": pixel_values}
+
+
+def split(model: PreTrainedModel, sizes: Sequence[Size] | None = None) -> Split:
+    """The plain modules; positions are baked for tiles of the configured size.
+
+    Args:
+        model: Loaded.
+        sizes: None; tiles have one size.
+    Raises:
+        EdgekitError: sizes were chosen.
+        CheckpointError: the configuration takes image features from elsewhere than the tower's end.
+    """
+    import torch
+    from torch import nn
+
+    from edgekit.families._modules import decoder, sizes_of
+
+    tiles_only({}, sizes)
+    inner: Any = model.model
+    config = model.config
+    if (config.vision_feature_layer, config.vision_feature_select_strategy) != (-1, "default"):
+        raise CheckpointError(
+            "This InternVL model cannot be exported.",
+            why=f"It takes image features from layer {config.vision_feature_layer} of its tower, by strategy "
+            f"{config.vision_feature_select_strategy!r}; only the last layer without the class token is known here.",
+        )
+    (height, width), (patch_height, patch_width) = config.vision_config.image_size, config.vision_config.patch_size
+    rows, cols = height // patch_height, width // patch_width
+
+    class VisionEncoder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.tower, self.projector = inner.vision_tower, inner.multi_modal_projector
+            positions = self.tower.embeddings.position_embeddings
+            self.register_buffer("positions", None if positions is None else positions.detach(), persistent=False)
+
+        def forward(self, pixel_values: Tensor) -> Tensor:
+            embeddings = self.tower.embeddings
+            patches = embeddings.patch_embeddings(pixel_values)
+            hidden = torch.cat((embeddings.cls_token.expand(patches.shape[0], -1, -1), patches), dim=1)
+            if self.positions is not None:
+                hidden = hidden + self.positions
+            for layer in self.tower.encoder.layer:
+                hidden = layer(hidden)
+            hidden = self.tower.layernorm(hidden)[:, 1:]
+            hidden = hidden.reshape(hidden.shape[0], rows, cols, -1)
+            shuffled = inner.pixel_shuffle(hidden, scale_factor=config.downsample_ratio)
+            result: Tensor = self.projector(shuffled.flatten(1, 2))
+            return result
+
+    text, text_decoder = decoder(inner.language_model, model.lm_head)
+    tokens = int(rows * cols * config.downsample_ratio**2)
+    return Split(
+        vision={"": VisionPart(VisionEncoder().eval(), (None, 3, height, width), None, tokens)},
+        token_embedding=model.get_input_embeddings(),
+        text=text,
+        text_decoder=text_decoder,
+        **sizes_of(model, config.text_config),
+    )

@@ -2,7 +2,7 @@
 
 A picture is resized to whole blocks of merge_size x merge_size patches, each block becomes one `<|image_pad|>`. A
 picture's tokens have a position of their own per row and column, and the text goes on after the longer edge.
-It can be distilled; `split`, which exporting needs, is not there yet.
+An export is for one or a few picture sizes, and resizes each picture to the nearest of them.
 """
 
 from __future__ import annotations
@@ -16,8 +16,18 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from edgekit.errors import DataError
-from edgekit.families import Features, Grid, Pixels, fill_places, read_image_processor, read_optional_json
+from edgekit.errors import DataError, EdgekitError
+from edgekit.families import (
+    Features,
+    Grid,
+    Pixels,
+    Size,
+    Split,
+    fill_places,
+    fit_image,
+    read_image_processor,
+    read_optional_json,
+)
 from edgekit.pictures import as_rgb, normalise, read_normalisation
 
 if TYPE_CHECKING:
@@ -30,6 +40,7 @@ PARTS = {"vision": ("model.visual.",), "language": ("model.language_model.",)}
 IMAGE = "<|image_pad|>"
 IMAGE_TOKEN_ID = 151655  # transformers' default where config.json is silent
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+DEFAULT_EDGE = 448  # of an export's pictures where nobody chose: 256 tokens in blocks of 28 pixels, 196 of 32
 MAX_RATIO = 200  # the Hugging Face processor refuses a longer edge of more times the shorter
 
 
@@ -75,7 +86,9 @@ def preprocess(images: list[Image.Image], params: dict[str, Any]) -> Pixels:
 
 def _patches(image: Image.Image, params: dict[str, Any]) -> tuple[NDArray[np.float32], Grid]:
     patch, merge, frames = params["patch"], params["merge"], params["temporal_patch"]
-    if params["do_resize"]:
+    if params.get("sizes"):
+        image = fit_image(image, params)
+    elif params["do_resize"]:
         image = image.resize(_resized(*image.size, params), Image.Resampling(params["resample"]))
     pixels = normalise(np.asarray(image), params)
     rows, cols = pixels.shape[1] // patch, pixels.shape[2] // patch
@@ -102,6 +115,48 @@ def _resized(width: int, height: int, params: dict[str, Any]) -> tuple[int, int]
         grow = math.sqrt(params["min_pixels"] / area)
         rows, cols = (math.ceil(edge * grow / block) for edge in (height, width))
     return cols * block, rows * block
+
+
+def fix_sizes(params: dict[str, Any], sizes: Sequence[Size] | None) -> dict[str, Any]:
+    """The parameters of an export: `sizes` in them are the only ones a picture is resized to.
+
+    Args:
+        params: From `read_preprocessing`.
+        sizes: (width, height) in pixels; None for one square of DEFAULT_EDGE, or the nearest the model takes.
+    Raises:
+        EdgekitError: an edge is no multiple of the block of merged patches, or the area is out of the model's range.
+    """
+    block = params["patch"] * params["merge"]
+    if sizes is None:
+        edge = min(DEFAULT_EDGE, math.isqrt(params["max_pixels"])) // block * block
+        lowest = math.ceil(math.sqrt(params["min_pixels"]) / block) * block
+        sizes = [(max(edge, lowest, block),) * 2]
+    for width, height in sizes:
+        _check_size(width, height, block, params)
+    return {**params, "sizes": [list(size) for size in dict.fromkeys(map(tuple, sizes))]}
+
+
+def _check_size(width: int, height: int, block: int, params: dict[str, Any]) -> None:
+    name, lowest, highest = f"{width}x{height}", params["min_pixels"], params["max_pixels"]
+    if width % block or height % block or min(width, height) <= 0:
+        near = "x".join(str(max(1, round(edge / block)) * block) for edge in (width, height))
+        raise EdgekitError(
+            f"This model takes no pictures of {name} pixels.",
+            why=f"Both edges must be multiples of {block}: patches of {params['patch']} pixels, merged "
+            f"{params['merge']} x {params['merge']}.",
+            fix=f"Nearest:  --image-size {near}",
+        )
+    if not lowest <= width * height <= highest:
+        raise EdgekitError(
+            f"This model takes no pictures of {name} pixels.",
+            why=f"Their area is {width * height:,}; its image processor keeps areas between {lowest:,} and "
+            f"{highest:,} pixels, and would resize them again.",
+            fix="Choose a size within that range.",
+        )
+    if max(width, height) > MAX_RATIO * min(width, height):
+        raise EdgekitError(
+            f"This model takes no pictures of {name} pixels.", why=f"Edges may be {MAX_RATIO} : 1 at most."
+        )
 
 
 def tokens_of(grid: Grid, params: dict[str, Any]) -> int:
@@ -151,3 +206,37 @@ def encode_images(model: PreTrainedModel, pixel_values: Tensor, grids: list[Grid
     grid = torch.tensor(grids, device=pixel_values.device)
     per_image = inner.get_image_features(pixel_values, grid, return_dict=True).pooler_output
     return Features(torch.cat(per_image), [len(image) for image in per_image])
+
+
+def forward_inputs(model: PreTrainedModel, pixel_values: Tensor, ids: Tensor, grids: list[Grid]) -> dict[str, Any]:
+    """The pictures as `forward` of the untouched model takes them."""
+    import torch
+
+    kinds = (ids == model.config.image_token_id).int()
+    return {"pixel_values": pixel_values, "image_grid_thw": torch.tensor(grids), "mm_token_type_ids": kinds}
+
+
+def split(model: PreTrainedModel, sizes: Sequence[Size] | None = None) -> Split:
+    """The plain modules: a vision encoder for each size, with its windows, positions and rotary tables baked in.
+
+    Args:
+        model: Loaded; also a Qwen3-VL.
+        sizes: (width, height) in pixels, multiples of the block of merged patches; None for DEFAULT_EDGE squared.
+    """
+    from edgekit.families._modules import decoder, sizes_of
+    from edgekit.families._qwen_tower import vision_part
+
+    inner: Any = model.model
+    chosen = [(width, height) for width, height in sizes or [(DEFAULT_EDGE, DEFAULT_EDGE)]]
+    names = [f"{width}x{height}" for width, height in chosen] if len(chosen) > 1 else [""]
+    deepstack = len(getattr(inner.visual, "deepstack_visual_indexes", ()))
+    text, text_decoder = decoder(inner.language_model, model.lm_head, deepstack=deepstack)
+    return Split(
+        vision={name: vision_part(inner.visual, size) for name, size in zip(names, chosen, strict=True)},
+        token_embedding=model.get_input_embeddings(),
+        text=text,
+        text_decoder=text_decoder,
+        position_axes=3,
+        deepstack=deepstack,
+        **sizes_of(model, model.config.text_config),
+    )

@@ -1,6 +1,4 @@
 """Qwen3-VL: Qwen2.5-VL's pictures and positions, and vision features that enter the first decoder layers (deepstack).
-
-It can be distilled; `split`, which exporting needs, is not there yet.
 """
 
 from __future__ import annotations
@@ -8,13 +6,33 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from edgekit.families import Features, Grid
-from edgekit.families.qwen2_5_vl import PARTS, expand, positions, preprocess, read_preprocessing
+from edgekit.families.qwen2_5_vl import (
+    PARTS,
+    expand,
+    fix_sizes,
+    forward_inputs,
+    positions,
+    preprocess,
+    read_preprocessing,
+    split,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
-__all__ = ["MODEL_TYPES", "PARTS", "encode_images", "expand", "positions", "preprocess", "read_preprocessing"]
+__all__ = [
+    "MODEL_TYPES",
+    "PARTS",
+    "encode_images",
+    "expand",
+    "fix_sizes",
+    "forward_inputs",
+    "positions",
+    "preprocess",
+    "read_preprocessing",
+    "split",
+]
 MODEL_TYPES = ("qwen3_vl",)
 
 
