@@ -344,6 +344,7 @@ def export(
     targets: list[str],
     precisions: list[str] | None = None,
     out: Path | None = None,
+    sizes: list[tuple[int, int]] | None = None,
     data: str | None = None,
     samples: int = 32,
     replace: bool = True,
@@ -355,6 +356,7 @@ def export(
         targets: Names of targets.
         precisions: Common names; what the run's recipe says, else fp32, when None.
         out: Folder of the one bundle, or of several; in the run, or beside the current folder, when None.
+        sizes: Picture sizes (width, height) in pixels, where the family has a choice; its own when None.
         data: Questions for the parity run; the run's test questions when None.
         samples: How many of them.
         replace: Put a new bundle in the place of an old one.
@@ -385,7 +387,9 @@ def export(
             place = run.bundles / name if run is not None else Path(f"{folder.name}-{name}")
         note(f"Exporting {folder} to {place}")
         bundles.append(
-            export_checkpoint(folder, target, precision, place, samples=questions, replace=replace, **lineage)
+            export_checkpoint(
+                folder, target, precision, place, sizes=sizes, samples=questions, replace=replace, **lineage
+            )
         )
     return bundles
 

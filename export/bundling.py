@@ -15,7 +15,7 @@ from edgekit import __version__
 from edgekit.bundle import MANIFEST, Bucket, Bundle, Cache, Precision, Text, seal
 from edgekit.checkpoint import check_checkpoint, checkpoint_hash, load_model
 from edgekit.data import Sample
-from edgekit.errors import EdgekitError
+from edgekit.errors import CheckpointError, EdgekitError
 from edgekit.export import TARGETS, vision_name
 from edgekit.export.parity import TorchModules, encode_images, follow, measure
 from edgekit.families import FAMILIES, Size, Split, family_of
@@ -87,8 +87,9 @@ def export_checkpoint(
         for path in checkpoint.iterdir():
             if path.suffix in COPIED and path.name not in LEFT_BEHIND:
                 shutil.copyfile(path, folder / path.name)
-        components, tools = module.write(split, precision, folder)
         inputs = parity_inputs(processor, samples)
+        _check_pixels(split, inputs)
+        components, tools = module.write(split, precision, folder)
         exported = module.open_components(folder, components)
         parity = measure(split, exported, inputs, precision)
         parity |= {
@@ -150,6 +151,19 @@ def baked_against_original(model: Any, family: Any, split: Split, inputs: Sequen
         vision = max(vision, np.abs(baked.deepstack - torch.stack(untouched.deepstack).numpy()).max())
     logits, _ = follow(TorchModules(split), split, item, [0], 1)
     return {"baked_vision_max_abs": float(vision), "baked_logits_max_abs": float(np.abs(logits[0] - whole).max())}
+
+
+def _check_pixels(split: Split, inputs: Sequence[Inputs]) -> None:
+    """The image processor and the model must agree on the size of a tile."""
+    wanted = next(iter(split.vision.values())).pixels[1:]
+    for item in inputs:
+        if item.pixels is not None and item.pixels.values.shape[1:] != wanted:
+            found = " x ".join(map(str, item.pixels.values.shape[1:]))
+            raise CheckpointError(
+                f"The image processor makes tiles of {found}, the model takes {' x '.join(map(str, wanted))}.",
+                why="Positions are baked for the size in config.json's vision_config.",
+                fix="Make the sizes in preprocessor_config.json and config.json the same.",
+            )
 
 
 def _exporting() -> list[str]:

@@ -15,6 +15,7 @@ from edgekit.checkpoint import check_checkpoint, checkpoint_hash
 from edgekit.console import progress
 from edgekit.data import samples
 from edgekit.errors import BundleError, NotFiniteError
+from edgekit.families import fit_image
 from edgekit.files import write_json
 from edgekit.runtimes import RUNTIMES, runtime_for
 from edgekit.runtimes.generate import answer, follow
@@ -85,11 +86,13 @@ def _compare(bundle: Bundle, reference: Path, prompts: Sequence[Prompt]) -> dict
     bars = {**ALWAYS, **bars_of(bundle.manifest.precision.common)}
     theirs: Session = RUNTIMES.load("pytorch").open_session(reference, 1)
     ours: Session = RUNTIMES.load(runtime_for(bundle.folder)).open_session(bundle.folder, 1)
+    params = bundle.manifest.preprocessing
     rows = []
     with progress() as bar:
         task = bar.add_task(f"verifying {bundle.folder.name}", total=len(prompts))
         for number, (messages, images) in enumerate(prompts, 1):
-            rows.append(_one(ours, theirs, messages, images))
+            # An export for some picture sizes resizes to them first; the reference is shown what that gives.
+            rows.append(_one(ours, theirs, messages, [fit_image(image, params) for image in images]))
             bar.update(task, completed=number)
     ours.close()
     theirs.close()

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from edgekit import schema
 from edgekit.bundle import (
+    SCHEMA_VERSION,
     Bundle,
     Cache,
     Component,

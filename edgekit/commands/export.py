@@ -26,6 +26,14 @@ def command(
             help="Folder of the bundle; runs/<run>/bundles/<target>-<precision> by default.", show_default=False
         ),
     ] = None,
+    image_size: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Picture size in pixels, as 448x336; may be repeated. For Qwen-VL, whose exports are for these "
+            "sizes only; its own choice by default.",
+            show_default=False,
+        ),
+    ] = None,
     data: Annotated[
         str | None,
         typer.Option(help="Questions for the parity run; the run's test questions by default.", show_default=False),
@@ -38,6 +46,7 @@ def command(
     Example:  edgekit export ./student --target onnx --precision fp32,int8 --out bundles
     """
     from edgekit import api
+    from edgekit.families import read_size
     from edgekit.schema import to_json
 
     bundles = api.export(
@@ -45,6 +54,7 @@ def command(
         targets=_names(target),
         precisions=_names(precision) if precision else None,
         out=out,
+        sizes=[read_size(text) for text in image_size] if image_size else None,
         data=data,
         samples=samples,
     )

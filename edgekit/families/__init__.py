@@ -255,6 +255,18 @@ def spread_deepstack(
     return spread
 
 
+def read_size(text: str) -> Size:
+    """(width, height) from "448x336".
+
+    Raises:
+        EdgekitError: it is no size.
+    """
+    width, cross, height = text.lower().partition("x")
+    if not (cross and width.isascii() and height.isascii() and width.isdigit() and height.isdigit()):
+        raise EdgekitError(f"{text!r} is no picture size.", fix="Write width x height in pixels, such as 448x336.")
+    return int(width), int(height)
+
+
 def prefer_size(image_size: Size, sizes: Sequence[Size]) -> Size:
     """The size a picture is resized to: the nearest in shape, then in area, by their logarithms; then the first.
 

@@ -6,6 +6,7 @@ and the bounds of the windows. The patch embedding, a convolution as large as it
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, Any
 
 from edgekit.families import Size, VisionPart
@@ -25,9 +26,7 @@ def vision_part(visual: Any, size: Size) -> VisionPart:
     grid = (1, size[1] // config.patch_size, size[0] // config.patch_size)
     patches = grid[1] * grid[2]
     length = config.in_channels * config.temporal_patch_size * config.patch_size**2
-    return VisionPart(
-        _tower(visual, grid).eval(), (patches, length), grid, patches // config.spatial_merge_size**2
-    )
+    return VisionPart(_tower(visual, grid).eval(), (patches, length), grid, patches // config.spatial_merge_size**2)
 
 
 def _tower(visual: Any, grid: tuple[int, int, int]) -> nn.Module:
@@ -56,7 +55,7 @@ def _tower(visual: Any, grid: tuple[int, int, int]) -> nn.Module:
             self.register_buffer("patch_order", patch_order, persistent=False)
             self.register_buffer("back", order.argsort(), persistent=False)
             self.register_buffer("learned", _learned_positions(visual, sizes), persistent=False)
-            self.windows = None if bounds is None else _Windows(bounds)
+            self.windows = None if bounds is None else _windows_of(bounds)
 
         def forward(self, pixel_values: Tensor) -> Any:
             hidden = self.embed(pixel_values)
@@ -103,7 +102,7 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return x * cos + torch.cat((-x[..., half:], x[..., :half]), dim=-1) * sin
 
 
-def _Windows(bounds: list[int]) -> nn.Module:  # noqa: N802
+def _windows_of(bounds: list[int]) -> nn.Module:
     """Cuts patches (H, P, D) that stand in the windows' order into windows (W, H, S, D), and joins them again.
 
     Windows at the picture's edge may be smaller: they are filled up to S with a patch that the bias hides.
@@ -111,7 +110,7 @@ def _Windows(bounds: list[int]) -> nn.Module:  # noqa: N802
     import torch
     from torch import nn
 
-    lengths = [b - a for a, b in zip(bounds, bounds[1:], strict=False)]
+    lengths = [b - a for a, b in itertools.pairwise(bounds)]
     longest, even = max(lengths), len(set(lengths)) == 1
     place = torch.zeros(len(lengths), longest, dtype=torch.int64)
     bias = torch.full((len(lengths), 1, 1, longest), float("-inf"))
