@@ -615,6 +615,69 @@ def targets() -> list[dict[str, Any]]:
     return rows
 
 
+def matrix(
+    targets: list[str] | None = None, families: list[str] | None = None, precisions: list[str] | None = None
+) -> list[dict[str, Any]]:
+    """Export a tiny random checkpoint of each family to each target and precision, run it, compare it with PyTorch.
+
+    Nothing is remembered from elsewhere: each row is measured by this call, on this machine.
+
+    Args:
+        targets: Names; all when None.
+        families: Names of edgekit.demo.tiny; all when None.
+        precisions: Common names; all that a target has when None.
+    Returns:
+        Rows of family, target, precision, passed, checks (figures with their bars) and seconds; `why` instead of
+        checks where there is nothing to measure, passed None where that is for want of a package.
+    """
+    import tempfile
+
+    from edgekit.demo import tiny
+    from edgekit.export import TARGETS
+
+    chosen = families or list(tiny.NAMES)
+    if wrong := [name for name in chosen if name not in tiny.NAMES]:
+        raise EdgekitError(f"There is no tiny checkpoint of {wrong[0]!r}.", fix=f"There are: {', '.join(tiny.NAMES)}.")
+    jobs = [
+        (family, target, precision)
+        for family in chosen
+        for target in targets or TARGETS.names()
+        for precision in precisions or TARGETS.load(target).PRECISIONS
+    ]
+    rows = []
+    with tempfile.TemporaryDirectory() as made:
+        for number, job in enumerate(jobs, 1):
+            note(f"{number} of {len(jobs)}: {' '.join(job)}")
+            rows.append(_matrix_row(*job, Path(made)))
+    return rows
+
+
+def _matrix_row(family: str, target: str, precision: str, folder: Path) -> dict[str, Any]:
+    import time
+
+    from edgekit.bars import ALWAYS, judge, random_bars_of
+    from edgekit.demo.tiny import write_checkpoint
+    from edgekit.errors import MissingExtraError
+    from edgekit.export.bundling import export_checkpoint
+    from edgekit.runtimes.verify import verify_bundle
+
+    row: dict[str, Any] = {"family": family, "target": target, "precision": precision}
+    started = time.monotonic()
+    checkpoint = folder / family
+    try:
+        if not checkpoint.exists():
+            write_checkpoint(family, checkpoint, seed=0)
+        bundle = export_checkpoint(checkpoint, target, precision, folder / "-".join(row.values()))
+        figures = verify_bundle(bundle.folder, checkpoint, None, 8)
+    except MissingExtraError as error:
+        return {**row, "passed": None, "why": " ".join(str(error).split())}
+    except EdgekitError as error:
+        return {**row, "passed": False, "why": " ".join(str(error).split())}
+    checks = judge(figures, {**ALWAYS, **random_bars_of(precision)})
+    passed = all(check["held"] for check in checks.values())
+    return {**row, "passed": passed, "checks": checks, "seconds": time.monotonic() - started}
+
+
 def devices() -> list[dict[str, Any]]:
     """Every device, whether it can be used now, and why not."""
     from edgekit.devices import DEVICES

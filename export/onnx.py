@@ -261,11 +261,38 @@ def _trace(graph: Graph) -> Any:
     fusions = "cpu" if graph.name == "text_decoder" else None
     config = OnnxConfig(dynamic_shapes=dynamic, ort_fusions=fusions)
     model = OnnxExporter().export(graph.module.eval(), graph.example, config).program
+    _gemm_to_matmul(model.graph)
     for values, wanted in ((model.graph.inputs, graph.inputs), (model.graph.outputs, graph.outputs)):
         for value, name in zip(values, wanted, strict=True):
             value.name = name
             value.shape = onnx_ir.Shape(graph.shapes[name])
     return model
+
+
+def _gemm_to_matmul(graph: Any) -> None:
+    """Write each linear layer over two axes as those over three are: MatMul, and Add where there is a bias.
+
+    MatMulNBitsQuantizer passes over Gemm, and quantize_dynamic turns its weights round without their declared shape,
+    which shape inference then refuses.
+    """
+    import onnx_ir
+
+    for node in [node for node in graph if node.op_type == "Gemm" and node.inputs[1].is_initializer()]:
+        options = {name: attribute.value for name, attribute in node.attributes.items()}
+        if options.get("transA") or {options.get("alpha", 1.0), options.get("beta", 1.0)} != {1.0}:
+            continue
+        rows, given, *bias = node.inputs
+        array = given.const_value.numpy()
+        turned = onnx_ir.tensor(np.ascontiguousarray(array.T if options.get("transB") else array))
+        weight = onnx_ir.Value(name=f"{node.outputs[0].name}.weight", shape=turned.shape, const_value=turned)
+        weight.dtype = turned.dtype
+        graph.register_initializer(weight)
+        added = [onnx_ir.node("MatMul", [rows, weight])]
+        if bias:
+            added.append(onnx_ir.node("Add", [added[0].outputs[0], bias[0]]))
+        onnx_ir.convenience.replace_nodes_and_values(graph, node, [node], added, node.outputs, added[-1].outputs)
+        if not given.uses():
+            del graph.initializers[given.name]
 
 
 def _store(model: Any, precision: str, path: Path) -> None:

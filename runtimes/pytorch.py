@@ -68,7 +68,7 @@ class TorchSession:
         if not images:
             return Prepared(inputs["input_ids"].numpy(), None)
         pixels = inputs["pixel_values"]
-        grids = [tuple(row) for row in self._pictures.get("image_grid_thw", self._tensor(np.zeros(0))).tolist()]
+        grids = [tuple(row.tolist()) for row in self._pictures.get("image_grid_thw", ())]
         # Idefics3 has an axis for the batch of prompts in front of the tiles.
         return Prepared(inputs["input_ids"].numpy(), (pixels[0] if pixels.ndim == 5 else pixels).numpy(), grids)
 

@@ -181,41 +181,11 @@ def test_positions_equal_the_models_own(tiny_of: Maker, name: str) -> None:
         np.testing.assert_array_equal(got, expected[:, 0].numpy())
 
 
-@pytest.mark.parametrize("name", ["qwen2_5_vl", "qwen3_vl", "internvl"])
-def test_families_without_a_split_say_that_they_cannot_be_exported(tiny_of: Maker, name: str, tmp_path: Path) -> None:
-    from edgekit.export.bundling import export_checkpoint
-
-    with pytest.raises(EdgekitError, match=f"A {name} model cannot be exported yet") as caught:
-        export_checkpoint(tiny_of(name), "onnx", "fp32", tmp_path / "b")
-    assert "distils" in str(caught.value) and "idefics3" in str(caught.value)
-    assert not (tmp_path / "b").exists()
-
-
 def test_model_types() -> None:
     assert family_of("smolvlm").__name__.endswith(".idefics3")
     assert family_of("qwen3_vl") is qwen3_vl and family_of("qwen2_5_vl") is qwen2_5_vl
     with pytest.raises(EdgekitError, match="qwen3_vl"):
         family_of("llava")
-
-
-def test_the_split_of_smolvlm_equals_the_model(tiny_of: Maker) -> None:
-    from edgekit.checkpoint import load_model
-    from edgekit.export.bundling import baked_against_original
-
-    model: Any = load_model(tiny_of("smolvlm"))
-    family, processor = family_of("smolvlm"), Processor.load(tiny_of("smolvlm"))
-    inputs = [processor.encode(question("what is there?"), [picture((100, 60))])]
-    gaps = baked_against_original(model, family, family.split(model), inputs)
-    assert set(gaps) == {"baked_vision_max_abs", "baked_logits_max_abs"} and max(gaps.values()) < 1e-4
-
-
-@pytest.mark.slow
-def test_smolvlm_exports(tiny_of: Maker, tmp_path: Path) -> None:
-    from edgekit.export.bundling import export_checkpoint
-
-    bundle = export_checkpoint(tiny_of("smolvlm"), "onnx", "fp32", tmp_path / "b")
-    parity = bundle.manifest.parity
-    assert parity is not None and parity["passed"], parity
 
 
 def test_settings_nested_in_processor_config(tiny_of: Maker, tmp_path: Path) -> None:

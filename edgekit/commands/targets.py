@@ -2,20 +2,48 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from edgekit.console import print_json, print_text
 
 
-def command(json_out: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False) -> None:
-    """List the export targets, their precisions, and whether they are ready here.
+def command(
+    matrix: Annotated[
+        bool,
+        typer.Option(
+            "--matrix",
+            help="Try each family at each target and precision on this machine, with tiny random models; minutes.",
+        ),
+    ] = False,
+    target: Annotated[
+        list[str] | None, typer.Option(help="Targets of the matrix; all by default.", show_default=False)
+    ] = None,
+    family: Annotated[
+        list[str] | None, typer.Option(help="Families of the matrix; all by default.", show_default=False)
+    ] = None,
+    precision: Annotated[
+        list[str] | None, typer.Option(help="Precisions of the matrix; all by default.", show_default=False)
+    ] = None,
+    json_out: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+) -> None:
+    """List the export targets, their precisions, and whether they are ready here; exit 3 when a row of a matrix fails.
 
-    Example:  edgekit targets
+    Example:  edgekit targets --matrix --target onnx --precision fp32 --precision int8
     """
     from edgekit import api
 
+    if matrix:
+        tried = api.matrix(target, family, precision)
+        if json_out:
+            print_json(tried)
+        else:
+            for row in tried:
+                print_text(_line(row))
+        if any(row["passed"] is False for row in tried):
+            raise typer.Exit(3)
+        return
     rows = api.targets()
     if json_out:
         print_json(rows)
@@ -25,3 +53,15 @@ def command(json_out: Annotated[bool, typer.Option("--json", help="Print as JSON
         print_text(
             f"{row['target']:12} {','.join(row['precisions']):24} runs on {','.join(row['runtimes']):16} {state}"
         )
+
+
+def _line(row: dict[str, Any]) -> str:
+    state = {True: "PASS", False: "FAIL", None: "not tried"}[row["passed"]]
+    start = f"{row['family']:12} {row['target']:12} {row['precision']:6} {state:9}"
+    if "checks" not in row:
+        return f"{start} {row['why']}"
+    figures = ", ".join(
+        f"{name} {'not finite' if check['value'] is None else format(check['value'], '.2g')} (bar {check['bar']:g})"
+        for name, check in row["checks"].items()
+    )
+    return f"{start} {row['seconds']:5.0f} s  {figures}"

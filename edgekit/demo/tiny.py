@@ -263,3 +263,4 @@ _FAMILIES: dict[str, _Maker] = {
     "internvl": (INTERNVL_SPECIAL, CHATML % ("", "<IMG_CONTEXT>\n"), _internvl, _INTERNVL_FILES),
     "smolvlm": ((*IDEFICS3_SPECIAL, *_ROWS), SMOLVLM_TEMPLATE, _smolvlm, _SMOLVLM_FILES),
 }
+NAMES = tuple(_FAMILIES)

@@ -43,6 +43,12 @@ def _tower(visual: Any, grid: tuple[int, int, int]) -> nn.Module:
     deep_layers = list(getattr(visual, "deepstack_visual_indexes", ()))
 
     class Tower(nn.Module):
+        cos: Tensor
+        sin: Tensor
+        patch_order: Tensor
+        back: Tensor
+        learned: Tensor | None
+
         def __init__(self) -> None:
             super().__init__()
             self.embed = _as_linear(visual.patch_embed.proj)
@@ -89,8 +95,10 @@ def _attend(attention: Any, hidden: Tensor, cos: Tensor, sin: Tensor, windows: A
     if windows is None:
         mixed = scaled_dot_product_attention(query[None], key[None], value[None], scale=attention.scaling)[0]
     else:
-        cut = [windows.cut(part) for part in (query, key, value)]
-        mixed = windows.join(scaled_dot_product_attention(*cut, attn_mask=windows.bias, scale=attention.scaling))
+        query, key, value = windows.cut(query), windows.cut(key), windows.cut(value)
+        mixed = windows.join(
+            scaled_dot_product_attention(query, key, value, attn_mask=windows.bias, scale=attention.scaling)
+        )
     result: Tensor = attention.proj(mixed.transpose(0, 1).reshape(count, -1))
     return result
 
@@ -120,6 +128,9 @@ def _windows_of(bounds: list[int]) -> nn.Module:
     seats = torch.cat([row * longest + torch.arange(length) for row, length in enumerate(lengths)])
 
     class Windows(nn.Module):
+        place: Tensor
+        seats: Tensor
+
         def __init__(self) -> None:
             super().__init__()
             self.register_buffer("place", place.flatten(), persistent=False)

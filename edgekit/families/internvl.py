@@ -153,6 +153,8 @@ def split(model: PreTrainedModel, sizes: Sequence[Size] | None = None) -> Split:
     rows, cols = height // patch_height, width // patch_width
 
     class VisionEncoder(nn.Module):
+        positions: Tensor | None
+
         def __init__(self) -> None:
             super().__init__()
             self.tower, self.projector = inner.vision_tower, inner.multi_modal_projector

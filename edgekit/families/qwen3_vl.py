@@ -1,4 +1,4 @@
-"""Qwen3-VL: Qwen2.5-VL's pictures and positions, and deepstack, vision features added behind the first decoder layers."""
+"""Qwen3-VL: Qwen2.5-VL's pictures and positions, and deepstack: vision features added behind first decoder layers."""
 
 from __future__ import annotations
 
