@@ -25,7 +25,7 @@ from edgekit.machine import peak_memory_bytes
 from edgekit.runtimes import RUNTIMES
 from edgekit.runtimes.generate import answer, follow
 from edgekit.runtimes.session import Session
-from edgekit.stats import kl_divergence
+from edgekit.stats import finite_or_none, kl_divergence
 
 ANSWERS, FIGURES, TRACE, ERROR = "answers.jsonl", "figures.json", "trace.npz", "error.txt"
 PIXEL_SAMPLES = 8  # pictures whose preprocessing is compared: every tile of one, so a few tell enough
@@ -146,7 +146,8 @@ def _compare(session: Session, chosen: list[Sample], reference: Path) -> dict[st
         "top1_agreement": float(np.mean(best)),
         "prompt_ids_equal": same_ids,
         "traced": len(chosen),
-        **worst,
+        # Pictures of another shape, as of a bundle for chosen sizes, have no difference to state; the ids differ then.
+        **{name: finite_or_none(value) for name, value in worst.items()},
     }
 
 

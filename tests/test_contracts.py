@@ -216,6 +216,25 @@ def test_truncated_tampered_missing_added(tmp_path: Path) -> None:
         Bundle.load(folder)
 
 
+def test_schema_1_had_one_encoder_for_tiles(tmp_path: Path) -> None:
+    folder = tmp_path / "b"
+    make_bundle(folder)
+    value = json.loads((folder / "manifest.json").read_text())
+    for added in ("buckets", "position_axes", "deepstack"):
+        del value[added]
+    (folder / "manifest.json").write_text(json.dumps({**value, "schema_version": 1}))
+    manifest = Bundle.load(folder).manifest
+    assert manifest.encoders() == {"": ("vision_encoder", None)}
+    assert (manifest.position_axes, manifest.deepstack) == (1, 0)
+
+
+def test_buckets_survive_the_file(tmp_path: Path) -> None:
+    folder = tmp_path / "b"
+    make_bundle(folder)
+    edit(folder, buckets={"84x56": {"component": "vision_encoder", "grid": [1, 4, 6], "tokens": 6}})
+    assert Bundle.load(folder).manifest.encoders() == {"84x56": ("vision_encoder", (1, 4, 6))}
+
+
 def test_newer_and_damaged_manifests(tmp_path: Path) -> None:
     folder = tmp_path / "b"
     make_bundle(folder)

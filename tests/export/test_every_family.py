@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from PIL import Image
 from edgekit.bars import RANDOM_BARS, judge, random_bars_of
 from edgekit.chat import question
 from edgekit.checkpoint import load_model
+from edgekit.data import ImageRef, Sample
 from edgekit.errors import CheckpointError, DataError, EdgekitError
 from edgekit.export import onnx
 from edgekit.export.bundling import baked_against_original, export_checkpoint
@@ -60,6 +62,16 @@ def _parsed(data: bytes) -> Any:
     return ModelProto.FromString(data)
 
 
+def questions() -> list[Sample]:
+    """Six prompts, for a parity run at export that is shorter than its own 32."""
+    made = []
+    for seed, size in enumerate([(64, 64), (96, 48), (48, 96), (640, 480), (113, 37), (9, 200)]):
+        png = io.BytesIO()
+        picture(size, seed).save(png, "PNG")
+        made.append(Sample(str(seed), (ImageRef(data=png.getvalue()),), question("what is there?")))
+    return made
+
+
 def sizes_for(family: str) -> list[Size] | None:
     """Two buckets of odd shapes; their windows at the edge are cut short."""
     block = BLOCK.get(family)
@@ -76,9 +88,11 @@ GAP = {"fp32": 1e-4, "fp16": 0.1, "int8": 1.5, "int4": 12.0}
 def test_contract(family: str, precision: str, tiny_of: Maker, tmp_path: Path, one_trace: Any) -> None:
     checkpoint = tiny_of(family)
     one_trace(family)
-    bundle = export_checkpoint(checkpoint, "onnx", precision, tmp_path / "b", sizes=sizes_for(family))
+    bundle = export_checkpoint(
+        checkpoint, "onnx", precision, tmp_path / "b", sizes=sizes_for(family), samples=questions()
+    )
     parity, params = bundle.manifest.parity, bundle.manifest.preprocessing
-    assert parity is not None and parity["samples"] == 32 and parity["questions"] == "synthetic"
+    assert parity is not None and parity["samples"] == 6 and parity["questions"] == "given"
     assert parity["baked_vision_max_abs"] < 5e-5 and parity["baked_logits_max_abs"] < 5e-5
     assert all(check["held"] for check in judge(parity, random_bars_of(precision)).values()), parity
     theirs = RUNTIMES.load("pytorch").open_session(checkpoint, 1)
@@ -249,25 +263,23 @@ def test_a_prompt_without_pictures_after_one_with(family: str, tiny_of: Maker) -
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_reference_is_the_models_own_generate(family: str, tiny_of: Maker) -> None:
-    import torch
+    from edgekit.runtimes.pytorch import load_processor
 
     session = RUNTIMES.load("pytorch").open_session(tiny_of(family), 1)
     messages, images = question("what is there?", 2), [picture((100, 60)), picture((40, 90), 1)]
     said = answer(session, messages, images, max_new_tokens=6).token_ids
-    ids = torch.from_numpy(session.prepare(messages, images).ids)
-    given = {**session._pictures}
-    if "image_grid_thw" in given:
-        given["mm_token_type_ids"] = (ids == session.model.config.image_token_id).int()
-    session.reset()
-    out = session.model.generate(input_ids=ids, max_new_tokens=6, do_sample=False, **given)
-    assert out[0, ids.shape[1] :].tolist() == said
+    processor, model = load_processor(tiny_of(family)), load_model(tiny_of(family))
+    text = processor.apply_chat_template(messages, add_generation_prompt=True)
+    inputs = processor(text=[text], images=images, return_tensors="pt", add_special_tokens=False)
+    out = model.generate(**inputs, max_new_tokens=6, do_sample=False)  # type: ignore[operator]
+    assert out[0, inputs["input_ids"].shape[1] :].tolist() == said
 
 
 def test_a_processor_that_cannot_be_loaded(tiny_of: Maker, tmp_path: Path) -> None:
     copy = tmp_path / "model"
     shutil.copytree(tiny_of("qwen2_5_vl"), copy)
     path = copy / "preprocessor_config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "processor_class": "NoSuchProcessor"}))
+    path.write_text(json.dumps({"image_processor_type": "NoSuchImageProcessor"}))
     with pytest.raises(CheckpointError, match="cannot load the processor"):
         RUNTIMES.load("pytorch").open_session(copy, 1)
 
