@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -616,7 +617,10 @@ def targets() -> list[dict[str, Any]]:
 
 
 def matrix(
-    targets: list[str] | None = None, families: list[str] | None = None, precisions: list[str] | None = None
+    targets: list[str] | None = None,
+    families: list[str] | None = None,
+    precisions: list[str] | None = None,
+    on_row: Callable[[dict[str, Any]], None] | None = None,
 ) -> list[dict[str, Any]]:
     """Export a tiny random checkpoint of each family to each target and precision, run it, compare it with PyTorch.
 
@@ -626,6 +630,7 @@ def matrix(
         targets: Names; all when None.
         families: Names of edgekit.demo.tiny; all when None.
         precisions: Common names; all that a target has when None.
+        on_row: Told each row as it is measured.
     Returns:
         Rows of family, target, precision, passed, checks (figures with their bars) and seconds; `why` instead of
         checks where there is nothing to measure, passed None where that is for want of a package.
@@ -649,6 +654,8 @@ def matrix(
         for number, job in enumerate(jobs, 1):
             note(f"{number} of {len(jobs)}: {' '.join(job)}")
             rows.append(_matrix_row(*job, Path(made)))
+            if on_row is not None:
+                on_row(rows[-1])
     return rows
 
 

@@ -35,12 +35,9 @@ def command(
     from edgekit import api
 
     if matrix:
-        tried = api.matrix(target, family, precision)
+        tried = api.matrix(target, family, precision, None if json_out else lambda row: print_text(_line(row)))
         if json_out:
             print_json(tried)
-        else:
-            for row in tried:
-                print_text(_line(row))
         if any(row["passed"] is False for row in tried):
             raise typer.Exit(3)
         return
