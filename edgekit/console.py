@@ -50,6 +50,12 @@ def print_text(text: str) -> None:
     sys.stdout.write(_encodable(text) + "\n")
 
 
+def print_piece(text: str) -> None:
+    """Part of a line to standard output, seen at once."""
+    sys.stdout.write(_encodable(text))
+    sys.stdout.flush()
+
+
 def plain(text: str) -> str:
     """Text of a stranger's file for a terminal: line breaks and control characters become backslash escapes."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)

@@ -5,6 +5,7 @@ Both follow transformers' pillow image processors to the last bit, which is test
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,6 +29,25 @@ def as_rgb(image: Image) -> Image:
         return image.convert("RGB")
     image = image.convert("RGBA")
     return pillow.alpha_composite(pillow.new("RGBA", image.size, (255, 255, 255, 255)), image).convert("RGB")
+
+
+def upright(image: Image) -> Image:
+    """The picture of a file as a person sees it: turned by its EXIF tag, 16-bit grey brought to 8 bits.
+
+    transformers turns a picture when it loads a file or an address itself (`load_image`), and never when it is given
+    a loaded picture. It clips 16-bit grey at 255, so that nearly everything is white; that is not followed here.
+
+    Args:
+        image: As `PIL.Image.open` gives it.
+    """
+    from PIL import Image as pillow
+    from PIL import ImageOps
+
+    with suppress(Exception):  # damaged tags, at which anything is raised, say nothing of the pixels
+        image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I;16"):
+        return pillow.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    return image
 
 
 def read_normalisation(

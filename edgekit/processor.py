@@ -96,12 +96,18 @@ class Processor:
         Raises:
             DataError: the number of images and of image parts differ.
         """
-        pixels = self.family.preprocess(images, self.params) if images else None
+        pixels = self._preprocess(images) if images else None
         grids = pixels.grids if pixels is not None else []
         text = self.prompt(messages, grids)
         ids = self.tokenizer.encode(text, add_special_tokens=False).ids
         positions = self.family.positions(ids, grids, self.params)
         return Inputs(np.array([ids], dtype=np.int64), pixels, positions[..., None, :])
+
+    def _preprocess(self, images: list[Image]) -> Pixels:
+        """One picture at a time, so that it is known which parts are whose."""
+        each = [self.family.preprocess([image], self.params) for image in images]
+        grids = [grid for pixels in each for grid in pixels.grids]
+        return Pixels(np.concatenate([p.values for p in each]), grids, [len(p.values) for p in each])
 
     def for_sizes(self, sizes: Sequence[Size] | None) -> Processor:
         """This processor as an export for pictures of these sizes has it; None for the family's own choice.
@@ -130,10 +136,15 @@ class Processor:
         end = next((place for place, number in enumerate(ids) if number in special), len(ids))
         return ids[: end + 1]
 
-    def decode(self, ids: list[int]) -> str:
-        """Text of generated tokens, special tokens left out, without the space that opens an answer."""
+    def decode(self, ids: list[int], *, strip_end: bool = True) -> str:
+        """Text of generated tokens, special tokens left out, without the space that opens an answer.
+
+        Args:
+            ids: Tokens.
+            strip_end: Leave out white space at the end too; not while more tokens may follow.
+        """
         text: str = self.tokenizer.decode(ids, skip_special_tokens=True)
-        return text.strip()
+        return text.strip() if strip_end else text.lstrip()
 
 
 def _special(folder: Path) -> dict[str, str]:

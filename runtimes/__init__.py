@@ -15,7 +15,11 @@ from edgekit.errors import EdgekitError
 from edgekit.registry import Registry
 
 RUNTIMES = Registry(
-    "edgekit.runtimes", "runtime", helpers=frozenset({"session", "generate", "worker", "bench", "verify", "gates"})
+    "edgekit.runtimes",
+    "runtime",
+    helpers=frozenset(
+        {"session", "generate", "sampling", "stream", "worker", "bench", "verify", "modules", "attribute", "gates"}
+    ),
 )
 
 

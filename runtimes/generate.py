@@ -1,23 +1,21 @@
-"""The one decoding loop, greedy unless asked, over any session; and following given tokens, for parity."""
+"""The one decoding loop over any session: one answer, a chat of several turns, and following given tokens."""
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-
-from edgekit.chat import Message
-from edgekit.errors import NotFiniteError
-from edgekit.runtimes.session import Logits, Session
+from edgekit.chat import Message, question
+from edgekit.runtimes.sampling import Choose, greedy
+from edgekit.runtimes.session import Logits, Prepared, Session
+from edgekit.runtimes.stream import TextStream
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-Choose = Callable[[Logits], int]
+Finish = Literal["eos", "stop", "length"]
 
 
 @dataclass
@@ -32,6 +30,9 @@ class Timings:
     itl_ms: list[float] = field(default_factory=list)
     """Each later token: one decode step and its choice."""
     prompt_tokens: int = 0
+    """Tokens that were prefilled."""
+    cached_tokens: int = 0
+    """Tokens of a conversation that were in the cache before."""
 
     @property
     def ttft_ms(self) -> float:
@@ -51,60 +52,13 @@ class Answer:
         text: Without special tokens.
         token_ids: The end token included, when it came.
         timings: Of its parts.
+        finish: What ended it: an end token, a stop string, or the limit.
     """
 
     text: str
     token_ids: list[int]
     timings: Timings
-
-
-def greedy(logits: Logits) -> int:
-    """The most likely token; the lowest id among equals.
-
-    Raises:
-        NotFiniteError: a logit is NaN or infinite, so no token is the most likely.
-    """
-    token = int(logits.argmax())  # of NaN and numbers, argmax is the NaN
-    if not math.isfinite(logits[token]):
-        raise not_finite()
-    return token
-
-
-def not_finite() -> NotFiniteError:
-    """The error for logits that are no numbers."""
-    return NotFiniteError(
-        "The model's logits are not finite.",
-        why="Its weights hold NaN, or a value left the range of its precision (float16 ends at 65,504).",
-        fix="Compare the bundle with its checkpoint:  edgekit verify BUNDLE; or export it in fp32.",
-    )
-
-
-def sampler(temperature: float, top_p: float = 1.0, top_k: int = 0, seed: int | None = None) -> Choose:
-    """A chooser that samples.
-
-    Args:
-        temperature: Above 0.
-        top_p: Keep the smallest set of tokens that holds this share, in (0, 1].
-        top_k: Keep so many tokens at most; 0 for all.
-        seed: Of the draws.
-    """
-    rng = np.random.default_rng(seed)
-
-    def choose(logits: Logits) -> int:
-        if not np.isfinite(logits).all():
-            raise not_finite()
-        values = logits.astype(np.float64) / temperature
-        order = np.argsort(-values, kind="stable")
-        if top_k:
-            order = order[:top_k]
-        shares = np.exp(values[order] - values[order[0]])
-        shares /= shares.sum()
-        # A token stays while the share of those before it is below top_p, so one always stays.
-        kept = np.concatenate([[0.0], np.cumsum(shares)[:-1]]) < top_p
-        shares = shares[kept] / shares[kept].sum()
-        return int(rng.choice(order[kept], p=shares))
-
-    return choose
+    finish: Finish
 
 
 def answer(
@@ -114,40 +68,153 @@ def answer(
     *,
     max_new_tokens: int,
     choose: Choose = greedy,
+    stops: Sequence[str] = (),
     on_token: Callable[[int], None] | None = None,
+    on_text: Callable[[str], None] | None = None,
 ) -> Answer:
-    """Answer one prompt.
+    """Answer one prompt from an empty cache.
 
     Args:
         session: Loaded.
         messages: Ends with the user's turn.
         images: In the order of the image parts.
         max_new_tokens: At least 1.
-        choose: From logits (V,) to a token.
+        choose: From logits (V,) and the tokens before to a token.
+        stops: Texts that end the answer and are no part of it.
         on_token: Told each token as it comes.
+        on_text: Told each piece of text as soon as it is certain; the pieces joined are the text, but for white space
+            at both ends. What it does is not in the timings.
     """
-    timings = Timings()
     session.reset()
-    clock = _Lap()
-    prepared = session.prepare(messages, images)
-    timings.preprocess_ms = clock.lap()
-    features = None if prepared.pixels is None else session.encode_image(prepared)
-    timings.image_encode_ms = clock.lap()
-    logits = session.prefill(prepared, features)
-    timings.prefill_ms = clock.lap()
-    timings.prompt_tokens = int(prepared.ids.shape[1])
+    start = _Start(session, messages, images, [], 0)
+    return _go_on(session, start, max_new_tokens, choose, TextStream(session.decode_text, stops), on_token, on_text)
+
+
+class Chat:
+    """A conversation of several turns over one session; the cache is kept from turn to turn.
+
+    Each turn's prompt is the whole conversation as the model's template writes it. What of it is in the cache already
+    stays there, and only the rest is prefilled: the new turn, and the answer before it from the place on where the
+    template or the tokenizer writes it otherwise than the model did. Pictures in the cache are not encoded again.
+
+    Args:
+        session: Loaded; the chat has its cache for itself.
+        max_new_tokens: Longest answer.
+        choose, stops: As for `answer`.
+    """
+
+    def __init__(
+        self, session: Session, *, max_new_tokens: int, choose: Choose = greedy, stops: Sequence[str] = ()
+    ) -> None:
+        self._session, self._max, self._choose, self._stops = session, max_new_tokens, choose, stops
+        self.messages: list[Message] = []
+        self.images: list[Image] = []
+        self._cached: list[int] = []
+        session.reset()
+
+    def say(self, text: str, images: Sequence[Image] = (), *, on_text: Callable[[str], None] | None = None) -> Answer:
+        """The answer to the user's next turn.
+
+        Args:
+            text: What the user says.
+            images: New pictures; they stand before the text.
+            on_text: As for `answer`.
+        Raises:
+            EdgekitError: the turn cannot be answered; the conversation is as it was before.
+        """
+        messages, pictures = [*self.messages, *question(text, len(images))], [*self.images, *images]
+        cached, self._cached = self._cached, []  # a turn that breaks off leaves a cache that cannot be trusted
+        start = _Start(self._session, messages, pictures, cached, len(self.images))
+        stream = TextStream(self._session.decode_text, self._stops)
+        said = _go_on(self._session, start, self._max, self._choose, stream, None, on_text)
+        self._cached = [*start.ids, *said.token_ids[:-1]]  # the last one was chosen, and never fed
+        reply = {"role": "assistant", "content": [{"type": "text", "text": said.text}]}
+        self.messages, self.images = [*messages, reply], pictures
+        return said
+
+
+class _Start:
+    """A prompt in the cache, and the logits that follow it."""
+
+    def __init__(
+        self, session: Session, messages: list[Message], images: list[Image], cached: Sequence[int], known: int
+    ) -> None:
+        """Prepare a prompt and prefill what of it is not in the cache.
+
+        Args:
+            session: Its cache holds `cached`.
+            messages, images: The whole conversation.
+            cached: Tokens in the cache.
+            known: The first images, which stand in `cached`.
+        """
+        self.timings = Timings()
+        self.clock = _Lap()
+        prepared = session.prepare(messages, images)
+        self.ids: list[int] = prepared.ids[0].tolist()
+        kept = _keep(session, prepared, cached, known)
+        if kept:
+            prepared = prepared.tail(kept, known)
+        self.timings.preprocess_ms = self.clock.lap()
+        features = None if prepared.pixels is None else session.encode_image(prepared)
+        self.timings.image_encode_ms = self.clock.lap()
+        self.logits = session.prefill(prepared, features)
+        self.timings.prefill_ms = self.clock.lap()
+        self.timings.prompt_tokens, self.timings.cached_tokens = len(self.ids) - kept, kept
+
+
+def _keep(session: Session, prepared: Prepared, cached: Sequence[int], known: int) -> int:
+    """Rewind the cache to what it shares with a prompt; how many tokens that are."""
+    ids = prepared.ids[0].tolist()
+    # At least one token is fed, or there would be no logits.
+    pairs = enumerate(zip(cached, ids[:-1], strict=False))
+    shared = next((place for place, (a, b) in pairs if a != b), min(len(cached), len(ids) - 1))
+    # Pictures are kept whole and all, or the conversation is prefilled anew.
+    if known and (session.image_token_id in cached[shared:] or len(prepared.parts) < known):
+        shared = 0
+    if shared and session.rewind(shared) == shared:
+        return shared
+    session.reset()
+    return 0
+
+
+def _go_on(
+    session: Session,
+    start: _Start,
+    max_new_tokens: int,
+    choose: Choose,
+    stream: TextStream,
+    on_token: Callable[[int], None] | None,
+    on_text: Callable[[str], None] | None,
+) -> Answer:
+    timings, clock, logits = start.timings, start.clock, start.logits
     tokens: list[int] = []
+    finish: Finish | None = None
     while True:
-        tokens.append(choose(logits))
-        if on_token is not None:
-            on_token(tokens[-1])
+        tokens.append(choose(logits, start.ids + tokens))
         if len(tokens) == 1:
             timings.first_token_ms = clock.lap()
         else:
             timings.itl_ms.append(clock.lap())
-        if tokens[-1] in session.eos_token_ids or len(tokens) == max_new_tokens:
-            return Answer(session.decode_text(tokens), tokens, timings)
+        if on_token is not None:
+            on_token(tokens[-1])
+        piece = stream.push(tokens[-1])
+        finish = _finish(session, tokens, stream, max_new_tokens)
+        if finish is not None:
+            piece += stream.finish()
+        if on_text is not None and piece:
+            on_text(piece)
+        if finish is not None:
+            return Answer(stream.text.strip(), tokens, timings, finish)
+        clock.lap()  # showing text is no part of a token's time
         logits = session.decode_step(tokens[-1])
+
+
+def _finish(session: Session, tokens: list[int], stream: TextStream, max_new_tokens: int) -> Finish | None:
+    if tokens[-1] in session.eos_token_ids:
+        return "eos"
+    if stream.stopped:
+        return "stop"
+    return "length" if len(tokens) == max_new_tokens else None
 
 
 def follow(session: Session, messages: list[Message], images: list[Image], tokens: Sequence[int]) -> Iterator[Logits]:

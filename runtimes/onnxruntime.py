@@ -63,8 +63,11 @@ class OnnxSession:
         self._past_names = [spec.name for spec in decoder.inputs if spec.name.startswith("past_key_values.")]
         self._empty = np.zeros((1, manifest.cache.kv_heads, 0, manifest.cache.head_dim), dtype=np.float32)
         self._manifest = manifest
+        self._width = next(int(spec.shape[-1]) for spec in decoder.inputs if spec.name == "inputs_embeds")
         self._processor = Processor.load(bundle.folder).for_sizes(manifest.preprocessing.get("sizes"))
         self.eos_token_ids = frozenset(manifest.text.eos_token_ids)
+        self.vocab_size = self._processor.vocab_size
+        self.image_token_id = manifest.text.image_token_id
         self.reset()
 
     def prepare(self, messages: list[Message], images: list[Image]) -> Prepared:
@@ -72,7 +75,7 @@ class OnnxSession:
         inputs = self._processor.encode(messages, images)
         if inputs.pixels is None:
             return Prepared(inputs.ids, None, positions=inputs.positions)
-        return Prepared(inputs.ids, inputs.pixels.values, inputs.pixels.grids, inputs.positions)
+        return Prepared(inputs.ids, inputs.pixels.values, inputs.pixels.grids, inputs.positions, inputs.pixels.parts)
 
     def encode_image(self, prepared: Prepared) -> Encoded:
         """Each picture by the graph of its bucket."""
@@ -83,40 +86,47 @@ class OnnxSession:
         return gather([self._encode(*encoders[name], values) for name, values in parts])
 
     def prefill(self, prepared: Prepared, features: Encoded | None) -> Logits:
-        """The whole prompt at once, image embeddings merged in."""
+        """All tokens at once, image embeddings merged in."""
         assert prepared.positions is not None
-        embeds = self._embed(prepared.ids)
+        embeds = self.embed(prepared.ids)
         if features is not None:
-            embeds = merge_images(embeds, prepared.ids, features.embeds, self._manifest.text.image_token_id)
-        return self._decode(prepared.ids, embeds, prepared.positions, features)
+            embeds = merge_images(embeds, prepared.ids, features.embeds, self.image_token_id)
+        return self.decode(embeds, prepared.positions, self._spread(prepared.ids, features))
 
     def decode_step(self, token: int) -> Logits:
         """One token with the cache."""
         ids = np.array([[token]], dtype=np.int64)
         shape = (1, 1) if self._manifest.position_axes == 1 else (self._manifest.position_axes, 1, 1)
-        return self._decode(ids, self._embed(ids), np.full(shape, self._position, dtype=np.int64), None)
+        return self.decode(self.embed(ids), np.full(shape, self._position, dtype=np.int64), self._spread(ids, None))
 
     def decode_text(self, ids: list[int]) -> str:
         """By the bundle's tokenizer."""
-        return self._processor.decode(ids)
+        return self._processor.decode(ids, strip_end=False)
 
     def reset(self) -> None:
         """Empty the cache."""
         self._past = [self._empty] * len(self._past_names)
         self._length = self._position = 0
 
+    def rewind(self, length: int) -> int:
+        """Cut the cache."""
+        self._past = [past[:, :, :length] for past in self._past]
+        self._length = length
+        return length
+
     def close(self) -> None:
         """Drop the graphs."""
         self._graphs = {}
 
-    def _embed(self, ids: NDArray[np.int64]) -> Any:
-        return self._graphs["token_embedding"].run(None, {"input_ids": ids})[0]
+    def embed(self, ids: NDArray[np.int64]) -> NDArray[np.float32]:
+        """(1, T) -> (1, T, D)."""
+        embeds: NDArray[np.float32] = self._graphs["token_embedding"].run(None, {"input_ids": ids})[0]
+        return embeds
 
-    def _encode(self, component: str, grid: Grid | None, values: NDArray[np.float32]) -> Any:
-        given = values[None] if grid is None else values  # tiles stand in a batch of prompts, patches do not
-        return self._graphs[component].run(None, {"pixel_values": given})
-
-    def _decode(self, ids: NDArray[np.int64], embeds: Any, positions: Any, features: Encoded | None) -> Logits:
+    def decode(
+        self, embeds: NDArray[np.float32], positions: NDArray[np.int64], deepstack: NDArray[np.float32] | None
+    ) -> Logits:
+        """As `session.Modules`."""
         self._length += embeds.shape[1]
         self._position = int(positions.max()) + 1
         feeds = {
@@ -125,10 +135,18 @@ class OnnxSession:
             "position_ids": positions,
             **dict(zip(self._past_names, self._past, strict=True)),
         }
-        if layers := self._manifest.deepstack:
-            deepstack = None if features is None else features.deepstack
-            token, width = self._manifest.text.image_token_id, embeds.shape[-1]
-            feeds["deepstack_embeds"] = spread_deepstack(ids, deepstack, token, layers, width)
+        if deepstack is not None:
+            feeds["deepstack_embeds"] = deepstack
         logits, *self._past = self._graphs["text_decoder"].run(None, feeds)
         last: Logits = logits[0, -1]
         return last
+
+    def _encode(self, component: str, grid: Grid | None, values: NDArray[np.float32]) -> Any:
+        given = values[None] if grid is None else values  # tiles stand in a batch of prompts, patches do not
+        return self._graphs[component].run(None, {"pixel_values": given})
+
+    def _spread(self, ids: NDArray[np.int64], features: Encoded | None) -> NDArray[np.float32] | None:
+        if not (layers := self._manifest.deepstack):
+            return None
+        deepstack = None if features is None else features.deepstack
+        return spread_deepstack(ids, deepstack, self.image_token_id, layers, self._width)

@@ -1,13 +1,15 @@
 """The reference: the checkpoint in transformers, fed by the Hugging Face processor.
 
-Nothing of edgekit's own preprocessing or split is used here, so that it can stand as an independent oracle. Without
-torchvision the processors of SmolVLM, Qwen-VL and InternVL cannot be loaded, since their video half does not exist
-then; their own classes are built here from the tokenizer, the pillow image processor and no video processor.
+Nothing of edgekit's own preprocessing, prompts or split is used here, so that it can stand as an independent oracle.
+Without torchvision transformers has no video processors, and for that refuses the processors of most families; pictures
+and words need none, so the family's own processor class is then built without one.
 """
 
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.chat import Message, read_chat_template
-from edgekit.errors import CheckpointError
+from edgekit.errors import CheckpointError, DataError, EdgekitError
 from edgekit.families import read_image_processor, read_optional_json
 from edgekit.runtimes.session import Logits, Prepared
 
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
 TARGETS = ("checkpoint",)
 PACKAGES = ("torch", "transformers")
+TEXT_INPUTS = frozenset({"input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids"})
 
 
 def open_session(folder: Path, threads: int) -> TorchSession:
@@ -37,6 +40,31 @@ def open_session(folder: Path, threads: int) -> TorchSession:
 
     torch.set_num_threads(threads)
     return TorchSession(folder)
+
+
+@dataclass(frozen=True)
+class Official(Prepared):
+    """A prompt as the Hugging Face processor prepares it.
+
+    Attributes:
+        vision: What the processor gives for `get_image_features`, as tensors.
+        kinds: mm_token_type_ids (1, T), where the processor gives them.
+        images: The pictures.
+        again: Makes `vision` of fewer pictures.
+    """
+
+    vision: dict[str, Any] = field(default_factory=dict)
+    kinds: Any = None
+    images: tuple[Image, ...] = ()
+    again: Callable[[tuple[Image, ...]], dict[str, Any]] | None = None
+
+    def tail(self, start: int, image: int) -> Official:
+        """As `Prepared.tail`; the later pictures go through the processor on their own."""
+        base = super().tail(start, image)
+        later = self.images[image:]
+        assert isinstance(base, Official) and self.again is not None
+        kinds = None if self.kinds is None else self.kinds[:, start:]
+        return replace(base, kinds=kinds, images=later, vision=self.again(later) if later else {})
 
 
 class TorchSession:
@@ -54,66 +82,117 @@ class TorchSession:
         if ends is None:
             ends = self.model.config.text_config.eos_token_id
         self.eos_token_ids = frozenset([ends] if isinstance(ends, int) else ends)
-        self._pictures: dict[str, Any] = {}
+        self.vocab_size = len(self.processor.tokenizer)
+        self.image_token_id = int(self.model.config.image_token_id)
+        self._mrope = hasattr(self.model.model, "get_rope_index")
         self.reset()
 
-    def prepare(self, messages: list[Message], images: list[Image]) -> Prepared:
-        """By AutoProcessor."""
-        text = self.processor.apply_chat_template(messages, add_generation_prompt=True)
+    def prepare(self, messages: list[Message], images: list[Image]) -> Official:
+        """By the processor.
+
+        Raises:
+            DataError: it refuses these messages or pictures.
+        """
         # The processor itself drops an image's place when given none, so the argument is left out then.
         given = {"images": images} if images else {}
-        inputs = self.processor(text=[text], return_tensors="pt", add_special_tokens=False, **given)
-        names = ("pixel_values", "pixel_attention_mask", "image_grid_thw")
-        self._pictures = {name: inputs[name] for name in names if name in inputs}
-        if not images:
-            return Prepared(inputs["input_ids"].numpy(), None)
-        pixels = inputs["pixel_values"]
-        grids = [tuple(row.tolist()) for row in self._pictures.get("image_grid_thw", ())]
-        # Idefics3 has an axis for the batch of prompts in front of the tiles.
-        return Prepared(inputs["input_ids"].numpy(), (pixels[0] if pixels.ndim == 5 else pixels).numpy(), grids)
+        try:
+            text = self.processor.apply_chat_template(messages, add_generation_prompt=True)
+            inputs = self.processor(text=[text], return_tensors="pt", add_special_tokens=False, **given)
+        except EdgekitError:
+            raise
+        except Exception as error:  # templates and processors refuse what they do not like with any type
+            raise DataError(
+                "The Hugging Face processor refuses this prompt.", why=str(error)[:300] or type(error).__name__
+            ) from error
+        vision = {name: value for name, value in inputs.items() if name not in TEXT_INPUTS}
+        ids, kinds = inputs["input_ids"], inputs.get("mm_token_type_ids")
+        pixels = vision["pixel_values"] if images else None
+        if pixels is not None and pixels.dim() == 5:  # tiles stand in a batch of prompts
+            pixels = pixels[0]
+        grid = vision.get("image_grid_thw")
+        return Official(
+            ids.numpy(),
+            None if pixels is None else pixels.numpy(),
+            [] if grid is None else [tuple(row) for row in grid.tolist()],
+            self._positions(ids, kinds, grid),
+            [1] * len(images),  # `tail` does not cut pixels by them
+            vision,
+            kinds,
+            tuple(images),
+            self._vision_of,
+        )
 
     def encode_image(self, prepared: Prepared) -> Any:
-        """By the model's own get_image_features, of the pictures prepared last."""
+        """By the model's own get_image_features."""
         import torch
 
+        assert isinstance(prepared, Official)
+        takes = inspect.signature(self.model.get_image_features).parameters
         with torch.no_grad():
-            return self.model.get_image_features(**self._pictures, return_dict=True)
+            given = {name: value for name, value in prepared.vision.items() if name in takes}
+            return self.model.get_image_features(**given, return_dict=True)
 
     def prefill(self, prepared: Prepared, features: Any) -> Logits:
         """By the whole model's forward."""
-        ids = self._tensor(prepared.ids)
-        if features is None:
-            return self._forward(input_ids=ids)
-        given = {"mm_encoder_outputs": {"image": features}}
-        if "image_grid_thw" in self._pictures:  # M-RoPE positions come from the grid and from which tokens are images
-            kinds = (ids == self.model.config.image_token_id).int()
-            given |= {"image_grid_thw": self._pictures["image_grid_thw"], "mm_token_type_ids": kinds}
-        return self._forward(input_ids=ids, **given)
+        assert isinstance(prepared, Official)
+        given: dict[str, Any] = {} if features is None else {"mm_encoder_outputs": {"image": features}}
+        if self._mrope:
+            given["position_ids"] = self._tensor(prepared.positions)
+            self._next = int(given["position_ids"].max()) + 1
+        elif prepared.kinds is not None and "mm_token_type_ids" in self._takes:
+            given["mm_token_type_ids"] = prepared.kinds
+        return self._forward(input_ids=self._tensor(prepared.ids), **given)
 
     def decode_step(self, token: int) -> Logits:
         """One token with the cache."""
-        return self._forward(input_ids=self._tensor(np.array([[token]])))
+        given = {}
+        if self._mrope:
+            given["position_ids"] = self._tensor(np.full((3, 1, 1), self._next))
+            self._next += 1
+        return self._forward(input_ids=self._tensor(np.array([[token]])), **given)
 
     def decode_text(self, ids: list[int]) -> str:
         """By the Hugging Face tokenizer."""
         text: str = self.processor.tokenizer.decode(ids, skip_special_tokens=True)
-        return text.strip()
+        return text.lstrip()
 
     def reset(self) -> None:
         """Empty the cache."""
         self._cache: Any = None
-        if hasattr(self.model.model, "rope_deltas"):
-            # Qwen-VL keeps the shift of the last prompt's positions, and would shift a prompt without pictures by it.
-            self.model.model.rope_deltas = None
+        self._next = 0
+        self._takes = inspect.signature(self.model.forward).parameters
+
+    def rewind(self, length: int) -> int:
+        """Crop the cache, where it is of keys and values only."""
+        if self._cache is None or not all(hasattr(layer, "keys") for layer in self._cache.layers):
+            return 0
+        if excess := self._cache.get_seq_length() - length:
+            self._cache.crop(-excess)
+        return length
 
     def close(self) -> None:
         """Drop the model."""
         self.model = self._cache = None
 
-    def _tensor(self, ids: NDArray[np.int64]) -> Any:
+    def _vision_of(self, images: tuple[Image, ...]) -> dict[str, Any]:
+        settings = dict(getattr(self.processor, "images_kwargs", None) or {})  # the processor's own for its image half
+        given = self.processor.image_processor(list(images), return_tensors="pt", **settings)
+        return dict(given)
+
+    def _positions(self, ids: Any, kinds: Any, grid: Any) -> NDArray[np.int64]:
+        """(1, T), or (3, 1, T) by the model's own rule."""
+        if not self._mrope:
+            return np.arange(ids.shape[1], dtype=np.int64)[None]
+        positions, _ = self.model.model.get_rope_index(
+            ids, mm_token_type_ids=(ids == self.image_token_id).int() if kinds is None else kinds, image_grid_thw=grid
+        )
+        found: NDArray[np.int64] = positions.numpy()
+        return found
+
+    def _tensor(self, array: Any) -> Any:
         import torch
 
-        return torch.from_numpy(ids)
+        return torch.from_numpy(np.ascontiguousarray(array))
 
     def _forward(self, **inputs: Any) -> Logits:
         import torch

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.chat import Message
-from edgekit.families import Grid
+from edgekit.families import Encoded, Grid
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -26,18 +26,43 @@ class Prepared:
         pixels: float32, tiles (M, 3, H, W) or patches (M, patch) of all images; None without images.
         grids: Of each image, as the family counts it.
         positions: int64 (1, T) or (3, 1, T), where the runtime does not leave them to the model.
+        parts: Entries of `pixels` that belong to each image.
     """
 
     ids: NDArray[np.int64]
     pixels: NDArray[np.float32] | None
     grids: list[Grid] = field(default_factory=list)
     positions: NDArray[np.int64] | None = None
+    parts: list[int] = field(default_factory=list)
+
+    def tail(self, start: int, image: int) -> Prepared:
+        """What is left of a conversation when its first tokens are in the cache.
+
+        Args:
+            start: Tokens to leave out.
+            image: Images to leave out: those whose tokens stand before `start`.
+        """
+        pixels = None
+        if self.pixels is not None and image < len(self.parts):
+            pixels = self.pixels[sum(self.parts[:image]) :]
+        positions = None if self.positions is None else self.positions[..., start:]
+        return replace(
+            self,
+            ids=self.ids[:, start:],
+            pixels=pixels,
+            grids=self.grids[image:],
+            positions=positions,
+            parts=self.parts[image:],
+        )
 
 
 class Session(Protocol):
     """What every runtime offers; the loops over it exist once, in generate.py."""
 
     eos_token_ids: frozenset[int]
+    vocab_size: int
+    """Tokens of the tokenizer; the output head may have more rows, which mean nothing."""
+    image_token_id: int
 
     def prepare(self, messages: list[Message], images: list[Image]) -> Prepared:
         """Tokenise and preprocess with the runtime's own code."""
@@ -46,16 +71,50 @@ class Session(Protocol):
         """Features of all its pictures, in the runtime's own type; it has some."""
 
     def prefill(self, prepared: Prepared, features: Any) -> Logits:
-        """Run a whole prompt from an empty cache; the logits (V,) that follow it. No features without pictures."""
+        """Append a prompt, or what is new of a conversation, to the cache; the logits (V,) that follow it.
+
+        Without new pictures there are no features.
+        """
 
     def decode_step(self, token: int) -> Logits:
         """Append one token; the logits (V,) that follow it."""
 
     def decode_text(self, ids: list[int]) -> str:
-        """Text of generated tokens."""
+        """Text of generated tokens, special tokens left out; white space at its end is kept."""
 
     def reset(self) -> None:
         """Empty the cache."""
 
+    def rewind(self, length: int) -> int:
+        """Forget all but the first tokens of the cache; a prefill comes next.
+
+        Args:
+            length: Tokens to keep, not more than there are.
+        Returns:
+            How many are kept: `length`, or 0 where the runtime cannot keep some of them.
+        """
+
     def close(self) -> None:
         """Free what the session holds."""
+
+
+@runtime_checkable
+class Modules(Protocol):
+    """A session whose modules can be run one by one, for `edgekit verify` to compare and to swap them."""
+
+    def encode_image(self, prepared: Prepared) -> Encoded:
+        """Features of all its pictures."""
+
+    def embed(self, ids: NDArray[np.int64]) -> NDArray[np.float32]:
+        """(1, T) -> (1, T, D)."""
+
+    def decode(
+        self, embeds: NDArray[np.float32], positions: NDArray[np.int64], deepstack: NDArray[np.float32] | None
+    ) -> Logits:
+        """Append embeddings (1, T, D) to the cache; the logits (V,) that follow them.
+
+        positions (1, T) or (3, 1, T), deepstack (L, 1, T, D) where the model has it.
+        """
+
+    def reset(self) -> None:
+        """Empty the cache."""

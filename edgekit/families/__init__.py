@@ -22,7 +22,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -53,10 +53,12 @@ class Pixels:
             patches (M, patch).
         grids: Per image how its parts lie, in the family's own terms: idefics3 (rows, columns) of tiles, (0, 0) when
             the image was not split; internvl (tiles,); Qwen-VL (frames, rows, columns) of patches.
+        parts: Entries of `values` that belong to each image, where whoever made this says so.
     """
 
     values: NDArray[np.float32]
     grids: list[Grid]
+    parts: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

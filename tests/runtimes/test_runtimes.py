@@ -17,7 +17,8 @@ from edgekit.errors import BundleError, EdgekitError, NotFiniteError
 from edgekit.recipe import Gates
 from edgekit.report import Row, read_report
 from edgekit.runtimes import RUNTIMES, bench, gates, runtime_for
-from edgekit.runtimes.generate import answer, follow, greedy, sampler
+from edgekit.runtimes.generate import answer, follow
+from edgekit.runtimes.sampling import Sampling, chooser, greedy
 from edgekit.runtimes.verify import verify_bundle
 
 SETTINGS = bench.Settings(data="easy-vqa:test", limit=24, warmup=1, max_new_tokens=4, trace=6)
@@ -59,24 +60,12 @@ def test_timings_add_up(tiny_bundle: Path) -> None:
     assert t.prompt_tokens == session.prepare(question("q"), [draw(0)[0]]).ids.shape[1]
 
 
-def test_choosers() -> None:
-    logits = np.log(np.array([0.1, 0.2, 0.3, 0.4], dtype=np.float32))
-    assert greedy(logits) == 3
-    assert {sampler(1.0, top_k=2, seed=s)(logits) for s in range(200)} == {2, 3}
-    assert {sampler(1.0, top_p=0.39, seed=s)(logits) for s in range(50)} == {3}
-    assert {sampler(1.0, top_p=0.41, seed=s)(logits) for s in range(200)} == {2, 3}
-    choose = sampler(2.0, seed=0)
-    counts = np.bincount([choose(logits) for _ in range(20_000)], minlength=4) / 20_000
-    expected = np.array([0.1, 0.2, 0.3, 0.4]) ** 0.5
-    assert np.abs(counts - expected / expected.sum()).max() < 0.015
-
-
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_no_token_is_chosen_among_what_is_not_finite(bad: float) -> None:
     logits = np.array([0.1, bad, 0.3], dtype=np.float32)
-    for choose in (greedy, sampler(1.0, seed=0)):
+    for choose in (greedy, chooser(Sampling(1.0, seed=0))):
         with pytest.raises(NotFiniteError, match="not finite"):
-            choose(logits)
+            choose(logits, [])
 
 
 def test_runtime_for(tiny_checkpoint: Path, tiny_bundle: Path) -> None:
