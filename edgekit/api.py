@@ -430,7 +430,13 @@ def _latest_run(*, finished: bool = True) -> Run:
 
 
 def verify(
-    bundle: Path, *, reference: Path | str | None = None, data: str | None = None, samples: int = 32
+    bundle: Path,
+    *,
+    reference: Path | str | None = None,
+    data: str | None = None,
+    samples: int = 32,
+    threads: int = 1,
+    attribute: bool = False,
 ) -> dict[str, Any]:
     """Check a bundle's files, and run it beside its student; also written to parity.json in the bundle.
 
@@ -439,15 +445,46 @@ def verify(
         reference: The student's checkpoint; found beside the bundle's run when None.
         data: Questions; the run's test questions, else stock questions, when None.
         samples: How many.
+        threads: CPU threads of each side.
+        attribute: Find out which part costs what; the target's fp32 export is made for it and thrown away.
     Returns:
-        Figures, bars, and `passed`.
+        `edgekit.parity.Parity` as JSON: figures, bars, and `passed`.
     """
+    import tempfile
+
     from edgekit.runtimes.verify import verify_bundle
 
     found = _reference(reference, [bundle])
     if reference is None and (made_from := _made_from(bundle)) is not None:
         found = made_from
-    return verify_bundle(bundle, found, data or _run_data([bundle]), samples)
+    questions = data or _run_data([bundle])
+    if not attribute:
+        return verify_bundle(bundle, found, questions, samples, threads=threads)
+    with tempfile.TemporaryDirectory(prefix="edgekit-verify-") as place:
+        plain, why = _plain_export(bundle, found, Path(place) / "fp32")
+        return verify_bundle(
+            bundle, found, questions, samples, threads=threads, attribution=True, plain=plain, note=why
+        )
+
+
+def _plain_export(folder: Path, reference: Path | None, out: Path) -> tuple[Path | None, str]:
+    """The bundle's checkpoint in the same target and sizes in fp32, or why there is none."""
+    from edgekit.bundle import Bundle
+    from edgekit.checkpoint import checkpoint_hash
+    from edgekit.export import TARGETS
+    from edgekit.export.bundling import export_checkpoint
+
+    manifest = Bundle.load(folder).manifest
+    if manifest.precision.common == "fp32":
+        return None, "the bundle is fp32: nothing of it is quantised"
+    if reference is None or checkpoint_hash(reference) != manifest.student_sha256:
+        return None, "no checkpoint to export"  # the comparison itself says so in full
+    if "fp32" not in TARGETS.load(manifest.target).PRECISIONS:
+        return None, f"the target {manifest.target!r} has no fp32"
+    sizes = manifest.preprocessing.get("sizes")
+    note("Exporting the checkpoint in fp32, for the share of quantisation.")
+    export_checkpoint(reference, manifest.target, "fp32", out, sizes=sizes and [(w, h) for w, h in sizes])
+    return out, ""
 
 
 def bench(

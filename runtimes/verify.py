@@ -1,25 +1,33 @@
-"""`edgekit verify`: is this bundle whole, and does it answer as PyTorch does?"""
+"""`edgekit verify`: is this bundle whole, and does it answer as PyTorch does? If not, which part is to blame?"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgekit.bars import ALWAYS, bars_of, judge
+from edgekit.bars import ALWAYS, bars_of, component_bars, judge
 from edgekit.bundle import Bundle
 from edgekit.chat import Message, question
 from edgekit.checkpoint import check_checkpoint, checkpoint_hash
 from edgekit.console import progress
 from edgekit.data import samples
-from edgekit.errors import BundleError, NotFiniteError
+from edgekit.errors import BundleError, DataError, EdgekitError, NotFiniteError
 from edgekit.families import fit_image
 from edgekit.files import write_json
+from edgekit.parity import SCHEMA_VERSION, Check, Files, ModuleParity, Parity
+from edgekit.processor import Processor
 from edgekit.runtimes import RUNTIMES, runtime_for
+from edgekit.runtimes.attribute import Followed, attribute
 from edgekit.runtimes.generate import answer, follow
-from edgekit.runtimes.session import Session
+from edgekit.runtimes.modules import Mix, Reference, open_reference
+from edgekit.runtimes.session import Modules, Prepared, Session
+from edgekit.schema import to_json
 from edgekit.stats import finite_or_none, kl_divergence, largest_gap
 
 if TYPE_CHECKING:
@@ -27,9 +35,25 @@ if TYPE_CHECKING:
 
 Prompt = tuple[list[Message], "list[Image]"]
 STOCK = ("What is in the image?", "Describe the picture.", "What color is it?", "Is there a circle?")
+EQUAL_DB = 200.0
+# Modes and shapes that preprocessing goes wrong on; pictures of more than a few megapixels are left to the tests.
+ODD = (
+    ("RGB", (1, 1)), ("RGB", (1, 150)), ("RGB", (700, 9)), ("RGB", (1601, 1200)), ("L", (63, 65)), ("P", (120, 40)),
+    ("RGBA", (50, 90)), ("LA", (33, 33)), ("1", (64, 64)), ("CMYK", (97, 41)), ("I;16", (80, 60)),
+)  # fmt: skip
 
 
-def verify_bundle(folder: Path, reference: Path | None, data: str | None, count: int) -> dict[str, Any]:
+def verify_bundle(
+    folder: Path,
+    reference: Path | None,
+    data: str | None,
+    count: int,
+    *,
+    threads: int = 1,
+    attribution: bool = False,
+    plain: Path | None = None,
+    note: str = "",
+) -> dict[str, Any]:
     """Verify a bundle and write parity.json into it.
 
     Args:
@@ -37,39 +61,85 @@ def verify_bundle(folder: Path, reference: Path | None, data: str | None, count:
         reference: The checkpoint it was exported from; without it only its files are checked, and the result says so.
         data: Questions; stock questions on drawn pictures when None.
         count: How many.
+        threads: CPU threads of each side.
+        attribution: Find out which part costs what.
+        plain: The same checkpoint's fp32 bundle of the same target, for the share of quantisation.
+        note: Why there is none.
     Returns:
-        Figures (None where the bundle gave NaN or infinity, or pictures of another shape), the bars they are held to,
-        and `passed`.
+        `edgekit.parity.Parity` as JSON: figures (None where the bundle gave NaN or infinity, or pictures of another
+        shape), the bars they are held to, and `passed`.
     Raises:
-        BundleError: not whole, or made from another checkpoint.
+        BundleError: not whole, or made from another checkpoint; no attribution where the runtime shows no modules.
         NotFiniteError: the checkpoint itself gives NaN or infinity.
     """
     bundle = Bundle.load(folder)
-    result: dict[str, Any] = {
-        "schema_version": 1,
-        "bundle": bundle.hash,
-        "target": bundle.manifest.target,
-        "precision": bundle.manifest.precision.common,
-        "files": {"count": len(bundle.manifest.files), "bytes": bundle.size_bytes, "whole": True},
-    }
-    if reference is None:
-        result |= {
-            "passed": True,
-            "compared": False,
-            "why": "no reference checkpoint was given: only the files were checked",
-        }
-    else:
+    manifest = bundle.manifest
+    result = Parity(
+        schema_version=SCHEMA_VERSION,
+        bundle=bundle.hash,
+        target=manifest.target,
+        precision=manifest.precision.common,
+        files=Files(len(manifest.files), bundle.size_bytes, True),
+        compared=reference is not None,
+        passed=True,
+        why="" if reference else "no reference checkpoint was given: only the files were checked",
+    )
+    if reference is not None:
         check_checkpoint(reference)
-        if (found := checkpoint_hash(reference)) != bundle.manifest.student_sha256:
+        if (found := checkpoint_hash(reference)) != manifest.student_sha256:
             raise BundleError(
                 f"{folder} was exported from another checkpoint than {reference}.",
-                why=f"Its manifest names {bundle.manifest.student_sha256[:12]}, this one is {found[:12]}.",
+                why=f"Its manifest names {manifest.student_sha256[:12]}, this one is {found[:12]}.",
                 fix="Name its own checkpoint with --reference.",
             )
-        result |= {"runtime": runtime_for(folder), "compared": True, "questions": data or "stock"}
-        result |= _compare(bundle, reference, _prompts(data, count))
-    write_json(folder / "parity.json", result)
-    return result
+        result = replace(result, runtime=runtime_for(folder), questions=data or "stock")
+        with _Sides(bundle, reference, plain, threads) as sides:
+            result = _compare(result, sides, _prompts(data, count), attribution, note)
+    elif attribution:
+        raise EdgekitError(
+            "Losses cannot be attributed without the checkpoint.", fix="Name it:  --reference CHECKPOINT"
+        )
+    value: dict[str, Any] = to_json(result)
+    write_json(folder / "parity.json", value)
+    return value
+
+
+class _Sides:
+    """The bundle and the checkpoint, loaded."""
+
+    def __init__(self, bundle: Bundle, reference: Path, plain: Path | None, threads: int) -> None:
+        def opened(folder: Path) -> Any:
+            return RUNTIMES.load(runtime_for(folder)).open_session(folder, threads)
+
+        self.params = bundle.manifest.preprocessing
+        self.parameters_equal = float(_same_parameters(bundle))
+        self.precision = bundle.manifest.precision.common
+        self.name = bundle.folder.name
+        self.theirs = open_reference(reference, threads)
+        self.ours: Session = opened(bundle.folder)
+        self.plain: Session | None = None if plain is None else opened(plain)
+        self.modules: Reference | None = None
+        if isinstance(self.ours, Modules):
+            self.modules = Reference(self.theirs, self.params.get("sizes"))
+
+    def __enter__(self) -> _Sides:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for session in (self.ours, self.theirs, self.plain):
+            if session is not None:
+                session.close()
+
+    def seen(self, images: Sequence[Image]) -> list[Image]:
+        """The pictures as the reference is shown them: a bundle of fixed picture sizes resizes before all else."""
+        return [fit_image(image, self.params) for image in images]
+
+
+def _same_parameters(bundle: Bundle) -> bool:
+    """Whether the manifest's image parameters are those that the bundle's processor files give."""
+    known = bundle.manifest.preprocessing
+    read = Processor.load(bundle.folder).for_sizes(known.get("sizes")).params
+    return bool(json.loads(json.dumps(read)) == json.loads(json.dumps(known)))
 
 
 def _prompts(data: str | None, count: int) -> list[Prompt]:
@@ -82,49 +152,162 @@ def _prompts(data: str | None, count: int) -> list[Prompt]:
     return [(question(STOCK[k % 4]), [draw(k)[0].resize(sizes[k // 4 % 4])]) for k in range(count)]
 
 
-def _compare(bundle: Bundle, reference: Path, prompts: Sequence[Prompt]) -> dict[str, Any]:
-    bars = {**ALWAYS, **bars_of(bundle.manifest.precision.common)}
-    theirs: Session = RUNTIMES.load("pytorch").open_session(reference, 1)
-    ours: Session = RUNTIMES.load(runtime_for(bundle.folder)).open_session(bundle.folder, 1)
-    params = bundle.manifest.preprocessing
-    rows = []
+def odd_pictures() -> Iterator[Image]:
+    """Noise in the modes and shapes of ODD, always the same."""
+    from PIL import Image as pillow
+
+    rng = np.random.default_rng(0)
+    for mode, (width, height) in ODD:
+        if mode == "I;16":
+            yield pillow.fromarray(rng.integers(0, 1 << 16, (height, width), dtype=np.uint16))
+        else:
+            noise = rng.integers(0, 256, (height, width, 4), dtype=np.uint8)
+            yield pillow.fromarray(noise, "RGBA").convert(mode)
+
+
+@dataclass
+class _Tally:
+    """What is added up over all samples."""
+
+    pixels: float = 0.0
+    ids_equal: list[bool] = field(default_factory=list)
+    identical: list[bool] = field(default_factory=list)
+    best: list[bool] = field(default_factory=list)
+    logits: float = 0.0
+    kl: float = 0.0
+    modules: dict[str, _Gap] = field(default_factory=dict)
+    followed: list[Followed] = field(default_factory=list)
+
+
+class _Gap:
+    """A module's outputs against the reference's, added up."""
+
+    def __init__(self) -> None:
+        self.dot = self.signal = self.other = self.error = self.worst = 0.0
+        self.values = 0
+
+    def add(self, theirs: Any, ours: Any) -> None:
+        """Two arrays; of another shape or not finite counts as infinitely far."""
+        self.values += int(np.asarray(theirs).size)
+        gap = largest_gap(theirs, ours)
+        self.worst = max(self.worst, gap)
+        if math.isfinite(gap):
+            a, b = np.asarray(theirs, np.float64), np.asarray(ours, np.float64)
+            self.dot += float((a * b).sum())
+            self.signal += float((a * a).sum())
+            self.other += float((b * b).sum())
+            self.error += float(((a - b) ** 2).sum())
+
+    def result(self) -> ModuleParity:
+        """The figures; None where something was not finite."""
+        if not math.isfinite(self.worst) or not self.signal or not self.other:
+            return ModuleParity(None, None, finite_or_none(self.worst), self.values)
+        noise = 10 * math.log10(self.signal / self.error) if self.error else EQUAL_DB
+        return ModuleParity(
+            self.dot / math.sqrt(self.signal * self.other), min(noise, EQUAL_DB), self.worst, self.values
+        )
+
+
+def _compare(result: Parity, sides: _Sides, prompts: Sequence[Prompt], attribution: bool, note: str) -> Parity:
+    bars = {**ALWAYS, **bars_of(sides.precision)}
+    if sides.modules is not None:
+        bars |= component_bars(sides.precision)
+    elif attribution:
+        raise BundleError(
+            f"The runtime {result.runtime!r} does not show its modules one by one.",
+            why="So a loss cannot be attributed to one of them.",
+            fix="Leave --attribute out.",
+        )
+    tally = _Tally()
     with progress() as bar:
-        task = bar.add_task(f"verifying {bundle.folder.name}", total=len(prompts))
+        task = bar.add_task(f"verifying {sides.name}", total=len(prompts))
         for number, (messages, images) in enumerate(prompts, 1):
-            # An export for some picture sizes resizes to them first; the reference is shown what that gives.
-            rows.append(_one(ours, theirs, messages, [fit_image(image, params) for image in images]))
+            _one(sides, messages, images, tally)
             bar.update(task, completed=number)
-    ours.close()
-    theirs.close()
-    tokens = sum(row["tokens"] for row in rows)
-    figures = {
-        "samples": len(rows),
-        "tokens": tokens,
-        "pixel_max_abs": finite_or_none(max(row["pixels"] for row in rows)),
-        "prompt_ids_equal": float(np.mean([row["ids_equal"] for row in rows])),
-        "greedy_identical": float(np.mean([row["identical"] for row in rows])),
-        "top1_agreement": sum(row["best"] for row in rows) / tokens,
-        "logits_max_abs": finite_or_none(max(row["logits"] for row in rows)),
-        "mean_kl": finite_or_none(sum(row["kl"] for row in rows) / tokens),
-    }
-    checks = judge(figures, bars)
-    return {**figures, "checks": checks, "passed": all(check["held"] for check in checks.values())}
+    odd = list(odd_pictures())
+    for image in odd:
+        _prepare_both(sides, question(STOCK[0]), [image], tally)
+    components = {name: gap.result() for name, gap in tally.modules.items()}
+    tokens = len(tally.best)
+    result = replace(
+        result,
+        samples=len(prompts),
+        tokens=tokens,
+        odd_pictures=len(odd),
+        pixel_max_abs=finite_or_none(tally.pixels),
+        prompt_ids_equal=float(np.mean(tally.ids_equal)),
+        parameters_equal=sides.parameters_equal,
+        greedy_identical=float(np.mean(tally.identical)),
+        top1_agreement=float(np.mean(tally.best)),
+        logits_max_abs=finite_or_none(tally.logits),
+        mean_kl=finite_or_none(tally.kl / tokens),
+        components=components,
+    )
+    figures = {name: getattr(result, name) for name in bars if hasattr(result, name)}
+    figures |= {f"{name}_snr_db": module.snr_db for name, module in components.items()}
+    judged = judge(figures, {name: bar for name, bar in bars.items() if name in figures})
+    checks = {name: Check(**check) for name, check in judged.items()}  # type: ignore[arg-type]
+    found = None
+    if attribution and sides.modules is not None:
+        found = attribute(sides.modules, sides.ours, sides.plain, tally.followed, note)
+    return replace(result, checks=checks, passed=all(check.held for check in checks.values()), attribution=found)
 
 
-def _one(ours: Session, theirs: Session, messages: list[Message], images: list[Image]) -> dict[str, Any]:
-    wanted = answer(theirs, messages, images, max_new_tokens=16).token_ids
+def _one(sides: _Sides, messages: list[Message], images: list[Image], tally: _Tally) -> None:
+    seen = sides.seen(images)
+    wanted = answer(sides.theirs, messages, seen, max_new_tokens=16).token_ids
+    theirs = list(follow(sides.theirs, messages, seen, wanted))
     try:
-        said = answer(ours, messages, images, max_new_tokens=16).token_ids
+        said = answer(sides.ours, messages, images, max_new_tokens=16).token_ids
     except NotFiniteError:
         said = []  # a bar missed, not an error of the check
-    pairs = list(zip(follow(theirs, messages, images, wanted), follow(ours, messages, images, wanted), strict=True))
-    a, b = theirs.prepare(messages, images), ours.prepare(messages, images)
-    return {
-        "tokens": len(wanted),
-        "identical": wanted == said,
-        "best": sum(np.isfinite(y).all() and int(x.argmax()) == int(y.argmax()) for x, y in pairs),
-        "logits": max(largest_gap(x, y) for x, y in pairs),
-        "kl": sum(kl_divergence(x, y) for x, y in pairs),
-        "pixels": 0.0 if a.pixels is None or b.pixels is None else largest_gap(a.pixels, b.pixels),
-        "ids_equal": np.array_equal(a.ids, b.ids),
-    }
+    ours = list(follow(sides.ours, messages, images, wanted))
+    for a, b in zip(theirs, ours, strict=True):
+        tally.best.append(bool(np.isfinite(b).all()) and int(a.argmax()) == int(b.argmax()))
+        tally.logits = max(tally.logits, largest_gap(a, b))
+        tally.kl += kl_divergence(a, b)
+    tally.identical.append(wanted == said)
+    prepared = _prepare_both(sides, messages, images, tally)
+    tally.followed.append(Followed(messages, seen, wanted, theirs))
+    if sides.modules is not None and prepared is not None:
+        _modules(sides.modules, sides.ours, prepared, tally)
+
+
+def _prepare_both(sides: _Sides, messages: list[Message], images: list[Image], tally: _Tally) -> Prepared | None:
+    """Pixels and ids of both sides; what both refuse counts as equal, what one refuses as infinitely far."""
+    try:
+        a: Prepared | None = sides.theirs.prepare(messages, sides.seen(images))
+    except DataError:
+        a = None
+    try:
+        b: Prepared | None = sides.ours.prepare(messages, images)
+    except DataError:
+        b = None
+    if a is None or b is None:
+        tally.ids_equal.append(a is b)
+        tally.pixels = tally.pixels if a is b else math.inf
+        return None
+    tally.ids_equal.append(np.array_equal(a.ids, b.ids))
+    if a.pixels is not None or b.pixels is not None:
+        gap = math.inf if a.pixels is None or b.pixels is None else largest_gap(a.pixels, b.pixels)
+        tally.pixels = max(tally.pixels, gap)
+    return a
+
+
+def _modules(reference: Reference, ours: Any, prepared: Prepared, tally: _Tally) -> None:
+    """Each module on the reference's own inputs."""
+    followed = tally.followed[-1]
+    gaps = tally.modules
+    if prepared.pixels is not None:
+        a, b = reference.encode_image(prepared), ours.encode_image(prepared)
+        gap = gaps.setdefault("vision", _Gap())
+        gap.add(a.embeds, b.embeds)
+        if a.deepstack is not None:
+            gap.add(a.deepstack, b.deepstack)
+    gaps.setdefault("embedding", _Gap()).add(reference.embed(prepared.ids), ours.embed(prepared.ids))
+    mix = Mix(reference, reference, reference, ours, reference.image_token_id, reference.deepstack)
+    gap = gaps.setdefault("decoder", _Gap())
+    for theirs, got in zip(
+        followed.logits, mix.follow(followed.messages, followed.images, followed.tokens), strict=True
+    ):
+        gap.add(theirs, got)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -20,6 +20,10 @@ def command(
         str | None, typer.Option(help="Questions; the run's test questions by default.", show_default=False)
     ] = None,
     samples: Annotated[int, typer.Option(help="How many questions.", min=1)] = 32,
+    threads: Annotated[int, typer.Option(help="CPU threads of each side.", min=1)] = 1,
+    attribute: Annotated[
+        bool, typer.Option("--attribute", help="Say which part costs what, and what of it is quantisation.")
+    ] = False,
     json_out: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Check a bundle's files, and its answers against PyTorch's; exit 3 when a bar is missed.
@@ -28,20 +32,52 @@ def command(
     """
     from edgekit import api
 
-    result = api.verify(bundle, reference=reference, data=data, samples=samples)
+    result = api.verify(bundle, reference=reference, data=data, samples=samples, threads=threads, attribute=attribute)
     if json_out:
         print_json(result)
     else:
-        files = result["files"]
-        print_text(f"files     whole: {files['count']} files, {files['bytes']:,} bytes, {result['bundle'][:12]}")
-        if not result["compared"]:
-            print_text(f"answers   not compared: {result['why']}")
-        for name, check in result.get("checks", {}).items():
-            print_text(
-                f"{'held  ' if check['held'] else 'MISSED'}    {name:18} {check['value']:.6g}  (bar {check['bar']:g})"
-            )
-        if result["compared"]:
-            seen = f"{result['tokens']} tokens of {result['samples']} answers"
-            print_text(f"          mean KL {result['mean_kl']:.2e} nats over {seen}")
+        _show(result)
     if not result["passed"]:
         raise typer.Exit(3)
+
+
+def _show(result: dict[str, Any]) -> None:
+    files = result["files"]
+    print_text(f"files     whole: {files['count']} files, {files['bytes']:,} bytes, {result['bundle'][:12]}")
+    if not result["compared"]:
+        print_text(f"answers   not compared: {result['why']}")
+        return
+    for name, check in result["checks"].items():
+        print_text(
+            f"{'held  ' if check['held'] else 'MISSED'}    {name:18} {_figure(check['value'])}  (bar {check['bar']:g})"
+        )
+    for name, module in result["components"].items():
+        print_text(
+            f"          {name:18} cosine {_figure(module['cosine'])}, SNR {_figure(module['snr_db'])} dB, "
+            f"max difference {_figure(module['max_abs'])}"
+        )
+    seen = f"{result['tokens']} tokens of {result['samples']} answers"
+    print_text(f"          mean KL {_figure(result['mean_kl'])} nats over {seen}")
+    if result["attribution"] is not None:
+        _show_attribution(result["attribution"])
+
+
+def _show_attribution(found: dict[str, Any]) -> None:
+    print_text(
+        f"{'part taken from the bundle':28}{'mean KL':>12}{'best differs':>14}{'fp32 export':>13}{'quantisation':>14}"
+    )
+    rows = {**found["parts"], "all of them": {"loss": found["total"], "export": None, "quantisation": None}}
+    for part, row in rows.items():
+        loss = row["loss"]
+        shares = "".join(
+            f"{'' if row[key] is None else _figure(row[key]['mean_kl']):>{width}}"
+            for key, width in (("export", 13), ("quantisation", 14))
+        )
+        print_text(f"{part:28}{_figure(loss['mean_kl']):>12}{loss['top1_disagreement']:>14.2%}{shares}")
+    print_text(f"costs most: {found['largest'] or 'none, all is within rounding'}")
+    if found["note"]:
+        print_text(f"no share of quantisation: {found['note']}")
+
+
+def _figure(value: float | None) -> str:
+    return "not finite" if value is None else f"{value:.4g}"
