@@ -1,0 +1,96 @@
+"""`optimum-cli export <target>-vlm`: edgekit's export as commands of Hugging Face optimum, one for each target.
+
+optimum looks for `REGISTER_COMMANDS` in every file of the namespace `optimum.commands.register`; pyproject.toml puts
+this folder there, which therefore has no `__init__.py`. Nothing of optimum is imported before it asks, so that edgekit
+needs no optimum.
+"""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser
+from pathlib import Path
+from typing import Any
+
+TYPED = "vlm"
+
+
+def __getattr__(name: str) -> Any:
+    """REGISTER_COMMANDS, made when optimum asks for it."""
+    if name != "REGISTER_COMMANDS":
+        raise AttributeError(name)
+    from optimum.commands.export.base import ExportCommand
+
+    from edgekit.export import TARGETS
+
+    return [(_command(target), ExportCommand) for target in TARGETS.names()]
+
+
+def _command(target: str) -> Any:
+    """The command class of a target."""
+    from optimum.commands.base import BaseOptimumCLICommand, CommandInfo
+
+    class Export(BaseOptimumCLICommand):  # type: ignore[misc]
+        """The command."""
+
+        COMMAND = CommandInfo(
+            name=f"{target}-{TYPED}",
+            help=f"Export a vision-language model to {target} with edgekit, checked against PyTorch.",
+        )
+
+        @staticmethod
+        def parse_args(parser: ArgumentParser) -> None:
+            """The options."""
+            add_options(parser, target)
+
+        def run(self) -> None:
+            """Export, and say how it compares with PyTorch."""
+            given = self.args
+            export(target, given.model, given.output, given.precision, given.image_size, given.data, given.samples)
+
+    Export.__name__ = Export.__qualname__ = f"{target.title()}VlmExport"
+    return Export
+
+
+def add_options(parser: ArgumentParser, target: str) -> None:
+    """The options of a target's command.
+
+    Args:
+        parser: optimum's, of this command.
+        target: Name in edgekit.export.
+    """
+    parser.add_argument("--model", required=True, help="Hugging Face folder, demo:teacher or demo:student.")
+    parser.add_argument("output", type=Path, help="Folder of the bundle; it appears whole or not at all.")
+    parser.add_argument(
+        "--precision", default="fp32", help=f"How weights are stored, default fp32; `edgekit targets` lists {target}'s."
+    )
+    parser.add_argument(
+        "--image-size", action="append", metavar="WxH", help="Picture size, for families that bake it; may be repeated."
+    )
+    parser.add_argument("--data", help="Questions for the comparison with PyTorch; stock questions by default.")
+    parser.add_argument("--samples", type=int, default=32, help="How many, default 32.")
+
+
+def export(
+    target: str,
+    model: str,
+    output: Path,
+    precision: str,
+    image_sizes: list[str] | None,
+    data: str | None,
+    samples: int,
+) -> None:
+    """What `edgekit export MODEL --target TARGET --out OUTPUT` does, with its messages and exit codes.
+
+    Args:
+        target, precision: Names.
+        model: Checkpoint.
+        output: Folder.
+        image_sizes: Such as 448x336.
+        data, samples: Questions of the comparison, and how many.
+    """
+    from edgekit.cli import build
+
+    given = ["--target", target, "--precision", precision, "--out", str(output), "--samples", str(samples)]
+    given += [word for size in image_sizes or [] for word in ("--image-size", size)]
+    given += ["--data", data] if data is not None else []
+    build()(args=["export", *given, "--", model], prog_name="edgekit")
