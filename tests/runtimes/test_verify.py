@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,16 @@ from typer.testing import CliRunner
 from edgekit import api
 from edgekit.bundle import Bundle
 from edgekit.cli import build
+from edgekit.demo.shapes import draw
 from edgekit.errors import BundleError, EdgekitError
 from edgekit.export.bundling import export_checkpoint
-from edgekit.families import idefics3
+from edgekit.families import fit_image, idefics3
 from edgekit.files import sha256_file
 from edgekit.parity import PARTS, read_parity
+from edgekit.runtimes import RUNTIMES, runtime_for
 from edgekit.runtimes.attribute import ROUNDING_NATS
+from edgekit.runtimes.generate import Chat, answer, follow
+from edgekit.runtimes.sampling import greedy
 from edgekit.runtimes.verify import EQUAL_DB, ODD, _Gap, odd_pictures, verify_bundle
 
 
@@ -192,6 +196,39 @@ def test_the_command_line(tiled: tuple[Path, Path], tmp_path: Path) -> None:
     assert bad.exit_code == 3 and "costs most: preprocessing" in bad.stdout and "MISSED    pixel_max_abs" in bad.stdout
     with pytest.raises(EdgekitError, match="without the checkpoint"):
         verify_bundle(bundle, None, None, 1, attribution=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl", "internvl", "smolvlm"])
+def test_every_family(tiny_of: Callable[..., Path], tmp_path: Path, family: str) -> None:
+    """Whole, within rounding part by part, blamed rightly; and a chat's logits are those of a fresh prefill."""
+    model = tiny_of(family)
+    bundle = export_checkpoint(model, "onnx", "fp32", tmp_path / "bundle")
+    result = verify_bundle(bundle.folder, model, None, 8, attribution=True)
+    assert result["passed"], result["checks"]
+    assert result["pixel_max_abs"] == 0 and result["attribution"]["largest"] is None
+    params = bundle.manifest.preprocessing
+    ours, theirs = (RUNTIMES.load(runtime_for(folder)).open_session(folder, 1) for folder in (bundle.folder, model))
+    seen: list[Any] = []
+
+    def choose(logits: Any, ids: Sequence[int]) -> int:
+        seen.append(logits)
+        return greedy(logits)
+
+    chat, kept = Chat(ours, max_new_tokens=4, choose=choose), 0
+    for text, images in (("is there a circle?", [draw(0)[0]]), ("sure?", []), ("here?", [draw(1)[0], draw(2)[0]])):
+        seen.clear()
+        got = chat.say(text, images)
+        kept += got.timings.cached_tokens
+        asked, shown = chat.messages[:-1], [fit_image(image, params) for image in chat.images]
+        fresh = next(follow(theirs, asked, shown, got.token_ids))
+        np.testing.assert_allclose(seen[0], fresh, atol=1e-4)
+        assert got.token_ids == answer(theirs, asked, shown, max_new_tokens=4).token_ids
+    assert kept > 0
+    for number, (part, component) in enumerate({"embedding": "token_embedding", "decoder": "text_decoder"}.items()):
+        edit = one_row_of(bundle.folder, model) if part == "embedding" else weights(component, one_weight, matrix)
+        broken = rewritten(bundle.folder, tmp_path / f"broken {number}", edit)
+        assert verify_bundle(broken, model, None, 4, attribution=True)["attribution"]["largest"] == part
 
 
 def test_a_manifest_that_says_otherwise_than_the_files(tiled: tuple[Path, Path], tmp_path: Path) -> None:
