@@ -35,3 +35,9 @@ def test_ratios_are_taken_within_each_repetition() -> None:
     rows = {row["way"]: row for row in generate.summary({"ours": [10.0, 40.0, 30.0], "x": [5.0, 10.0, 30.0]})}
     assert rows["x"]["ours_over"] == 2.0 and rows["x"]["ours_over_range"] == [1.0, 4.0]
     assert rows["x"]["tokens_per_s"] == 10.0 and rows["ours"]["ours_over_range"] == [1.0, 1.0]
+
+
+def test_chat_prefills_as_much_in_all_as_the_whole_conversation(tiny_bundle: Path) -> None:
+    rows = script("chat").measure(tiny_bundle, 3, 1)
+    assert [row["turn"] for row in rows] == [1, 2, 3] and rows[0]["kept"] == 0 < rows[1]["kept"] < rows[2]["kept"]
+    assert all(row["prefilled"] + row["kept"] == row["anew"] and row["anew_ms"] > 0 for row in rows)
