@@ -1,0 +1,89 @@
+"""A program of ExecuTorch in this process: what the export's parity run and the runtime share."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekit.errors import BundleError
+
+
+def load_custom_ops() -> None:
+    """Make llama::custom_sdpa and llama::update_cache known, to torch and to the runtime of this process."""
+    import torch
+
+    library = _portable_lib()  # it must be there before the operators, which register themselves with it
+    folder = Path(library.__file__).parent.parent / "llm" / "custom_ops"
+    torch.ops.load_library(next(folder.glob("libcustom_ops_aot_lib.*")))
+
+
+def _portable_lib() -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the API calls itself experimental, once per import
+        level = logging.root.manager.disable
+        logging.disable(logging.WARNING)  # and some of its optional parts miss their libraries, which say so
+        try:
+            from executorch.extension.pybindings import portable_lib
+        finally:
+            logging.disable(level)
+    return portable_lib
+
+
+class Program:
+    """A .pte file, its methods loaded when they are first run; mutable buffers live as long as this does."""
+
+    def __init__(self, path: Path, threads: int) -> None:
+        """Load a file.
+
+        Args:
+            path: The .pte.
+            threads: Of the pool that all programs of this process share.
+        Raises:
+            BundleError: ExecuTorch refuses it.
+        """
+        load_custom_ops()
+        library = _portable_lib()
+        library._unsafe_reset_threadpool(threads)  # unsafe while a program runs; none does
+        try:
+            self._program = library._load_program(str(path))
+        except RuntimeError as error:
+            raise BundleError(f"ExecuTorch does not load {path}.", why=str(error)[:500]) from error
+        self._methods: dict[str, Any] = {}
+
+    def load(self, name: str) -> Any:
+        """A method, its weights unpacked.
+
+        Raises:
+            BundleError: there is none, or ExecuTorch refuses it.
+        """
+        if name not in self._methods:
+            try:
+                self._methods[name] = self._program.load_method(name)
+            except RuntimeError as error:
+                raise BundleError(f"ExecuTorch does not load the method {name!r}.", why=str(error)[:500]) from error
+        return self._methods[name]
+
+    def run(self, name: str, *arrays: NDArray[Any]) -> list[Any]:
+        """Run a method.
+
+        Args:
+            name: Of the method.
+            arrays: Its inputs.
+        Returns:
+            Its outputs, tensors as arrays.
+        Raises:
+            BundleError: there is no such method, or it fails.
+        """
+        import torch
+
+        method = self.load(name)
+        try:
+            found = method([torch.from_numpy(np.ascontiguousarray(array)) for array in arrays])
+        except RuntimeError as error:
+            raise BundleError(f"ExecuTorch does not run the method {name!r}.", why=str(error)[:500]) from error
+        return [out.numpy() if isinstance(out, torch.Tensor) else out for out in found]

@@ -1,0 +1,275 @@
+"""Modules rewritten so that nearly everything of them can be handed to XNNPACK, and lowered in little time.
+
+What XNNPACK's partitioner leaves out today (executorch 1.4.1), and what stands in its place here:
+
+    means of rows (RMSNorm), LayerNorm           a linear layer with one output whose weights are all 1 / D
+    slices of tensors with a free size            rotate_half as a linear layer: a signed permutation
+    views with a size in symbols, unsqueeze       the one free size written as -1
+    attention over the cache                      ExecuTorch's own custom_sdpa and update_cache, which read and write
+                                                  the cache in place; the mask is never built
+    GELU by tanh (XNNPACK takes it and computes erf)    a product with a sigmoid
+    attention of the vision encoder               two products of batches and a softmax, without the rows that
+                                                  torch's own attention guards against being masked whole
+
+All are the same mathematics: parity at export is measured against the untouched modules.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from edgekit.families import Split
+
+CACHED, PLAIN = "edgekit_cached", "edgekit_plain"
+
+
+def rewritten(module: nn.Module, attention: str) -> nn.Module:
+    """A copy of a module whose norms and attention XNNPACK can take; the original stays as it is.
+
+    Args:
+        module: In float32.
+        attention: CACHED for a decoder, PLAIN for a vision encoder.
+    """
+    twin = copy.deepcopy(module).eval()
+    _replace_parts(twin)
+    for part in twin.modules():
+        config = getattr(part, "config", None)
+        if hasattr(config, "_attn_implementation"):
+            config._attn_implementation = attention
+    return twin
+
+
+def _replace_parts(module: nn.Module) -> None:
+    from torch import nn
+
+    rms, layer, gelu = _parts()
+    for name, child in module.named_children():
+        if type(child).__name__.endswith("RMSNorm") and hasattr(child, "variance_epsilon"):
+            setattr(module, name, rms(child))
+        elif isinstance(child, nn.LayerNorm) and child.elementwise_affine and len(child.normalized_shape) == 1:
+            setattr(module, name, layer(child))
+        elif type(child).__name__ == "GELUTanh" or (isinstance(child, nn.GELU) and child.approximate == "tanh"):
+            setattr(module, name, gelu())
+        else:
+            _replace_parts(child)
+
+
+def _parts() -> tuple[Any, Any, Any]:
+    """Stand-ins for an RMSNorm, a LayerNorm and a GELU by tanh."""
+    import torch
+    from torch import nn
+    from torch.nn.functional import linear
+
+    class Rms(nn.Module):
+        def __init__(self, norm: Any) -> None:
+            super().__init__()
+            self.weight, self.epsilon = norm.weight, norm.variance_epsilon
+            self.mean = _mean_of(norm.weight)
+
+        def forward(self, hidden: Tensor) -> Tensor:
+            return self.weight * (hidden * torch.rsqrt(linear(hidden * hidden, self.mean) + self.epsilon))
+
+    class Layer(nn.Module):
+        def __init__(self, norm: nn.LayerNorm) -> None:
+            super().__init__()
+            self.weight, self.bias, self.epsilon = norm.weight, norm.bias, norm.eps
+            self.mean = _mean_of(norm.weight)
+
+        def forward(self, hidden: Tensor) -> Tensor:
+            hidden = hidden.contiguous()  # as LayerNorm's result is; views after it may rely on that
+            hidden = hidden - linear(hidden, self.mean)
+            hidden = hidden * torch.rsqrt(linear(hidden * hidden, self.mean) + self.epsilon) * self.weight
+            return hidden if self.bias is None else hidden + self.bias
+
+    class GeluTanh(nn.Module):
+        """x (1 + tanh(y)) / 2 = x sigmoid(2 y), with y = sqrt(2 / pi) (x + 0.044715 x^3)."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            for name, value in (("linear", 1.0), ("cubic", 0.044715)):
+                factor = torch.tensor([value * 2 * math.sqrt(2 / math.pi)])
+                self.register_buffer(name, factor, persistent=False)
+
+        def forward(self, hidden: Tensor) -> Tensor:
+            return hidden * torch.sigmoid(hidden * (hidden * hidden * self.cubic + self.linear))
+
+    return Rms, Layer, GeluTanh
+
+
+def _mean_of(weight: Tensor) -> Any:
+    import torch
+
+    width = weight.shape[0]
+    return torch.nn.Parameter(torch.full((1, width), 1 / width), requires_grad=False)
+
+
+@contextmanager
+def traceable(module: nn.Module) -> Iterator[None]:
+    """While a rewritten module is traced: its attention is known to transformers, and rotate_half is a linear layer."""
+    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    places = {type(part).__module__ for part in module.modules()}
+    homes = [sys.modules[name] for name in places if hasattr(sys.modules[name], "rotate_half")]
+    before = [home.rotate_half for home in homes]
+    turn = _turns({part.head_dim for part in module.modules() if isinstance(getattr(part, "head_dim", None), int)})
+    for home in homes:
+        home.rotate_half = turn
+    ALL_ATTENTION_FUNCTIONS.register(PLAIN, _plain_attention)
+    ALL_ATTENTION_FUNCTIONS.register(CACHED, _cached_attention)
+    for name in (PLAIN, CACHED):
+        ALL_MASK_ATTENTION_FUNCTIONS.register(name, lambda *_, **__: None)
+    try:
+        yield
+    finally:
+        for home, function in zip(homes, before, strict=True):
+            home.rotate_half = function
+        for functions in (ALL_ATTENTION_FUNCTIONS, ALL_MASK_ATTENTION_FUNCTIONS):
+            for name in (PLAIN, CACHED):
+                functions._global_mapping.pop(name, None)
+
+
+def _turns(widths: Iterable[int]) -> Callable[[Tensor], Tensor]:
+    """rotate_half, (a, b) -> (-b, a) for the halves of the last axis, as a product with a constant of the program.
+
+    Args:
+        widths: Of that axis, that may come.
+    """
+    import torch
+
+    constants = {}
+    for width in widths:
+        half = width // 2
+        constants[width] = torch.nn.Parameter(torch.zeros(width, width), requires_grad=False)
+        constants[width][:half, half:] = -torch.eye(half)
+        constants[width][half:, :half] = torch.eye(half)
+    return lambda values: torch.nn.functional.linear(values, constants[values.shape[-1]])
+
+
+def _plain_attention(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, scaling: float | None = None, **_: Any
+) -> tuple[Tensor, None]:
+    """Attention (B, H, T, D) without a cache, as products of batches; a mask is added to the scores."""
+    import torch
+
+    batch, heads, tokens, width = query.shape
+    repeats = heads // key.shape[1]
+    if repeats > 1:
+        key, value = key.repeat_interleave(repeats, dim=1), value.repeat_interleave(repeats, dim=1)
+    scale = torch.tensor(1 / math.sqrt(width) if scaling is None else scaling)
+    scores = torch.bmm((query * scale).flatten(0, 1), key.flatten(0, 1).transpose(1, 2))
+    if attention_mask is not None:
+        scores = (scores.view(batch, heads, tokens, -1) + attention_mask).flatten(0, 1)
+    mixed = torch.bmm(scores.softmax(-1), value.flatten(0, 1))
+    return mixed.view(batch, heads, tokens, width).transpose(1, 2), None
+
+
+def _cached_attention(
+    module: Any, query: Tensor, key: Any, value: Tensor, attention_mask: Any, scaling: float | None = None, **_: Any
+) -> tuple[Tensor, None]:
+    """Causal attention over the cache; `key` carries what `BufferCache.update` knows of it."""
+    import torch
+
+    start = module.edgekit_start
+    out = torch.ops.llama.custom_sdpa(query.transpose(1, 2), key, value, start, None, 0.0, True, scaling)
+    return out, None
+
+
+def cached_decoder(split: Split, context: int) -> nn.Module:
+    """The text decoder with its cache as buffers, as ExecuTorch's runners call it.
+
+    forward(inputs_embeds (1, T, D), start_pos (1,)) -> logits of the last token (1, 1, V), T free; then
+    position_ids (3, 1, T) where the positions have three axes, and deepstack (L, 1, T, D) where there is one.
+
+    Args:
+        split: Of the model.
+        context: Tokens the cache holds.
+    """
+    import torch
+    from torch import nn
+    from transformers import Cache
+
+    class BufferCache(Cache):
+        """Keys and values (1, S, H, D_head) per layer, written in place from `start` on."""
+
+        def __init__(self, keys: list[Tensor], values: list[Tensor], start: Any) -> None:
+            super().__init__(layers=[])
+            self.keys, self.values, self.start = keys, values, start
+
+        def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any) -> Any:
+            torch.ops.llama.update_cache(key_states.transpose(1, 2), self.keys[layer_idx], self.start)
+            torch.ops.llama.update_cache(value_states.transpose(1, 2), self.values[layer_idx], self.start)
+            return self.keys[layer_idx], self.values[layer_idx]
+
+        def get_seq_length(self, layer_idx: int = 0) -> int:
+            """Nothing of this module's forward may depend on it: positions are given, no mask is built."""
+            return 0
+
+        def get_mask_sizes(self, query_length: int, layer_idx: int = 0) -> tuple[int, int]:
+            return query_length, 0
+
+    class LastToken(nn.Module):
+        def __init__(self, head: Any) -> None:
+            super().__init__()
+            self.head = head
+
+        def forward(self, hidden: Tensor) -> Any:
+            return self.head(hidden[:, -1:])
+
+    class Decoder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.text: Any = rewritten(split.text, CACHED)
+            self.text.lm_head = LastToken(self.text.lm_head)
+            self.attentions = [part for part in self.text.modules() if hasattr(part, "layer_idx")]
+            for layer in range(split.layers):
+                for name in ("keys", "values"):
+                    empty = torch.zeros(1, context, split.kv_heads, split.head_dim)
+                    self.register_buffer(f"{name}_{layer}", empty, persistent=False)
+
+        def forward(self, inputs_embeds: Tensor, start_pos: Tensor, *more: Tensor) -> Any:
+            tokens = inputs_embeds.shape[1]
+            start = start_pos[0].item()
+            torch._check(start >= 0)
+            torch._check(start < context)
+            torch._check(start + tokens <= context)
+            keys, values = (
+                [getattr(self, f"{name}_{layer}") for layer in range(split.layers)] for name in ("keys", "values")
+            )
+            for attention in self.attentions:
+                attention.edgekit_start = start
+            given = list(more)
+            positions = given.pop(0) if split.position_axes > 1 else torch.arange(tokens).unsqueeze(0) + start_pos
+            cache = BufferCache(keys, values, start)
+            return self.text(inputs_embeds, None, positions, cache, *given)
+
+    return Decoder().eval()
+
+
+def write_free_sizes_as_minus_one(graph_module: Any) -> None:
+    """Rewrite the views and unsqueezes of an edge program so that XNNPACK takes those with one free size."""
+    from executorch.exir.dialects._ops import ops
+
+    view, unsqueeze = ops.edge.aten.view_copy.default, ops.edge.aten.unsqueeze_copy.default
+    for node in graph_module.graph.nodes:
+        if node.op != "call_function" or node.target not in (view, unsqueeze):
+            continue
+        shape = _with_one_free(node.meta["val"].shape)
+        if shape is not None:
+            node.target = view
+            node.args = (node.args[0], shape)
+    graph_module.graph.eliminate_dead_code()
+    graph_module.recompile()
+
+
+def _with_one_free(shape: Sequence[Any]) -> list[int] | None:
+    sizes = [size if isinstance(size, int) else -1 for size in shape]
+    return sizes if sizes.count(-1) <= 1 else None

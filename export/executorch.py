@@ -1,0 +1,325 @@
+"""ExecuTorch: one model.pte for XNNPACK, with the method names of ExecuTorch's own runners.
+
+    vision_encoder     pixel_values (1, 3, H, W), one tile -> (1, N, D); vision_encoder_448x448 and so on for families
+                       of free picture sizes, patches (P, patch) of one picture -> (N, D)
+    token_embedding    input_ids (1, T) -> (1, T, D)
+    text_decoder       inputs_embeds (1, T, D), start_pos (1,) -> logits (1, 1, V) of the last token; the cache is
+                       inside; one method for prefill and decode
+    get_max_seq_len, get_eos_ids, ...    what the runners ask for
+
+Families with M-RoPE or deepstack pass position_ids and features too, which ExecuTorch's C++ runner cannot.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgekit.bundle import Component, TensorSpec
+from edgekit.errors import MissingExtraError
+from edgekit.export import vision_name
+from edgekit.export._xnnpack import PLAIN, cached_decoder, rewritten, traceable, write_free_sizes_as_minus_one
+from edgekit.families import Split, VisionPart, read_optional_json
+from edgekit.pte import Program, load_custom_ops
+from edgekit.registry import missing_extra
+
+if TYPE_CHECKING:
+    from torch import nn
+
+PRECISIONS = {
+    "fp32": "float32",
+    "int8": "8da8w: dynamic int8 inputs per token, int8 weights per channel; embeddings float32",
+    "int4": "8da4w: dynamic int8 inputs per token, 4-bit weights in groups of 32 in the decoder, int8 per channel in "
+    "the vision encoder; embeddings float32",
+}
+EXTRA = "executorch"
+PACKAGES = ("executorch", "torchao")
+HOSTS = ("Linux", "Darwin")
+RUNTIMES = ("executorch",)
+FILE = "model.pte"
+CONTEXT = 2048  # tokens the cache holds, unless the model knows fewer positions
+GROUP = 32
+
+
+@dataclass(frozen=True)
+class Method:
+    """One method of the program.
+
+    Attributes:
+        name: Of the method and the component.
+        module: What is traced.
+        example: Inputs of its forward.
+        inputs, outputs: Names, types and shapes; a name among the sizes is a free size.
+    """
+
+    name: str
+    module: Any
+    example: tuple[Any, ...]
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+def write(split: Split, precision: str, folder: Path) -> tuple[dict[str, Component], dict[str, str]]:
+    """Write model.pte.
+
+    Args:
+        split: The modules, float32.
+        precision: One of PRECISIONS.
+        folder: The bundle's.
+    Returns:
+        The components by name, all in one file, and the versions of the tools.
+    Raises:
+        MissingExtraError: a package of the extra is not installed.
+    """
+    try:
+        load_custom_ops()
+        import torchao  # noqa: F401
+        from executorch.extension.llm.custom_ops import custom_ops  # noqa: F401  (what tracing must know of them)
+    except ModuleNotFoundError as error:
+        if not missing_extra(error, set(PACKAGES)):
+            raise
+        raise MissingExtraError("export to 'executorch'", str(error.name), EXTRA) from error
+    with _quiet():
+        made = methods(split, precision, _context(split))
+        program = lower(made, constants(split, folder)).to_executorch()
+        with (folder / FILE).open("wb") as stream:
+            program.write_to_file(stream)
+    return (
+        {method.name: Component(FILE, method.inputs, method.outputs) for method in made},
+        {package: version(package) for package in PACKAGES},
+    )
+
+
+def _context(split: Split) -> int:
+    configs = (getattr(part, "config", None) for part in split.text.modules())
+    known = [config.max_position_embeddings for config in configs if hasattr(config, "max_position_embeddings")]
+    return min([CONTEXT, *known])
+
+
+def constants(split: Split, folder: Path) -> dict[str, Any]:
+    """The constant methods that ExecuTorch's runners read.
+
+    Args:
+        split: Of the model.
+        folder: With config.json, for the token that opens a prompt.
+    """
+    config = read_optional_json(folder / "config.json")
+    bos = config.get("text_config", config).get("bos_token_id", config.get("bos_token_id"))
+    return {
+        "get_max_seq_len": _context(split),
+        "get_max_context_len": _context(split),
+        "get_vocab_size": split.vocab_size,
+        "get_bos_id": bos if isinstance(bos, int) else 0,
+        "get_eos_ids": split.eos_token_ids,
+        "get_n_layers": split.layers,
+        "use_kv_cache": True,
+        "use_sdpa_with_kv_cache": True,
+        "enable_dynamic_shape": True,
+    }
+
+
+def methods(split: Split, precision: str, context: int) -> list[Method]:
+    """The program's methods, their modules rewritten for XNNPACK and their weights quantised.
+
+    Args:
+        split: The modules, float32; they stay as they are.
+        precision: One of PRECISIONS.
+        context: Tokens the cache holds.
+    """
+    return [
+        *(_vision(vision_name(bucket), part, split, precision) for bucket, part in split.vision.items()),
+        _embedding(split),
+        _decoder(split, precision, context),
+    ]
+
+
+def _vision(name: str, part: VisionPart, split: Split, precision: str) -> Method:
+    import torch
+
+    # One tile a run: XNNPACK plans a fixed shape, and the runners give one picture at a time.
+    shape = tuple(1 if size is None else size for size in part.pixels)
+    outputs = [TensorSpec("image_features", "float32", (*shape[: len(shape) - 3], part.tokens, split.width))]
+    if split.deepstack:
+        outputs.append(TensorSpec("deepstack_features", "float32", (split.deepstack, part.tokens, split.width)))
+    module = rewritten(part.module, PLAIN)
+    _quantise(module, "int8" if precision == "int4" else precision)
+    return Method(
+        name, module, (torch.randn(shape),), (TensorSpec("pixel_values", "float32", shape),), tuple(outputs)
+    )
+
+
+def _embedding(split: Split) -> Method:
+    import torch
+    from torch import nn
+
+    class Embedding(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embedding = split.token_embedding
+
+        def forward(self, input_ids: Any) -> Any:
+            return self.embedding(input_ids)
+
+    return Method(
+        "token_embedding",
+        Embedding().eval(),
+        (torch.zeros(1, 5, dtype=torch.int64),),
+        (TensorSpec("input_ids", "int64", (1, "tokens")),),
+        (TensorSpec("inputs_embeds", "float32", (1, "tokens", split.width)),),
+    )
+
+
+def _decoder(split: Split, precision: str, context: int) -> Method:
+    import torch
+
+    tokens = 5  # above 1: torch.export takes a size of 0 or 1 for a constant
+    module = cached_decoder(split, context)
+    _quantise(module, precision)
+    example = [torch.randn(1, tokens, split.width), torch.tensor([3])]
+    inputs = [
+        TensorSpec("inputs_embeds", "float32", (1, "tokens", split.width)),
+        TensorSpec("start_pos", "int64", (1,)),
+    ]
+    if split.position_axes > 1:
+        example.append(torch.arange(tokens).expand(split.position_axes, 1, -1).contiguous())
+        inputs.append(TensorSpec("position_ids", "int64", (split.position_axes, 1, "tokens")))
+    if split.deepstack:
+        example.append(torch.zeros(split.deepstack, 1, tokens, split.width))
+        inputs.append(TensorSpec("deepstack_embeds", "float32", (split.deepstack, 1, "tokens", split.width)))
+    logits = TensorSpec("logits", "float32", (1, 1, split.vocab_size))
+    return Method("text_decoder", module, tuple(example), tuple(inputs), (logits,))
+
+
+def _quantise(module: nn.Module, precision: str) -> None:
+    """Put the weights of linear layers on their grid, in place; the inputs' grid is chosen as the program runs."""
+    import torch
+    from torch import nn
+
+    if precision == "fp32":
+        return
+    from torchao.quantization import quantize_
+    from torchao.quantization.granularity import PerAxis, PerGroup
+    from torchao.quantization.quant_api import Int8DynamicActivationIntxWeightConfig
+
+    def in_groups(part: nn.Module, _: str) -> bool:
+        return precision == "int4" and isinstance(part, nn.Linear) and part.in_features % GROUP == 0
+
+    def per_channel(part: nn.Module, _: str) -> bool:
+        return isinstance(part, nn.Linear) and not in_groups(part, _)
+
+    # Widths that are no multiple of the group keep 8 bits.
+    for wanted, dtype, granularity in (
+        (per_channel, torch.int8, PerAxis(0)),
+        (in_groups, torch.int4, PerGroup(GROUP)),
+    ):
+        config = Int8DynamicActivationIntxWeightConfig(weight_dtype=dtype, weight_granularity=granularity)
+        quantize_(module, config, filter_fn=wanted)
+
+
+def lower(made: list[Method], constant_methods: dict[str, Any]) -> Any:
+    """Trace the methods and hand to XNNPACK what it takes.
+
+    `to_edge_transform_and_lower` would decompose each method three times; the modules here hold nothing that its second
+    and third passes are for, so `to_edge`, which decomposes once, and `to_backend` do the same work.
+
+    Args:
+        made: From `methods`.
+        constant_methods: From `constants`.
+    Returns:
+        An EdgeProgramManager.
+    """
+    import torch
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+    from executorch.exir import EdgeCompileConfig, to_edge
+
+    traced = {}
+    for method in made:
+        with torch.no_grad(), traceable(method.module):
+            traced[method.name] = _trace(method, constant_methods["get_max_seq_len"])
+    partitioner = {name: XnnpackPartitioner() for name in traced if name != "token_embedding"}
+    kept = {op for name, taker in partitioner.items() for op in taker.ops_to_not_decompose(traced[name])[0]}
+    config = EdgeCompileConfig(preserve_ops=list(kept), _check_ir_validity=False)
+    edge = to_edge(traced, constant_methods=constant_methods, compile_config=config)
+    for name in traced:
+        write_free_sizes_as_minus_one(edge.exported_program(name).graph_module)
+    return edge.to_backend(partitioner)
+
+
+def _trace(method: Method, context: int) -> Any:
+    import torch
+    from torch.export import Dim
+
+    tokens = Dim("tokens", min=1, max=context)
+    free = tuple(
+        {axis: tokens for axis, size in enumerate(spec.shape) if isinstance(size, str)} or None
+        for spec in method.inputs
+    )
+    shapes: Any = free
+    if len(free) > 2:  # forward(inputs_embeds, start_pos, *more)
+        shapes = (*free[:2], free[2:])
+    return torch.export.export(method.module, method.example, dynamic_shapes=shapes, strict=False)
+
+
+def undelegated(edge: Any) -> dict[str, dict[str, int]]:
+    """Operators that stay outside XNNPACK: by method, by name, how many; what only unpacks a result is not counted."""
+    counts: dict[str, dict[str, int]] = {}
+    for name in sorted(edge.methods):
+        found = counts.setdefault(name, {})
+        for node in edge.exported_program(name).graph_module.graph.nodes:
+            operator = getattr(node.target, "__name__", str(node.target))
+            if node.op == "call_function" and operator not in ("getitem", "executorch_call_delegate"):
+                found[operator] = found.get(operator, 0) + 1
+    return counts
+
+
+def open_components(folder: Path, components: dict[str, Component]) -> Components:
+    """Load the program back from its file."""
+    return Components(folder / FILE)
+
+
+class Components:
+    """A bundle's program in ExecuTorch, for parity at export."""
+
+    def __init__(self, path: Path) -> None:
+        self.run = Program(path, threads=1).run
+
+    def encode_image(self, pixel_values: Any, bucket: str = "") -> list[Any]:
+        """As `parity.Exported`; tiles one by one."""
+        if pixel_values.ndim != 4:
+            return self.run(vision_name(bucket), pixel_values)
+        tiles = [self.run(vision_name(bucket), tile[None]) for tile in pixel_values]
+        return [np.concatenate([tile[0] for tile in tiles])]
+
+    def embed(self, ids: Any) -> Any:
+        """(1, T) -> (1, T, D)."""
+        return self.run("token_embedding", ids)[0]
+
+    def decode(
+        self, embeds: Any, mask: Any, positions: Any, past: list[Any], deepstack: Any = None
+    ) -> tuple[Any, list[Any]]:
+        """As `parity.Exported`, logits of the last token only; the cache is the program's own, `past` is left alone."""
+        start = mask.shape[1] - embeds.shape[1]
+        more = [positions] if positions.ndim == 3 else []
+        more += [] if deepstack is None else [deepstack]
+        return self.run("text_decoder", embeds, np.array([start], dtype=np.int64), *more)[0], past
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Hide the exporters' chatter."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)

@@ -1,0 +1,200 @@
+"""ExecuTorch on the CPU by its Python binding, fed by edgekit's own preprocessing; transformers is never loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekit.bundle import Bundle
+from edgekit.chat import Message
+from edgekit.errors import BundleError, DataError, MissingExtraError
+from edgekit.families import Encoded, Pixels, by_bucket, gather, merge_images, spread_deepstack
+from edgekit.processor import Processor
+from edgekit.pte import Program
+from edgekit.registry import missing_extra
+from edgekit.runtimes.session import Logits, Prepared
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+TARGETS = ("executorch",)
+PACKAGES = ("executorch",)
+
+
+def open_session(folder: Path, threads: int) -> ExecutorchSession:
+    """Load a bundle of target executorch.
+
+    Args:
+        folder: The bundle; checked by `Bundle.load`.
+        threads: Of the runtime's thread pool.
+    Raises:
+        MissingExtraError: executorch is not installed.
+        BundleError: not whole, or the runtime refuses the program.
+    """
+    bundle = Bundle.load(folder)
+    try:
+        return ExecutorchSession(bundle, threads)
+    except ModuleNotFoundError as error:
+        if not missing_extra(error, set(PACKAGES)):
+            raise
+        raise MissingExtraError("run an executorch bundle", "executorch", "executorch") from error
+
+
+class ExecutorchSession:
+    """One program whose cache is its own; it stands at a position, and a reset goes back to the first."""
+
+    def __init__(self, bundle: Bundle, threads: int) -> None:
+        manifest = bundle.manifest
+        self._program = Program(bundle.path(manifest.components["text_decoder"].file), threads)
+        self._context = int(self._program.run("get_max_context_len")[0])
+        self._manifest = manifest
+        self._processor = Processor.load(bundle.folder).for_sizes(manifest.preprocessing.get("sizes"))
+        self.eos_token_ids = frozenset(manifest.text.eos_token_ids)
+        for name in manifest.components:  # unpack the weights now, not in the first answer
+            self._program.load(name)
+        self.reset()
+
+    def prepare(self, messages: list[Message], images: list[Image]) -> Prepared:
+        """By edgekit's own processor."""
+        inputs = self._processor.encode(messages, images)
+        if inputs.pixels is None:
+            return Prepared(inputs.ids, None, positions=inputs.positions)
+        return Prepared(inputs.ids, inputs.pixels.values, inputs.pixels.grids, inputs.positions)
+
+    def encode_image(self, prepared: Prepared) -> Encoded:
+        """Each picture by the method of its bucket, tiles one by one."""
+        assert prepared.pixels is not None
+        encoders = self._manifest.encoders()
+        grids = {name: grid for name, (_, grid) in encoders.items()}
+        parts = []
+        for name, values in by_bucket(grids, Pixels(prepared.pixels, prepared.grids)):
+            method, grid = encoders[name]
+            parts += [self._program.run(method, part) for part in ([values] if grid else [tile[None] for tile in values])]
+        return gather(parts)
+
+    def prefill(self, prepared: Prepared, features: Encoded | None) -> Logits:
+        """The whole prompt at once, image embeddings merged in."""
+        assert prepared.positions is not None
+        embeds = self._embed(prepared.ids)
+        if features is not None:
+            embeds = merge_images(embeds, prepared.ids, features.embeds, self._manifest.text.image_token_id)
+        return self._decode(prepared.ids, embeds, prepared.positions, features)
+
+    def decode_step(self, token: int) -> Logits:
+        """One token with the cache."""
+        ids = np.array([[token]], dtype=np.int64)
+        axes = self._manifest.position_axes
+        positions = np.full((1, 1) if axes == 1 else (axes, 1, 1), self._position, dtype=np.int64)
+        return self._decode(ids, self._embed(ids), positions, None)
+
+    def decode_text(self, ids: list[int]) -> str:
+        """By the bundle's tokenizer."""
+        return self._processor.decode(ids)
+
+    def reset(self) -> None:
+        """Empty the cache: what lies behind the position is never read."""
+        self._length = self._position = 0
+
+    def close(self) -> None:
+        """Drop the program."""
+        del self._program
+
+    def _embed(self, ids: NDArray[np.int64]) -> Any:
+        return self._program.run("token_embedding", ids)[0]
+
+    def _decode(self, ids: NDArray[np.int64], embeds: Any, positions: Any, features: Encoded | None) -> Logits:
+        start, self._length = self._length, self._length + embeds.shape[1]
+        if self._length > self._context:
+            raise DataError(
+                f"The prompt and its answer take more than {self._context} tokens.",
+                why="So many the cache of this bundle holds.",
+                fix="Ask with fewer or smaller pictures, or for a shorter answer.",
+            )
+        self._position = int(positions.max()) + 1
+        more = [] if self._manifest.position_axes == 1 else [positions]
+        if layers := self._manifest.deepstack:
+            deepstack = None if features is None else features.deepstack
+            token = self._manifest.text.image_token_id
+            more.append(spread_deepstack(ids, deepstack, token, layers, embeds.shape[-1]))
+        logits: Logits = self._program.run("text_decoder", embeds, np.array([start], dtype=np.int64), *more)[0][0, -1]
+        return logits
+
+
+def answer_by_runner(folder: Path, messages: list[Message], images: list[Image], max_new_tokens: int) -> str:
+    """Answer one prompt by ExecuTorch's own C++ MultimodalRunner, as an app on a phone does; greedy.
+
+    The runner is given token ids and pictures in turn, encodes, embeds, decodes and detokenises by itself. It prints the
+    answer to the process's stdout as well.
+
+    Args:
+        folder: A bundle of target executorch.
+        messages: Ends with the user's turn.
+        images: In the order of the image parts.
+        max_new_tokens: At least 2.
+    Returns:
+        The text as the runner detokenises it, special tokens included where it prints them.
+    Raises:
+        BundleError: the family's positions or features have no place in the runner's interface, or the runner refuses.
+    """
+    bundle = Bundle.load(folder)
+    manifest = bundle.manifest
+    if manifest.position_axes > 1 or manifest.deepstack or "vision_encoder" not in manifest.components:
+        raise BundleError(
+            f"ExecuTorch's C++ runner cannot run {folder}.",
+            why=f"It passes a decoder neither positions nor deepstack features, and {manifest.family} needs them.",
+            fix="Run it with edgekit:  edgekit run BUNDLE",
+        )
+    import torch
+    from executorch.extension.llm import runner
+
+    inputs = Processor.load(folder).encode(messages, images)
+    pixels = None if inputs.pixels is None else inputs.pixels.values
+    tokens = manifest.buckets[""].tokens
+    parts = []
+    for kind, value in in_turn(inputs.ids[0].tolist(), pixels, manifest.text.image_token_id, tokens):
+        if kind == "tokens":
+            parts.append(runner.make_token_input(value))
+        else:
+            parts.append(runner.make_image_input(torch.from_numpy(np.ascontiguousarray(value))))
+    try:
+        loaded = runner.MultimodalRunner(
+            str(bundle.path(manifest.components["text_decoder"].file)), str(bundle.path(manifest.text.tokenizer))
+        )
+        config = runner.GenerationConfig(max_new_tokens=max_new_tokens, temperature=0.0, echo=False)
+        said: list[str] = []
+        loaded.generate(parts, config, said.append)
+    except RuntimeError as error:
+        raise BundleError(f"ExecuTorch's runner does not run {folder}.", why=str(error)[:500]) from error
+    return "".join(said)
+
+
+def in_turn(
+    ids: list[int], pixels: NDArray[np.float32] | None, image_token_id: int, tokens: int
+) -> Iterator[tuple[str, Any]]:
+    """A prompt as ExecuTorch's runner takes it: ("tokens", [ids]) and ("image", tile (3, H, W)) in the prompt's order.
+
+    Args:
+        ids: Of the prompt, placeholders expanded.
+        pixels: Tiles (M, 3, H, W); None without pictures.
+        image_token_id: The placeholder.
+        tokens: Placeholders of one tile.
+    """
+    words: list[int] = []
+    place = tile = 0
+    while place < len(ids):
+        if ids[place] != image_token_id:
+            words.append(ids[place])
+            place += 1
+            continue
+        if words:
+            yield "tokens", words
+            words = []
+        assert pixels is not None
+        yield "image", pixels[tile]
+        place, tile = place + tokens, tile + 1
+    if words:
+        yield "tokens", words
