@@ -87,7 +87,7 @@ def write(split: Split, precision: str, folder: Path) -> tuple[dict[str, Compone
         if not missing_extra(error, set(PACKAGES)):
             raise
         raise MissingExtraError("export to 'executorch'", str(error.name), EXTRA) from error
-    with _quiet():
+    with quiet():
         made = methods(split, precision, _context(split))
         program = lower(made, constants(split, folder)).to_executorch()
         with (folder / FILE).open("wb") as stream:
@@ -151,9 +151,7 @@ def _vision(name: str, part: VisionPart, split: Split, precision: str) -> Method
         outputs.append(TensorSpec("deepstack_features", "float32", (split.deepstack, part.tokens, split.width)))
     module = rewritten(part.module, PLAIN)
     _quantise(module, "int8" if precision == "int4" else precision)
-    return Method(
-        name, module, (torch.randn(shape),), (TensorSpec("pixel_values", "float32", shape),), tuple(outputs)
-    )
+    return Method(name, module, (torch.randn(shape),), (TensorSpec("pixel_values", "float32", shape),), tuple(outputs))
 
 
 def _embedding(split: Split) -> Method:
@@ -313,7 +311,7 @@ class Components:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Hide the exporters' chatter."""
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)

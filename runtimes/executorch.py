@@ -73,7 +73,9 @@ class ExecutorchSession:
         parts = []
         for name, values in by_bucket(grids, Pixels(prepared.pixels, prepared.grids)):
             method, grid = encoders[name]
-            parts += [self._program.run(method, part) for part in ([values] if grid else [tile[None] for tile in values])]
+            parts += [
+                self._program.run(method, part) for part in ([values] if grid else [tile[None] for tile in values])
+            ]
         return gather(parts)
 
     def prefill(self, prepared: Prepared, features: Encoded | None) -> Logits:
@@ -127,8 +129,8 @@ class ExecutorchSession:
 def answer_by_runner(folder: Path, messages: list[Message], images: list[Image], max_new_tokens: int) -> str:
     """Answer one prompt by ExecuTorch's own C++ MultimodalRunner, as an app on a phone does; greedy.
 
-    The runner is given token ids and pictures in turn, encodes, embeds, decodes and detokenises by itself. It prints the
-    answer to the process's stdout as well.
+    The runner is given token ids and pictures in turn, and encodes, embeds, decodes and detokenises by itself. It
+    prints the answer to the process's stdout as well.
 
     Args:
         folder: A bundle of target executorch.
