@@ -17,9 +17,10 @@ def load_custom_ops() -> None:
     """Make llama::custom_sdpa and llama::update_cache known, to torch and to the runtime of this process."""
     import torch
 
+    operators: Any = torch.ops
     library = _portable_lib()  # it must be there before the operators, which register themselves with it
     folder = Path(library.__file__).parent.parent / "llm" / "custom_ops"
-    torch.ops.load_library(next(folder.glob("libcustom_ops_aot_lib.*")))
+    operators.load_library(next(folder.glob("libcustom_ops_aot_lib.*")))
 
 
 def _portable_lib() -> Any:

@@ -41,7 +41,7 @@ def rewritten(module: nn.Module, attention: str) -> nn.Module:
     twin = copy.deepcopy(module).eval()
     _replace_parts(twin)
     for part in twin.modules():
-        config = getattr(part, "config", None)
+        config: Any = getattr(part, "config", None)
         if hasattr(config, "_attn_implementation"):
             config._attn_implementation = attention
     return twin
@@ -75,7 +75,8 @@ def _parts() -> tuple[Any, Any, Any]:
             self.mean = _mean_of(norm.weight)
 
         def forward(self, hidden: Tensor) -> Tensor:
-            return self.weight * (hidden * torch.rsqrt(linear(hidden * hidden, self.mean) + self.epsilon))
+            scaled: Tensor = self.weight * (hidden * torch.rsqrt(linear(hidden * hidden, self.mean) + self.epsilon))
+            return scaled
 
     class Layer(nn.Module):
         def __init__(self, norm: nn.LayerNorm) -> None:
@@ -94,9 +95,10 @@ def _parts() -> tuple[Any, Any, Any]:
 
         def __init__(self) -> None:
             super().__init__()
-            for name, value in (("linear", 1.0), ("cubic", 0.044715)):
-                factor = torch.tensor([value * 2 * math.sqrt(2 / math.pi)])
-                self.register_buffer(name, factor, persistent=False)
+            self.linear, self.cubic = (
+                nn.Parameter(torch.tensor([value * 2 * math.sqrt(2 / math.pi)]), requires_grad=False)
+                for value in (1.0, 0.044715)
+            )
 
         def forward(self, hidden: Tensor) -> Tensor:
             return hidden * torch.sigmoid(hidden * (hidden * hidden * self.cubic + self.linear))
@@ -118,9 +120,10 @@ def traceable(module: nn.Module) -> Iterator[None]:
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
     places = {type(part).__module__ for part in module.modules()}
-    homes = [sys.modules[name] for name in places if hasattr(sys.modules[name], "rotate_half")]
+    homes: list[Any] = [sys.modules[name] for name in places if hasattr(sys.modules[name], "rotate_half")]
     before = [home.rotate_half for home in homes]
-    turn = _turns({part.head_dim for part in module.modules() if isinstance(getattr(part, "head_dim", None), int)})
+    widths = {getattr(part, "head_dim", None) for part in module.modules()}
+    turn = _turns(width for width in widths if isinstance(width, int))
     for home in homes:
         home.rotate_half = turn
     ALL_ATTENTION_FUNCTIONS.register(PLAIN, _plain_attention)
@@ -173,9 +176,9 @@ def _plain_attention(
 
 
 def _cached_attention(
-    module: Any, query: Tensor, key: Any, value: Tensor, attention_mask: Any, scaling: float | None = None, **_: Any
+    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, scaling: float | None = None, **_: Any
 ) -> tuple[Tensor, None]:
-    """Causal attention over the cache; `key` carries what `BufferCache.update` knows of it."""
+    """Causal attention (B, H, T, D) over the cache: key and value are its whole buffers."""
     import torch
 
     start = module.edgekit_start
@@ -196,6 +199,8 @@ def cached_decoder(split: Split, context: int) -> nn.Module:
     import torch
     from torch import nn
     from transformers import Cache
+
+    check: Any = torch._check
 
     class BufferCache(Cache):
         """Keys and values (1, S, H, D_head) per layer, written in place from `start` on."""
@@ -229,7 +234,6 @@ def cached_decoder(split: Split, context: int) -> nn.Module:
             super().__init__()
             self.text: Any = rewritten(split.text, CACHED)
             self.text.lm_head = LastToken(self.text.lm_head)
-            self.attentions = [part for part in self.text.modules() if hasattr(part, "layer_idx")]
             for layer in range(split.layers):
                 for name in ("keys", "values"):
                     empty = torch.zeros(1, context, split.kv_heads, split.head_dim)
@@ -237,15 +241,15 @@ def cached_decoder(split: Split, context: int) -> nn.Module:
 
         def forward(self, inputs_embeds: Tensor, start_pos: Tensor, *more: Tensor) -> Any:
             tokens = inputs_embeds.shape[1]
-            start = start_pos[0].item()
-            torch._check(start >= 0)
-            torch._check(start < context)
-            torch._check(start + tokens <= context)
+            start: Any = start_pos[0].item()
+            for holds in (start >= 0, start < context, start + tokens <= context):
+                check(holds)
             keys, values = (
                 [getattr(self, f"{name}_{layer}") for layer in range(split.layers)] for name in ("keys", "values")
             )
-            for attention in self.attentions:
-                attention.edgekit_start = start
+            for part in self.text.modules():
+                if hasattr(part, "layer_idx"):
+                    part.edgekit_start = start
             given = list(more)
             positions = given.pop(0) if split.position_axes > 1 else torch.arange(tokens).unsqueeze(0) + start_pos
             cache = BufferCache(keys, values, start)

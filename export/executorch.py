@@ -99,8 +99,8 @@ def write(split: Split, precision: str, folder: Path) -> tuple[dict[str, Compone
 
 
 def _context(split: Split) -> int:
-    configs = (getattr(part, "config", None) for part in split.text.modules())
-    known = [config.max_position_embeddings for config in configs if hasattr(config, "max_position_embeddings")]
+    configs: list[Any] = [getattr(part, "config", None) for part in split.text.modules()]
+    known = [int(config.max_position_embeddings) for config in configs if hasattr(config, "max_position_embeddings")]
     return min([CONTEXT, *known])
 
 
@@ -216,7 +216,7 @@ def _quantise(module: nn.Module, precision: str) -> None:
     # Widths that are no multiple of the group keep 8 bits.
     for wanted, dtype, granularity in (
         (per_channel, torch.int8, PerAxis(0)),
-        (in_groups, torch.int4, PerGroup(GROUP)),
+        (in_groups, getattr(torch, "int4"), PerGroup(GROUP)),  # noqa: B009  (torch's type stubs lack it)
     ):
         config = Int8DynamicActivationIntxWeightConfig(weight_dtype=dtype, weight_granularity=granularity)
         quantize_(module, config, filter_fn=wanted)

@@ -14,7 +14,7 @@ from edgekit.chat import Message
 from edgekit.errors import BundleError, DataError, MissingExtraError
 from edgekit.families import Encoded, Pixels, by_bucket, gather, merge_images, spread_deepstack
 from edgekit.processor import Processor
-from edgekit.pte import Program
+from edgekit.pte import Program, load_custom_ops
 from edgekit.registry import missing_extra
 from edgekit.runtimes.session import Logits, Prepared
 
@@ -153,6 +153,7 @@ def answer_by_runner(folder: Path, messages: list[Message], images: list[Image],
     import torch
     from executorch.extension.llm import runner
 
+    load_custom_ops()  # an app links them beside the runner
     inputs = Processor.load(folder).encode(messages, images)
     pixels = None if inputs.pixels is None else inputs.pixels.values
     tokens = manifest.buckets[""].tokens
