@@ -266,18 +266,6 @@ def _trace(method: Method, context: int) -> Any:
     return torch.export.export(method.module, method.example, dynamic_shapes=shapes, strict=False)
 
 
-def undelegated(edge: Any) -> dict[str, dict[str, int]]:
-    """Operators that stay outside XNNPACK: by method, by name, how many; what only unpacks a result is not counted."""
-    counts: dict[str, dict[str, int]] = {}
-    for name in sorted(edge.methods):
-        found = counts.setdefault(name, {})
-        for node in edge.exported_program(name).graph_module.graph.nodes:
-            operator = getattr(node.target, "__name__", str(node.target))
-            if node.op == "call_function" and operator not in ("getitem", "executorch_call_delegate"):
-                found[operator] = found.get(operator, 0) + 1
-    return counts
-
-
 def open_components(folder: Path, components: dict[str, Component]) -> Components:
     """Load the program back from its file."""
     return Components(folder / FILE)

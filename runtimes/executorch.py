@@ -106,16 +106,16 @@ class ExecutorchSession:
         del self._program
 
     def _embed(self, ids: NDArray[np.int64]) -> Any:
-        return self._program.run("token_embedding", ids)[0]
-
-    def _decode(self, ids: NDArray[np.int64], embeds: Any, positions: Any, features: Encoded | None) -> Logits:
-        start, self._length = self._length, self._length + embeds.shape[1]
-        if self._length > self._context:
+        if self._length + ids.shape[1] > self._context:
             raise DataError(
                 f"The prompt and its answer take more than {self._context} tokens.",
                 why="So many the cache of this bundle holds.",
                 fix="Ask with fewer or smaller pictures, or for a shorter answer.",
             )
+        return self._program.run("token_embedding", ids)[0]
+
+    def _decode(self, ids: NDArray[np.int64], embeds: Any, positions: Any, features: Encoded | None) -> Logits:
+        start, self._length = self._length, self._length + embeds.shape[1]
         self._position = int(positions.max()) + 1
         more = [] if self._manifest.position_axes == 1 else [positions]
         if layers := self._manifest.deepstack:
