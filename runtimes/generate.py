@@ -86,7 +86,7 @@ def answer(
             at both ends. What it does is not in the timings.
     """
     session.reset()
-    start = _Start(session, messages, images, [], 0)
+    start = _Start(session, messages, images, _Held())
     return _go_on(session, start, max_new_tokens, choose, TextStream(session.decode_text, stops), on_token, on_text)
 
 
@@ -109,7 +109,7 @@ class Chat:
         self._session, self._max, self._choose, self._stops = session, max_new_tokens, choose, stops
         self.messages: list[Message] = []
         self.images: list[Image] = []
-        self._cached: list[int] = []
+        self._held = _Held()
         session.reset()
 
     def say(self, text: str, images: Sequence[Image] = (), *, on_text: Callable[[str], None] | None = None) -> Answer:
@@ -123,37 +123,50 @@ class Chat:
             EdgekitError: the turn cannot be answered; the conversation is as it was before.
         """
         messages, pictures = [*self.messages, *question(text, len(images))], [*self.images, *images]
-        cached, self._cached = self._cached, []  # a turn that breaks off leaves a cache that cannot be trusted
-        start = _Start(self._session, messages, pictures, cached, len(self.images))
+        held, self._held = self._held, _Held()  # a turn that breaks off leaves a cache that cannot be trusted
+        start = _Start(self._session, messages, pictures, held)
         stream = TextStream(self._session.decode_text, self._stops)
         said = _go_on(self._session, start, self._max, self._choose, stream, None, on_text)
-        self._cached = [*start.ids, *said.token_ids[:-1]]  # the last one was chosen, and never fed
+        # The last token was chosen, and never fed.
+        self._held = _Held([*start.ids, *said.token_ids[:-1]], len(start.ids), len(pictures))
         reply = {"role": "assistant", "content": [{"type": "text", "text": said.text}]}
         self.messages, self.images = [*messages, reply], pictures
         return said
 
 
+@dataclass(frozen=True)
+class _Held:
+    """What is in a cache.
+
+    Attributes:
+        ids: Its tokens.
+        prompt: So many of them are the last prompt; the answer follows.
+        images: Pictures, all of them in the prompt.
+    """
+
+    ids: Sequence[int] = ()
+    prompt: int = 0
+    images: int = 0
+
+
 class _Start:
     """A prompt in the cache, and the logits that follow it."""
 
-    def __init__(
-        self, session: Session, messages: list[Message], images: list[Image], cached: Sequence[int], known: int
-    ) -> None:
+    def __init__(self, session: Session, messages: list[Message], images: list[Image], held: _Held) -> None:
         """Prepare a prompt and prefill what of it is not in the cache.
 
         Args:
-            session: Its cache holds `cached`.
+            session: Loaded.
             messages, images: The whole conversation.
-            cached: Tokens in the cache.
-            known: The first images, which stand in `cached`.
+            held: What the session's cache holds.
         """
         self.timings = Timings()
         self.clock = _Lap()
         prepared = session.prepare(messages, images)
         self.ids: list[int] = prepared.ids[0].tolist()
-        kept = _keep(session, prepared, cached, known)
+        kept = _keep(session, prepared, held)
         if kept:
-            prepared = prepared.tail(kept, known)
+            prepared = prepared.tail(kept, held.images)
         self.timings.preprocess_ms = self.clock.lap()
         features = None if prepared.pixels is None else session.encode_image(prepared)
         self.timings.image_encode_ms = self.clock.lap()
@@ -162,14 +175,14 @@ class _Start:
         self.timings.prompt_tokens, self.timings.cached_tokens = len(self.ids) - kept, kept
 
 
-def _keep(session: Session, prepared: Prepared, cached: Sequence[int], known: int) -> int:
+def _keep(session: Session, prepared: Prepared, held: _Held) -> int:
     """Rewind the cache to what it shares with a prompt; how many tokens that are."""
     ids = prepared.ids[0].tolist()
     # At least one token is fed, or there would be no logits.
-    pairs = enumerate(zip(cached, ids[:-1], strict=False))
-    shared = next((place for place, (a, b) in pairs if a != b), min(len(cached), len(ids) - 1))
-    # Pictures are kept whole and all, or the conversation is prefilled anew.
-    if known and (session.image_token_id in cached[shared:] or len(prepared.parts) < known):
+    pairs = enumerate(zip(held.ids, ids[:-1], strict=False))
+    shared = next((place for place, (a, b) in pairs if a != b), min(len(held.ids), len(ids) - 1))
+    # Pictures are kept whole and all, or the conversation is prefilled anew. An image token in an answer is none.
+    if held.images and (session.image_token_id in held.ids[shared : held.prompt] or len(prepared.parts) < held.images):
         shared = 0
     if shared and session.rewind(shared) == shared:
         return shared

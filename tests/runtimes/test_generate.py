@@ -239,6 +239,17 @@ def test_a_turn_that_fails_leaves_the_conversation(tiny_bundle: Path) -> None:
     assert after.token_ids == fresh.token_ids
 
 
+def test_an_image_token_in_an_answer_is_no_picture(tiny_bundle: Path) -> None:
+    """A weak model may write one; the pictures in the cache stay."""
+    session = opened(tiny_bundle)
+    written = iter([session.image_token_id, min(session.eos_token_ids - {0})] * 2)
+    chat = Chat(session, max_new_tokens=4, choose=lambda logits, ids: next(written))
+    first = chat.say("is there a circle?", pictures()[:1])
+    second = chat.say("sure?")
+    assert first.token_ids[0] == session.image_token_id
+    assert second.timings.cached_tokens == first.timings.prompt_tokens and second.timings.image_encode_ms < 1
+
+
 def test_stop_and_length(tiny_bundle: Path) -> None:
     session = opened(tiny_bundle)
     asked = question("q"), pictures()[:1]
