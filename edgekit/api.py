@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace as replace_fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -15,7 +16,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from edgekit.bundle import Bundle
-    from edgekit.recipe import Recipe
+    from edgekit.data import Sample
+    from edgekit.recipe import Export, Recipe
     from edgekit.report import Report
     from edgekit.runtimes.generate import Answer
     from edgekit.runtimes.session import Session
@@ -354,6 +356,9 @@ def export(
     sizes: list[tuple[int, int]] | None = None,
     data: str | None = None,
     samples: int = 32,
+    calibrate: int | None = None,
+    calibration_data: str | None = None,
+    with_genai: bool | None = None,
     replace: bool = True,
 ) -> list[Bundle]:
     """Export a checkpoint, or the student of the latest run, to each target and precision.
@@ -366,28 +371,43 @@ def export(
         sizes: Picture sizes (width, height) in pixels, where the family has a choice; its own when None.
         data: Questions for the parity run; the run's test questions when None.
         samples: How many of them.
+        calibrate: How many questions int8-static is calibrated with; the recipe's, else 64, when None.
+        calibration_data: Those questions; the run's train questions when None.
+        with_genai: Also write what onnxruntime-genai loads; as the recipe says, else not, when None.
         replace: Put a new bundle in the place of an old one.
     """
     from edgekit.data import samples as read_samples
-    from edgekit.export.bundling import check_request, export_checkpoint
+    from edgekit.export.bundling import check_request, export_checkpoint, needs_calibration
+    from edgekit.precision import canonical, folder_name
     from edgekit.recipe import resolve_checkpoint
 
     run = _latest_run() if checkpoint is None else None
     given = run.student if run is not None else resolve_checkpoint(str(checkpoint))
-    jobs = [(t, p) for t in targets for p in precisions or _precisions(run, t)]
-    for target, precision in jobs:
-        check_request(target, precision)
+    jobs = [
+        replace_fields(item, precision=canonical(item.precision))
+        for name in targets
+        for item in _exports(run, name, precisions, calibrate, with_genai)
+    ]
+    modules = [check_request(job.target, job.precision) for job in jobs]
+    for job in jobs:
+        if job.genai and job.target != "onnx":
+            raise EdgekitError(f"Target {job.target!r} has nothing for onnxruntime-genai.", fix="Use --target onnx.")
     if run is not None:
         data = data or run.recipe().data.test
+        calibration_data = calibration_data or run.recipe().data.train
+    shown = [
+        _calibration(calibration_data, job.calibrate) if needs_calibration(module, job.precision) else []
+        for job, module in zip(jobs, modules, strict=True)
+    ]
     questions = list(read_samples(data, limit=samples, need_answer=False)) if data else []
     lineage: dict[str, Any] = {}
     if run is not None:
         teachers = run.manifest()["inputs"]["teachers_sha256"]
         lineage = {"run": run.name, "teacher_sha256": teachers[-1]}
     bundles = []
-    for target, precision in jobs:
-        folder = given if run is None else _student_for(run, target, precision)
-        name = f"{target}-{precision}"
+    for job, calibration in zip(jobs, shown, strict=True):
+        folder = given if run is None else _student_for(run, job.target, job.precision)
+        name = f"{job.target}-{folder_name(job.precision)}"
         if out is not None:
             place = out / name if len(jobs) > 1 else out
         else:
@@ -395,10 +415,35 @@ def export(
         note(f"Exporting {folder} to {place}")
         bundles.append(
             export_checkpoint(
-                folder, target, precision, place, sizes=sizes, samples=questions, replace=replace, **lineage
+                folder,
+                job.target,
+                job.precision,
+                place,
+                sizes=sizes,
+                samples=questions,
+                calibration=calibration,
+                with_genai=job.genai,
+                replace=replace,
+                **lineage,
             )
         )
     return bundles
+
+
+def _calibration(data: str | None, count: int) -> list[Sample]:
+    """The questions an export is calibrated with.
+
+    Raises:
+        EdgekitError: no data are named, and there is no run to take them from.
+    """
+    from edgekit.data import samples
+
+    if data is None:
+        raise EdgekitError(
+            "int8-static needs questions to calibrate with, and a checkpoint alone names none.",
+            fix="Name some, of the train kind:  --calibration-data SPEC",
+        )
+    return list(samples(data, limit=count, need_answer=False))
 
 
 def _student_for(run: Run, target: str, precision: str) -> Path:
@@ -414,9 +459,23 @@ def _student_for(run: Run, target: str, precision: str) -> Path:
     return prepared
 
 
-def _precisions(run: Run | None, target: str) -> list[str]:
-    chosen = [item.precision for item in run.recipe().exports if item.target == target] if run is not None else []
-    return chosen or ["fp32"]
+def _exports(
+    run: Run | None, target: str, precisions: list[str] | None, calibrate: int | None, genai: bool | None
+) -> list[Export]:
+    """What to export to a target: as asked, and as the run's recipe says where nothing is asked."""
+    from edgekit.recipe import Export
+
+    written = [item for item in run.recipe().exports if item.target == target] if run is not None else []
+    if precisions:
+        written = [next((x for x in written if x.precision == name), Export(target, name)) for name in precisions]
+    return [
+        replace_fields(
+            item,
+            calibrate=item.calibrate if calibrate is None else calibrate,
+            genai=item.genai if genai is None else genai,
+        )
+        for item in written or [Export(target)]
+    ]
 
 
 def _latest_run(*, finished: bool = True) -> Run:

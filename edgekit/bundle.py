@@ -46,6 +46,8 @@ class Component:
     file: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    precision: str | None = None
+    """Common name of its own weights; null where the bundle's is all that is said."""
 
 
 @dataclass(frozen=True)

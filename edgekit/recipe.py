@@ -18,8 +18,9 @@ import yaml
 
 from edgekit import schema
 from edgekit.choice import entries
-from edgekit.errors import CheckpointError, RecipeError
+from edgekit.errors import CheckpointError, EdgekitError, RecipeError
 from edgekit.files import sha256_json
+from edgekit.precision import canonical
 from edgekit.registry import Registry
 
 OBJECTIVES = Registry("edgekit.distill.objectives", "objective")
@@ -258,6 +259,11 @@ class Export:
 
     target: str
     precision: str = "fp32"
+    """One word for the whole bundle, or one for each part that is not fp32: `vision=fp16,text=int4`."""
+    calibrate: int = 64
+    """Train questions that a precision such as int8-static is calibrated with."""
+    genai: bool = False
+    """Also write what onnxruntime-genai loads; onnx only."""
 
 
 @dataclass(frozen=True)
@@ -507,6 +513,13 @@ def _check(recipe: Recipe) -> list[str]:
         if not holds(value):
             problems.append(f"{dotted}: {value!r} is not {text}")
     problems += _check_lora(recipe.trainer.lora)
+    for number, export in enumerate(recipe.exports):
+        try:
+            canonical(export.precision)
+        except EdgekitError as error:
+            problems.append(f"exports[{number}].precision: {error.what} {error.fix}")
+        if export.calibrate < 1:
+            problems.append(f"exports[{number}].calibrate: {export.calibrate!r} is not at least 1")
     if not recipe.teachers:
         problems.append("teachers: at least one is needed")
     for number, teacher in enumerate(recipe.teachers):

@@ -5,6 +5,8 @@ EXTRA            extra of pyproject.toml it needs, and PACKAGES, what that extra
 HOSTS            operating systems it can be exported on
 RUNTIMES         names in edgekit.runtimes that run its bundles
 SCHEMES          optional: precision -> weight grid (edgekit.quantisation), where a student may be trained for it
+PARTS            optional: vision, embedding, text -> the precisions each can have, where a bundle can mix them
+CALIBRATED       optional: precisions that need prompts to calibrate with; `write` takes them as a fourth argument
 write(split, precision, folder) -> (components, tools)      tokenizer and processor files are there by then
 open_components(folder, components) -> parity.Exported
 """
@@ -13,7 +15,9 @@ from __future__ import annotations
 
 from edgekit.registry import Registry
 
-TARGETS = Registry("edgekit.export", "target", helpers=frozenset({"bundling", "parity"}))
+TARGETS = Registry(
+    "edgekit.export", "target", helpers=frozenset({"bundling", "genai", "onnx_attention", "onnx_precision", "parity"})
+)
 
 
 def vision_name(bucket: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,11 @@ from edgekit.checkpoint import check_checkpoint, checkpoint_hash, load_model
 from edgekit.data import Sample
 from edgekit.errors import CheckpointError, EdgekitError
 from edgekit.export import TARGETS, vision_name
+from edgekit.export.genai import write_genai
 from edgekit.export.parity import TorchModules, encode_images, follow, measure
 from edgekit.families import FAMILIES, Size, Split, family_of
 from edgekit.files import new_folder
+from edgekit.precision import by_part, is_mixed
 from edgekit.processor import Inputs, Processor
 
 COPIED = (".json", ".jinja", ".txt", ".model")
@@ -34,7 +36,9 @@ def check_request(target: str, precision: str) -> Any:
         EdgekitError: they do not.
     """
     module = TARGETS.load(target)
-    if precision not in module.PRECISIONS:
+    if is_mixed(precision):
+        _check_mixture(target, precision, getattr(module, "PARTS", None))
+    elif precision not in module.PRECISIONS:
         raise EdgekitError(
             f"Target {target!r} has no precision {precision!r}.", fix=f"There are: {', '.join(module.PRECISIONS)}."
         )
@@ -45,6 +49,32 @@ def check_request(target: str, precision: str) -> Any:
     return module
 
 
+def _check_mixture(target: str, precision: str, parts: Mapping[str, Mapping[str, str]] | None) -> None:
+    if parts is None:
+        raise EdgekitError(
+            f"Target {target!r} has one precision for a whole bundle, so {precision!r} is none of them.",
+            fix="Name one word:  --precision fp32",
+        )
+    for part, word in by_part(precision).items():
+        if word not in parts[part]:
+            raise EdgekitError(
+                f"Target {target!r} has no precision {word!r} for the {part} part.",
+                fix=f"There are: {', '.join(parts[part])}.",
+            )
+
+
+def native_precision(module: Any, precision: str) -> str:
+    """The target's own words for a precision, or for each part of a mixture."""
+    if not is_mixed(precision):
+        return str(module.PRECISIONS[precision])
+    return "; ".join(f"{part}: {module.PARTS[part][word]}" for part, word in by_part(precision).items())
+
+
+def needs_calibration(module: Any, precision: str) -> bool:
+    """Whether a target must be shown prompts to write this precision."""
+    return bool(getattr(module, "CALIBRATED", frozenset()) & set(by_part(precision).values()))
+
+
 def export_checkpoint(
     checkpoint: Path,
     target: str,
@@ -53,6 +83,8 @@ def export_checkpoint(
     *,
     sizes: Sequence[Size] | None = None,
     samples: Sequence[Sample] = (),
+    calibration: Sequence[Sample] = (),
+    with_genai: bool = False,
     run: str | None = None,
     teacher_sha256: str | None = None,
     replace: bool = False,
@@ -62,10 +94,12 @@ def export_checkpoint(
     Args:
         checkpoint: Hugging Face folder of a known family.
         target: Name of a target.
-        precision: Common name of a precision the target has.
+        precision: Common name of a precision the target has, or a mixture (edgekit/precision.py).
         out: The bundle's folder; it appears whole or not at all.
         sizes: Picture sizes (width, height) in pixels, where the family has a choice; its own when None.
         samples: Questions for the parity run; drawn pictures and stock questions when there are none.
+        calibration: Questions, for a precision that the target calibrates; never those of the parity run.
+        with_genai: Write what onnxruntime-genai needs into an ONNX bundle.
         run, teacher_sha256: Where the student came from.
         replace: Put it in the place of an existing bundle.
     Returns:
@@ -89,7 +123,12 @@ def export_checkpoint(
                 shutil.copyfile(path, folder / path.name)
         inputs = parity_inputs(processor, samples)
         _check_pixels(split, inputs)
-        components, tools = module.write(split, precision, folder)
+        if needs_calibration(module, precision):
+            components, tools = module.write(split, precision, folder, _encode(processor, calibration))
+        else:
+            components, tools = module.write(split, precision, folder)
+        if with_genai:
+            write_genai(folder, components, split, config)
         exported = module.open_components(folder, components)
         parity = measure(split, exported, inputs, precision)
         parity |= {
@@ -100,7 +139,7 @@ def export_checkpoint(
             folder,
             name=out.name,
             target=target,
-            precision=Precision(precision, module.PRECISIONS[precision]),
+            precision=Precision(precision, native_precision(module, precision)),
             family=family.__name__.rpartition(".")[2],
             components=components,
             preprocessing=processor.params,
@@ -122,7 +161,7 @@ def export_checkpoint(
 def parity_inputs(processor: Processor, samples: Sequence[Sample], stock: int = 32) -> list[Inputs]:
     """Prompts for the parity run: the given questions, or stock questions on drawn pictures of several shapes."""
     if samples:
-        return [processor.encode(sample.messages, [image.open() for image in sample.images]) for sample in samples]
+        return _encode(processor, samples)
     from edgekit.chat import question
     from edgekit.demo.shapes import draw
 
@@ -130,6 +169,10 @@ def parity_inputs(processor: Processor, samples: Sequence[Sample], stock: int = 
     return [
         processor.encode(question(PARITY_PROMPTS[k % 4]), [draw(k)[0].resize(sizes[k // 4 % 4])]) for k in range(stock)
     ]
+
+
+def _encode(processor: Processor, samples: Sequence[Sample]) -> list[Inputs]:
+    return [processor.encode(sample.messages, [image.open() for image in sample.images]) for sample in samples]
 
 
 def baked_against_original(model: Any, family: Any, split: Split, inputs: Sequence[Inputs]) -> dict[str, float]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -26,38 +26,43 @@ from edgekit.bundle import Component, TensorSpec
 from edgekit.chat import read_chat_template
 from edgekit.errors import EdgekitError, MissingExtraError
 from edgekit.export import vision_name
+from edgekit.export.onnx_attention import grouped
+from edgekit.export.onnx_precision import (
+    CALIBRATED,
+    EMBEDDING,
+    PRECISIONS,
+    SUFFIX,
+    calibration_feeds,
+    name_shards,
+    part_of,
+    store,
+)
 from edgekit.families import Split, VisionPart, read_image_processor, read_optional_json
 from edgekit.files import write_json
+from edgekit.precision import by_part, is_mixed
+from edgekit.processor import Inputs
 from edgekit.quantisation import ONNX as ONNX_SCHEMES
 from edgekit.registry import missing_extra
 
-PRECISIONS = {
-    "fp32": "float32",
-    "fp16": "float16 weights and maths, float32 inputs and outputs",
-    "int8": "dynamic QInt8, per channel, MatMul",
-    "int4": "MatMulNBits: 4 bits in blocks of 32, asymmetric, accuracy_level 4; lm_head too; embeddings float32",
-}
 SCHEMES = ONNX_SCHEMES
+PARTS = {"vision": PRECISIONS, "embedding": EMBEDDING, "text": PRECISIONS}
 EXTRA = "onnx"
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 HOSTS = ("Linux", "Darwin", "Windows")
 RUNTIMES = ("onnxruntime",)
-ONE_FILE = 2**31 - 2**20  # protobuf's bound, with room for the graph itself
-# transformers.js finds a precision by the file's suffix.
-SUFFIX = {"fp32": "", "fp16": "_fp16", "int8": "_int8", "int4": "_q4"}
-# Inputs are rounded to int8 too. Measured on a layer of 960 x 2560, one AVX-512 thread: 36 us a token against 114 us at
-# level 0, 1.6 ms against 4.5 ms for 64 tokens, and the same relative error of the product, 0.0495: int4's own.
-ACCURACY_LEVEL = 4
 STEMS = {"token_embedding": "embed_tokens", "text_decoder": "decoder_model_merged"}  # a vision encoder keeps its name
 
 
-def write(split: Split, precision: str, folder: Path) -> tuple[dict[str, Component], dict[str, str]]:
-    """Write the three graphs.
+def write(
+    split: Split, precision: str, folder: Path, calibration: Sequence[Inputs] = ()
+) -> tuple[dict[str, Component], dict[str, str]]:
+    """Write the graphs.
 
     Args:
         split: The modules, float32.
-        precision: One of PRECISIONS.
+        precision: One of PRECISIONS, or a mixture of PARTS.
         folder: The bundle's; graphs go to `onnx/` in it.
+        calibration: Prompts, where a part's precision is in CALIBRATED.
     Returns:
         The components by name, and the versions of the tools.
     Raises:
@@ -73,14 +78,22 @@ def write(split: Split, precision: str, folder: Path) -> tuple[dict[str, Compone
         raise MissingExtraError("export to 'onnx'", str(error.name), EXTRA) from error
     (folder / "onnx").mkdir()
     _name_processor(folder)
-    components = {}
+    words, components = by_part(precision), {}
+    feeds = calibration_feeds(split, calibration) if CALIBRATED & set(words.values()) else {}
     with _quiet():
         for graph in _graphs(split):
-            file = f"onnx/{STEMS.get(graph.name, graph.name)}{SUFFIX[precision]}.onnx"
-            _store(_trace(graph), precision, folder / file)
+            part = part_of(graph.name)
+            # A whole precision names every file, so that transformers.js finds all three by its one word.
+            suffix = SUFFIX[words[part] if is_mixed(precision) else precision]
+            path = folder / "onnx" / f"{STEMS.get(graph.name, graph.name)}{suffix}.onnx"
+            store(_trace(graph), part, words[part], path, feeds.get(graph.name, ()))
             components[graph.name] = Component(
-                file, _specs(graph.inputs, graph.shapes), _specs(graph.outputs, graph.shapes)
+                f"onnx/{path.name}",
+                _specs(graph.inputs, graph.shapes),
+                _specs(graph.outputs, graph.shapes),
+                words[part],
             )
+    name_shards(folder)
     return components, {package: version(package) for package in PACKAGES}
 
 
@@ -127,7 +140,8 @@ def _graphs(split: Split) -> Iterator[Graph]:
     for bucket, part in split.vision.items():
         yield _vision_graph(vision_name(bucket), part, split)
     yield _embedding_graph(split)
-    yield _decoder_graph(split)
+    with grouped(split.text) as decoder:
+        yield _decoder_graph(split, decoder)
 
 
 def _vision_graph(name: str, part: VisionPart, split: Split) -> Graph:
@@ -187,20 +201,8 @@ def _embedding_graph(split: Split) -> Graph:
     )
 
 
-def _decoder_graph(split: Split) -> Graph:
+def _decoder_graph(split: Split, decoder: Any) -> Graph:
     import torch
-    from torch import nn
-
-    class Decoder(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.decoder = split.text_decoder
-
-        def forward(
-            self, inputs_embeds: Any, attention_mask: Any, position_ids: Any, past: list[Any], deepstack: Any = None
-        ) -> Any:
-            extra = [] if deepstack is None else [deepstack]
-            return self.decoder(inputs_embeds, attention_mask, position_ids, *extra, *past)
 
     axes = [split.position_axes] if split.position_axes > 1 else []
     positions = torch.arange(PAST, PAST + TOKENS).expand(*axes, BATCH, -1).contiguous()
@@ -221,7 +223,7 @@ def _decoder_graph(split: Split) -> Graph:
     cache = {"past_key_values": "past_sequence_length", "present": "past_sequence_length + sequence_length"}
     return Graph(
         "text_decoder",
-        Decoder(),
+        decoder,
         example,
         inputs,
         {"logits": "float32", **{f"present.{key}": "float32" for key in keys}},
@@ -293,61 +295,6 @@ def _gemm_to_matmul(graph: Any) -> None:
         onnx_ir.convenience.replace_nodes_and_values(graph, node, [node], added, node.outputs, added[-1].outputs)
         if not given.uses():
             del graph.initializers[given.name]
-
-
-def _store(model: Any, precision: str, path: Path) -> None:
-    """Convert to the precision and write one self-contained file.
-
-    Raises:
-        EdgekitError: the float32 graph has more weights than one ONNX file can hold.
-    """
-    import onnx
-    import onnx_ir
-
-    weights = sum(
-        value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None
-    )
-    if weights >= ONE_FILE:
-        raise EdgekitError(
-            f"{path.name} would hold {weights / 1e9:.1f} GB of float32 weights.",
-            why=f"One ONNX file holds {ONE_FILE / 1e9:.1f} GB at most; several files are not written yet.",
-            fix="Export a smaller student.",
-        )
-
-    if precision == "int8":
-        from onnxruntime.quantization import QuantType, quantize_dynamic
-
-        plain = path.with_suffix(".plain.onnx")
-        onnx_ir.save(model, plain)
-        try:
-            # No DefaultTensorType surprises: the graph knows its types, so the quantiser's own inference is enough.
-            quantize_dynamic(
-                plain, path, op_types_to_quantize=["MatMul"], per_channel=True, weight_type=QuantType.QInt8
-            )
-        finally:
-            plain.unlink()
-        return
-    if precision == "int4":
-        from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
-
-        scheme = SCHEMES["int4"]
-        quantiser = MatMulNBitsQuantizer(
-            onnx_ir.serde.serialize_model(model),
-            bits=scheme.bits,
-            block_size=scheme.block,
-            is_symmetric=scheme.symmetric,
-            accuracy_level=ACCURACY_LEVEL,
-        )
-        quantiser.process()
-        onnx.save(quantiser.model.model, path)
-        return
-    if precision == "fp16":
-        from onnxruntime.transformers.float16 import convert_float_to_float16
-
-        proto = onnx_ir.serde.serialize_model(model)
-        onnx.save(convert_float_to_float16(proto, keep_io_types=True, disable_shape_infer=True), path)
-        return
-    onnx_ir.save(model, path)
 
 
 def _specs(names: dict[str, str], shapes: dict[str, list[Any]]) -> tuple[TensorSpec, ...]:

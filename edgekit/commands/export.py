@@ -18,7 +18,11 @@ def command(
     target: Annotated[str, typer.Option(help="Targets, with commas; `edgekit targets` lists them.")] = "onnx",
     precision: Annotated[
         str | None,
-        typer.Option(help="Precisions, with commas; the recipe's, else fp32, by default.", show_default=False),
+        typer.Option(
+            help="Precisions, with commas, or one for each part: vision=fp16,embedding=int8,text=int4; the recipe's, "
+            "else fp32, by default.",
+            show_default=False,
+        ),
     ] = None,
     out: Annotated[
         Path | None,
@@ -39,6 +43,26 @@ def command(
         typer.Option(help="Questions for the parity run; the run's test questions by default.", show_default=False),
     ] = None,
     samples: Annotated[int, typer.Option(help="Questions in the parity run.", min=1)] = 32,
+    calibrate: Annotated[
+        int | None,
+        typer.Option(
+            help="Questions int8-static is calibrated with; the recipe's, else 64, by default.",
+            min=1,
+            show_default=False,
+        ),
+    ] = None,
+    calibration_data: Annotated[
+        str | None,
+        typer.Option(help="Questions to calibrate with; the run's train questions by default.", show_default=False),
+    ] = None,
+    with_genai: Annotated[
+        bool | None,
+        typer.Option(
+            "--with-genai/--without-genai",
+            help="Also write genai_config.json and its graphs, for onnxruntime-genai; the recipe's choice by default.",
+            show_default=False,
+        ),
+    ] = None,
     json_out: Annotated[bool, typer.Option("--json", help="Print the manifests as JSON.")] = False,
 ) -> None:
     """Export a student and compare it with PyTorch; exit 3 when a bar of that comparison is missed.
@@ -47,16 +71,20 @@ def command(
     """
     from edgekit import api
     from edgekit.families import read_size
+    from edgekit.precision import split_list
     from edgekit.schema import to_json
 
     bundles = api.export(
         checkpoint,
         targets=_names(target),
-        precisions=_names(precision) if precision else None,
+        precisions=split_list(precision) if precision else None,
         out=out,
         sizes=[read_size(text) for text in image_size] if image_size else None,
         data=data,
         samples=samples,
+        calibrate=calibrate,
+        calibration_data=calibration_data,
+        with_genai=with_genai,
     )
     if json_out:
         print_json(
