@@ -26,7 +26,7 @@ from edgekit.bundle import Component, TensorSpec
 from edgekit.chat import read_chat_template
 from edgekit.errors import EdgekitError, MissingExtraError
 from edgekit.export import vision_name
-from edgekit.export.onnx_attention import grouped
+from edgekit.export.onnx_attention import drop_round_trips, grouped, pack_rotary, rotary_tables
 from edgekit.export.onnx_precision import (
     CALIBRATED,
     EMBEDDING,
@@ -78,7 +78,7 @@ def write(
         raise MissingExtraError("export to 'onnx'", str(error.name), EXTRA) from error
     (folder / "onnx").mkdir()
     _name_processor(folder)
-    words, components = by_part(precision), {}
+    words, components, tables = by_part(precision), {}, rotary_tables(split)
     feeds = calibration_feeds(split, calibration) if CALIBRATED & set(words.values()) else {}
     with _quiet():
         for graph in _graphs(split):
@@ -86,7 +86,12 @@ def write(
             # A whole precision names every file, so that transformers.js finds all three by its one word.
             suffix = SUFFIX[words[part] if is_mixed(precision) else precision]
             path = folder / "onnx" / f"{STEMS.get(graph.name, graph.name)}{suffix}.onnx"
-            store(_trace(graph), part, words[part], path, feeds.get(graph.name, ()))
+            model = _trace(graph)
+            if part == "text":
+                drop_round_trips(model)
+                if tables is not None:
+                    pack_rotary(model, *tables)
+            store(model, part, words[part], path, feeds.get(graph.name, ()))
             components[graph.name] = Component(
                 f"onnx/{path.name}",
                 _specs(graph.inputs, graph.shapes),

@@ -13,6 +13,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekit.families import Split
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
@@ -110,3 +115,133 @@ def _attend(
     )
     trace.present[layer] = (present[0], present[1])
     return mixed.reshape(batch, tokens, heads, width)
+
+
+def drop_round_trips(model: Any) -> int:
+    """Take out reshapes that only undo one another, as tracing leaves them around heads: a dozen in a layer.
+
+    Args:
+        model: onnx_ir's; a value at the end of a chain of reshapes is replaced by the first of the chain with the same
+            shape, free sizes of one name being one size.
+    Returns:
+        How many values were replaced.
+    """
+    dropped = 0
+    for node in list(model.graph):
+        if node.op_type != "Reshape":
+            continue
+        value, source, same = node.outputs[0], node.inputs[0], None
+        while source is not None:
+            if source.shape is not None and value.shape is not None and source.shape == value.shape:
+                same = source
+            maker = source.producer()
+            source = maker.inputs[0] if maker is not None and maker.op_type == "Reshape" else None
+        if same is not None and not value.is_graph_output():
+            value.replace_all_uses_with(same)
+            dropped += 1
+    if dropped:
+        _drop_unused(model)
+    return dropped
+
+
+def _drop_unused(model: Any) -> None:
+    from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+    RemoveUnusedNodesPass()(model)
+
+
+MAX_TABLES = 2**25  # bytes; above it the angles are computed as they come
+# Angles of these depend on nothing but the position.
+FIXED_ROPE = frozenset({"default", "linear", "llama3"})
+
+
+def rotary_tables(split: Split) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
+    """Cosines and sines (P, D_head / 2) of every position a decoder knows.
+
+    Returns:
+        None where angles depend on more than one position, or the tables would be large.
+    """
+    import torch
+
+    text: Any = split.text
+    config = text.text_model.config
+    rotary = getattr(text.text_model, "rotary_emb", None)
+    length = int(getattr(config, "max_position_embeddings", 0))
+    kind = (getattr(config, "rope_parameters", None) or {}).get("rope_type")
+    if rotary is None or split.position_axes != 1 or kind not in FIXED_ROPE:
+        return None
+    if not 0 < 4 * length * split.head_dim <= MAX_TABLES:
+        return None
+    with torch.no_grad():
+        tables = rotary(torch.zeros(1, 1, split.width), torch.arange(length)[None])
+    half = split.head_dim // 2
+    cos, sin = (np.ascontiguousarray(table[0, :, :half].numpy()) for table in tables)
+    return cos, sin
+
+
+def pack_rotary(model: Any, cos: NDArray[np.float32], sin: NDArray[np.float32]) -> int:
+    """Hand queries, keys and values to the attention node as one product makes them, unrotated; it rotates them.
+
+    Args:
+        model: onnx_ir's, after `drop_round_trips`; layers of another make stay as they are.
+        cos, sin: From `rotary_tables`.
+    Returns:
+        How many layers were changed.
+    """
+    import onnx_ir
+
+    held = {}
+    for name, table in (("cos_cache", cos), ("sin_cache", sin)):
+        held[name] = onnx_ir.Value(
+            name=name,
+            const_value=onnx_ir.tensor(table, name=name),
+            type=onnx_ir.TensorType(onnx_ir.DataType.FLOAT),
+            shape=onnx_ir.Shape(table.shape),
+        )
+    positions = next(value for value in model.graph.inputs if value.name == "position_ids")
+    changed = 0
+    for node in list(model.graph):
+        packed = _packed(node, cos.shape[1]) if node.op_type == "GroupQueryAttention" else None
+        if packed is None:
+            continue
+        attributes = dict(node.attributes) | {"do_rotary": onnx_ir.AttrInt64("do_rotary", 1)}
+        inputs = [packed, None, None, *node.inputs[3:7], held["cos_cache"], held["sin_cache"], positions]
+        new = onnx_ir.Node(node.domain, node.op_type, inputs, attributes.values(), outputs=_moved(node))
+        model.graph.insert_before(node, new)
+        model.graph.remove(node, safe=False)
+        changed += 1
+    if changed:
+        for value in held.values():
+            model.graph.register_initializer(value)
+        _drop_unused(model)
+    return changed
+
+
+def _packed(node: Any, half: int) -> Any:
+    """The product that an attention node's three inputs are split from; None where they are made in another way."""
+    rotated = [value.producer() for value in node.inputs[:2]]
+    if any(maker is None or maker.op_type != "RotaryEmbedding" for maker in rotated):
+        return None
+    if list(rotated[0].inputs[1:]) != list(rotated[1].inputs[1:]):
+        return None
+    for maker in rotated:
+        attributes = {name: attribute.value for name, attribute in maker.attributes.items()}
+        if attributes.get("interleaved", 0) or attributes.get("rotary_embedding_dim", 0) not in (0, 2 * half):
+            return None
+    parts = [*(maker.inputs[0] for maker in rotated), node.inputs[2]]
+    source = parts[0].producer()
+    if source is None or source.op_type != "Split" or list(source.outputs) != parts:
+        return None
+    return source.inputs[0]
+
+
+def _moved(node: Any) -> list[Any]:
+    """Values with the names of a node's outputs, taken over by all that read them."""
+    import onnx_ir
+
+    moved = []
+    for value in node.outputs:
+        new = onnx_ir.Value(name=value.name, type=value.type, shape=value.shape)
+        value.replace_all_uses_with(new, replace_graph_outputs=True)
+        moved.append(new)
+    return moved

@@ -270,7 +270,9 @@ def _rows(model: Any) -> Any:
     weights = np.asarray(table.numpy(), dtype=np.float32)
     scales = np.maximum(np.abs(weights).max(axis=1, keepdims=True), np.finfo(np.float32).tiny) / np.float32(127)
     tensors = {"table": np.rint(weights / scales).astype(np.int8), "scales": scales.astype(np.float32)}
-    ids, embeds = (onnx_ir.Value(name=v.name, type=v.type, shape=v.shape) for v in (*model.graph.inputs, *model.graph.outputs))
+    ids, embeds = (
+        onnx_ir.Value(name=v.name, type=v.type, shape=v.shape) for v in (*model.graph.inputs, *model.graph.outputs)
+    )
     held = {
         name: onnx_ir.Value(name=name, const_value=onnx_ir.tensor(array, name=name)) for name, array in tensors.items()
     }
