@@ -77,6 +77,8 @@ class Cache:
     layers: int
     kv_heads: int
     head_dim: int
+    in_place: bool = False
+    """The decoder takes one buffer as past and as present, longer than what is in it, and appends to it."""
 
 
 @dataclass(frozen=True)

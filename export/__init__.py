@@ -7,6 +7,7 @@ RUNTIMES         names in edgekit.runtimes that run its bundles
 SCHEMES          optional: precision -> weight grid (edgekit.quantisation), where a student may be trained for it
 PARTS            optional: vision, embedding, text -> the precisions each can have, where a bundle can mix them
 CALIBRATED       optional: precisions that need prompts to calibrate with; `write` takes them as a fourth argument
+IN_PLACE         optional: precisions whose decoder appends to one buffer that it takes as past and as present
 write(split, precision, folder) -> (components, tools)      tokenizer and processor files are there by then
 open_components(folder, components) -> parity.Exported
 """

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from edgekit import __version__
-from edgekit.bundle import MANIFEST, Bucket, Bundle, Cache, Precision, Text, seal
+from edgekit.bundle import MANIFEST, Bucket, Bundle, Cache, Component, Precision, Text, seal
 from edgekit.checkpoint import check_checkpoint, checkpoint_hash, load_model
 from edgekit.data import Sample
 from edgekit.errors import CheckpointError, EdgekitError
@@ -68,6 +68,11 @@ def native_precision(module: Any, precision: str) -> str:
     if not is_mixed(precision):
         return str(module.PRECISIONS[precision])
     return "; ".join(f"{part}: {module.PARTS[part][word]}" for part, word in by_part(precision).items())
+
+
+def appends_in_place(module: Any, decoder: Component) -> bool:
+    """Whether a target's decoder takes one buffer as past and as present."""
+    return (decoder.precision or "") in getattr(module, "IN_PLACE", frozenset())
 
 
 def needs_calibration(module: Any, precision: str) -> bool:
@@ -128,7 +133,8 @@ def export_checkpoint(
         else:
             components, tools = module.write(split, precision, folder)
         if with_genai:
-            write_genai(folder, components, split, config)
+            in_place = appends_in_place(module, components["text_decoder"])
+            write_genai(folder, components, split, config, in_place)
         exported = module.open_components(folder, components)
         parity = measure(split, exported, inputs, precision)
         parity |= {
@@ -144,7 +150,9 @@ def export_checkpoint(
             components=components,
             preprocessing=processor.params,
             text=Text("tokenizer.json", _template_file(folder), split.image_token_id, tuple(split.eos_token_ids)),
-            cache=Cache(split.layers, split.kv_heads, split.head_dim),
+            cache=Cache(
+                split.layers, split.kv_heads, split.head_dim, appends_in_place(module, components["text_decoder"])
+            ),
             vocab_size=split.vocab_size,
             student_sha256=checkpoint_hash(checkpoint),
             teacher_sha256=teacher_sha256,

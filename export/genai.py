@@ -46,7 +46,9 @@ def check_genai(split: Split) -> None:
         )
 
 
-def write_genai(folder: Path, components: dict[str, Component], split: Split, config: dict[str, Any]) -> None:
+def write_genai(
+    folder: Path, components: dict[str, Component], split: Split, config: dict[str, Any], in_place: bool
+) -> None:
     """Make a written bundle one that `onnxruntime_genai.Model(folder)` loads.
 
     Args:
@@ -54,6 +56,7 @@ def write_genai(folder: Path, components: dict[str, Component], split: Split, co
         components: Its graphs.
         split: What they were made from.
         config: The checkpoint's config.json.
+        in_place: Whether the decoder appends to its cache in place.
     Raises:
         EdgekitError: the package cannot run this family.
     """
@@ -64,13 +67,16 @@ def write_genai(folder: Path, components: dict[str, Component], split: Split, co
     encoder = _shared(folder / components["vision_encoder"].file)
     save(_flat(encoder, vision.tokens, split.width), folder / VISION)
     name_shards(folder)
-    write_json(
-        folder / CONFIG, genai_config(components, split, config, read_optional_json(folder / "generation_config.json"))
-    )
+    generation = read_optional_json(folder / "generation_config.json")
+    write_json(folder / CONFIG, genai_config(components, split, config, generation, in_place))
 
 
 def genai_config(
-    components: dict[str, Component], split: Split, config: dict[str, Any], generation: dict[str, Any]
+    components: dict[str, Component],
+    split: Split,
+    config: dict[str, Any],
+    generation: dict[str, Any],
+    in_place: bool,
 ) -> dict[str, Any]:
     """genai_config.json as a JSON value.
 
@@ -79,6 +85,7 @@ def genai_config(
         split: What they were made from.
         config: The checkpoint's config.json.
         generation: Its generation_config.json.
+        in_place: Whether the decoder appends to its cache in place.
     """
     text = config.get("text_config", config)
     ids = {name: generation.get(name, text.get(name)) for name in ("bos_token_id", "pad_token_id")}
@@ -131,7 +138,7 @@ def genai_config(
             "do_sample": False,
             "max_length": context,
             "num_beams": 1,
-            "past_present_share_buffer": True,
+            "past_present_share_buffer": in_place,
             "repetition_penalty": 1.0,
             "temperature": 1.0,
             "top_k": 1,

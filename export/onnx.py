@@ -45,6 +45,7 @@ from edgekit.quantisation import ONNX as ONNX_SCHEMES
 from edgekit.registry import missing_extra
 
 SCHEMES = ONNX_SCHEMES
+IN_PLACE = frozenset(PRECISIONS) - {"fp16"}  # there the cache is converted at the graph's edges
 PARTS = {"vision": PRECISIONS, "embedding": EMBEDDING, "text": PRECISIONS}
 EXTRA = "onnx"
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")

@@ -208,7 +208,7 @@ def pack_rotary(model: Any, cos: NDArray[np.float32], sin: NDArray[np.float32]) 
         inputs = [packed, None, None, *node.inputs[3:7], held["cos_cache"], held["sin_cache"], positions]
         new = onnx_ir.Node(node.domain, node.op_type, inputs, attributes.values(), outputs=_moved(node))
         model.graph.insert_before(node, new)
-        model.graph.remove(node, safe=False)
+        model.graph.remove(node, safe=True)
         changed += 1
     if changed:
         for value in held.values():

@@ -13,6 +13,7 @@ from edgekit.chat import Message
 from edgekit.errors import BundleError, MissingExtraError
 from edgekit.families import Encoded, Grid, Pixels, by_bucket, gather, merge_images, spread_deepstack
 from edgekit.processor import Processor
+from edgekit.runtimes._onnx_cache import KeyValueCache
 from edgekit.runtimes.session import Logits, Prepared
 
 if TYPE_CHECKING:
@@ -60,8 +61,7 @@ class OnnxSession:
         except Exception as error:  # onnxruntime's exceptions come from C++ and have no common base
             raise BundleError(f"ONNX Runtime does not load {bundle.folder}.", why=str(error)[:500]) from error
         decoder = manifest.components["text_decoder"]
-        self._past_names = [spec.name for spec in decoder.inputs if spec.name.startswith("past_key_values.")]
-        self._empty = np.zeros((1, manifest.cache.kv_heads, 0, manifest.cache.head_dim), dtype=np.float32)
+        self._cache = KeyValueCache(self._graphs["text_decoder"], manifest)
         self._manifest = manifest
         self._width = next(int(spec.shape[-1]) for spec in decoder.inputs if spec.name == "inputs_embeds")
         self._processor = Processor.load(bundle.folder).for_sizes(manifest.preprocessing.get("sizes"))
@@ -105,13 +105,12 @@ class OnnxSession:
 
     def reset(self) -> None:
         """Empty the cache."""
-        self._past = [self._empty] * len(self._past_names)
-        self._length = self._position = 0
+        self._cache.clear()
+        self._position = 0
 
     def rewind(self, length: int) -> int:
         """Cut the cache."""
-        self._past = [past[:, :, :length] for past in self._past]
-        self._length = length
+        self._cache.cut(length)
         return length
 
     def close(self) -> None:
@@ -127,18 +126,11 @@ class OnnxSession:
         self, embeds: NDArray[np.float32], positions: NDArray[np.int64], deepstack: NDArray[np.float32] | None
     ) -> Logits:
         """As `session.Modules`."""
-        self._length += embeds.shape[1]
         self._position = int(positions.max()) + 1
-        feeds = {
-            "inputs_embeds": embeds,
-            "attention_mask": np.ones((1, self._length), dtype=np.int64),
-            "position_ids": positions,
-            **dict(zip(self._past_names, self._past, strict=True)),
-        }
+        feeds = {"inputs_embeds": embeds, "position_ids": positions}
         if deepstack is not None:
             feeds["deepstack_embeds"] = deepstack
-        logits, *self._past = self._graphs["text_decoder"].run(None, feeds)
-        last: Logits = logits[0, -1]
+        last: Logits = self._cache.run(feeds)[0, -1]
         return last
 
     def _encode(self, component: str, grid: Grid | None, values: NDArray[np.float32]) -> Any:
