@@ -827,7 +827,7 @@ def _matrix_row(family: str, target: str, precision: str, folder: Path) -> dict[
     from edgekit.bars import ALWAYS, judge, random_bars_of
     from edgekit.demo.tiny import write_checkpoint
     from edgekit.errors import MissingExtraError
-    from edgekit.export.bundling import export_checkpoint
+    from edgekit.export.bundling import drawn_samples, export_checkpoint
     from edgekit.runtimes.verify import verify_bundle
 
     row: dict[str, Any] = {"family": family, "target": target, "precision": precision}
@@ -836,7 +836,8 @@ def _matrix_row(family: str, target: str, precision: str, folder: Path) -> dict[
     try:
         if not checkpoint.exists():
             write_checkpoint(family, checkpoint, seed=0)
-        bundle = export_checkpoint(checkpoint, target, precision, folder / "-".join(row.values()))
+        place = folder / "-".join(row.values())
+        bundle = export_checkpoint(checkpoint, target, precision, place, calibration=drawn_samples(16))
         figures = verify_bundle(bundle.folder, checkpoint, None, 8)
     except MissingExtraError as error:
         return {**row, "passed": None, "why": " ".join(str(error).split())}

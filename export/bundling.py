@@ -14,7 +14,7 @@ import numpy as np
 from edgekit import __version__
 from edgekit.bundle import MANIFEST, Bucket, Bundle, Cache, Component, Precision, Text, seal
 from edgekit.checkpoint import check_checkpoint, checkpoint_hash, load_model
-from edgekit.data import Sample
+from edgekit.data import ImageRef, Sample
 from edgekit.errors import CheckpointError, EdgekitError
 from edgekit.export import TARGETS, vision_name
 from edgekit.export.genai import write_genai
@@ -168,15 +168,23 @@ def export_checkpoint(
 
 def parity_inputs(processor: Processor, samples: Sequence[Sample], stock: int = 32) -> list[Inputs]:
     """Prompts for the parity run: the given questions, or stock questions on drawn pictures of several shapes."""
-    if samples:
-        return _encode(processor, samples)
+    return _encode(processor, samples or drawn_samples(stock))
+
+
+def drawn_samples(count: int) -> list[Sample]:
+    """Stock questions on drawn pictures of several shapes."""
+    from io import BytesIO
+
     from edgekit.chat import question
     from edgekit.demo.shapes import draw
 
-    sizes = ((64, 64), (96, 48), (48, 96), (640, 480))
-    return [
-        processor.encode(question(PARITY_PROMPTS[k % 4]), [draw(k)[0].resize(sizes[k // 4 % 4])]) for k in range(stock)
-    ]
+    sizes, made = ((64, 64), (96, 48), (48, 96), (640, 480)), []
+    for number in range(count):
+        png = BytesIO()
+        draw(number)[0].resize(sizes[number // 4 % 4]).save(png, "PNG")
+        words = question(PARITY_PROMPTS[number % 4])
+        made.append(Sample(str(number), (ImageRef(data=png.getvalue()),), words))
+    return made
 
 
 def _encode(processor: Processor, samples: Sequence[Sample]) -> list[Inputs]:
