@@ -226,20 +226,17 @@ def test_weights_beside_the_graph(
 ) -> None:
     whole = export_checkpoint(tiny_checkpoint, "onnx", precision, tmp_path / "whole")
     assert not [name for name in whole.manifest.files if "_data" in name]
-    bound = 40_000
+    bound = 90_000  # above each tensor, rotary tables of 65 kB, and below each decoder
     monkeypatch.setattr(onnx_precision, "ONE_FILE", bound)
     bundle = export_checkpoint(tiny_checkpoint, "onnx", precision, tmp_path / "b")
     file = bundle.manifest.components["text_decoder"].file
     shards = {name: entry.bytes for name, entry in bundle.manifest.files.items() if name.startswith(f"{file}_data")}
-    if precision == "fp32":
-        assert len(shards) > 1 and f"{file}_data_1" in shards
+    assert f"{file}_data" in shards and (precision != "fp32" or f"{file}_data_1" in shards)
     assert all(size < bound for size in shards.values())
-    vision = bundle.manifest.components["vision_encoder"].file
-    assert f"{vision}_data" in bundle.manifest.files
     counted = json.loads((bundle.folder / "config.json").read_text())["transformers.js_config"]
     assert counted["use_external_data_format"].get(Path(file).name, 0) == len(shards)
     assert bundle.manifest.parity == whole.manifest.parity  # the same numbers, from other files
-    data = bundle.path(f"{vision}_data")
+    data = bundle.path(f"{file}_data")
     data.write_bytes(bytes([data.read_bytes()[0] ^ 1]) + data.read_bytes()[1:])
     with pytest.raises(BundleError, match="SHA-256 differs"):
         Bundle.load(bundle.folder)
