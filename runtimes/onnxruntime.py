@@ -127,7 +127,7 @@ class OnnxSession:
     ) -> Logits:
         """As `session.Modules`."""
         self._position = int(positions.max()) + 1
-        feeds = {"inputs_embeds": embeds, "position_ids": positions}
+        feeds: dict[str, NDArray[Any]] = {"inputs_embeds": embeds, "position_ids": positions}
         if deepstack is not None:
             feeds["deepstack_embeds"] = deepstack
         last: Logits = self._cache.run(feeds)[0, -1]
