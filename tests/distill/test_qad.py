@@ -79,20 +79,20 @@ def test_channels_by_hand() -> None:
 
 
 @pytest.fixture(scope="module")
-def traces() -> dict[tuple[str, ...], Any]:
-    """Graphs by the names of their inputs, while `traced_once` keeps them."""
+def traces() -> dict[str, Any]:
+    """Graphs by name, while `traced_once` keeps them."""
     return {}
 
 
 @pytest.fixture
-def traced_once(traces: dict[tuple[str, ...], Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def traced_once(traces: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """One model's graphs are the same for each precision, and tracing them is what takes long."""
     real = target._trace
 
-    def trace(module: Any, inputs: Any, shapes: Any, names: Any, fuse: bool) -> Any:
-        if tuple(names[0]) not in traces:
-            traces[tuple(names[0])] = real(module, inputs, shapes, names, fuse)
-        return traces[tuple(names[0])]
+    def trace(graph: target.Graph) -> Any:
+        if graph.name not in traces:
+            traces[graph.name] = real(graph)
+        return traces[graph.name]
 
     monkeypatch.setattr(target, "_trace", trace)
 
