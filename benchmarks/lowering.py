@@ -195,7 +195,9 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--json", type=Path)
     chosen = parser.parse_args()
-    load_custom_ops()
+    with executorch.quiet():
+        load_custom_ops()
+        from executorch.extension.llm.custom_ops import custom_ops  # noqa: F401
     split = idefics3.split(model(chosen.layers, chosen.vision_layers))
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder, executorch.quiet():

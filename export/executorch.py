@@ -79,15 +79,8 @@ def write(split: Split, precision: str, folder: Path) -> tuple[dict[str, Compone
     Raises:
         MissingExtraError: a package of the extra is not installed.
     """
-    try:
-        load_custom_ops()
-        import torchao  # noqa: F401
-        from executorch.extension.llm.custom_ops import custom_ops  # noqa: F401  (what tracing must know of them)
-    except ModuleNotFoundError as error:
-        if not missing_extra(error, set(PACKAGES)):
-            raise
-        raise MissingExtraError("export to 'executorch'", str(error.name), EXTRA) from error
     with quiet():
+        _import_tools()
         made = methods(split, precision, _context(split))
         program = lower(made, constants(split, folder)).to_executorch()
         with (folder / FILE).open("wb") as stream:
@@ -96,6 +89,17 @@ def write(split: Split, precision: str, folder: Path) -> tuple[dict[str, Compone
         {method.name: Component(FILE, method.inputs, method.outputs) for method in made},
         {package: version(package) for package in PACKAGES},
     )
+
+
+def _import_tools() -> None:
+    try:
+        load_custom_ops()
+        import torchao  # noqa: F401
+        from executorch.extension.llm.custom_ops import custom_ops  # noqa: F401  (what tracing must know of them)
+    except ModuleNotFoundError as error:
+        if not missing_extra(error, set(PACKAGES)):
+            raise
+        raise MissingExtraError("export to 'executorch'", str(error.name), EXTRA) from error
 
 
 def _context(split: Split) -> int:
