@@ -55,9 +55,9 @@ def test_help_of_every_verb() -> None:
 
 
 def test_lists() -> None:
-    targets = json.loads(call("targets", "--json").stdout)
-    assert {"target": "onnx", "ready": True}.items() <= targets[0].items()
-    assert targets[0]["precisions"] == ["fp32", "fp16", "int8", "int4"]
+    targets = {row["target"]: row for row in json.loads(call("targets", "--json").stdout)}
+    assert targets["onnx"]["ready"] and targets["executorch"]["ready"]
+    assert targets["onnx"]["precisions"] == ["fp32", "fp16", "int8", "int8-static", "int4"]
     devices = json.loads(call("devices", "--json").stdout)
     assert [row["device"] for row in devices] == ["host"] and devices[0]["ready"]
     checks = {row["name"]: row for row in json.loads(call("doctor", "--json").stdout)}
