@@ -54,6 +54,8 @@ class ExecutorchSession:
         self._manifest = manifest
         self._processor = Processor.load(bundle.folder).for_sizes(manifest.preprocessing.get("sizes"))
         self.eos_token_ids = frozenset(manifest.text.eos_token_ids)
+        self.vocab_size = self._processor.vocab_size
+        self.image_token_id = manifest.text.image_token_id
         for name in manifest.components:  # unpack the weights now, not in the first answer
             self._program.load(name)
         self.reset()
@@ -63,7 +65,7 @@ class ExecutorchSession:
         inputs = self._processor.encode(messages, images)
         if inputs.pixels is None:
             return Prepared(inputs.ids, None, positions=inputs.positions)
-        return Prepared(inputs.ids, inputs.pixels.values, inputs.pixels.grids, inputs.positions)
+        return Prepared(inputs.ids, inputs.pixels.values, inputs.pixels.grids, inputs.positions, inputs.pixels.parts)
 
     def encode_image(self, prepared: Prepared) -> Encoded:
         """Each picture by the method of its bucket, tiles one by one."""
@@ -81,49 +83,69 @@ class ExecutorchSession:
     def prefill(self, prepared: Prepared, features: Encoded | None) -> Logits:
         """The whole prompt at once, image embeddings merged in."""
         assert prepared.positions is not None
-        embeds = self._embed(prepared.ids)
+        self._check_room(prepared.ids.shape[1])
+        embeds = self.embed(prepared.ids)
         if features is not None:
-            embeds = merge_images(embeds, prepared.ids, features.embeds, self._manifest.text.image_token_id)
-        return self._decode(prepared.ids, embeds, prepared.positions, features)
+            embeds = merge_images(embeds, prepared.ids, features.embeds, self.image_token_id)
+        return self.decode(embeds, prepared.positions, self._spread(prepared.ids, features, embeds.shape[-1]))
 
     def decode_step(self, token: int) -> Logits:
         """One token with the cache."""
         ids = np.array([[token]], dtype=np.int64)
         axes = self._manifest.position_axes
         positions = np.full((1, 1) if axes == 1 else (axes, 1, 1), self._position, dtype=np.int64)
-        return self._decode(ids, self._embed(ids), positions, None)
+        self._check_room(1)
+        embeds = self.embed(ids)
+        return self.decode(embeds, positions, self._spread(ids, None, embeds.shape[-1]))
 
     def decode_text(self, ids: list[int]) -> str:
         """By the bundle's tokenizer."""
-        return self._processor.decode(ids)
+        return self._processor.decode(ids, strip_end=False)
 
     def reset(self) -> None:
         """Empty the cache: what lies behind the position is never read."""
         self._length = self._position = 0
 
+    def rewind(self, length: int) -> int:
+        """Go back: what lies behind the position is never read, and the next prefill says its positions."""
+        self._length = length
+        return length
+
     def close(self) -> None:
         """Drop the program."""
         del self._program
 
-    def _embed(self, ids: NDArray[np.int64]) -> Any:
-        if self._length + ids.shape[1] > self._context:
+    def embed(self, ids: NDArray[np.int64]) -> NDArray[np.float32]:
+        """(1, T) -> (1, T, D)."""
+        embeds: NDArray[np.float32] = self._program.run("token_embedding", ids)[0]
+        return embeds
+
+    def decode(
+        self, embeds: NDArray[np.float32], positions: NDArray[np.int64], deepstack: NDArray[np.float32] | None
+    ) -> Logits:
+        """As `session.Modules`."""
+        self._check_room(embeds.shape[1])
+        start, self._length = self._length, self._length + embeds.shape[1]
+        self._position = int(positions.max()) + 1
+        more = [] if self._manifest.position_axes == 1 else [positions]
+        if deepstack is not None:
+            more.append(deepstack)
+        logits: Logits = self._program.run("text_decoder", embeds, np.array([start], dtype=np.int64), *more)[0][0, -1]
+        return logits
+
+    def _check_room(self, tokens: int) -> None:
+        if self._length + tokens > self._context:
             raise DataError(
                 f"The prompt and its answer take more than {self._context} tokens.",
                 why="So many the cache of this bundle holds.",
                 fix="Ask with fewer or smaller pictures, or for a shorter answer.",
             )
-        return self._program.run("token_embedding", ids)[0]
 
-    def _decode(self, ids: NDArray[np.int64], embeds: Any, positions: Any, features: Encoded | None) -> Logits:
-        start, self._length = self._length, self._length + embeds.shape[1]
-        self._position = int(positions.max()) + 1
-        more = [] if self._manifest.position_axes == 1 else [positions]
-        if layers := self._manifest.deepstack:
-            deepstack = None if features is None else features.deepstack
-            token = self._manifest.text.image_token_id
-            more.append(spread_deepstack(ids, deepstack, token, layers, embeds.shape[-1]))
-        logits: Logits = self._program.run("text_decoder", embeds, np.array([start], dtype=np.int64), *more)[0][0, -1]
-        return logits
+    def _spread(self, ids: NDArray[np.int64], features: Encoded | None, width: int) -> NDArray[np.float32] | None:
+        if not (layers := self._manifest.deepstack):
+            return None
+        deepstack = None if features is None else features.deepstack
+        return spread_deepstack(ids, deepstack, self.image_token_id, layers, width)
 
 
 def answer_by_runner(folder: Path, messages: list[Message], images: list[Image], max_new_tokens: int) -> str:
