@@ -7,7 +7,7 @@ What XNNPACK's partitioner leaves out today (executorch 1.4.1), and what stands 
     views with a size in symbols, unsqueeze       the one free size written as -1
     attention over the cache                      ExecuTorch's own custom_sdpa and update_cache, which read and write
                                                   the cache in place; the mask is never built
-    GELU by tanh (XNNPACK takes it and computes erf)    a product with a sigmoid
+    GELU by tanh (taken, and 6e-4 off when it is)    a product with a sigmoid
     attention of the vision encoder               two products of batches and a softmax, without the rows that
                                                   torch's own attention guards against being masked whole
 
