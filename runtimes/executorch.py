@@ -127,7 +127,7 @@ class ExecutorchSession:
         self._check_room(embeds.shape[1])
         start, self._length = self._length, self._length + embeds.shape[1]
         self._position = int(positions.max()) + 1
-        more = [] if self._manifest.position_axes == 1 else [positions]
+        more: list[NDArray[Any]] = [] if self._manifest.position_axes == 1 else [positions]
         if deepstack is not None:
             more.append(deepstack)
         logits: Logits = self._program.run("text_decoder", embeds, np.array([start], dtype=np.int64), *more)[0][0, -1]
