@@ -219,6 +219,8 @@ def pack_rotary(model: Any, cos: NDArray[np.float32], sin: NDArray[np.float32]) 
 
 def _packed(node: Any, half: int) -> Any:
     """The product that an attention node's three inputs are split from; None where they are made in another way."""
+    if any(value is None for value in node.inputs[:3]):
+        return None  # packed already
     rotated = [value.producer() for value in node.inputs[:2]]
     if any(maker is None or maker.op_type != "RotaryEmbedding" for maker in rotated):
         return None
