@@ -29,7 +29,7 @@ RANDOM_BARS: dict[str, dict[str, float]] = {
 # Signal over error of each module, dB, on the reference's own inputs. Measured for vision and decoder in ONNX Runtime:
 # fp32 119 to 124 on random weights of four families; fp16 73 and 85 on the demo's student, 67 and 53 on a random
 # SmolVLM; int8 45 and 54, 41 and 28; int4 28 and 39 on the demo's student.
-COMPONENT_SNR_DB = {"fp32": 80.0, "fp16": 40.0, "int8": 15.0, "int4": 8.0}
+COMPONENT_SNR_DB = {"fp32": 80.0, "fp16": 40.0, "int8": 15.0, "int8-static": 15.0, "int4": 8.0}
 COMPONENTS = ("vision", "embedding", "decoder")
 # Whatever the precision: the runtime must see the picture and the words that PyTorch sees.
 ALWAYS = {"pixel_max_abs": 1e-5, "prompt_ids_equal": 1.0, "parameters_equal": 1.0}
@@ -70,10 +70,11 @@ def component_bars(precision: str) -> dict[str, float]:
     """The bars of each module: its output's signal over error, dB.
 
     Args:
-        precision: Common name; none are declared for a precision that is mixed.
+        precision: Common name; of a mixture each module is held to its own part's.
     """
-    bar = COMPONENT_SNR_DB.get(precision)
-    return {} if bar is None else {f"{name}_snr_db": bar for name in COMPONENTS}
+    parts = by_part(precision)
+    own = {name: COMPONENT_SNR_DB.get(parts["text" if name == "decoder" else name]) for name in COMPONENTS}
+    return {f"{name}_snr_db": bar for name, bar in own.items() if bar is not None}
 
 
 def judge(figures: Mapping[str, float | None], bars: Mapping[str, float]) -> dict[str, dict[str, float | bool | None]]:

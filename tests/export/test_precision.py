@@ -143,7 +143,7 @@ def test_each_part_has_its_own(one_trace: None, tiny_checkpoint: Path, tmp_path:
     weights = TorchModules(split).embed(np.arange(split.vocab_size)[None])[0]
     step = np.maximum(np.abs(weights).max(axis=1, keepdims=True), 1e-30) / np.float32(127)  # a padding row is zero
     session = open_session(bundle.folder, 1)
-    got = session._embed(np.arange(split.vocab_size)[None])[0]
+    got = session.embed(np.arange(split.vocab_size)[None])[0]
     assert np.abs(got - weights).max() > 0 and (np.abs(got - weights) <= step / 2 + 1e-7).all()
     np.testing.assert_allclose(got, np.rint(weights / step) * step, rtol=1e-6)
 
