@@ -106,9 +106,10 @@ class Frame:
 
 def _failed(step: Step, given: Mapping[str, Any], error: Exception) -> EdgekitError:
     shapes = ", ".join(
-        f"{name} {str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
+        f"{name} {str(part.dtype).removeprefix('torch.')} {list(part.shape)}"
         for name, value in given.items()
-        if isinstance(value, Tensor)
+        for part in (value if isinstance(value, list) else [value])
+        if isinstance(part, Tensor)
     )
     return EdgekitError(
         f"Operation {step.kind} {step.name!r} does not take its inputs.", why=f"{str(error)[:400]}\nInputs: {shapes}"

@@ -26,11 +26,11 @@ def gather(x: Tensor, indices: Tensor, axis: int = 0, batch_dims: int = 0, valid
     axis %= x.dim()
     at = _positive(indices, x.shape[axis])
     if not batch_dims:
-        return x.index_select(axis, at.reshape(-1)).reshape(*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :])
+        return x.index_select(axis, at.reshape(-1)).reshape([*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :]])
     batch, middle, rest = x.shape[:batch_dims], x.shape[batch_dims:axis], x.shape[axis + 1 :]
     flat = x.reshape(math.prod(batch), math.prod(middle), x.shape[axis], math.prod(rest))
     index = at.reshape(flat.shape[0], 1, -1, 1).expand(-1, flat.shape[1], -1, flat.shape[3])
-    return flat.gather(2, index).reshape(*batch, *middle, *indices.shape[batch_dims:], *rest)
+    return flat.gather(2, index).reshape([*batch, *middle, *indices.shape[batch_dims:], *rest])
 
 
 @operation(exact=True)
@@ -54,12 +54,12 @@ def gather_nd(x: Tensor, indices: Tensor, batch_dims: int = 0, validate_indices:
     depth = indices.shape[-1]
     batch, named = tuple(x.shape[:batch_dims]), tuple(x.shape[batch_dims : batch_dims + depth])
     rest = x.shape[batch_dims + depth :]
-    flat = x.reshape(math.prod(batch) * math.prod(named), *rest)
+    flat = x.reshape([math.prod(batch) * math.prod(named), *rest])
     at = _flat_positions(named, indices)
     if batch_dims:
         first = torch.arange(math.prod(batch)) * math.prod(named)
         at = at + first.reshape(*batch, *[1] * (at.dim() - batch_dims))
-    return flat[at.reshape(-1)].reshape(*indices.shape[:-1], *rest)
+    return flat[at.reshape(-1)].reshape([*indices.shape[:-1], *rest])
 
 
 def _written(data: Tensor, at: Tensor, updates: Tensor, mode: str) -> Tensor:

@@ -71,7 +71,8 @@ def shape(x: Tensor) -> Tensor:
 
 @operation(exact=True)
 def concat(values: list[Tensor], axis: int, interleave: bool = False) -> Tensor:
-    """Along an axis, one after the other or taking turns."""
+    """Along an axis, one after the other or taking turns; scalars count as vectors of one."""
+    values = [value.reshape(1) if value.dim() == 0 else value for value in values]
     if not interleave:
         return torch.cat(values, axis)
     axis %= values[0].dim()
