@@ -448,3 +448,34 @@ def test_without_coremltools(small: Path, monkeypatch: pytest.MonkeyPatch) -> No
     with pytest.raises(EdgekitError, match="coremltools is not installed"):
         Package(small)
     proto.model_module.cache_clear()
+
+
+def test_what_is_inside(decoder: tuple[models.Decoder, Path]) -> None:
+    from edgekit.runtimes.mil.inspect import inspect
+
+    model, folder = decoder
+    facts = inspect(Package(folder))
+    assert facts.specification_version == 9 and facts.weight_bytes < facts.size_bytes
+    main = facts.functions["main"]
+    assert main.operations["slice_update"] == 4 and main.operations["scaled_dot_product_attention"] == 2
+    assert main.states["v_1"] == ((1, 2, 24, 8), "fp16") and main.state_bytes == 4 * 2 * 24 * 8 * 2
+    matrices = sum(part.numel() for part in model.parameters() if part.dim() == 2)
+    assert matrices <= main.parameters <= matrices + 1000  # norms are small enough to be in the program itself
+    assert main.bits_per_weight == 16
+
+
+def test_bits_per_weight_by_hand(tmp_path: Path) -> None:
+    from coremltools.optimize import coreml as co
+
+    from edgekit.runtimes.mil.inspect import inspect
+
+    model = models.convert(nn.Linear(64, 64, bias=False).eval(), (torch.randn(1, 64),), tmp_path / "m.mlpackage")
+    blocks = co.OpLinearQuantizerConfig(
+        mode="linear_symmetric", dtype="int4", granularity="per_block", block_size=32, weight_threshold=0
+    )
+    co.linear_quantize_weights(model, co.OptimizationConfig(blocks)).save(str(tmp_path / "q.mlpackage"))
+    main = inspect(Package(tmp_path / "q.mlpackage")).functions["main"]
+    assert main.parameters == 64 * 64 + 64  # coremltools writes a bias of zeros, in fp16
+    assert main.stored_bytes == 64 * 64 // 2 + 64 * 2 * 2 + 64 * 2
+    assert main.bits_per_weight == 8 * 2432 / 4160
+    assert main.operations == {"constexpr_blockwise_shift_scale": 1, "linear": 1}

@@ -237,7 +237,7 @@ SEEDS = st.integers(0, 2**32 - 1)
 
 
 @pytest.mark.parametrize("case", INFERRED)
-@settings(max_examples=8, derandomize=True)
+@settings(max_examples=5, derandomize=True)
 @given(shape=SHAPES, seed=SEEDS)
 def test_coremltools_infers_the_same(case: str, shape: tuple[int, ...], seed: int) -> None:
     name = case.split()[0]
@@ -264,7 +264,7 @@ def test_float16_is_float32_rounded_once(name: str, shape: tuple[int, ...], seed
     assert got.dtype in (torch.float16, torch.bool, torch.int32)
 
 
-@settings(max_examples=30, derandomize=True)
+@settings(max_examples=15, derandomize=True)
 @given(
     seed=SEEDS,
     rank=st.integers(1, 3),
@@ -294,7 +294,7 @@ def test_conv(seed: int, rank: int, stride: int, kernel: int, dilation: int, gro
         )  # fmt: skip
 
 
-@settings(max_examples=20, derandomize=True)
+@settings(max_examples=12, derandomize=True)
 @given(
     seed=SEEDS,
     rank=st.integers(1, 2),
@@ -318,7 +318,7 @@ def test_conv_transpose(seed: int, rank: int, stride: int, kernel: int, before: 
     torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
 
 
-@settings(max_examples=20, derandomize=True)
+@settings(max_examples=12, derandomize=True)
 @given(
     seed=SEEDS,
     rank=st.integers(1, 3),
@@ -473,7 +473,7 @@ def test_gathering_by_hand() -> None:
     assert hot.tolist() == [[0, 1, 0], [0, 0, 0], [1, 0, 0]] and hot.dtype == torch.int32
 
 
-@settings(max_examples=20, derandomize=True)
+@settings(max_examples=12, derandomize=True)
 @given(height=st.integers(1, 9), width=st.integers(1, 9), aligned=st.booleans(), seed=SEEDS)
 def test_resizing(height: int, width: int, aligned: bool, seed: int) -> None:
     x = torch.from_numpy(floats(np.random.default_rng(seed), (1, 2, 4, 5)))
@@ -593,7 +593,7 @@ def test_non_maximum_suppression() -> None:
     assert call("non_maximum_suppression", **old)[3].tolist() == [1]
 
 
-@settings(max_examples=25, derandomize=True)
+@settings(max_examples=15, derandomize=True)
 @given(
     seed=SEEDS, bits=st.sampled_from([1, 2, 3, 4, 6, 8]), size=st.sampled_from([1, 2]), groups=st.sampled_from([1, 2])
 )
@@ -618,7 +618,7 @@ def test_palettes_as_coremltools_reads_them(seed: int, bits: int, size: int, gro
     np.testing.assert_array_equal(call("constexpr_sparse_to_dense", nonzero_data=values, mask=spread), want)
 
 
-@settings(max_examples=25, derandomize=True)
+@settings(max_examples=15, derandomize=True)
 @given(seed=SEEDS, bits=st.sampled_from([1, 2, 3, 4, 6, 8]), count=st.integers(1, 40), signed=st.booleans())
 def test_packed_bits_as_coremltools_packs_them(seed: int, bits: int, count: int, signed: bool) -> None:
     from coremltools.optimize import _utils
