@@ -10,7 +10,7 @@ from torch import Tensor
 from edgekit.runtimes.mil.ops import Ints, operation
 from edgekit.runtimes.mil.values import dtype_named, unpacked
 
-_ROWS = 1 << 20  # elements looked up at a time
+_ROWS = 1 << 20  # elements decompressed at a time
 
 
 def _along(value: Tensor, rank: int, axis: int) -> Tensor:
@@ -44,11 +44,21 @@ def _blocks(values: Tensor, shape: Ints) -> tuple[list[int], list[int]]:
 
 
 def _shifted(data: Tensor, scale: Tensor, offset: Tensor | None) -> Tensor:
+    """scale * (data - offset) by blocks, a few rows at a time so that no float32 copy of the weight is made."""
     wide, narrow = _blocks(scale, tuple(data.shape))
-    parts = data.reshape(wide).float()
-    if offset is not None:
-        parts -= offset.reshape(narrow).float()
-    return parts.mul_(scale.reshape(narrow).float()).reshape(data.shape).to(scale.dtype)
+    out = torch.empty(data.shape, dtype=scale.dtype)
+    parts, target, factors = data.reshape(wide), out.view(wide), scale.reshape(narrow)
+    shifts = None if offset is None else offset.reshape(narrow)
+    axis = 0 if wide[0] > 1 else 1  # blocks of rows, or the rows of the only block
+    step = max(1, _ROWS * wide[axis] // max(1, data.numel()))
+    for start in range(0, wide[axis], step):
+        many = min(step, wide[axis] - start)
+        block = parts.narrow(axis, start, many).float()
+        if shifts is not None:
+            block -= (shifts if axis else shifts.narrow(0, start, many)).float()
+        block *= (factors if axis else factors.narrow(0, start, many)).float()
+        target.narrow(axis, start, many).copy_(block)
+    return out
 
 
 @operation(exact=True)

@@ -74,7 +74,7 @@ def slice_update(
 def _owners(x: Tensor) -> int:
     """How many tensors share x's memory."""
     storage = x.untyped_storage()
-    return int(torch._C._storage_Use_Count(storage._cdata)) - 1  # type: ignore[attr-defined]  # less `storage` itself
+    return int(torch._C._storage_Use_Count(storage._cdata)) - 1  # less `storage` itself
 
 
 @operation(exact=True)
@@ -112,7 +112,8 @@ def list_length(ls: Any) -> Tensor:
 @operation(exact=True)
 def list_read(ls: Any, index: int) -> Tensor:
     """One element."""
-    return ls[index]
+    found: Tensor = ls[index]
+    return found
 
 
 @operation(exact=True)
