@@ -41,3 +41,10 @@ def test_chat_prefills_as_much_in_all_as_the_whole_conversation(tiny_bundle: Pat
     rows = script("chat").measure(tiny_bundle, 3, 1)
     assert [row["turn"] for row in rows] == [1, 2, 3] and rows[0]["kept"] == 0 < rows[1]["kept"] < rows[2]["kept"]
     assert all(row["prefilled"] + row["kept"] == row["anew"] and row["anew_ms"] > 0 for row in rows)
+
+
+def test_mil_takes_ratios_within_each_repetition() -> None:
+    mil = script("mil")
+    found = mil.summary({"torch": [(10.0, 1.0), (20.0, 4.0)], "evaluator": [(20.0, 3.0), (20.0, 4.0)]})
+    assert found["prefill_ratio"] == 1.5 and found["prefill_ratio_range"] == [1.0, 2.0]
+    assert found["decode_ratio_range"] == [1.0, 3.0] and found["torch_decode_ms"] == 2.5
