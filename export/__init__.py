@@ -17,7 +17,9 @@ from __future__ import annotations
 from edgekit.registry import Registry
 
 TARGETS = Registry(
-    "edgekit.export", "target", helpers=frozenset({"bundling", "coreml_patches", "genai", "onnx_attention", "onnx_precision", "parity"})
+    "edgekit.export",
+    "target",
+    helpers=frozenset({"bundling", "coreml_patches", "genai", "onnx_attention", "onnx_precision", "parity"}),
 )
 
 
