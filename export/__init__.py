@@ -16,11 +16,8 @@ from __future__ import annotations
 
 from edgekit.registry import Registry
 
-TARGETS = Registry(
-    "edgekit.export",
-    "target",
-    helpers=frozenset({"bundling", "coreml_patches", "genai", "onnx_attention", "onnx_precision", "parity"}),
-)
+HELPERS = ("bundling", "coreml_patches", "genai", "onnx_attention", "onnx_precision", "parity")
+TARGETS = Registry("edgekit.export", "target", helpers=frozenset(HELPERS))
 
 
 def vision_name(bucket: str) -> str:
