@@ -304,7 +304,8 @@ def test_matrix_rows_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
 
     (row,) = api.matrix(["onnx"], ["internvl"], ["fp32"])
     assert row["passed"] is True and row["seconds"] > 0
-    assert set(row["checks"]) == {"greedy_identical", "logits_max_abs", "pixel_max_abs", "prompt_ids_equal"}
+    always = {"pixel_max_abs", "prompt_ids_equal", "parameters_equal"}
+    assert set(row["checks"]) == {"greedy_identical", "logits_max_abs", *always}
     monkeypatch.setitem(bars.RANDOM_BARS, "fp32", {"logits_max_abs": 0.0})
     (row,) = api.matrix(["onnx"], ["internvl"], ["fp32"])
     assert row["passed"] is False and not row["checks"]["logits_max_abs"]["held"]
