@@ -20,6 +20,7 @@ import yaml
 from torch.nn.functional import cross_entropy, embedding, kl_div
 
 from edgekit import api
+from edgekit.api import exporting
 from edgekit.checkpoint import checkpoint_hash, load_model
 from edgekit.data import Sample
 from edgekit.data import samples as read
@@ -316,7 +317,7 @@ def test_a_tiny_run_end_to_end(
     [bundle] = api.export(targets=["onnx"], precisions=["int4"], samples=2)
     assert bundle.manifest.student_sha256 == made["student_sha256"]
     assert api.verify(bundle.folder, samples=2)["compared"]  # with student-int4: any other one is refused
-    assert api._student_for(run, "onnx", "int8") == api._student_for(run, "onnx", "fp32") == run.student
+    assert exporting.student_for(run, "onnx", "int8") == exporting.student_for(run, "onnx", "fp32") == run.student
 
 
 def test_a_stage_that_broke_off_ends_in_the_same_student(

@@ -1,0 +1,42 @@
+"""Every verb as a Python call of the same name; heavy imports happen inside the calls."""
+
+from __future__ import annotations
+
+from edgekit.api.answering import chat, run
+from edgekit.api.distilling import (
+    ablate,
+    demo_cards,
+    demo_train,
+    distill,
+    distill_plan,
+    init,
+    mask,
+    parse_overrides,
+    probe,
+)
+from edgekit.api.exporting import export, matrix
+from edgekit.api.listing import data_check, data_show, devices, doctor, targets
+from edgekit.api.measuring import bench, verify
+
+__all__ = [
+    "ablate",
+    "bench",
+    "chat",
+    "data_check",
+    "data_show",
+    "demo_cards",
+    "demo_train",
+    "devices",
+    "distill",
+    "distill_plan",
+    "doctor",
+    "export",
+    "init",
+    "mask",
+    "matrix",
+    "parse_overrides",
+    "probe",
+    "run",
+    "targets",
+    "verify",
+]

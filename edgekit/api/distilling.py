@@ -1,0 +1,285 @@
+"""init, distill, ablate, probe, mask: from teachers to a student."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from edgekit.console import note
+from edgekit.errors import EdgekitError, RecipeError
+
+if TYPE_CHECKING:
+    from edgekit.recipe import Recipe
+    from edgekit.workspace import Workspace
+
+
+def parse_overrides(items: list[str]) -> dict[str, str]:
+    """`KEY=VALUE` texts to a mapping.
+
+    Raises:
+        RecipeError: one has no `=`.
+    """
+    pairs = {}
+    for item in items:
+        key, equals, value = item.partition("=")
+        if not equals or not key:
+            raise RecipeError(f"--set {item!r} is not KEY=VALUE.", fix="For example:  --set trainer.steps=400")
+        pairs[key.strip()] = value
+    return pairs
+
+
+def init(
+    folder: Path, *, teachers: list[str], student: str | None = None, train: str | None = None, test: str | None = None
+) -> Path:
+    """Write edgekit.yaml in a folder: the demo's recipe, or one for the given models and data.
+
+    Returns:
+        Path of the recipe.
+    Raises:
+        EdgekitError: one is there already, or only some of the four are given.
+    """
+    from edgekit.files import write_text
+    from edgekit.recipe import Data, Export, Model, Recipe, demo_recipe_path, dump_recipe
+    from edgekit.workspace import RECIPE_NAME
+
+    path = folder / RECIPE_NAME
+    if path.exists():
+        raise EdgekitError(f"{path} exists already.", fix="Edit it, or name another folder.")
+    if not (teachers or student or train or test):
+        write_text(path, demo_recipe_path().read_text(encoding="utf-8"))
+        return path
+    if not (teachers and student and train and test):
+        raise EdgekitError(
+            "An own recipe needs --teacher, --student, --train and --test.",
+            fix="Leave all four out for the demo's recipe.",
+        )
+    exports = tuple(Export("onnx", precision) for precision in ("fp32", "fp16", "int8"))
+    models = tuple(Model(teacher) for teacher in teachers)
+    write_text(path, dump_recipe(Recipe(models, Model(student), Data(train, test), exports=exports)))
+    return path
+
+
+def distill(
+    recipe: Path | None = None,
+    *,
+    name: str | None = None,
+    fresh: bool = False,
+    overrides: dict[str, str] | None = None,
+    workspace: Path | None = None,
+) -> dict[str, Any]:
+    """Run MASTERS, or go on with the run this recipe has begun.
+
+    Args:
+        recipe: YAML file; the workspace's edgekit.yaml, else the built-in demo's, when None.
+        name: Folder name of the run.
+        fresh: A new run even where this recipe has one.
+        overrides: Dotted key -> YAML text.
+        workspace: The folder; found from the current one when None.
+    Returns:
+        The run's manifest.
+    """
+    from edgekit.distill import processes
+    from edgekit.distill.masters import Pipeline
+    from edgekit.workspace import Workspace
+
+    processes.join()
+    place = Workspace.find(workspace or Path.cwd())
+    with processes.main_first():
+        resolved, base = _recipe(recipe, place, overrides)
+        pipeline = Pipeline(resolved, base)
+    run = processes.from_main(lambda: place.open_run(resolved, name=name, fresh=fresh))
+    note(f"Run {run.name!r} in {run.folder}")
+    processes.from_main(lambda: place.name_latest(run))
+    return pipeline.go(run)
+
+
+def _recipe(recipe: Path | None, place: Workspace, overrides: dict[str, str] | None) -> tuple[Recipe, Path]:
+    """The recipe a call means, and the folder that its relative names start from."""
+    from edgekit.recipe import demo_recipe_path, load_recipe
+
+    path = recipe or place.recipe_path
+    if recipe is None and not path.exists():
+        path = demo_recipe_path()
+        note(f"No edgekit.yaml in {place.folder}: using the built-in demo recipe (edgekit init writes it out).")
+    resolved = load_recipe(path, overrides)
+    return resolved, place.folder if path == demo_recipe_path() else path.resolve().parent
+
+
+def ablate(
+    recipe: Path | None = None,
+    *,
+    arms: list[str] | None = None,
+    seeds: int = 3,
+    name: str | None = None,
+    overrides: dict[str, str] | None = None,
+    workspace: Path | None = None,
+) -> tuple[dict[str, Any], Path]:
+    """Run the arms of an ablation, or go on with it.
+
+    Args:
+        recipe: YAML of full MASTERS; the workspace's edgekit.yaml, else the built-in ablation's, when None.
+        arms: Names; all when None.
+        seeds: Runs of each.
+        name: Folder name below runs/; `<recipe name>-ablation` when None.
+        overrides: Dotted key -> YAML text.
+        workspace: The folder; found from the current one when None.
+    Returns:
+        The report, and the ablation's folder.
+    """
+    from edgekit.distill.ablate import Ablation
+    from edgekit.recipe import ablation_recipe_path, load_recipe
+    from edgekit.workspace import Workspace
+
+    place = Workspace.find(workspace or Path.cwd())
+    path = recipe or place.recipe_path
+    if recipe is None and not path.exists():
+        path = ablation_recipe_path()
+        note(f"No edgekit.yaml in {place.folder}: using the built-in ablation of the demo.")
+    resolved = load_recipe(path, overrides)
+    folder = place.runs / (name or (resolved.name if path == ablation_recipe_path() else f"{resolved.name}-ablation"))
+    base = place.folder if path == ablation_recipe_path() else path.resolve().parent
+    note(f"Ablation in {folder}")
+    return Ablation(resolved, base, folder, arms, seeds).go(), folder
+
+
+def probe(
+    teacher: Path | str,
+    *,
+    data: str | None = None,
+    questions: int = 512,
+    step: float = 0.05,
+    max_drop: float = 2.0,
+    scoring: str | dict[str, str] | None = None,
+    scope: str = "all",
+    exclude: list[str] | None = None,
+    seed: int = 0,
+    max_new_tokens: int = 16,
+    threads: int | None = None,
+    out: Path = Path("edgekit-probe"),
+) -> tuple[dict[str, Any], list[Path]]:
+    """Measure a teacher at rising mask ratios, and propose r_max.
+
+    Args:
+        teacher: Hugging Face folder, hub name or `demo:teacher`.
+        data: Data spec; the train data of the workspace's recipe when None, the demo's where there is none.
+        questions: How many, drawn uniformly.
+        step: Between ratios, in (0, 1).
+        max_drop: Accuracy that may be lost before the cliff, points of 100.
+        scoring: Metric, or data set -> metric; the recipe's when its data are asked, else exact, when None.
+        scope: all, language or vision.
+        exclude: Patterns of weight names to leave whole.
+        seed: Of the draw.
+        max_new_tokens: Longest answer.
+        threads: CPU threads.
+        out: Folder for `<teacher>.json` and, where matplotlib is installed, `<teacher>.svg`.
+    Returns:
+        The sweep, and the files written.
+    """
+    from edgekit.distill.probe import probe_checkpoint
+    from edgekit.recipe import demo_recipe_path, load_recipe, resolve_checkpoint
+    from edgekit.workspace import Workspace
+
+    place = Workspace.find(Path.cwd())
+    path = place.recipe_path if place.recipe_path.exists() else demo_recipe_path()
+    if data is None or scoring is None:
+        recipe = load_recipe(path)
+        if data is None:
+            data = recipe.data.train
+            note(f"Asking the train questions of {'the demo' if path == demo_recipe_path() else path.name}, {data}.")
+            scoring = scoring or recipe.data.scoring
+    folder = resolve_checkpoint(str(teacher), place.folder)
+    return probe_checkpoint(
+        folder,
+        data,
+        out,
+        questions=questions,
+        step=step,
+        max_drop=max_drop / 100,
+        scoring=scoring or "exact",
+        scope=scope,
+        exclude=tuple(exclude or ()),
+        seed=seed,
+        max_new_tokens=max_new_tokens,
+        threads=threads,
+    )
+
+
+def mask(
+    checkpoint: Path | str, ratios: list[float], out: str, *, scope: str = "all", exclude: list[str] | None = None
+) -> list[dict[str, Any]]:
+    """Write a teacher with its mask in the weights, once for each ratio.
+
+    Args:
+        checkpoint: Hugging Face folder, or `demo:teacher`.
+        ratios: In [0, 1).
+        out: Folder; `{ratio}` in it stands for the ratio.
+        scope: "all", "language" or "vision".
+        exclude: Patterns of parameter names to leave whole.
+    Returns:
+        folder, ratio and the number of masked tensors, one row per ratio.
+    """
+    from typing import get_args
+
+    from edgekit.distill.masking import Scope, write_masked
+    from edgekit.recipe import resolve_checkpoint
+
+    if scope not in get_args(Scope):
+        raise RecipeError(f"Unknown scope {scope!r}.", fix="There are: all, language, vision.")
+    if len(set(ratios)) > 1 and "{ratio}" not in out:
+        raise RecipeError(f"--out {out!r} names one folder for {len(ratios)} ratios.", fix="Put {ratio} into it.")
+    source, rows = resolve_checkpoint(str(checkpoint)), []
+    for ratio in dict.fromkeys(ratios):
+        folder = Path(out.replace("{ratio}", f"{ratio:g}"))
+        note(f"Writing {folder}")
+        record = write_masked(source, ratio, folder, cast("Scope", scope), tuple(exclude or ()))
+        rows.append({"folder": str(folder), "ratio": ratio, "tensors": len(record["thresholds"])})
+    return rows
+
+
+def distill_plan(
+    recipe: Path | None = None,
+    *,
+    overrides: dict[str, str] | None = None,
+    workspace: Path | None = None,
+    flops: float | None = None,
+    response_tokens: float | None = None,
+    distinct_responses: float | None = None,
+    processes: int = 1,
+) -> dict[str, Any]:
+    """What `distill` would need, from configurations and a few questions; no weights are read, nothing is written.
+
+    Args:
+        recipe, overrides, workspace: As `distill`.
+        flops: FLOP/s of a large matrix product on one device; measured here when None.
+        response_tokens: Mean tokens of a response; `max_new_tokens` when None.
+        distinct_responses: Mean number of different ones among a question's; all of them when None.
+        processes: That share the work, one per GPU.
+    Returns:
+        parameters, responses, memory_bytes per process, disk_bytes, flops, hours, and the assumptions.
+    """
+    from edgekit.distill.estimate import estimate
+    from edgekit.workspace import Workspace
+
+    resolved, base = _recipe(recipe, Workspace.find(workspace or Path.cwd()), overrides)
+    return estimate(
+        resolved,
+        base,
+        flops=flops,
+        response_tokens=response_tokens,
+        distinct_responses=distinct_responses,
+        processes=processes,
+    )
+
+
+def demo_cards() -> dict[str, dict[str, Any]]:
+    """The cards of the shipped demo models."""
+    from edgekit.demo import cards
+
+    return cards()
+
+
+def demo_train(role: str, out: Path, work: Path, *, seed: int = 0, threads: int | None = None) -> dict[str, Any]:
+    """Train a demo model from scratch; returns its card."""
+    from edgekit.distill.demo_models import train
+
+    return train(role, out, work, seed=seed, threads=threads)

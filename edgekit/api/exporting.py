@@ -1,0 +1,219 @@
+"""export and matrix: from a student to bundles."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace as replace_fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgekit.api.runs import latest_run
+from edgekit.console import note
+from edgekit.errors import EdgekitError
+
+if TYPE_CHECKING:
+    from edgekit.bundle import Bundle
+    from edgekit.data import Sample
+    from edgekit.recipe import Export
+    from edgekit.workspace import Run
+
+
+def export(
+    checkpoint: Path | str | None = None,
+    *,
+    targets: list[str],
+    precisions: list[str] | None = None,
+    out: Path | None = None,
+    sizes: list[tuple[int, int]] | None = None,
+    data: str | None = None,
+    samples: int = 32,
+    calibrate: int | None = None,
+    calibration_data: str | None = None,
+    with_genai: bool | None = None,
+    replace: bool = True,
+) -> list[Bundle]:
+    """Export a checkpoint, or the student of the latest run, to each target and precision.
+
+    Args:
+        checkpoint: Hugging Face folder; the latest run's student when None.
+        targets: Names of targets.
+        precisions: Common names; what the run's recipe says, else fp32, when None.
+        out: Folder of the one bundle, or of several; in the run, or beside the current folder, when None.
+        sizes: Picture sizes (width, height) in pixels, where the family has a choice; its own when None.
+        data: Questions for the parity run; the run's test questions when None.
+        samples: How many of them.
+        calibrate: How many questions int8-static is calibrated with; the recipe's, else 64, when None.
+        calibration_data: Those questions; the run's train questions when None.
+        with_genai: Also write what onnxruntime-genai loads; as the recipe says, else not, when None.
+        replace: Put a new bundle in the place of an old one.
+    """
+    from edgekit.data import samples as read_samples
+    from edgekit.export.bundling import check_request, export_checkpoint, needs_calibration
+    from edgekit.precision import canonical, folder_name
+    from edgekit.recipe import resolve_checkpoint
+
+    run = latest_run() if checkpoint is None else None
+    given = run.student if run is not None else resolve_checkpoint(str(checkpoint))
+    jobs = [
+        replace_fields(item, precision=canonical(item.precision))
+        for name in targets
+        for item in _exports(run, name, precisions, calibrate, with_genai)
+    ]
+    modules = [check_request(job.target, job.precision) for job in jobs]
+    for job in jobs:
+        if job.genai and job.target != "onnx":
+            raise EdgekitError(f"Target {job.target!r} has nothing for onnxruntime-genai.", fix="Use --target onnx.")
+    if run is not None:
+        data = data or run.recipe().data.test
+        calibration_data = calibration_data or run.recipe().data.train
+    shown = [
+        _calibration(calibration_data, job.calibrate) if needs_calibration(module, job.precision) else []
+        for job, module in zip(jobs, modules, strict=True)
+    ]
+    questions = list(read_samples(data, limit=samples, need_answer=False)) if data else []
+    lineage: dict[str, Any] = {}
+    if run is not None:
+        teachers = run.manifest()["inputs"]["teachers_sha256"]
+        lineage = {"run": run.name, "teacher_sha256": teachers[-1]}
+    bundles = []
+    for job, calibration in zip(jobs, shown, strict=True):
+        folder = given if run is None else student_for(run, job.target, job.precision)
+        name = f"{job.target}-{folder_name(job.precision)}"
+        if out is not None:
+            place = out / name if len(jobs) > 1 else out
+        else:
+            place = run.bundles / name if run is not None else Path(f"{folder.name}-{name}")
+        note(f"Exporting {folder} to {place}")
+        bundles.append(
+            export_checkpoint(
+                folder,
+                job.target,
+                job.precision,
+                place,
+                sizes=sizes,
+                samples=questions,
+                calibration=calibration,
+                with_genai=job.genai,
+                replace=replace,
+                **lineage,
+            )
+        )
+    return bundles
+
+
+def _calibration(data: str | None, count: int) -> list[Sample]:
+    """The questions an export is calibrated with.
+
+    Raises:
+        EdgekitError: no data are named, and there is no run to take them from.
+    """
+    from edgekit.data import samples
+
+    if data is None:
+        raise EdgekitError(
+            "int8-static needs questions to calibrate with, and a checkpoint alone names none.",
+            fix="Name some, of the train kind:  --calibration-data SPEC",
+        )
+    return list(samples(data, limit=count, need_answer=False))
+
+
+def student_for(run: Run, target: str, precision: str) -> Path:
+    """The student prepared for just the weights that this export writes, where the run has one; else the student."""
+    from edgekit.export import TARGETS
+    from edgekit.quantisation import ONNX
+
+    prepared = run.quantised_student(precision)
+    scheme = getattr(TARGETS.load(target), "SCHEMES", {}).get(precision)
+    if scheme is None or scheme != ONNX.get(precision) or not prepared.is_dir():
+        return run.student
+    note(f"Taking {prepared.name}, the student after quantisation-aware distillation for {precision}.")
+    return prepared
+
+
+def _exports(
+    run: Run | None, target: str, precisions: list[str] | None, calibrate: int | None, genai: bool | None
+) -> list[Export]:
+    """What to export to a target: as asked, and as the run's recipe says where nothing is asked."""
+    from edgekit.recipe import Export
+
+    written = [item for item in run.recipe().exports if item.target == target] if run is not None else []
+    if precisions:
+        written = [next((x for x in written if x.precision == name), Export(target, name)) for name in precisions]
+    return [
+        replace_fields(
+            item,
+            calibrate=item.calibrate if calibrate is None else calibrate,
+            genai=item.genai if genai is None else genai,
+        )
+        for item in written or [Export(target)]
+    ]
+
+
+def matrix(
+    targets: list[str] | None = None,
+    families: list[str] | None = None,
+    precisions: list[str] | None = None,
+    on_row: Callable[[dict[str, Any]], None] | None = None,
+) -> list[dict[str, Any]]:
+    """Export a tiny random checkpoint of each family to each target and precision, run it, compare it with PyTorch.
+
+    Nothing is remembered from elsewhere: each row is measured by this call, on this machine.
+
+    Args:
+        targets: Names; all when None.
+        families: Names of edgekit.demo.tiny; all when None.
+        precisions: Common names; all that a target has when None.
+        on_row: Told each row as it is measured.
+    Returns:
+        Rows of family, target, precision, passed, checks (figures with their bars) and seconds; `why` instead of
+        checks where there is nothing to measure, passed None where that is for want of a package.
+    """
+    import tempfile
+
+    from edgekit.demo import tiny
+    from edgekit.export import TARGETS
+
+    chosen = families or list(tiny.NAMES)
+    if wrong := [name for name in chosen if name not in tiny.NAMES]:
+        raise EdgekitError(f"There is no tiny checkpoint of {wrong[0]!r}.", fix=f"There are: {', '.join(tiny.NAMES)}.")
+    jobs = [
+        (family, target, precision)
+        for family in chosen
+        for target in targets or TARGETS.names()
+        for precision in precisions or TARGETS.load(target).PRECISIONS
+    ]
+    rows = []
+    with tempfile.TemporaryDirectory() as made:
+        for number, job in enumerate(jobs, 1):
+            note(f"{number} of {len(jobs)}: {' '.join(job)}")
+            rows.append(_matrix_row(*job, Path(made)))
+            if on_row is not None:
+                on_row(rows[-1])
+    return rows
+
+
+def _matrix_row(family: str, target: str, precision: str, folder: Path) -> dict[str, Any]:
+    import time
+
+    from edgekit.bars import ALWAYS, judge, random_bars_of
+    from edgekit.demo.tiny import write_checkpoint
+    from edgekit.errors import MissingExtraError
+    from edgekit.export.bundling import drawn_samples, export_checkpoint
+    from edgekit.runtimes.verify import verify_bundle
+
+    row: dict[str, Any] = {"family": family, "target": target, "precision": precision}
+    started = time.monotonic()
+    checkpoint = folder / family
+    try:
+        if not checkpoint.exists():
+            write_checkpoint(family, checkpoint, seed=0)
+        place = folder / "-".join(row.values())
+        bundle = export_checkpoint(checkpoint, target, precision, place, calibration=drawn_samples(16))
+        figures = verify_bundle(bundle.folder, checkpoint, None, 8)
+    except MissingExtraError as error:
+        return {**row, "passed": None, "why": " ".join(str(error).split())}
+    except EdgekitError as error:
+        return {**row, "passed": False, "why": " ".join(str(error).split())}
+    checks = judge(figures, {**ALWAYS, **random_bars_of(precision)})
+    passed = all(check["held"] for check in checks.values())
+    return {**row, "passed": passed, "checks": checks, "seconds": time.monotonic() - started}

@@ -1,0 +1,140 @@
+"""verify and bench: a bundle beside its reference."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgekit.api.runs import latest_run, made_from, reference_of, run_data, run_of
+from edgekit.console import note
+from edgekit.errors import EdgekitError
+
+if TYPE_CHECKING:
+    from edgekit.report import Report
+
+
+def verify(
+    bundle: Path,
+    *,
+    reference: Path | str | None = None,
+    data: str | None = None,
+    samples: int = 32,
+    threads: int = 1,
+    attribute: bool = False,
+) -> dict[str, Any]:
+    """Check a bundle's files, and run it beside its student; also written to parity.json in the bundle.
+
+    Args:
+        bundle: Folder.
+        reference: The student's checkpoint; found beside the bundle's run when None.
+        data: Questions; the run's test questions, else stock questions, when None.
+        samples: How many.
+        threads: CPU threads of each side.
+        attribute: Find out which part costs what; the target's fp32 export is made for it and thrown away.
+    Returns:
+        `edgekit.parity.Parity` as JSON: figures, bars, and `passed`.
+    """
+    import tempfile
+
+    from edgekit.runtimes.verify import verify_bundle
+
+    found = reference_of(reference, [bundle])
+    if reference is None and (prepared := made_from(bundle)) is not None:
+        found = prepared
+    questions = data or run_data([bundle])
+    if not attribute:
+        return verify_bundle(bundle, found, questions, samples, threads=threads)
+    with tempfile.TemporaryDirectory(prefix="edgekit-verify-") as place:
+        plain, why = _plain_export(bundle, found, Path(place) / "fp32")
+        return verify_bundle(
+            bundle, found, questions, samples, threads=threads, attribution=True, plain=plain, note=why
+        )
+
+
+def _plain_export(folder: Path, reference: Path | None, out: Path) -> tuple[Path | None, str]:
+    """The bundle's checkpoint in the same target and sizes in fp32, or why there is none."""
+    from edgekit.bundle import Bundle
+    from edgekit.checkpoint import checkpoint_hash
+    from edgekit.export import TARGETS
+    from edgekit.export.bundling import export_checkpoint
+
+    manifest = Bundle.load(folder).manifest
+    if manifest.precision.common == "fp32":
+        return None, "the bundle is fp32: nothing of it is quantised"
+    if reference is None or checkpoint_hash(reference) != manifest.student_sha256:
+        return None, "no checkpoint to export"  # the comparison itself says so in full
+    if "fp32" not in TARGETS.load(manifest.target).PRECISIONS:
+        return None, f"the target {manifest.target!r} has no fp32"
+    sizes = manifest.preprocessing.get("sizes")
+    note("Exporting the checkpoint in fp32, for the share of quantisation.")
+    export_checkpoint(reference, manifest.target, "fp32", out, sizes=sizes and [(w, h) for w, h in sizes])
+    return out, ""
+
+
+def bench(
+    bundles: list[Path] | None = None,
+    *,
+    reference: Path | str | None = None,
+    data: str | None = None,
+    limit: int | None = None,
+    threads: int | None = None,
+    device: str = "host",
+    out: Path | None = None,
+    bars: dict[str, float | int | None] | None = None,
+) -> tuple[Report, Path]:
+    """Measure bundles beside the PyTorch reference.
+
+    Args:
+        bundles: Folders; all of the latest run when None.
+        reference: The student's checkpoint; found from the bundles' run when None.
+        data: Questions; the run's when None.
+        limit: The first so many; the recipe's `bench.limit` when None, 0 for all.
+        threads: Of each runtime; the recipe's when None.
+        device: Where.
+        out: Folder of the report; `reports/bench` of the run when None.
+        bars: Fields of `Gates` that override the recipe's.
+    Returns:
+        The report and its folder.
+    """
+    from dataclasses import replace
+
+    from edgekit.recipe import Bench, Gates
+    from edgekit.runtimes.bench import Settings
+    from edgekit.runtimes.bench import bench as measure
+
+    run = latest_run() if bundles is None else run_of(bundles)
+    if bundles is None and run is not None:
+        bundles = sorted(path for path in run.bundles.glob("*") if (path / "manifest.json").exists())
+        if not bundles:
+            raise EdgekitError(
+                f"The run {run.name!r} has no bundles yet.", fix="Make one:  edgekit export --target onnx"
+            )
+        note(f"Measuring {', '.join(path.name for path in bundles)} beside PyTorch.")
+    recipe = run.recipe() if run is not None else None
+    usual = recipe.bench if recipe is not None else Bench()
+    spec = data or usual.data or (recipe.data.test if recipe is not None else None)
+    if spec is None:
+        raise EdgekitError("No questions to measure on.", fix="Name some:  --data questions.jsonl")
+    settings = Settings(
+        data=spec,
+        scoring=recipe.data.scoring if recipe is not None else "exact",
+        limit=usual.limit if limit is None else (limit or None),
+        threads=threads or usual.threads,
+        warmup=usual.warmup,
+        max_new_tokens=usual.max_new_tokens,
+    )
+    given = {key: value for key, value in (bars or {}).items() if value is not None}
+    gates = replace(recipe.gates if recipe is not None else Gates(), **given)  # type: ignore[arg-type]
+    place = out or (run.reports / "bench" if run is not None else Path("edgekit-bench"))
+    name = run.name if run is not None else None
+    report = measure(
+        bundles or [],
+        reference_of(reference, bundles or []),
+        settings,
+        place,
+        bars=gates,
+        device=device,
+        run=name,
+        prepared=run.students()[1:] if run is not None and reference is None else (),
+    )
+    return report, place
