@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from edgekit.checkpoint import resolve_checkpoint
 from edgekit.data import Sample, samples
 from edgekit.distill import lora, trackers
 from edgekit.distill.anatomy import Anatomy, anatomy
@@ -26,7 +27,7 @@ from edgekit.distill.masking import stage_ratios
 from edgekit.distill.vocabulary import CHUNK_VALUES, KEEP_BYTES
 from edgekit.errors import RecipeError
 from edgekit.processor import Processor
-from edgekit.recipe import Recipe, resolve_checkpoint
+from edgekit.recipe import Recipe
 
 # Shares of a large matrix product's speed; measured for the demo models on two CPU cores (docs/scale.md).
 FORWARD_SHARE = 0.3

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-from edgekit.checkpoint import check_checkpoint, checkpoint_hash
+from edgekit.checkpoint import check_checkpoint, checkpoint_hash, resolve_checkpoint
 from edgekit.families import family_of
 from edgekit.processor import Processor
-from edgekit.recipe import resolve_checkpoint
 from edgekit.workspace import Run
 
 

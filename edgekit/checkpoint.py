@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.resources import files
 from logging import ERROR, getLogger
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -124,3 +125,42 @@ def load_model(folder: Path, *, dtype: str = "float32", attn: str = "sdpa") -> P
         )
     loaded: PreTrainedModel = model.eval()
     return loaded
+
+
+def resolve_checkpoint(name: str, base: Path | None = None, *, weights: bool = True) -> Path:
+    """The folder behind a checkpoint name.
+
+    Args:
+        name: Folder, `demo:teacher`, `demo:mid`, `demo:student`, or a hub name (`org/model`, fetched if it can be).
+        base: Folder that relative names start from.
+        weights: Fetch a hub model's weights too, not its configuration and tokenizer alone.
+    Raises:
+        CheckpointError: nothing there.
+    """
+    if name.startswith("demo:"):
+        folder = Path(str(files("edgekit.demo") / "weights")) / name.removeprefix("demo:")
+        if not folder.is_dir():
+            raise CheckpointError(
+                f"There is no demo model {name!r}.", fix="There are: demo:teacher, demo:mid, demo:student."
+            )
+        return folder
+    for folder in (Path(name), *([base / name] if base else [])):
+        if folder.is_dir():
+            return folder.resolve()
+    return _from_hub(name, weights)
+
+
+def _from_hub(name: str, weights: bool) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
+
+    patterns = ["*.json", "*.jinja", "*.txt", "*.model", *(["*.safetensors"] if weights else [])]
+    try:
+        return Path(snapshot_download(name, allow_patterns=patterns))
+    except HFValidationError as error:
+        raise CheckpointError(f"No model at {name!r}.", why="It is no folder and no hub name.") from error
+    except Exception as error:  # offline, unknown and refused all come as different types from several layers
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise CheckpointError(
+            f"No model at {name!r}.", why=f"It is no folder here, and the hub did not give it: {reason}"
+        ) from error

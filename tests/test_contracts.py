@@ -27,9 +27,10 @@ from edgekit.bundle import (
     read_manifest,
     seal,
 )
+from edgekit.checkpoint import resolve_checkpoint
 from edgekit.errors import BundleError, CheckpointError, EdgekitError, RecipeError, StorageError
 from edgekit.files import inside, new_folder, write_text
-from edgekit.recipe import Recipe, demo_recipe_path, dump_recipe, load_recipe, read_recipe, resolve_checkpoint
+from edgekit.recipe import Recipe, demo_recipe_path, dump_recipe, load_recipe, read_recipe
 from edgekit.report import Report, Row, escape, markdown, read_report, to_csv
 from edgekit.workspace import Workspace
 

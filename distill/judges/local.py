@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.chat import Message, read_chat_template, render
-from edgekit.checkpoint import check_weights, checkpoint_hash
+from edgekit.checkpoint import check_weights, checkpoint_hash, resolve_checkpoint
 from edgekit.choice import Choice
 from edgekit.distill import verdicts
 from edgekit.distill.judges import Judge
 from edgekit.errors import CheckpointError, DataError, RecipeError
 from edgekit.families import read_optional_json
-from edgekit.recipe import LlmJudge, resolve_checkpoint
+from edgekit.recipe import LlmJudge
 
 
 def check(llm: LlmJudge, base: Path) -> None:

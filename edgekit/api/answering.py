@@ -91,7 +91,7 @@ def chat(
 
 
 def _open(model: Path | str, threads: int) -> tuple[str, Session]:
-    from edgekit.recipe import resolve_checkpoint
+    from edgekit.checkpoint import resolve_checkpoint
     from edgekit.runtimes import RUNTIMES, runtime_for
 
     folder = resolve_checkpoint(str(model))

@@ -175,8 +175,9 @@ def probe(
     Returns:
         The sweep, and the files written.
     """
+    from edgekit.checkpoint import resolve_checkpoint
     from edgekit.distill.probe import probe_checkpoint
-    from edgekit.recipe import demo_recipe_path, load_recipe, resolve_checkpoint
+    from edgekit.recipe import demo_recipe_path, load_recipe
     from edgekit.workspace import Workspace
 
     place = Workspace.find(Path.cwd())
@@ -220,8 +221,8 @@ def mask(
     """
     from typing import get_args
 
+    from edgekit.checkpoint import resolve_checkpoint
     from edgekit.distill.masking import Scope, write_masked
-    from edgekit.recipe import resolve_checkpoint
 
     if scope not in get_args(Scope):
         raise RecipeError(f"Unknown scope {scope!r}.", fix="There are: all, language, vision.")

@@ -47,10 +47,10 @@ def export(
         with_genai: Also write what onnxruntime-genai loads; as the recipe says, else not, when None.
         replace: Put a new bundle in the place of an old one.
     """
+    from edgekit.checkpoint import resolve_checkpoint
     from edgekit.data import samples as read_samples
     from edgekit.export.bundling import check_request, export_checkpoint, needs_calibration
     from edgekit.precision import canonical, folder_name
-    from edgekit.recipe import resolve_checkpoint
 
     run = latest_run() if checkpoint is None else None
     given = run.student if run is not None else resolve_checkpoint(str(checkpoint))

@@ -37,7 +37,7 @@ def run_of(bundles: list[Path]) -> Run | None:
 
 def reference_of(given: Path | str | None, bundles: list[Path]) -> Path | None:
     """The checkpoint to compare bundles with: as given, else the student of their run, where there is one."""
-    from edgekit.recipe import resolve_checkpoint
+    from edgekit.checkpoint import resolve_checkpoint
 
     if given is not None:
         return resolve_checkpoint(str(given))

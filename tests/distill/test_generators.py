@@ -20,7 +20,7 @@ from openai_double import Answer, Double, images, said, serve, text
 from PIL import Image
 
 from edgekit.chat import question as ask
-from edgekit.checkpoint import load_model
+from edgekit.checkpoint import load_model, resolve_checkpoint
 from edgekit.data import ImageRef, Sample
 from edgekit.data import samples as read
 from edgekit.distill.generators import Source, openai, transformers
@@ -28,7 +28,7 @@ from edgekit.distill.masking import MaskedTeacher
 from edgekit.errors import EdgekitError, MissingExtraError, RecipeError
 from edgekit.families import idefics3
 from edgekit.processor import Processor
-from edgekit.recipe import GenData, Server, load_recipe, read_recipe, resolve_checkpoint
+from edgekit.recipe import GenData, Server, load_recipe, read_recipe
 
 SETTINGS = GenData(generator="openai", max_new_tokens=6)
 

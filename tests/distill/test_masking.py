@@ -135,7 +135,7 @@ def test_tensors_of_another_name_are_a_clear_error(teacher: MaskedTeacher, tmp_p
 
 def test_a_written_mask_is_the_mask_in_memory(tmp_path: Path) -> None:
     """The demo teacher is stored in bfloat16, as real ones are."""
-    from edgekit.recipe import resolve_checkpoint
+    from edgekit.checkpoint import resolve_checkpoint
 
     folder = resolve_checkpoint("demo:teacher")
     record = write_masked(folder, 0.6, tmp_path / "m", "language", ("*down_proj*",))

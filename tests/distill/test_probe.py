@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from edgekit.checkpoint import load_model
+from edgekit.checkpoint import load_model, resolve_checkpoint
 from edgekit.data import samples
 from edgekit.distill.masking import MaskedTeacher
 from edgekit.distill.objectives.jsd import jsd
@@ -18,7 +18,6 @@ from edgekit.distill.probe import Row, held_out, probe, propose
 from edgekit.errors import EdgekitError
 from edgekit.families import idefics3
 from edgekit.processor import Processor
-from edgekit.recipe import resolve_checkpoint
 
 
 @pytest.fixture(scope="module")

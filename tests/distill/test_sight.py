@@ -14,13 +14,13 @@ import pyarrow.parquet as pq
 import pytest
 from openai_double import Answer, images, said, serve, share, text
 
-from edgekit.checkpoint import load_model
+from edgekit.checkpoint import load_model, resolve_checkpoint
 from edgekit.distill.gen_data import RESPONSES, write_questions
 from edgekit.distill.generators import Said, Source, openai, transformers
 from edgekit.distill.sight import check_sight, check_stored_sight, make_swaps, measure_sight
 from edgekit.errors import EdgekitError
 from edgekit.processor import Processor
-from edgekit.recipe import Data, GenData, Server, resolve_checkpoint
+from edgekit.recipe import Data, GenData, Server
 
 
 @pytest.fixture(scope="module")

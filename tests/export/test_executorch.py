@@ -18,13 +18,12 @@ from PIL import Image
 
 from edgekit.bundle import MANIFEST, Bundle
 from edgekit.chat import question
-from edgekit.checkpoint import load_model
+from edgekit.checkpoint import load_model, resolve_checkpoint
 from edgekit.data import samples
 from edgekit.errors import BundleError, DataError, MissingExtraError
 from edgekit.export.bundling import export_checkpoint
 from edgekit.families import fit_image
 from edgekit.files import sha256_file
-from edgekit.recipe import resolve_checkpoint
 from edgekit.runtimes import RUNTIMES
 from edgekit.runtimes.executorch import in_turn
 from edgekit.runtimes.generate import answer, follow

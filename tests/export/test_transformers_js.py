@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from edgekit.checkpoint import resolve_checkpoint
 from edgekit.data import samples
 from edgekit.export.bundling import export_checkpoint
-from edgekit.recipe import resolve_checkpoint
 from edgekit.runtimes import RUNTIMES
 from edgekit.runtimes.generate import answer
 
