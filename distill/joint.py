@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset, SequentialSampler
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from torch.utils.data import Dataset
 
 from edgekit.data import Sample
 from edgekit.distill.batch import Prompts, embed, encode_prompts, response_hidden
@@ -21,9 +18,11 @@ from edgekit.distill.inside import Recorder, sizes
 from edgekit.distill.loss import Group, Weights, joint_loss, row_means
 from edgekit.distill.masking import MaskedTeacher
 from edgekit.distill.objectives import Objective, Side
+from edgekit.distill.processes import as_forward
+from edgekit.distill.schedules import ObjectiveSchedule
+from edgekit.distill.trainer import PartsTrainer
 from edgekit.distill.vocabulary import Terms, answer_terms
 from edgekit.errors import DataError, EdgekitError
-from edgekit.files import write_json
 from edgekit.processor import Processor
 
 S = TypeVar("S")
@@ -158,7 +157,7 @@ class Collator:
         return distinct[key]
 
 
-class JointTrainer(Trainer):
+class JointTrainer(PartsTrainer):
     """Trainer whose loss is the joint objective.
 
     Args:
@@ -191,12 +190,6 @@ class JointTrainer(Trainer):
         self.add_callback(ObjectiveSchedule(objectives, self._step_means))
         self._step_sums: dict[str, float] = {}
         self._step_batches = 0
-        self.model_accepts_loss_kwargs = False  # the loss is a mean over questions already
-        self._sums: dict[str, float] = {}
-        self._batches = 0
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
-        return SequentialSampler(train_dataset if train_dataset is not None else self.train_dataset)
 
     def compute_loss(
         self,
@@ -212,10 +205,9 @@ class JointTrainer(Trainer):
         loss, logs = joint_loss(terms.logp, terms.losses, group, self.weights, parts)
         if not torch.isfinite(loss):
             raise self._not_finite(loss, terms, group, batch)
+        self.count_parts(logs)
         for name, value in logs.items():
-            self._sums[name] = self._sums.get(name, 0.0) + float(value)
             self._step_sums[name] = self._step_sums.get(name, 0.0) + float(value)
-        self._batches += 1
         self._step_batches += 1
         return (loss, {}) if return_outputs else loss
 
@@ -263,90 +255,18 @@ class JointTrainer(Trainer):
 
     def _step_means(self) -> dict[str, float]:
         """Means of the loss's parts since the last call."""
-        means = {name: total / self._step_batches for name, total in self._over_processes(self._step_sums).items()}
+        means = {name: total / self._step_batches for name, total in self.over_processes(self._step_sums).items()}
         self._step_sums, self._step_batches = {}, 0
         return means
 
-    def _over_processes(self, values: dict[str, float]) -> dict[str, float]:
-        """Means over the processes, which schedules must see alike; the values themselves where there is one."""
-        if self.accelerator.num_processes == 1:
-            return values
-        own = torch.tensor(list(values.values()), dtype=torch.float64, device=self.accelerator.device)
-        return dict(zip(values, self.accelerator.reduce(own, "mean").tolist(), strict=True))
-
-    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Add the means of the loss's parts since the last log, and the mask ratio."""
-        if self._batches and "loss" in logs:
-            sums = self._over_processes(self._sums)
-            logs = {**logs, **{name: round(total / self._batches, 6) for name, total in sums.items()}}
-            logs["mask"] = self.teacher.ratio
-            self._sums, self._batches = {}, 0
-        super().log(logs, *args, **kwargs)
+    def state_to_log(self) -> dict[str, float]:
+        """The mask ratio."""
+        return {"mask": self.teacher.ratio}
 
     def whole_weights(self) -> dict[str, Tensor]:
         """The student's state dict, gathered from all processes that hold a piece; to be called by all of them."""
         gathered: dict[str, Tensor] = self.accelerator.get_state_dict(self.model_wrapped)
         return {name: value for name, value in gathered.items() if not name.startswith(f"{ADAPTERS}.")}
-
-
-class MaskSchedule(TrainerCallback):
-    """Sets the teacher's mask at the start of each stage, also after a resume.
-
-    Args:
-        teacher: To mask.
-        ratio_of: Step -> ratio.
-        record: Told each ratio and the threshold of each tensor at it.
-    """
-
-    def __init__(
-        self,
-        teacher: MaskedTeacher,
-        ratio_of: Callable[[int], float],
-        record: Callable[[float, dict[str, float]], None],
-    ) -> None:
-        self.teacher, self.ratio_of, self.record = teacher, ratio_of, record
-        self._set: float | None = None
-
-    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Called by Trainer before each optimiser step."""
-        ratio = self.ratio_of(state.global_step)
-        if ratio != self._set:
-            self.record(ratio, self.teacher.set_ratio(ratio))
-            self._set = ratio
-
-
-class ObjectiveSchedule(TrainerCallback):
-    """Tells each objective how a step went, and keeps its state with each checkpoint.
-
-    Args:
-        objectives: By name.
-        means: Gives the means of the loss's parts over the step that ended.
-    """
-
-    FILE = "objectives.json"
-
-    def __init__(self, objectives: Mapping[str, Objective], means: Callable[[], dict[str, float]]) -> None:
-        self.objectives, self.means = objectives, means
-
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Take the state of the checkpoint that training resumes from."""
-        path = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}" / self.FILE
-        if state.global_step and path.exists():
-            kept = json.loads(path.read_text(encoding="utf-8"))
-            for name, objective in self.objectives.items():
-                objective.restore(kept[name])
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Called by Trainer after each optimiser step."""
-        means = self.means()
-        for name, objective in self.objectives.items():
-            objective.after_step(means[name], state.global_step, state.max_steps)
-
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Called by Trainer when a checkpoint's own files are written."""
-        if state.is_world_process_zero and any(objective.state() for objective in self.objectives.values()):
-            folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
-            write_json(folder / self.FILE, {name: objective.state() for name, objective in self.objectives.items()})
 
 
 def attach_adapters(student: Any, teacher: Any, objectives: Mapping[str, Objective]) -> dict[str, nn.Module]:
@@ -363,43 +283,6 @@ def detach_adapters(student: Any) -> None:
     """Take them off again before the student is saved."""
     if hasattr(student, ADAPTERS):
         delattr(student, ADAPTERS)
-
-
-def as_forward(wrapped: Any, inner: nn.Module, call: Callable[[Any, S], T], argument: S) -> T:
-    """`call(inner, argument)` run as the forward pass of the wrapper around `inner`.
-
-    DDP, FSDP and DeepSpeed gather weights and synchronise gradients around the wrapped model's forward, while the
-    loss calls parts of the model one by one.
-
-    Source: `_ForwardRedirection` of Lightning Fabric, as TRL uses it too.
-
-    Args:
-        wrapped: What Trainer prepared; `inner` itself where nothing wraps it.
-        inner: The model.
-        call: What it returns must hold the tensors that the loss is made of.
-        argument: Not empty and no tensor: DDP moves tensors, and asks for at least one argument.
-    """
-    own = vars(inner).get("forward")  # accelerate puts its autocast there
-    restored = False
-
-    def restore() -> None:
-        nonlocal restored
-        if not restored:
-            restored = True
-            del inner.forward
-            if own is not None:
-                inner.forward = own
-
-    def forward(given: S) -> T:
-        restore()  # `call` may itself use the model's forward
-        return call(inner, given)
-
-    inner.forward = forward
-    try:
-        result: T = wrapped(argument)
-    finally:
-        restore()
-    return result
 
 
 def _to(group: Group, device: torch.device) -> Group:

@@ -32,7 +32,7 @@ from edgekit.distill.agreement import report_agreement
 from edgekit.distill.clock import PhaseClock
 from edgekit.distill.evaluate import Evaluation, evaluate_model
 from edgekit.distill.gen_data import open_shards, write_questions
-from edgekit.distill.joint import Collator, JointTrainer, MaskSchedule, ScheduledQuestions, detach_adapters
+from edgekit.distill.joint import Collator, JointTrainer, ScheduledQuestions, detach_adapters
 from edgekit.distill.judges import check_judges, check_sample
 from edgekit.distill.legs import Leg, Party, Stage
 from edgekit.distill.loss import Weights
@@ -44,6 +44,7 @@ from edgekit.distill.probe import save as save_probe
 from edgekit.distill.qad import KlReference
 from edgekit.distill.qad_stage import qad_due, quantised_stage
 from edgekit.distill.responses import Responses
+from edgekit.distill.schedules import MaskSchedule
 from edgekit.distill.trainer import StopAt, forget_checkpoint, name_layers, run_trainer, training_arguments
 from edgekit.errors import CheckpointError, DataError, RecipeError
 from edgekit.files import new_folder, sha256_file, write_json

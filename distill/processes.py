@@ -13,9 +13,11 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
+from torch import nn
 
 from edgekit.console import note
 
+S = TypeVar("S")
 T = TypeVar("T")
 # A process that dies is noticed by the launcher, which ends the others; waiting for a slow one is no fault.
 PATIENCE = timedelta(days=7)
@@ -98,3 +100,40 @@ def main_first() -> Iterator[None]:
     yield
     if is_main():
         wait()
+
+
+def as_forward(wrapped: Any, inner: nn.Module, call: Callable[[Any, S], T], argument: S) -> T:
+    """`call(inner, argument)` run as the forward pass of the wrapper around `inner`.
+
+    DDP, FSDP and DeepSpeed gather weights and synchronise gradients around the wrapped model's forward, while the
+    loss calls parts of the model one by one.
+
+    Source: `_ForwardRedirection` of Lightning Fabric, as TRL uses it too.
+
+    Args:
+        wrapped: What Trainer prepared; `inner` itself where nothing wraps it.
+        inner: The model.
+        call: What it returns must hold the tensors that the loss is made of.
+        argument: Not empty and no tensor: DDP moves tensors, and asks for at least one argument.
+    """
+    own = vars(inner).get("forward")  # accelerate puts its autocast there
+    restored = False
+
+    def restore() -> None:
+        nonlocal restored
+        if not restored:
+            restored = True
+            del inner.forward
+            if own is not None:
+                inner.forward = own
+
+    def forward(given: S) -> T:
+        restore()  # `call` may itself use the model's forward
+        return call(inner, given)
+
+    inner.forward = forward
+    try:
+        result: T = wrapped(argument)
+    finally:
+        restore()
+    return result

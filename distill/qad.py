@@ -16,8 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, kl_div, log_softmax
-from torch.utils.data import Dataset, SequentialSampler
-from transformers import Trainer
+from torch.utils.data import Dataset
 
 from edgekit.chat import render
 from edgekit.checkpoint import load_model
@@ -27,7 +26,7 @@ from edgekit.distill.fake_quant import fake_quantised, quantised_layers
 from edgekit.distill.gen_data import open_shards, question
 from edgekit.distill.loss import row_means
 from edgekit.distill.pairing import copy_processor
-from edgekit.distill.trainer import run_trainer, training_arguments
+from edgekit.distill.trainer import PartsTrainer, run_trainer, training_arguments
 from edgekit.errors import EdgekitError
 from edgekit.files import new_folder, write_json
 from edgekit.processor import Processor
@@ -135,7 +134,7 @@ def qad_loss(
     return loss, {"kl": kl.detach(), "ce": ce.detach()}
 
 
-class QadTrainer(Trainer):
+class QadTrainer(PartsTrainer):
     """Trainer whose loss is `qad_loss`; it quantises nothing itself.
 
     Args:
@@ -149,12 +148,6 @@ class QadTrainer(Trainer):
     def __init__(self, *, reference: KlReference, processor: Processor, settings: Qad, vocab: int, **rest: Any) -> None:
         super().__init__(**rest)
         self.reference, self.processor, self.settings, self.vocab = reference, processor, settings, vocab
-        self.model_accepts_loss_kwargs = False  # the loss is a mean over questions already
-        self._sums: dict[str, float] = {}
-        self._batches = 0
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
-        return SequentialSampler(train_dataset if train_dataset is not None else self.train_dataset)
 
     def compute_loss(
         self,
@@ -176,21 +169,12 @@ class QadTrainer(Trainer):
                 why=f"Questions of that step: {', '.join(batch.ids)}",
                 fix="The last checkpoint is kept. Lower qad.learning_rate, or look at these questions.",
             )
-        for name, value in logs.items():
-            self._sums[name] = self._sums.get(name, 0.0) + float(value)
-        self._batches += 1
+        self.count_parts(logs)
         return (loss, {}) if return_outputs else loss
 
     def _logits(self, model: Any, processor: Processor, prompts: Prompts, answers: list[list[int]]) -> Tensor:
         embedded = embed(model, processor, prompts, 0)
         return project(model, response_hidden(model, embedded, range(len(answers)), answers, 0), self.vocab)
-
-    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Add the means of the loss's parts since the last log."""
-        if self._batches and "loss" in logs:
-            logs = {**logs, **{name: round(total / self._batches, 6) for name, total in self._sums.items()}}
-            self._sums, self._batches = {}, 0
-        super().log(logs, *args, **kwargs)
 
 
 def distil_quantised(

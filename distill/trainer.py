@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils.data import SequentialSampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from edgekit.console import progress
@@ -149,6 +150,48 @@ class StepProgress(TrainerCallback):
         if self._context is not None:
             self._context.__exit__(None, None, None)
             self._context = self._bar = None
+
+
+class PartsTrainer(Trainer):
+    """Trainer for a loss of several parts: items in their data set's own order, the parts' means in the log.
+
+    `compute_loss` hands the parts of each batch to `count_parts`.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.model_accepts_loss_kwargs = False  # the loss is a mean over questions already
+        self._sums: dict[str, float] = {}
+        self._batches = 0
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
+        return SequentialSampler(train_dataset if train_dataset is not None else self.train_dataset)
+
+    def count_parts(self, parts: Mapping[str, Any]) -> None:
+        """Add one batch's parts, by name, to the means of the next log."""
+        for name, value in parts.items():
+            self._sums[name] = self._sums.get(name, 0.0) + float(value)
+        self._batches += 1
+
+    def over_processes(self, values: dict[str, float]) -> dict[str, float]:
+        """Means over the processes, which schedules must see alike; the values themselves where there is one."""
+        if self.accelerator.num_processes == 1:
+            return values
+        own = torch.tensor(list(values.values()), dtype=torch.float64, device=self.accelerator.device)
+        return dict(zip(values, self.accelerator.reduce(own, "mean").tolist(), strict=True))
+
+    def state_to_log(self) -> dict[str, float]:
+        """What else a log holds beside the means."""
+        return {}
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Add the means of the loss's parts since the last log."""
+        if self._batches and "loss" in logs:
+            sums = self.over_processes(self._sums)
+            means = {name: round(total / self._batches, 6) for name, total in sums.items()}
+            logs = {**logs, **means, **self.state_to_log()}
+            self._sums, self._batches = {}, 0
+        super().log(logs, *args, **kwargs)
 
 
 def run_trainer(trainer: Trainer, folder: Path, title: str) -> None:

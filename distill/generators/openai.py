@@ -11,65 +11,35 @@ with `n` responses a request first, then with one.
 from __future__ import annotations
 
 import base64
-import email.utils
 import io
 import json
 import math
-import os
 import random
-import threading
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from http.client import HTTPException
+from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
 from edgekit.chat import render
-from edgekit.console import plain
 from edgekit.data import ImageRef, Sample
+from edgekit.distill.chat_server import ChatServer, RefusedError, api_key
 from edgekit.distill.generators import PROBE_TOKENS, Said, Source, end_token_ids
-from edgekit.errors import DataError, EdgekitError
+from edgekit.errors import DataError, ServerError
 from edgekit.processor import Processor
 from edgekit.recipe import GenData
 
-BUSY = frozenset({408, 409, 425, 429})
-"""Statuses worth another attempt, beside all from 500 on."""
-LONGEST_WAIT_S = 60.0
-LONGEST_RETRY_AFTER_S = 3600.0
 MIME = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}
 ORIENTATION = 0x0112
 MANNERS = tuple((how, many) for many in (True, False) for how in ("fields", "generation_config", "plain"))
-
-
-class ServerError(EdgekitError):
-    """A server did not give what was asked of it."""
-
-
-class RefusedError(ServerError):
-    """A server does not take a request as it is (400 or 422).
-
-    Args:
-        body: What it said.
-    """
-
-    def __init__(self, what: str, why: str, body: str) -> None:
-        super().__init__(what, why=why)
-        self.body = body
 
 
 def check(settings: GenData) -> None:
     """The key's environment variable must be set.
 
     Raises:
-        EdgekitError: it is not.
+        RecipeError: it is not.
     """
-    name = settings.server.api_key_env
-    if name and not os.environ.get(name):
-        raise EdgekitError(f"The environment variable {name} is not set.", fix=f"Set it:  export {name}=...")
+    api_key(settings.server.api_key_env)
 
 
 def open_generator(source: Source) -> OpenAI:
@@ -93,90 +63,6 @@ class Choice:
     logp: float | None
 
 
-@dataclass
-class Client:
-    """Requests to one endpoint, with waiting and further attempts.
-
-    Args:
-        url: Of `/chat/completions`.
-        key: Sent as a bearer token; "" for none.
-        retries: Further attempts.
-        timeout_s: Seconds without a byte until a request is given up.
-    """
-
-    url: str
-    key: str = field(repr=False)
-    retries: int
-    timeout_s: float
-
-    def __post_init__(self) -> None:
-        self.closing = threading.Event()
-        host = urlsplit(self.url).hostname or ""
-        # A proxy for the outside world cannot reach a server on this machine.
-        proxies: dict[str, str] | None = {} if host in ("localhost", "::1") or host.startswith("127.") else None
-        self._opener = urllib.request.build_opener(urllib.request.ProxyHandler(proxies), _NoRedirects())
-
-    def post(self, body: dict[str, Any]) -> dict[str, Any]:
-        """The JSON object a request is answered with; it holds a non-empty list `choices`.
-
-        Raises:
-            RefusedError: 400 or 422.
-            ServerError: anything else, after the retries where another attempt could help.
-        """
-        data = json.dumps(body).encode()
-        for attempt in range(self.retries + 1):
-            try:
-                return self._once(data)
-            except _AgainError as error:
-                if attempt == self.retries or self.closing.is_set():
-                    times = "1 attempt" if attempt == 0 else f"{attempt + 1} attempts"
-                    raise ServerError(
-                        f"No usable answer from {self.url} after {times}.", why=f"The last time: {error.reason}"
-                    ) from error
-                wait(self.closing, error.after_s if error.after_s is not None else backoff_s(attempt))
-        raise AssertionError("the loop returns or raises")
-
-    def _once(self, data: bytes) -> dict[str, Any]:
-        request = urllib.request.Request(self.url, data, {"Content-Type": "application/json"}, method="POST")
-        if self.key:
-            request.add_unredirected_header("Authorization", f"Bearer {self.key}")
-        try:
-            with self._opener.open(request, timeout=self.timeout_s) as answer:
-                said = answer.read()
-        except urllib.error.HTTPError as error:
-            raise self._failure(error) from error
-        except (OSError, HTTPException) as error:  # refused, reset, timed out, closed half-way
-            reason = getattr(error, "reason", None) or error
-            raise _AgainError(f"{type(reason).__name__}: {reason}") from error
-        try:
-            value = json.loads(said)
-        except ValueError as error:
-            raise _AgainError(f"it is no JSON: {_shown(said)}") from error
-        choices = value.get("choices") if isinstance(value, dict) else None
-        whole = isinstance(choices, list) and choices and all(isinstance(c, dict) for c in choices)
-        if not whole:
-            raise _AgainError(f"it holds no choices: {_shown(said)}")
-        found: dict[str, Any] = value
-        return found
-
-    def _failure(self, error: urllib.error.HTTPError) -> Exception:
-        try:
-            body = error.read(4096)
-        except (OSError, HTTPException):
-            body = b""
-        reason = f"HTTP {error.code} {plain(str(error.reason))}: {_shown(body)}"
-        if error.code in BUSY or error.code >= 500:
-            return _AgainError(reason, retry_after_s(error.headers.get("Retry-After")))
-        if error.code in (400, 422):
-            return RefusedError(f"{self.url} does not take the request.", reason, body.decode("utf-8", "replace"))
-        fixes = {
-            401: "Name the key's environment variable in masters.gen_data.server.api_key_env.",
-            403: "The key has no right to this model.",
-            404: "Check masters.gen_data.server.url (it ends in /v1) and .model.",
-        }
-        return ServerError(f"{self.url} refused.", why=reason, fix=fixes.get(error.code, ""))
-
-
 class OpenAI:
     """The generator.
 
@@ -187,9 +73,9 @@ class OpenAI:
     def __init__(self, source: Source) -> None:
         server = source.settings.server
         self.settings, self.processor = source.settings, source.processor
-        self.model = _filled(server.model, source)
-        url = _filled(server.url, source).rstrip("/") + "/chat/completions"
-        self.client = Client(url, os.environ.get(server.api_key_env, ""), server.retries, server.timeout_s)
+        url, model = (text.replace("{ratio}", f"{source.ratio:g}") for text in (server.url, server.model))
+        url, model = (text.replace("{teacher}", str(source.teacher)) for text in (url, model))
+        self.server = ChatServer(url, model, server.api_key_env, server.concurrency, server.retries, server.timeout_s)
         self.ends = end_token_ids(source.folder)
         self.pool = ThreadPoolExecutor(server.concurrency, thread_name_prefix="gen-data")
         self._manner: tuple[str, bool] | None = None
@@ -220,7 +106,7 @@ class OpenAI:
 
     def close(self) -> None:
         """End the threads; requests under way are let go."""
-        self.client.closing.set()
+        self.server.stop()
         self.pool.shutdown(wait=False, cancel_futures=True)
 
     def _each(self, ask: Any, items: Sequence[Any]) -> list[Any]:
@@ -228,7 +114,7 @@ class OpenAI:
         try:
             return [future.result() for future in futures]
         except BaseException:
-            self.client.closing.set()
+            self.server.stop()
             for future in futures:
                 future.cancel()
             raise
@@ -278,7 +164,7 @@ class OpenAI:
         return found
 
     def _body(self, sample: Sample) -> dict[str, Any]:
-        return {"model": self.model, "messages": chat_messages(sample), "stream": False}
+        return {"messages": chat_messages(sample), "stream": False}
 
     def _sampling(self, how: str, seed: int) -> dict[str, Any]:
         s = self.settings
@@ -300,7 +186,7 @@ class OpenAI:
         return body
 
     def _choices(self, body: dict[str, Any]) -> list[Choice]:
-        return [read_choice(choice) for choice in self.client.post(body)["choices"]]
+        return [read_choice(choice) for choice in self.server.ask(body)]
 
     def _tokens(self, sample: Sample, choice: Choice) -> list[int]:
         lead, tail = answer_frame(self.processor, sample)
@@ -316,54 +202,6 @@ class OpenAI:
         if end is not None and not (choice.cut and ids):
             ids.append(end)
         return ids[: self.settings.max_new_tokens]
-
-
-# ------------------------------------------------------------------------------------------------------------ requests
-
-
-class _AgainError(Exception):
-    """An attempt that failed in a way the next may not."""
-
-    def __init__(self, reason: str, after_s: float | None = None) -> None:
-        super().__init__(reason)
-        self.reason, self.after_s = reason, after_s
-
-
-class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """A redirect would turn the POST into a GET, and could carry the question elsewhere."""
-
-    def redirect_request(self, *_: Any, **__: Any) -> None:
-        """None: the redirect is an error."""
-
-
-def wait(closing: threading.Event, seconds: float) -> None:
-    """Wait until the next attempt, or until the generator closes."""
-    closing.wait(seconds)
-
-
-def backoff_s(attempt: int) -> float:
-    """Seconds to wait after attempt 0, 1, ...: twice as long each time, shortened at random by up to a half."""
-    return float(min(LONGEST_WAIT_S, 0.5 * 2**attempt) * (1 - 0.5 * random.random()))
-
-
-def retry_after_s(value: str | None) -> float | None:
-    """Seconds a Retry-After header asks for, as a number or a date; None for none or one that says nothing.
-
-    Raises:
-        ServerError: more than an hour.
-    """
-    if value is None:
-        return None
-    try:
-        seconds = float(value)
-    except ValueError:
-        try:
-            seconds = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
-        except (TypeError, ValueError):
-            return None
-    if not seconds <= LONGEST_RETRY_AFTER_S:
-        raise ServerError(f"The server asks to come back in {seconds:.0f} s.", fix="Run the same command again then.")
-    return max(0.0, seconds)
 
 
 def read_choice(choice: dict[str, Any]) -> Choice:
@@ -443,10 +281,6 @@ def answer_frame(processor: Processor, sample: Sample) -> tuple[str, list[int]]:
     return "", []
 
 
-def _filled(text: str, source: Source) -> str:
-    return text.replace("{ratio}", f"{source.ratio:g}").replace("{teacher}", str(source.teacher))
-
-
 def _seed(seed: int, number: int) -> int:
     # Requests of one question count up from it, so those of different questions must lie apart.
     return random.Random(f"{seed}-{number}").randrange(2**31 - 2**16)
@@ -459,8 +293,3 @@ def _filtered(body: str) -> bool:
         return "content_filter" in (error.get("code"), error.get("type"))
     except (ValueError, KeyError, TypeError, AttributeError):
         return False
-
-
-def _shown(data: bytes) -> str:
-    text = plain(data[:300].decode("utf-8", "replace"))
-    return text if text.strip() else "(empty)"

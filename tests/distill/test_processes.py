@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from edgekit.distill import configs
-from edgekit.distill.joint import as_forward
+from edgekit.distill.processes import as_forward
 
 RECIPE: dict[str, Any] = {
     "name": "tiny",
