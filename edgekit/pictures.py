@@ -50,6 +50,59 @@ def upright(image: Image) -> Image:
     return image
 
 
+def cut_tiles(image: Image, tile: tuple[int, int]) -> list[Image]:
+    """A picture's tiles, row by row.
+
+    Args:
+        image: Of whole tiles.
+        tile: (width, height) in pixels.
+    """
+    width, height = tile
+    corners = [(x, y) for y in range(0, image.height, height) for x in range(0, image.width, width)]
+    return [image.crop((x, y, x + width, y + height)) for x, y in corners]
+
+
+def resize_bilinear(image: Image, size: tuple[int, int]) -> Image:
+    """The picture resized as torch does it (uint8, bilinear, antialiased), for models with no other image processor.
+
+    Pillow's own filter is the same, but torch rounds its weights to 15 bits, so that one pixel in some hundreds differs
+    by one. Columns come first, then rows, each rounded to whole numbers.
+
+    Source: ATen's UpSampleKernel.cpp and UpSampleKernelAVXAntialias.h, torch 2.13.
+
+    Args:
+        image: Mode RGB.
+        size: (width, height) in pixels.
+    """
+    from PIL import Image as pillow
+
+    pixels = _resize_axis(np.asarray(image).transpose(1, 0, 2), size[0]).transpose(1, 0, 2)
+    return pillow.fromarray(np.ascontiguousarray(_resize_axis(pixels, size[1])))
+
+
+def _resize_axis(pixels: NDArray[np.uint8], count: int) -> NDArray[np.uint8]:
+    """uint8 (N, ...) -> (count, ...)."""
+    length = len(pixels)
+    if length == count:
+        return pixels
+    scale = length / count
+    support = max(scale, 1.0)
+    centre = scale * (np.arange(count) + 0.5)
+    first = np.maximum((centre - support + 0.5).astype(np.int64), 0)
+    taps = np.minimum((centre + support + 0.5).astype(np.int64), length) - first
+    places = np.arange(taps.max())
+    weights = np.maximum(0.0, 1.0 - np.abs((places + first[:, None] - centre[:, None] + 0.5) / support))
+    weights[places >= taps[:, None]] = 0.0
+    weights /= weights.sum(1, keepdims=True)
+    bits = next(bits for bits in range(22) if int(0.5 + weights.max() * (1 << (bits + 1))) >= 1 << 15)
+    whole = (weights * (1 << bits) + 0.5).astype(np.int32)
+    total = np.full((count, *pixels.shape[1:]), 1 << (bits - 1), dtype=np.int32)
+    for tap in places:
+        share = whole[:, tap].reshape(-1, *[1] * (pixels.ndim - 1))
+        total += share * pixels[np.minimum(first + tap, length - 1)]
+    return np.clip(total >> bits, 0, 255).astype(np.uint8)
+
+
 def read_normalisation(
     settings: dict[str, Any], mean: tuple[float, float, float], std: tuple[float, float, float]
 ) -> dict[str, Any]:

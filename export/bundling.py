@@ -70,9 +70,9 @@ def native_precision(module: Any, precision: str) -> str:
     return "; ".join(f"{part}: {module.PARTS[part][word]}" for part, word in by_part(precision).items())
 
 
-def appends_in_place(module: Any, decoder: Component) -> bool:
+def appends_in_place(module: Any, decoder: Component, split: Split) -> bool:
     """Whether a target's decoder takes one buffer as past and as present."""
-    return (decoder.precision or "") in getattr(module, "IN_PLACE", frozenset())
+    return "blocks" not in split.needs() and (decoder.precision or "") in getattr(module, "IN_PLACE", frozenset())
 
 
 def needs_calibration(module: Any, precision: str) -> bool:
@@ -122,6 +122,7 @@ def export_checkpoint(
     processor = Processor.load(checkpoint).for_sizes(sizes)
     model = load_model(checkpoint)
     split: Split = family.split(model, processor.params.get("sizes"))
+    _check_needs(target, module, split)
     with new_folder(out, replace=replace) as folder:
         for path in checkpoint.iterdir():
             if path.suffix in COPIED and path.name not in LEFT_BEHIND:
@@ -133,7 +134,7 @@ def export_checkpoint(
         else:
             components, tools = module.write(split, precision, folder)
         if with_genai:
-            in_place = appends_in_place(module, components["text_decoder"])
+            in_place = appends_in_place(module, components["text_decoder"], split)
             write_genai(folder, components, split, config, in_place)
         exported = module.open_components(folder, components)
         parity = measure(split, exported, inputs, precision)
@@ -151,7 +152,10 @@ def export_checkpoint(
             preprocessing=processor.params,
             text=Text("tokenizer.json", _template_file(folder), split.image_token_id, tuple(split.eos_token_ids)),
             cache=Cache(
-                split.layers, split.kv_heads, split.head_dim, appends_in_place(module, components["text_decoder"])
+                split.layers,
+                split.kv_heads,
+                split.head_dim,
+                appends_in_place(module, components["text_decoder"], split),
             ),
             vocab_size=split.vocab_size,
             student_sha256=checkpoint_hash(checkpoint),
@@ -164,6 +168,20 @@ def export_checkpoint(
             deepstack=split.deepstack,
         )
     return Bundle.load(out)
+
+
+def _check_needs(target: str, module: Any, split: Split) -> None:
+    """A target says which of `Split.needs` it knows of; what it does not know of it would silently get wrong."""
+    if missing := split.needs().keys() - getattr(module, "KNOWS", frozenset()):
+        raise EdgekitError(
+            f"Target {target!r} cannot hold this model.",
+            why="\n".join(f"It knows of no such model: {split.needs()[name]}." for name in sorted(missing)),
+            fix=f"Targets that can: {', '.join(_knowing(set(split.needs())))}.",
+        )
+
+
+def _knowing(needs: set[str]) -> list[str]:
+    return [name for name in TARGETS.names() if needs <= getattr(TARGETS.load(name), "KNOWS", frozenset())]
 
 
 def parity_inputs(processor: Processor, samples: Sequence[Sample], stock: int = 32) -> list[Inputs]:

@@ -32,6 +32,7 @@ from edgekit.export.onnx_precision import (
     EMBEDDING,
     PRECISIONS,
     SUFFIX,
+    cache_names,
     calibration_feeds,
     name_shards,
     part_of,
@@ -45,6 +46,7 @@ from edgekit.quantisation import ONNX as ONNX_SCHEMES
 from edgekit.registry import missing_extra
 
 SCHEMES = ONNX_SCHEMES
+KNOWS = frozenset({"blocks", "states", "pack"})
 IN_PLACE = frozenset(PRECISIONS) - {"fp16"}  # there the cache is converted at the graph's edges
 PARTS = {"vision": PRECISIONS, "embedding": EMBEDDING, "text": PRECISIONS}
 EXTRA = "onnx"
@@ -146,8 +148,29 @@ def _graphs(split: Split) -> Iterator[Graph]:
     for bucket, part in split.vision.items():
         yield _vision_graph(vision_name(bucket), part, split)
     yield _embedding_graph(split)
-    with grouped(split.text) as decoder:
+    if "blocks" in split.needs():  # the operator of `grouped` lets no token see a later one
+        yield _decoder_graph(split, _explicit(split))
+        return
+    with grouped(split) as decoder:
         yield _decoder_graph(split, decoder)
+
+
+def _explicit(split: Split) -> Any:
+    """`Split.text_decoder` with its cache as one argument, as `grouped` has it."""
+    from torch import nn
+
+    class Decoder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.decoder = split.text_decoder
+
+        def forward(
+            self, inputs_embeds: Any, attention_mask: Any, position_ids: Any, past: list[Any], deepstack: Any = None
+        ) -> Any:
+            extra = [] if deepstack is None else [deepstack]
+            return self.decoder(inputs_embeds, attention_mask, position_ids, *extra, *past)
+
+    return Decoder()
 
 
 def _vision_graph(name: str, part: VisionPart, split: Split) -> Graph:
@@ -212,43 +235,41 @@ def _decoder_graph(split: Split, decoder: Any) -> Graph:
 
     axes = [split.position_axes] if split.position_axes > 1 else []
     positions = torch.arange(PAST, PAST + TOKENS).expand(*axes, BATCH, -1).contiguous()
-    keys = [f"{layer}.{part}" for layer in range(split.layers) for part in ("key", "value")]
+    tensors = [(*cache_names(tensor), tensor.shape) for tensor in split.tensors()]
     example: dict[str, Any] = {
         "inputs_embeds": torch.randn(BATCH, TOKENS, split.width),
         "attention_mask": torch.ones(BATCH, PAST + TOKENS, dtype=torch.int64),
         "position_ids": positions,
-        "past": [torch.randn(BATCH, split.kv_heads, PAST, split.head_dim) for _ in keys],
+        "past": [torch.randn(BATCH, *(size or PAST for size in shape)) for _, _, shape in tensors],
     }
     inputs = {"inputs_embeds": "float32", "attention_mask": "int64", "position_ids": "int64"}
-    inputs |= {f"past_key_values.{key}": "float32" for key in keys}
+    inputs |= {past: "float32" for past, _, _ in tensors}
     if split.deepstack:
         example["deepstack"] = torch.randn(split.deepstack, BATCH, TOKENS, split.width)
         inputs["deepstack_embeds"] = "float32"
     # The names of free sizes matter: transformers.js shapes an empty cache by them (batch_size is the batch, others 0).
     free = ["batch_size", "sequence_length"]
-    cache = {"past_key_values": "past_sequence_length", "present": "past_sequence_length + sequence_length"}
+    cache = {past: [size or "past_sequence_length" for size in shape] for past, _, shape in tensors}
+    grown = "past_sequence_length + sequence_length"
+    cache |= {present: [size or grown for size in shape] for _, present, shape in tensors}
     return Graph(
         "text_decoder",
         decoder,
         example,
         inputs,
-        {"logits": "float32", **{f"present.{key}": "float32" for key in keys}},
+        {"logits": "float32", **{present: "float32" for _, present, _ in tensors}},
         {
             "inputs_embeds": [*free, split.width],
             "attention_mask": ["batch_size", "past_sequence_length + sequence_length"],
             "position_ids": [*axes, *free],
             "deepstack_embeds": [split.deepstack, *free, split.width],
             "logits": [*free, split.vocab_size],
-            **{
-                f"{prefix}.{key}": ["batch_size", split.kv_heads, length, split.head_dim]
-                for prefix, length in cache.items()
-                for key in keys
-            },
+            **{name: ["batch_size", *shape] for name, shape in cache.items()},
         },
     )
 
 
-ARGUMENTS = {"past": "past_key_values.0.key", "deepstack": "deepstack_embeds"}  # of Decoder -> a tensor of that shape
+ARGUMENTS = {"deepstack": "deepstack_embeds"}  # of Decoder -> the graph's input
 
 
 def _trace(graph: Graph) -> Any:
@@ -261,10 +282,8 @@ def _trace(graph: Graph) -> Any:
         shape = graph.shapes[ARGUMENTS.get(name, name)]
         return {axis: Dim.DYNAMIC for axis, size in enumerate(shape) if isinstance(size, str)}
 
-    dynamic: dict[str, Any] = {
-        name: [free(name)] * len(value) if isinstance(value, list) else free(name)
-        for name, value in graph.example.items()
-    }
+    past = [free(name) for name in graph.inputs if name.startswith("past_")]
+    dynamic: dict[str, Any] = {name: past if name == "past" else free(name) for name in graph.example}
     # Dynamic quantisation finds MatMul in the plain vision graph; the fused one hides it inside Attention.
     fusions = "cpu" if graph.name == "text_decoder" else None
     config = OnnxConfig(dynamic_shapes=dynamic, ort_fusions=fusions)

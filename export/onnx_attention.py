@@ -27,27 +27,28 @@ OPERATOR = "com.microsoft::GroupQueryAttention"
 
 @dataclass
 class _Trace:
-    """The cache of the forward being traced: what goes into each layer, and what came out."""
+    """The cache of the forward being traced, by layer and kind: what goes into each layer, and what came out."""
 
-    past: list[Tensor] = field(default_factory=list)
-    present: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    past: dict[tuple[int, str], Tensor] = field(default_factory=dict)
+    present: dict[tuple[int, str], Tensor] = field(default_factory=dict)
     lengths: Tensor | None = None
     total: Tensor | None = None
 
 
 @contextmanager
-def grouped(text: nn.Module) -> Iterator[nn.Module]:
+def grouped(split: Split) -> Iterator[nn.Module]:
     """A decoder like `Split.text_decoder` that is traced to one attention node per layer; it cannot be run.
 
     Args:
-        text: `Split.text`; its configuration is put back at the end.
+        split: The configuration of its text model is put back at the end.
     """
     from torch import nn
     from transformers import AttentionInterface, DynamicCache
 
     trace = _Trace()
-    model: Any = text
-    config = model.text_model.config
+    tensors = [(tensor.layer, tensor.kind) for tensor in split.tensors()]
+    text: Any = split.text
+    config = text.text_model.config
     AttentionInterface.register(NAME, lambda *args, **kwargs: (_attend(trace, *args, **kwargs), None))
     before, config._attn_implementation = config._attn_implementation, NAME
 
@@ -55,6 +56,19 @@ def grouped(text: nn.Module) -> Iterator[nn.Module]:
         def update(self, key_states: Any, value_states: Any, layer_idx: int, *args: Any, **kwargs: Any) -> Any:
             """The new keys and values alone: the operator appends them."""
             return key_states, value_states
+
+        def get_conv_state(self, layer_idx: int, state_idx: int = 0) -> Any:
+            """The last inputs of a convolution."""
+            return trace.past[layer_idx, "conv"]
+
+        def update_conv_state(self, conv_states: Any, layer_idx: int, state_idx: int = 0, **kwargs: Any) -> Any:
+            """The new inputs behind the last ones, whose place the newest take."""
+            import torch
+
+            past = trace.past[layer_idx, "conv"]
+            whole = torch.cat([past, conv_states], dim=-1)
+            trace.present[layer_idx, "conv"] = whole[..., -past.shape[-1] :]
+            return whole
 
     class Decoder(nn.Module):
         def __init__(self) -> None:
@@ -66,13 +80,12 @@ def grouped(text: nn.Module) -> Iterator[nn.Module]:
         ) -> tuple[Any, ...]:
             import torch
 
-            trace.past = list(past)
+            trace.past = dict(zip(tensors, past, strict=True))
             trace.present.clear()
             trace.lengths = (attention_mask.sum(1) - 1).to(torch.int32)
             trace.total = torch.full((), attention_mask.shape[1], dtype=torch.int32)
             logits = self.text(inputs_embeds, attention_mask, position_ids, Cache(config=config), deepstack)
-            present = [tensor for layer in sorted(trace.present) for tensor in trace.present[layer]]
-            return (logits, *present)
+            return (logits, *(trace.present[name] for name in tensors))
 
     try:
         yield Decoder().eval()
@@ -95,7 +108,7 @@ def _attend(
     import torch
 
     layer = int(module.layer_idx)
-    past = trace.past[2 * layer : 2 * layer + 2]
+    past = [trace.past[layer, kind] for kind in ("key", "value")]
     batch, heads, tokens, width = query.shape
     kept = (batch, key.shape[1], past[0].shape[2] + tokens, width)
     rows = [part.transpose(1, 2).reshape(batch, tokens, -1) for part in (query, key, value)]
@@ -113,7 +126,7 @@ def _attend(
         shapes=(rows[0].shape, kept, kept),
         version=1,
     )
-    trace.present[layer] = (present[0], present[1])
+    trace.present[layer, "key"], trace.present[layer, "value"] = present
     return mixed.reshape(batch, tokens, heads, width)
 
 

@@ -22,7 +22,7 @@ import numpy as np
 from edgekit.errors import EdgekitError
 from edgekit.export import vision_name
 from edgekit.export.parity import TorchModules, empty_cache, encode_images, follow
-from edgekit.families import Split, by_bucket, merge_images, read_optional_json, spread_deepstack
+from edgekit.families import CacheTensor, Split, by_bucket, merge_images, read_optional_json, spread_deepstack
 from edgekit.files import write_json
 from edgekit.processor import Inputs
 from edgekit.quantisation import ONNX as SCHEMES
@@ -50,6 +50,13 @@ ANSWER = 8  # tokens of the reference's own answer that calibration sees behind 
 ACCURACY_LEVEL = 4
 
 Feeds = Sequence[Mapping[str, Any]]
+
+
+def cache_names(tensor: CacheTensor) -> tuple[str, str]:
+    """What a tensor of the cache is called going in and coming out: past_key_values.3.key, present.3.key."""
+    if tensor.kind in ("key", "value"):
+        return f"past_key_values.{tensor.layer}.{tensor.kind}", f"present.{tensor.layer}.{tensor.kind}"
+    return f"past_{tensor.kind}.{tensor.layer}", f"present_{tensor.kind}.{tensor.layer}"
 
 
 def part_of(component: str) -> str:
@@ -116,7 +123,7 @@ def _decoder_feed(split: Split, prompt: Inputs, ids: Any, embeds: Any, deepstack
     }
     if split.deepstack:
         feed["deepstack_embeds"] = spread_deepstack(ids, deepstack, split.image_token_id, split.deepstack, split.width)
-    names = [f"past_key_values.{layer}.{kind}" for layer in range(split.layers) for kind in ("key", "value")]
+    names = [past for past, _ in map(cache_names, split.tensors())]
     return feed | dict(zip(names, empty_cache(split), strict=True))
 
 

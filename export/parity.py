@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -74,15 +75,15 @@ class TorchModules:
 
 
 def empty_cache(split: Split) -> list[Array]:
-    """No past: keys and values (1, H, 0, D_head) per layer."""
-    shape = (1, split.kv_heads, 0, split.head_dim)
-    return [np.zeros(shape, dtype=np.float32) for _ in range(2 * split.layers)]
+    """No past: keys and values (1, H, 0, D_head), states as they begin."""
+    return [np.zeros((1, *(size or 0 for size in tensor.shape)), dtype=np.float32) for tensor in split.tensors()]
 
 
 def encode_images(parts: Exported, split: Split, pixels: Pixels) -> Encoded:
     """All pictures of a prompt, each by its bucket's encoder."""
     grids = {name: part.grid for name, part in split.vision.items()}
-    return gather([parts.encode_image(values, name) for name, values in by_bucket(grids, pixels)])
+    pack = None if split.pack is None else partial(split.pack, grids=pixels.grids)
+    return gather([parts.encode_image(values, name) for name, values in by_bucket(grids, pixels)], pack)
 
 
 def follow(

@@ -16,15 +16,18 @@ class KeyValueCache:
     """Runs a decoder and keeps what it has seen.
 
     Where the bundle says that the graph appends in place, keys and values stand in buffers with room to grow, bound as
-    past and present alike: a step then writes one row for each layer, instead of copying all rows before it.
+    past and present alike: a step then writes one row for each layer, instead of copying all rows before it. States of
+    convolutions have one size always, and are handed on as arrays.
     """
 
     def __init__(self, session: Any, manifest: Manifest) -> None:
         self._session, self._in_place = session, manifest.cache.in_place
         component = manifest.components["text_decoder"]
-        self._past = [spec.name for spec in component.inputs if spec.name.startswith("past_key_values.")]
-        self._present = [spec.name for spec in component.outputs if spec.name.startswith("present.")]
-        self._heads, self._width = manifest.cache.kv_heads, manifest.cache.head_dim
+        past = [spec for spec in component.inputs if spec.name.startswith("past_")]
+        self._past = [spec.name for spec in past]
+        self._present = [spec.name for spec in component.outputs if spec.name.startswith("present")]
+        self._shapes = [tuple(size if isinstance(size, int) else None for size in spec.shape[1:]) for spec in past]
+        self._states = [None not in shape for shape in self._shapes]
         self._values: list[Any] = []
         self._room = 0
         self.clear()
@@ -33,13 +36,25 @@ class KeyValueCache:
         """Forget all tokens; buffers keep their size."""
         self.length = 0
         if not self._in_place:
-            self._values = [self._zeros(0)] * len(self._past)
+            self._values = [self._zeros(shape, 0) for shape in self._shapes]
+        elif self._values:
+            self._values = [
+                self._bound(self._zeros(shape, 0)) if state else value
+                for shape, state, value in zip(self._shapes, self._states, self._values, strict=True)
+            ]
 
-    def cut(self, length: int) -> None:
-        """Forget the tokens from `length` on."""
+    def cut(self, length: int) -> int:
+        """Forget the tokens from `length` on.
+
+        Returns:
+            `length`, or 0 where states cannot go back, and nothing is forgotten.
+        """
+        if any(self._states):
+            return 0
         self.length = length
         if not self._in_place:
             self._values = [value[:, :, :length] for value in self._values]
+        return length
 
     def run(self, feeds: dict[str, NDArray[Any]]) -> NDArray[np.float32]:
         """Append tokens.
@@ -63,28 +78,39 @@ class KeyValueCache:
         binding = self._session.io_binding()
         for name, array in feeds.items():
             binding.bind_cpu_input(name, np.ascontiguousarray(array))
-        for past, present, buffer in zip(self._past, self._present, self._values, strict=True):
+        for past, name, buffer, state in zip(self._past, self._present, self._values, self._states, strict=True):
             binding.bind_ortvalue_input(past, buffer)
-            binding.bind_ortvalue_output(present, buffer)
+            if state:  # it is read while the new one is written
+                binding.bind_output(name, "cpu")
+            else:
+                binding.bind_ortvalue_output(name, buffer)
         binding.bind_output("logits", "cpu")
         self._session.run_with_iobinding(binding)
-        logits: NDArray[np.float32] = binding.get_outputs()[-1].numpy()
-        return logits
+        *present, logits = binding.get_outputs()
+        self._values = [
+            new if state else buffer for new, buffer, state in zip(present, self._values, self._states, strict=True)
+        ]
+        last: NDArray[np.float32] = logits.numpy()
+        return last
 
     def _grow(self, kept: int) -> None:
         """Make room for all tokens, keeping the first `kept` rows."""
-        from onnxruntime import OrtValue
-
         if self.length <= self._room:
             return
         self._room = max(FIRST, 2 * self._room, self.length)
-        old = [value.numpy()[:, :, :kept] for value in self._values]
-        self._values = []
-        for number in range(len(self._past)):
-            array = self._zeros(self._room)
-            if old:
-                array[:, :, :kept] = old[number]
-            self._values.append(OrtValue.ortvalue_from_numpy(array))
+        old, self._values = self._values or [None] * len(self._past), []
+        for value, shape, state in zip(old, self._shapes, self._states, strict=True):
+            array = self._zeros(shape, self._room)
+            if value is not None and not state:
+                array[:, :, :kept] = value.numpy()[:, :, :kept]
+            self._values.append(value if value is not None and state else self._bound(array))
 
-    def _zeros(self, room: int) -> NDArray[np.float32]:
-        return np.zeros((1, self._heads, room, self._width), dtype=np.float32)
+    @staticmethod
+    def _bound(array: NDArray[np.float32]) -> Any:
+        from onnxruntime import OrtValue
+
+        return OrtValue.ortvalue_from_numpy(array)
+
+    @staticmethod
+    def _zeros(shape: tuple[int | None, ...], room: int) -> NDArray[np.float32]:
+        return np.zeros((1, *(room if size is None else size for size in shape)), dtype=np.float32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,8 +83,10 @@ class OnnxSession:
         assert prepared.pixels is not None
         encoders = self._manifest.encoders()
         grids = {name: grid for name, (_, grid) in encoders.items()}
-        parts = by_bucket(grids, Pixels(prepared.pixels, prepared.grids))
-        return gather([self._encode(*encoders[name], values) for name, values in parts])
+        parts = by_bucket(grids, Pixels(prepared.pixels, prepared.grids, prepared.parts))
+        pack = getattr(self._processor.family, "pack", None)
+        own = None if pack is None else partial(pack, grids=prepared.grids, params=self._processor.params)
+        return gather([self._encode(*encoders[name], values) for name, values in parts], own)
 
     def prefill(self, prepared: Prepared, features: Encoded | None) -> Logits:
         """All tokens at once, image embeddings merged in."""
@@ -109,9 +112,8 @@ class OnnxSession:
         self._position = 0
 
     def rewind(self, length: int) -> int:
-        """Cut the cache."""
-        self._cache.cut(length)
-        return length
+        """Cut the cache, unless there are states in it."""
+        return self._cache.cut(length)
 
     def close(self) -> None:
         """Drop the graphs."""

@@ -36,6 +36,37 @@ QWEN_SYSTEM = (
     "{% if loop.first and message['role'] != 'system' %}"
     "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}"
 )
+LLAVA_SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<image>", "<video>")
+LLAVA_TEMPLATE = (
+    "{% for message in messages %}{{'<|im_start|>' + message['role'] + ' '}}"
+    "{% for content in message['content'] | selectattr('type', 'equalto', 'image') %}{{ '<image>' }}{% endfor %}"
+    "{% if message['role'] != 'assistant' %}"
+    "{% for content in message['content'] | selectattr('type', 'equalto', 'text') %}"
+    "{{ '\n' + content['text'] }}{% endfor %}{% else %}"
+    "{% for content in message['content'] | selectattr('type', 'equalto', 'text') %}"
+    "{% generation %}{{ '\n' + content['text'] }}{% endgeneration %}{% endfor %}{% endif %}"
+    "{{'<|im_end|>'}}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+GEMMA3_SPECIAL = (
+    "<pad>", "<eos>", "<bos>", "<start_of_turn>", "<end_of_turn>", "<start_of_image>", "<end_of_image>",
+    "<image_soft_token>",
+)  # fmt: skip
+GEMMA3_TEMPLATE = (
+    "{{ bos_token }}{%- for message in messages -%}"
+    "{%- if (message['role'] == 'user') != (loop.index0 % 2 == 0) -%}"
+    "{{ raise_exception('Conversation roles must alternate user/assistant/user/assistant/...') }}{%- endif -%}"
+    "{%- set role = 'model' if message['role'] == 'assistant' else message['role'] -%}"
+    "{{ '<start_of_turn>' + role + '\n' }}"
+    "{%- if message['content'] is string -%}{{ message['content'] | trim }}{%- else -%}"
+    "{%- for item in message['content'] -%}{%- if item['type'] == 'image' -%}{{ '<start_of_image>' }}"
+    "{%- elif item['type'] == 'text' -%}{{ item['text'] | trim }}{%- endif -%}{%- endfor -%}{%- endif -%}"
+    "{{ '<end_of_turn>\n' }}{%- endfor -%}{%- if add_generation_prompt -%}{{ '<start_of_turn>model\n' }}{%- endif -%}"
+)
+LFM2_SPECIAL = (
+    "<|pad|>", "<|startoftext|>", "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<image>", "<|image_start|>",
+    "<|image_end|>", "<|img_thumbnail|>",
+    *(f"<|img_row_{row}_col_{col}|>" for row in range(1, 11) for col in range(1, 11)),
+)  # fmt: skip
 SMOLVLM_TEMPLATE = (
     "<|im_start|>{% for message in messages %}{{message['role'] | capitalize}}"
     "{% if message['content'][0]['type'] == 'image' %}{{':'}}{% else %}{{': '}}{% endif %}"
@@ -55,7 +86,7 @@ def write_checkpoint(
     """Write a random checkpoint of a family.
 
     Args:
-        family: qwen2_5_vl, qwen3_vl, internvl or smolvlm.
+        family: One of NAMES.
         folder: Where to; made if it is not there.
         seed: Of the weights.
         width: Of the language model, a multiple of 16.
@@ -71,7 +102,7 @@ def write_checkpoint(
     tokenizer = _tokenizer(special, corpus)
     torch.manual_seed(seed)
     model = _model(config_of(tokenizer, width, tokenizer.get_vocab_size() + vocab_padding))
-    ends = [tokenizer.token_to_id(IDEFICS3_END if family == "smolvlm" else "<|im_end|>"), 0]
+    ends = [tokenizer.token_to_id(_ENDS.get(family, "<|im_end|>")), tokenizer.token_to_id(special[0])]
     model.generation_config.eos_token_id, model.generation_config.pad_token_id = ends, 0
     model.save_pretrained(folder)
     _write_tokenizer(tokenizer, family, template, folder)
@@ -113,19 +144,15 @@ def _tokenizer(special: Iterable[str], corpus: Iterable[str]) -> Tokenizer:
 def _write_tokenizer(tokenizer: Tokenizer, family: str, template: str, folder: Path) -> None:
     from transformers import PreTrainedTokenizerFast
 
-    named = (
-        {"start_image_token": "<img>", "end_image_token": "</img>", "context_image_token": "<IMG_CONTEXT>"}
-        | {"video_token": "<video>"}
-        if family == "internvl"
-        else {}
-    )
     wrapped = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
-        eos_token=IDEFICS3_END if family == "smolvlm" else "<|im_end|>",
-        pad_token="<|endoftext|>",
-        extra_special_tokens=named,
+        eos_token=_ENDS.get(family, "<|im_end|>"),
+        pad_token=_FAMILIES[family][0][0],
+        extra_special_tokens=_NAMED.get(family, {}),
         model_max_length=4096,
     )
+    if family in _BEGINS:
+        wrapped.bos_token = _BEGINS[family]
     wrapped.chat_template = template
     wrapped.save_pretrained(folder)
 
@@ -223,6 +250,55 @@ def _smolvlm(tokenizer: Tokenizer, width: int, rows: int) -> Any:
     )
 
 
+def _siglip(kind: str, **more: Any) -> dict[str, Any]:
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
+    return {"model_type": kind, **sizes, "vision_use_head": False, **more}
+
+
+def _llava_onevision(tokenizer: Tokenizer, width: int, rows: int) -> Any:
+    from transformers import LlavaOnevisionConfig
+
+    return LlavaOnevisionConfig(
+        text_config=_text("qwen2", tokenizer, width, rows),
+        vision_config=_siglip("siglip_vision_model", image_size=42, patch_size=14),
+        image_token_index=tokenizer.token_to_id("<image>"),
+        video_token_index=tokenizer.token_to_id("<video>"),
+        image_grid_pinpoints=LLAVA_CANVASES,
+        vision_aspect_ratio="anyres_max_2",
+        tie_word_embeddings=False,
+    )
+
+
+def _gemma3(tokenizer: Tokenizer, width: int, rows: int) -> Any:
+    from transformers import Gemma3Config
+
+    # A window shorter than any prompt, and a layer of each kind.
+    layers = ["sliding_attention", "full_attention", "sliding_attention"]
+    text = _text("gemma3_text", tokenizer, width, rows, sliding_window=9, layer_types=layers, query_pre_attn_scalar=16)
+    return Gemma3Config(
+        text_config=text | {"bos_token_id": 2, "eos_token_id": 1, "tie_word_embeddings": True},
+        vision_config=_siglip("siglip_vision_model", image_size=56, patch_size=14),
+        image_token_index=tokenizer.token_to_id("<image_soft_token>"),
+        boi_token_index=tokenizer.token_to_id("<start_of_image>"),
+        eoi_token_index=tokenizer.token_to_id("<end_of_image>"),
+        mm_tokens_per_image=4,
+    )
+
+
+def _lfm2_vl(tokenizer: Tokenizer, width: int, rows: int) -> Any:
+    from transformers import Lfm2VlConfig
+
+    layers = ["conv", "full_attention", "conv"]
+    text = _text("lfm2", tokenizer, width, rows, layer_types=layers, block_auto_adjust_ff_dim=False)
+    return Lfm2VlConfig(
+        text_config=text | {"bos_token_id": 1, "tie_word_embeddings": True},
+        vision_config=_siglip("siglip2_vision_model", num_patches=16, patch_size=16),
+        image_token_id=tokenizer.token_to_id("<image>"),
+        projector_hidden_size=48,
+        downsample_factor=2,
+    )
+
+
 _QWEN2_5_FILES = {
     "preprocessor_config.json": {
         **STEPS, **CLIP, "image_processor_type": "Qwen2VLImageProcessor", "processor_class": "Qwen2_5_VLProcessor",
@@ -254,6 +330,35 @@ _SMOLVLM_FILES = {
     },
     "processor_config.json": {"image_seq_len": 4, "processor_class": "SmolVLMProcessor"},
 }  # fmt: skip
+LLAVA_CANVASES = [[42 * rows, 42 * cols] for rows in range(1, 4) for cols in range(1, 4)]
+_LLAVA_FILES = {
+    "preprocessor_config.json": {
+        **STEPS, **CLIP, "image_processor_type": "LlavaOnevisionImageProcessor",
+        "processor_class": "LlavaOnevisionProcessor", "do_pad": True, "size": {"height": 42, "width": 42},
+        "image_grid_pinpoints": LLAVA_CANVASES, "resample": 3,
+    },
+    "processor_config.json": {
+        "num_image_tokens": 9, "processor_class": "LlavaOnevisionProcessor", "image_token": "<image>",
+        "video_token": "<video>", "vision_aspect_ratio": "anyres_max_2", "vision_feature_select_strategy": "full",
+    },
+}  # fmt: skip
+_GEMMA3_FILES = {
+    "preprocessor_config.json": {
+        **STEPS, **HALF, "image_processor_type": "Gemma3ImageProcessor", "processor_class": "Gemma3Processor",
+        "do_convert_rgb": None, "do_pan_and_scan": None, "pan_and_scan_max_num_crops": None,
+        "pan_and_scan_min_crop_size": None, "pan_and_scan_min_ratio_to_activate": None, "image_seq_length": 4,
+        "resample": 2, "size": {"height": 56, "width": 56},
+    },
+    "processor_config.json": {"image_seq_length": 4, "processor_class": "Gemma3Processor"},
+}  # fmt: skip
+_LFM2_FILES = {
+    "preprocessor_config.json": {
+        **STEPS, **HALF, "image_processor_type": "Lfm2VlImageProcessor", "processor_class": "Lfm2VlProcessor",
+        "do_image_splitting": True, "do_pad": True, "downsample_factor": 2, "encoder_patch_size": 16,
+        "max_image_tokens": 9, "max_pixels_tolerance": 2.0, "max_tiles": 4, "min_image_tokens": 4, "min_tiles": 2,
+        "resample": 2, "size": {"height": 64, "width": 64}, "tile_size": 64, "use_thumbnail": True,
+    }
+}  # fmt: skip
 _ROWS = tuple(f"<row_{row}_col_{col}>" for row in range(1, 7) for col in range(1, 7))
 _Maker = tuple[tuple[str, ...], str, Callable[..., Any], dict[str, dict[str, Any]]]
 # Special tokens, chat template, configuration, processor files.
@@ -262,5 +367,17 @@ _FAMILIES: dict[str, _Maker] = {
     "qwen3_vl": (QWEN_SPECIAL, CHATML % ("", QWEN_IMAGE), _qwen3_vl, _QWEN3_FILES),
     "internvl": (INTERNVL_SPECIAL, CHATML % ("", "<IMG_CONTEXT>\n"), _internvl, _INTERNVL_FILES),
     "smolvlm": ((*IDEFICS3_SPECIAL, *_ROWS), SMOLVLM_TEMPLATE, _smolvlm, _SMOLVLM_FILES),
+    "llava_onevision": (LLAVA_SPECIAL, LLAVA_TEMPLATE, _llava_onevision, _LLAVA_FILES),
+    "gemma3": (GEMMA3_SPECIAL, GEMMA3_TEMPLATE, _gemma3, _GEMMA3_FILES),
+    "lfm2_vl": (LFM2_SPECIAL, "{{bos_token}}" + CHATML % ("", "<image>"), _lfm2_vl, _LFM2_FILES),
+}
+_ENDS = {"smolvlm": IDEFICS3_END, "gemma3": "<end_of_turn>"}  # of a turn
+_BEGINS = {"gemma3": "<bos>", "lfm2_vl": "<|startoftext|>"}
+_NAMED = {
+    "internvl": {"start_image_token": "<img>", "end_image_token": "</img>", "context_image_token": "<IMG_CONTEXT>"}
+    | {"video_token": "<video>"},
+    "gemma3": {"boi_token": "<start_of_image>", "eoi_token": "<end_of_image>", "image_token": "<image_soft_token>"},
+    "lfm2_vl": {"image_token": "<image>", "image_start_token": "<|image_start|>", "image_end_token": "<|image_end|>"}
+    | {"image_thumbnail_token": "<|img_thumbnail|>"},
 }
 NAMES = tuple(_FAMILIES)

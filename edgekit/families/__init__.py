@@ -13,6 +13,10 @@ A family module holds:
     fix_sizes(params, sizes)             the parameters of an export for pictures of these sizes; None: the default
     split(model, sizes)                  a loaded model -> Split (this one imports torch); optional: a family without
                                          it distils, but cannot be exported yet
+    pack(features, grids, params)        optional, where a picture's tokens are not its tiles' one after the other:
+                                         what the encoder gives for all tiles (M, N, D) -> (K, D), numpy
+    decoder_inputs(model, embeds, mask, positions)   optional, where the model's own decoder takes another mask or
+                                         other positions than the split's: its arguments by name
 
 and nothing of it imports torch when the module is imported, so that a bundle can be run without torch.
 """
@@ -21,7 +25,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -40,6 +44,7 @@ if TYPE_CHECKING:
 
 FAMILIES = Registry("edgekit.families", "VLM family")
 Grid = tuple[int, ...]
+Pack = Callable[[NDArray[np.float32], list[Grid]], NDArray[np.float32]]
 Size = tuple[int, int]
 """(width, height) in pixels."""
 
@@ -52,7 +57,8 @@ class Pixels:
         values: float32, the parts of all images in order along the first axis: tiles (M, 3, H, W), or flattened
             patches (M, patch).
         grids: Per image how its parts lie, in the family's own terms: idefics3 (rows, columns) of tiles, (0, 0) when
-            the image was not split; internvl (tiles,); Qwen-VL (frames, rows, columns) of patches.
+            the image was not split; internvl and gemma3 (tiles,); Qwen-VL (frames, rows, columns) of patches;
+            llava_onevision (height, width) in pixels; lfm2_vl (rows, columns) of tiles and of the whole view's patches.
         parts: Entries of `values` that belong to each image, where whoever made this says so.
     """
 
@@ -97,6 +103,22 @@ class VisionPart:
 
 
 @dataclass(frozen=True)
+class CacheTensor:
+    """One tensor of a decoder's cache.
+
+    Attributes:
+        layer: Of the decoder.
+        kind: key, value, or conv (the last inputs of a short convolution).
+        shape: Without the batch; None is the axis of tokens, which grows. A tensor without one has this shape always,
+            and is all zeros before the first token.
+    """
+
+    layer: int
+    kind: str
+    shape: tuple[int | None, ...]
+
+
+@dataclass(frozen=True)
 class Split:
     """The plain modules every target exports, and the sizes it needs to know.
 
@@ -105,17 +127,20 @@ class Split:
         token_embedding: input_ids (B, T) -> embeddings (B, T, D).
         text: forward(inputs_embeds, attention_mask, position_ids, cache, deepstack=None) -> logits (B, T, V), with
             any `transformers.Cache`, for targets with a cache of their own. inputs_embeds (B, T, D), attention_mask
-            (B, P+T), position_ids (B, T), or (3, B, T) where position_axes is 3; deepstack (L, B, T, D), zero off the
+            (B, P+T), position_ids (B, T), or (A, B, T) where position_axes is A; deepstack (L, B, T, D), zero off the
             image tokens.
-        text_decoder: inputs_embeds, attention_mask, position_ids, deepstack where there is one, then key and value
-            (B, H, P, D_head) per layer -> logits (B, T, V), then the grown keys and values per layer.
+        text_decoder: inputs_embeds, attention_mask, position_ids, deepstack where there is one, then the cache's
+            tensors, most often key and value (B, H, P, D_head) per layer -> logits (B, T, V), then the new cache.
         width: D.
         layers, kv_heads, head_dim: shape of the cache.
         vocab_size: V.
         image_token_id: The token whose embeddings the image's replace.
         eos_token_ids: Tokens that end an answer.
-        position_axes: 1, or 3 for M-RoPE.
+        position_axes: 1, or 3 for M-RoPE, or 2 where a picture's tokens see each other in both directions: the first
+            is the position, the second that of the first token of the same picture, for a token of text its own.
         deepstack: L, decoder layers that vision features are added behind; 0 for most.
+        cache: Its tensors in the order of `text_decoder`, where they are not a key and a value for each layer.
+        pack: Features of all tiles (M, N, D), and grids -> (K, D), where the family has a `pack`.
     """
 
     vision: dict[str, VisionPart]
@@ -131,6 +156,24 @@ class Split:
     eos_token_ids: list[int]
     position_axes: int = 1
     deepstack: int = 0
+    cache: tuple[CacheTensor, ...] = ()
+    pack: Pack | None = None
+
+    def tensors(self) -> tuple[CacheTensor, ...]:
+        """The cache's tensors, in the order of `text_decoder`."""
+        shape = (self.kv_heads, None, self.head_dim)
+        return self.cache or tuple(
+            CacheTensor(layer, kind, shape) for layer in range(self.layers) for kind in ("key", "value")
+        )
+
+    def needs(self) -> dict[str, str]:
+        """What a target must know of to hold this model, beyond what most ask, and why, by the name it says it by."""
+        reasons = {
+            "blocks": (self.position_axes == 2, "its decoder lets the tokens of a picture see each other"),
+            "states": (bool(self.cache), "its decoder's cache holds states of convolutions beside keys and values"),
+            "pack": (self.pack is not None, "its image tokens are put together from tiles outside of the encoder"),
+        }
+        return {name: why for name, (needed, why) in reasons.items() if needed}
 
 
 @dataclass(frozen=True)
@@ -201,20 +244,29 @@ def by_bucket(grids: Mapping[str, Grid | None], pixels: Pixels) -> Iterator[tupl
         return
     names = {grid: name for name, grid in grids.items()}
     start = 0
-    for grid in pixels.grids:
+    for number, grid in enumerate(pixels.grids):
         if grid not in names:
             raise DataError(
                 f"A picture of {' x '.join(map(str, grid))} patches has no vision encoder here.",
                 why=f"There are encoders for {', '.join(' x '.join(map(str, known)) for known in names if known)}.",
                 fix="Prepare pictures with the bundle's own parameters.",
             )
-        size = math.prod(grid)
+        size = pixels.parts[number] if pixels.parts else math.prod(grid)
         yield names[grid], pixels.values[start : start + size]
         start += size
 
 
-def gather(parts: Sequence[Sequence[NDArray[np.float32]]]) -> Encoded:
-    """The outputs of several runs of vision encoders as one: (N, D) or (M, N, D), and (L, N, D) where there are two."""
+def gather(
+    parts: Sequence[Sequence[NDArray[np.float32]]], pack: Callable[[NDArray[np.float32]], Any] | None = None
+) -> Encoded:
+    """The outputs of several runs of vision encoders as one: (N, D) or (M, N, D), and (L, N, D) where there are two.
+
+    Args:
+        parts: Of each run.
+        pack: The family's, of these grids: from the features of all tiles (M, N, D) to (K, D).
+    """
+    if pack is not None:
+        return Encoded(pack(np.concatenate([part[0].reshape(-1, *part[0].shape[-2:]) for part in parts])))
     embeds = np.concatenate([part[0].reshape(-1, part[0].shape[-1]) for part in parts])
     deepstack = np.concatenate([part[1] for part in parts], axis=1) if len(parts[0]) > 1 else None
     return Encoded(embeds, deepstack)

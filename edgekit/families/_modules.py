@@ -5,18 +5,23 @@ from __future__ import annotations
 import copy
 from typing import TYPE_CHECKING, Any
 
+from edgekit.families import CacheTensor, Split, VisionPart
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PreTrainedModel
 
 
-def decoder(text_model: Any, lm_head: Any, *, deepstack: int = 0) -> tuple[nn.Module, nn.Module]:
+def decoder(
+    text_model: Any, lm_head: Any, *, deepstack: int = 0, cache: tuple[CacheTensor, ...] = ()
+) -> tuple[nn.Module, nn.Module]:
     """`Split.text` and `Split.text_decoder` over transformers' own text model.
 
     Args:
         text_model: The decoder without its head; shared, not copied.
         lm_head: Hidden states (B, T, D) -> logits (B, T, V).
         deepstack: L, layers that vision features are added behind.
+        cache: `Split.cache`.
     """
     from torch import nn
     from transformers import DynamicCache
@@ -60,14 +65,83 @@ def decoder(text_model: Any, lm_head: Any, *, deepstack: int = 0) -> tuple[nn.Mo
             self, inputs_embeds: Tensor, attention_mask: Tensor, position_ids: Tensor, *rest: Tensor
         ) -> tuple[Tensor, ...]:
             features, past = (rest[0], rest[1:]) if deepstack else (None, rest)
-            cache = DynamicCache(config=self.text.text_model.config)
-            for layer in range(len(past) // 2):
-                cache.update(past[2 * layer], past[2 * layer + 1], layer)
-            logits = self.text(inputs_embeds, attention_mask, position_ids, cache, features)
-            return (logits, *(tensor for layer in cache.layers for tensor in (layer.keys, layer.values)))
+            held = DynamicCache(config=self.text.text_model.config)
+            given = {(tensor.layer, tensor.kind): value for tensor, value in zip(cache, past, strict=bool(cache))}
+            given = given or {(k // 2, ("key", "value")[k % 2]): value for k, value in enumerate(past)}
+            for (layer, kind), value in given.items():
+                if kind == "key":
+                    held.update(value, given[layer, "value"], layer)
+                elif kind == "conv":
+                    held.layers[layer].update_conv_state(value, conv_kernel_size=value.shape[-1])
+            logits = self.text(inputs_embeds, attention_mask, position_ids, held, features)
+            return (logits, *(_held(held.layers[layer], kind) for layer, kind in given))
 
     text = Text().eval()
     return text, TextDecoder(text).eval()
+
+
+def _held(layer: Any, kind: str) -> Tensor:
+    """A tensor of one layer of transformers' cache."""
+    held: Tensor = layer.conv_states[0] if kind == "conv" else {"key": layer.keys, "value": layer.values}[kind]
+    return held
+
+
+def siglip(tower: Any, *, layers: int | None = None, norm: bool = True) -> nn.Module:
+    """A SigLIP tower, or Idefics3's, which has the same parts, for whole pictures of the configured size.
+
+    Args:
+        tower: Weights are shared.
+        layers: The first so many; all when None.
+        norm: Whether its last norm is applied.
+    Returns:
+        Pixels (M, 3, H, W) -> hidden states (M, patches, D).
+    """
+    import torch
+    from torch import nn
+
+    patches = (tower.config.image_size // tower.config.patch_size) ** 2
+
+    class Tower(nn.Module):
+        positions: Tensor
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.embeddings, self.layers = tower.embeddings, tower.encoder.layers[:layers]
+            self.norm = tower.post_layernorm if norm else nn.Identity()
+            self.register_buffer("positions", torch.arange(patches).unsqueeze(0), persistent=False)
+
+        def forward(self, pixel_values: Tensor) -> Tensor:
+            hidden = self.embeddings.patch_embedding(pixel_values).flatten(2).transpose(1, 2)
+            hidden = hidden + self.embeddings.position_embedding(self.positions)
+            for layer in self.layers:
+                hidden = layer(hidden, None)
+            result: Tensor = self.norm(hidden)
+            return result
+
+    return Tower()
+
+
+def tile_split(
+    model: Any, encoder: nn.Module, tile: tuple[int, int], tokens: int, text_model: Any, **more: Any
+) -> Split:
+    """The split of a family whose encoder takes any number of tiles of one size.
+
+    Args:
+        model: The whole model.
+        encoder: Tiles (M, 3, H, W) -> embeddings (M, N, D).
+        tile: (H, W) in pixels.
+        tokens: N.
+        text_model: The decoder without its head.
+        more: Fields of `Split`, `text` and `text_decoder` among them where they are not `decoder`'s.
+    """
+    if "text" not in more:
+        more["text"], more["text_decoder"] = decoder(text_model, model.lm_head)
+    return Split(
+        vision={"": VisionPart(encoder.eval(), (None, 3, *tile), None, tokens)},
+        token_embedding=model.get_input_embeddings(),
+        **more,
+        **sizes_of(model, model.config.text_config),
+    )
 
 
 def sizes_of(model: PreTrainedModel, text: Any) -> dict[str, Any]:

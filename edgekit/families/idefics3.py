@@ -21,14 +21,13 @@ from edgekit.families import (
     Pixels,
     Size,
     Split,
-    VisionPart,
     fill_places,
     plain_positions,
     read_image_processor,
     read_optional_json,
     tiles_only,
 )
-from edgekit.pictures import as_rgb, normalise, read_normalisation
+from edgekit.pictures import as_rgb, cut_tiles, normalise, read_normalisation
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -92,8 +91,7 @@ def _tiles(image: Image.Image, params: dict[str, Any]) -> tuple[list[Image.Image
     if width <= tile and height <= tile:
         return [image], (0, 0)
     rows, cols = height // tile, width // tile
-    boxes = [(c * tile, r * tile, (c + 1) * tile, (r + 1) * tile) for r in range(rows) for c in range(cols)]
-    return [*(image.crop(box) for box in boxes), image.resize((tile, tile), resample)], (rows, cols)
+    return [*cut_tiles(image, (tile, tile)), image.resize((tile, tile), resample)], (rows, cols)
 
 
 def _longest_edge(width: int, height: int, longest: int) -> tuple[int, int]:
@@ -163,39 +161,13 @@ def split(model: PreTrainedModel, sizes: Sequence[Size] | None = None) -> Split:
     Raises:
         EdgekitError: sizes were chosen.
     """
-    import torch
     from torch import nn
 
-    from edgekit.families._modules import decoder, sizes_of
+    from edgekit.families._modules import siglip, tile_split
 
     tiles_only({}, sizes)
     inner: Any = model.model
-    config, vision = model.config, model.config.vision_config
-    per_side = vision.image_size // vision.patch_size
-
-    class VisionEncoder(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.tower, self.connector = inner.vision_model, inner.connector
-            self.register_buffer("positions", torch.arange(per_side**2).unsqueeze(0), persistent=False)
-
-        def forward(self, pixel_values: Tensor) -> Tensor:
-            embeddings = self.tower.embeddings
-            hidden = embeddings.patch_embedding(pixel_values).flatten(2).transpose(1, 2)
-            hidden = hidden + embeddings.position_embedding(self.positions)
-            for layer in self.tower.encoder.layers:
-                hidden = layer(hidden, None)
-            result: Tensor = self.connector(self.tower.post_layernorm(hidden))
-            return result
-
-    text, text_decoder = decoder(inner.text_model, model.lm_head)
-    edge = vision.image_size
-    return Split(
-        vision={
-            "": VisionPart(VisionEncoder().eval(), (None, 3, edge, edge), None, (per_side // config.scale_factor) ** 2)
-        },
-        token_embedding=model.get_input_embeddings(),
-        text=text,
-        text_decoder=text_decoder,
-        **sizes_of(model, config.text_config),
-    )
+    vision = model.config.vision_config
+    tokens = (vision.image_size // vision.patch_size // model.config.scale_factor) ** 2
+    encoder = nn.Sequential(siglip(inner.vision_model), inner.connector)
+    return tile_split(model, encoder, (vision.image_size,) * 2, tokens, inner.text_model)

@@ -20,7 +20,6 @@ from edgekit.families import (
     Pixels,
     Size,
     Split,
-    VisionPart,
     fill_places,
     plain_positions,
     read_image_processor,
@@ -28,7 +27,7 @@ from edgekit.families import (
     tiles_only,
 )
 from edgekit.families.qwen2_5_vl import CLIP_MEAN, CLIP_STD
-from edgekit.pictures import as_rgb, normalise, read_normalisation
+from edgekit.pictures import as_rgb, cut_tiles, normalise, read_normalisation
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -89,9 +88,8 @@ def _tiles(image: Image.Image, params: dict[str, Any]) -> list[Image.Image]:
         return [image.resize((width, height), resample) if params["do_resize"] else image]
     cols, rows = _canvas(image.size, params)
     whole = image.resize((cols * width, rows * height), resample)
-    boxes = [(c * width, r * height, (c + 1) * width, (r + 1) * height) for r in range(rows) for c in range(cols)]
-    view = [image.resize((width, height), resample)] if len(boxes) > 1 else []
-    return [*(whole.crop(box) for box in boxes), *view]
+    tiles = cut_tiles(whole, (width, height))
+    return [*tiles, *([image.resize((width, height), resample)] if len(tiles) > 1 else [])]
 
 
 def _canvas(size: tuple[int, int], params: dict[str, Any]) -> tuple[int, int]:
@@ -138,7 +136,7 @@ def split(model: PreTrainedModel, sizes: Sequence[Size] | None = None) -> Split:
     import torch
     from torch import nn
 
-    from edgekit.families._modules import decoder, sizes_of
+    from edgekit.families._modules import tile_split
 
     tiles_only({}, sizes)
     inner: Any = model.model
@@ -175,12 +173,5 @@ def split(model: PreTrainedModel, sizes: Sequence[Size] | None = None) -> Split:
             result: Tensor = self.projector(shuffled.flatten(1, 2))
             return result
 
-    text, text_decoder = decoder(inner.language_model, model.lm_head)
     tokens = int(rows * cols * config.downsample_ratio**2)
-    return Split(
-        vision={"": VisionPart(VisionEncoder().eval(), (None, 3, height, width), None, tokens)},
-        token_embedding=model.get_input_embeddings(),
-        text=text,
-        text_decoder=text_decoder,
-        **sizes_of(model, config.text_config),
-    )
+    return tile_split(model, VisionEncoder(), (height, width), tokens, inner.language_model)

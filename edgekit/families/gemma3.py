@@ -1,0 +1,258 @@
+"""Gemma 3 with pictures (model type `gemma3`: 4B, 12B and 27B).
+
+A picture becomes one square view of `image_seq_len` tokens, whatever its shape; pan and scan, which adds crops of long
+pictures, is off, as in the Hugging Face processor. The tokens of a picture see each other in both directions, and most
+decoder layers see a window of the last tokens only. So positions have two axes: a token's position, and where the
+block begins of which all tokens see each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from edgekit.errors import CheckpointError
+from edgekit.families import (
+    Features,
+    Grid,
+    Pixels,
+    Size,
+    Split,
+    fill_places,
+    read_image_processor,
+    read_optional_json,
+    tiles_only,
+)
+from edgekit.pictures import as_rgb, normalise, read_normalisation
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from transformers import PreTrainedModel
+
+MODEL_TYPES = ("gemma3",)
+# Parameter-name prefixes of the two halves, for masking and for reports.
+PARTS = {"vision": ("model.vision_tower.", "model.multi_modal_projector."), "language": ("model.language_model.",)}
+START, IMAGE, END = "<start_of_image>", "<image_soft_token>", "<end_of_image>"
+IMAGE_TOKEN_ID = 262144  # transformers' default where config.json is silent
+fix_sizes = tiles_only
+
+
+def read_preprocessing(folder: Path) -> dict[str, Any]:
+    """Image parameters of a Gemma 3 checkpoint.
+
+    Returns:
+        resample, do_resize, tile (width and height, pixels), rescale_factor, mean, std, image_seq_len, image_token_id.
+    Raises:
+        CheckpointError: pan and scan is on.
+    """
+    settings = read_image_processor(folder)
+    config = read_optional_json(folder / "config.json")
+    size = settings.get("size") or {}
+    if settings.get("do_pan_and_scan"):
+        raise CheckpointError(
+            f"{folder} asks for pan and scan, which is not known here.",
+            why="Its image processor adds crops of long pictures.",
+            fix="Set do_pan_and_scan to false in preprocessor_config.json, as the model's processor does by itself.",
+        )
+    sequence = read_optional_json(folder / "processor_config.json").get("image_seq_length", 256)
+    return {
+        "resample": int(settings.get("resample", Image.Resampling.BILINEAR)),
+        "do_resize": bool(settings.get("do_resize", True)),
+        "tile": [int(size.get("width", 224)), int(size.get("height", 224))],
+        **read_normalisation(settings, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+        "image_seq_len": int(sequence),
+        "image_token_id": int(config.get("image_token_index", config.get("image_token_id", IMAGE_TOKEN_ID))),
+    }
+
+
+def preprocess(images: list[Image.Image], params: dict[str, Any]) -> Pixels:
+    """Pictures to normalised squares, as Gemma3ImageProcessor makes them.
+
+    Args:
+        images: Any mode and size.
+        params: From `read_preprocessing`.
+    Returns:
+        values (M, 3, H, W), one for each picture; every grid is (1,).
+    """
+    resample = Image.Resampling(params["resample"])
+    views = [as_rgb(image) for image in images]
+    if params["do_resize"]:
+        views = [view.resize(tuple(params["tile"]), resample) for view in views]
+    values = np.stack([normalise(np.asarray(view), params) for view in views])
+    return Pixels(values=values, grids=[(1,)] * len(views))
+
+
+def expand(text: str, grids: list[Grid], params: dict[str, Any]) -> str:
+    """Replace each `<start_of_image>` of a rendered prompt by a picture's tokens between its marks."""
+    filling = f"\n\n{START}{IMAGE * params['image_seq_len']}{END}\n\n"
+    return fill_places(text, START, [filling for _ in grids])
+
+
+def positions(ids: Sequence[int], grids: list[Grid], params: dict[str, Any]) -> NDArray[np.int64]:
+    """(2, T): positions, and for a picture's tokens the position of its first, for each other token its own."""
+    places = np.arange(len(ids), dtype=np.int64)
+    inside = np.asarray(ids) == params["image_token_id"]
+    goes_on = inside & np.concatenate([[False], inside[:-1]])
+    blocks = np.maximum.accumulate(np.where(goes_on, -1, places))
+    return np.stack([places, blocks])
+
+
+def encode_images(model: PreTrainedModel, pixel_values: Tensor, grids: list[Grid]) -> Features:
+    """Embeddings of all pictures by the untouched model; keeps gradients."""
+    inner: Any = model.model
+    views = inner.get_image_features(pixel_values, return_dict=True).pooler_output
+    return Features(views.flatten(0, 1), [views.shape[1]] * len(grids))
+
+
+def forward_inputs(model: PreTrainedModel, pixel_values: Tensor, ids: Tensor, grids: list[Grid]) -> dict[str, Any]:
+    """The pictures as `forward` of the untouched model takes them."""
+    return {"pixel_values": pixel_values, "token_type_ids": (ids == model.config.image_token_id).int()}
+
+
+def decoder_inputs(model: PreTrainedModel, embeds: Tensor, mask: Tensor, positions: Tensor) -> dict[str, Any]:
+    """Mask and positions as the model's own decoder takes them.
+
+    Args:
+        model: The whole model.
+        embeds: (B, T, D), whole prompts, or one token behind a cache.
+        mask: (B, P+T).
+        positions: (2, B, T).
+    """
+    if embeds.shape[1] == 1:
+        return {"attention_mask": mask, "position_ids": positions[0]}
+    window = model.config.get_text_config().sliding_window
+    tokens = embeds.shape[1]
+    return {
+        "attention_mask": {
+            "full_attention": _visible(positions[1], mask, embeds, 0, tokens, 0, None),
+            "sliding_attention": _visible(positions[1], mask, embeds, 0, tokens, 0, window),
+        },
+        "position_ids": positions[0],
+    }
+
+
+def _visible(
+    blocks: Tensor, mask: Tensor, embeds: Tensor, seen: int, length: int, offset: int, window: int | None
+) -> Tensor:
+    """What new tokens see of the keys, as transformers' create_masks_for_vision_model has it: 0, or very little.
+
+    Args:
+        blocks: (B, T), where each new token's block begins.
+        mask: (B, P+T), 0 for padding.
+        embeds: Of the dtype and device wanted.
+        seen: P, tokens before the new ones.
+        length, offset: So many keys, the first of which has this place.
+        window: So many last tokens are seen, itself included; all when None.
+    Returns:
+        (B, 1, T, length), to be added to scores.
+    """
+    import torch
+
+    tokens = blocks.shape[1]
+    keys = torch.arange(length, device=mask.device) + offset
+    queries = (torch.arange(tokens, device=mask.device) + seen)[:, None]
+    # Keys behind the new tokens are room that a static cache has not filled. Looking the others up by their places,
+    # and not taking the mask as it is, leaves tracing no two lengths to compare.
+    real = mask.index_select(1, keys.clamp(max=mask.shape[1] - 1)).bool() & (keys < seen + tokens)
+    whose = blocks.index_select(1, (keys - seen).clamp(0, tokens - 1))
+    together = (blocks[:, :, None] == whose[:, None, :]) & (keys >= seen)
+    seen_by = (keys <= queries) | together
+    if window is not None:
+        seen_by = seen_by & (keys > queries - window)
+    seen_by = (seen_by & real[:, None, :]) | (keys == queries)  # padding sees itself, or its row would be undefined
+    hidden = torch.zeros_like(seen_by, dtype=embeds.dtype).masked_fill(~seen_by, torch.finfo(embeds.dtype).min)
+    return hidden[:, None]
+
+
+def split(model: PreTrainedModel, sizes: Sequence[Size] | None = None) -> Split:
+    """The plain modules; positions are baked for views of the configured size.
+
+    Args:
+        model: Loaded.
+        sizes: None; views have one size.
+    Raises:
+        EdgekitError: sizes were chosen.
+    """
+    from torch import nn
+
+    from edgekit.families._modules import siglip, tile_split
+
+    tiles_only({}, sizes)
+    inner: Any = model.model
+    text, text_decoder = _decoder(inner.language_model, model.lm_head)
+    return tile_split(
+        model,
+        nn.Sequential(siglip(inner.vision_tower), inner.multi_modal_projector),
+        (model.config.vision_config.image_size,) * 2,
+        model.config.mm_tokens_per_image,
+        inner.language_model,
+        text=text,
+        text_decoder=text_decoder,
+        position_axes=2,
+    )
+
+
+def _decoder(text_model: Any, lm_head: Any) -> tuple[nn.Module, nn.Module]:
+    """`Split.text` and `Split.text_decoder`; position_ids (2, B, T) say which tokens see each other."""
+    from torch import nn
+    from transformers import DynamicCache
+
+    kinds = {kind: text_model.config.layer_types.index(kind) for kind in set(text_model.config.layer_types)}
+    windows = {"full_attention": None, "sliding_attention": text_model.config.sliding_window}
+
+    class Text(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.text_model, self.lm_head = text_model, lm_head
+
+        def forward(
+            self,
+            inputs_embeds: Tensor,
+            attention_mask: Tensor,
+            position_ids: Tensor,
+            cache: Any,
+            deepstack: Tensor | None = None,
+        ) -> Tensor:
+            tokens, seen = inputs_embeds.shape[1], cache.get_seq_length()
+            masks = {
+                kind: _visible(
+                    position_ids[1],
+                    attention_mask,
+                    inputs_embeds,
+                    seen,
+                    *cache.get_mask_sizes(tokens, layer),
+                    windows[kind],
+                )
+                for kind, layer in kinds.items()
+            }
+            hidden = self.text_model(
+                inputs_embeds=inputs_embeds,
+                attention_mask=masks,
+                position_ids=position_ids[0],
+                past_key_values=cache,
+                use_cache=True,
+            ).last_hidden_state
+            logits: Tensor = self.lm_head(hidden)
+            return logits
+
+    class TextDecoder(nn.Module):
+        def __init__(self, text: Text) -> None:
+            super().__init__()
+            self.text = text
+
+        def forward(
+            self, inputs_embeds: Tensor, attention_mask: Tensor, position_ids: Tensor, *past: Tensor
+        ) -> tuple[Tensor, ...]:
+            cache = DynamicCache()  # every layer keeps all tokens; the window is in the mask
+            for layer in range(len(past) // 2):
+                cache.update(past[2 * layer], past[2 * layer + 1], layer)
+            logits = self.text(inputs_embeds, attention_mask, position_ids, cache)
+            return (logits, *(tensor for layer in cache.layers for tensor in (layer.keys, layer.values)))
+
+    text = Text().eval()
+    return text, TextDecoder(text).eval()

@@ -1,0 +1,313 @@
+"""LFM2-VL: pictures of any size as flattened patches, and a decoder of attention and short convolutions.
+
+A small picture is one view in whole blocks of downsample x downsample patches, each block a token. A large one becomes
+tiles and a view of the whole. The decoder's cache holds keys and values of its attention layers, and the last inputs of
+its convolutions. An export is for one or a few picture sizes of one view, and resizes each picture to the nearest.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from edgekit.errors import CheckpointError, EdgekitError
+from edgekit.families import (
+    CacheTensor,
+    Features,
+    Grid,
+    Pixels,
+    Size,
+    Split,
+    VisionPart,
+    fill_places,
+    fit_image,
+    plain_positions,
+    read_image_processor,
+)
+from edgekit.pictures import as_rgb, cut_tiles, normalise, read_normalisation, resize_bilinear
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from transformers import PreTrainedModel
+
+MODEL_TYPES = ("lfm2_vl",)
+# Parameter-name prefixes of the two halves, for masking and for reports.
+PARTS = {"vision": ("model.vision_tower.", "model.multi_modal_projector."), "language": ("model.language_model.",)}
+IMAGE, START, END, WHOLE = "<image>", "<|image_start|>", "<|image_end|>", "<|img_thumbnail|>"
+NUMBERS = {
+    "downsample_factor": 2,
+    "min_tiles": 2,
+    "max_tiles": 10,
+    "min_image_tokens": 64,
+    "max_image_tokens": 256,
+    "encoder_patch_size": 16,
+    "tile_size": 512,
+}
+positions = plain_positions
+
+
+def read_preprocessing(folder: Path) -> dict[str, Any]:
+    """Image parameters of an LFM2-VL checkpoint.
+
+    Returns:
+        resample, downsample_factor (patches per token, each way), min_tiles, max_tiles, min_image_tokens and
+        max_image_tokens (of one view), encoder_patch_size and tile_size (pixels), use_thumbnail, max_pixels_tolerance
+        (a picture of more times max_image_tokens is cut into tiles), rescale_factor, mean, std.
+    Raises:
+        CheckpointError: pictures are resized by another filter than bilinear.
+    """
+    settings = read_image_processor(folder)
+    if (resample := int(settings.get("resample", Image.Resampling.BILINEAR))) != Image.Resampling.BILINEAR:
+        raise CheckpointError(f"{folder} resizes pictures by filter {resample}.", why="Only 2, bilinear, is known here.")
+    numbers = {name: int(settings.get(name, default)) for name, default in NUMBERS.items()}
+    if not settings.get("do_image_splitting", True):
+        numbers |= {"min_tiles": 1, "max_tiles": 1}
+    return {
+        "resample": resample,
+        **numbers,
+        "use_thumbnail": bool(settings.get("use_thumbnail", True)),
+        "max_pixels_tolerance": float(settings.get("max_pixels_tolerance", 2.0)),
+        **read_normalisation(settings, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    }
+
+
+def preprocess(images: list[Image.Image], params: dict[str, Any]) -> Pixels:
+    """Pictures to flattened patches, as Lfm2VlImageProcessor makes them.
+
+    Args:
+        images: Any mode and size.
+        params: From `read_preprocessing`.
+    Returns:
+        values (patches of all views, 3 * patch * patch); a grid is (rows, columns) of tiles, (1, 1) where there are
+        none, and (rows, columns) of the whole view's patches, (0, 0) where there is none.
+    """
+    values, grids, parts = [], [], []
+    for image in map(as_rgb, images):
+        views, grid = _views(fit_image(image, params), params)
+        patches = [_patches(view, params) for view in views]
+        values += patches
+        grids.append(grid)
+        parts.append(sum(map(len, patches)))
+    return Pixels(np.concatenate(values), grids, parts)
+
+
+def _views(image: Image.Image, params: dict[str, Any]) -> tuple[list[Image.Image], Grid]:
+    tile, patch = params["tile_size"], params["encoder_patch_size"]
+    if params.get("sizes"):  # of one view each, and `fit_image` has made it that
+        return [image], (1, 1, image.height // patch, image.width // patch)
+    width, height = _resized(image.width, image.height, params)
+    cols, rows = _tiling(image.width, image.height, params)
+    whole = (resize_bilinear(image, (width, height)), height // patch, width // patch)
+    if rows * cols == 1:
+        return [whole[0]], (1, 1, *whole[1:])
+    tiles = cut_tiles(resize_bilinear(image, (cols * tile, rows * tile)), (tile, tile))
+    return ([*tiles, whole[0]], (rows, cols, *whole[1:])) if params["use_thumbnail"] else (tiles, (rows, cols, 0, 0))
+
+
+def _patches(view: Image.Image, params: dict[str, Any]) -> NDArray[np.float32]:
+    patch = params["encoder_patch_size"]
+    pixels = normalise(np.asarray(view), params).transpose(1, 2, 0)
+    rows, cols = pixels.shape[0] // patch, pixels.shape[1] // patch
+    blocks = pixels.reshape(rows, patch, cols, patch, 3).transpose(0, 2, 1, 3, 4)
+    return np.ascontiguousarray(blocks.reshape(rows * cols, patch * patch * 3))
+
+
+def _block(params: dict[str, Any]) -> int:
+    """Pixels of a token, each way."""
+    return int(params["encoder_patch_size"] * params["downsample_factor"])
+
+
+def _resized(width: int, height: int, params: dict[str, Any]) -> tuple[int, int]:
+    """(width, height) of the whole view: whole blocks, so many as one view may have, the ratio kept where it can be."""
+    block = _block(params)
+    lowest, highest = (params[f"{end}_image_tokens"] * block**2 for end in ("min", "max"))
+    rows, cols = (max(1, round(edge / block)) for edge in (height, width))
+    if rows * cols * block**2 > highest:
+        shrink = math.sqrt(height * width / highest)
+        rows, cols = (max(1, math.floor(edge / shrink / block)) for edge in (height, width))
+    elif rows * cols * block**2 < lowest:
+        grow = math.sqrt(lowest / (height * width))
+        rows, cols = (math.ceil(edge * grow / block) for edge in (height, width))
+    return cols * block, rows * block
+
+
+def _is_split(width: int, height: int, params: dict[str, Any]) -> bool:
+    """Whether a picture is too large for one view, and may be cut into tiles."""
+    if params["min_tiles"] == params["max_tiles"] == 1:
+        return False
+    block = _block(params)
+    # An edge below half a block counts as one patch, as in the reference.
+    edges = [max(params["encoder_patch_size"], round(edge / block) * block) for edge in (height, width)]
+    return math.prod(edges) > params["max_image_tokens"] * block**2 * params["max_pixels_tolerance"]
+
+
+def _tiling(width: int, height: int, params: dict[str, Any]) -> tuple[int, int]:
+    """(columns, rows) of tiles: the nearest to the picture's shape; of two as near, the one its area fills half."""
+    if not _is_split(width, height, params):
+        return 1, 1
+    counts = range(params["min_tiles"], params["max_tiles"] + 1)
+    # The reference sorts a set by area alone: of shapes of one area, the set's own order is kept.
+    shapes = {(c, r) for count in counts for c in range(1, count + 1) for r in range(1, count + 1) if c * r in counts}
+    best, nearest = (1, 1), math.inf
+    for cols, rows in sorted(shapes, key=math.prod):
+        gap = abs(width / height - cols / rows)
+        fills = width * height > 0.5 * params["tile_size"] ** 2 * cols * rows
+        if gap < nearest or (gap == nearest and fills):
+            best, nearest = (cols, rows), gap
+    return best
+
+
+def fix_sizes(params: dict[str, Any], sizes: Sequence[Size] | None) -> dict[str, Any]:
+    """The parameters of an export: `sizes` in them are the only ones a picture is resized to, of one view each.
+
+    Args:
+        params: From `read_preprocessing`.
+        sizes: (width, height) in pixels; None for the largest square of one view.
+    Raises:
+        EdgekitError: an edge is no multiple of a token's pixels, or the tokens are more or fewer than one view has.
+    """
+    block, lowest, highest = _block(params), params["min_image_tokens"], params["max_image_tokens"]
+    if sizes is None:
+        sizes = [(math.isqrt(highest) * block,) * 2]
+    for width, height in sizes:
+        tokens = (width // block) * (height // block)
+        if width % block or height % block or not lowest <= tokens <= highest:
+            raise EdgekitError(
+                f"This model takes no pictures of {width}x{height} pixels.",
+                why=f"Both edges must be multiples of {block}, and one view has {lowest} to {highest} tokens of "
+                f"{block} x {block} pixels; an export cuts no tiles.",
+                fix=f"For example:  --image-size {math.isqrt(highest) * block}x{math.isqrt(highest) * block}",
+            )
+    return {**params, "sizes": [list(size) for size in dict.fromkeys(map(tuple, sizes))]}
+
+
+def expand(text: str, grids: list[Grid], params: dict[str, Any]) -> str:
+    """Replace each `<image>` of a rendered prompt by the placeholders of its picture's views."""
+    return fill_places(text, IMAGE, [_placeholders(grid, params) for grid in grids])
+
+
+def _placeholders(grid: Grid, params: dict[str, Any]) -> str:
+    rows, cols, *whole = grid
+    slots = IMAGE * (math.prod(whole) // params["downsample_factor"] ** 2)
+    if rows * cols > 1:
+        tile = IMAGE * (params["tile_size"] // _block(params)) ** 2
+        marked = (f"<|img_row_{row + 1}_col_{col + 1}|>{tile}" for row in range(rows) for col in range(cols))
+        slots = "".join(marked) + (WHOLE + slots if params["use_thumbnail"] else "")
+    return f"{START}{slots}{END}"
+
+
+def _shapes(grids: list[Grid], patches: int) -> list[list[tuple[int, int]]]:
+    """(rows, columns) of patches of each picture's views, in order.
+
+    Args:
+        grids: Of the pictures.
+        patches: Of all of them; what the whole views leave is shared by the tiles alike.
+    """
+    tiles = sum(grid[0] * grid[1] for grid in grids if grid[0] * grid[1] > 1)
+    edge = math.isqrt((patches - sum(grid[2] * grid[3] for grid in grids)) // tiles) if tiles else 0
+    shapes = []
+    for rows, cols, *whole in grids:
+        own = [(edge, edge)] * (rows * cols) if rows * cols > 1 else []
+        shapes.append(own + ([(whole[0], whole[1])] if whole[0] else []))
+    return shapes
+
+
+def _padded(pixel_values: Tensor, grids: list[Grid]) -> dict[str, Tensor]:
+    """Patches of all pictures (P, patch) as the untouched model takes them: a row for each view, filled up."""
+    import torch
+    from torch.nn.utils.rnn import pad_sequence
+
+    shapes = [shape for own in _shapes(grids, len(pixel_values)) for shape in own]
+    views = pixel_values.split([rows * cols for rows, cols in shapes])
+    masks = [torch.ones(len(view), dtype=torch.int32, device=view.device) for view in views]
+    return {
+        "pixel_values": pad_sequence(views, batch_first=True),
+        "pixel_attention_mask": pad_sequence(masks, batch_first=True),
+        "spatial_shapes": torch.tensor(shapes, device=pixel_values.device),
+    }
+
+
+def encode_images(model: PreTrainedModel, pixel_values: Tensor, grids: list[Grid]) -> Features:
+    """Embeddings of all pictures by the untouched model; keeps gradients."""
+    import torch
+
+    inner: Any = model.model
+    views = inner.get_image_features(**_padded(pixel_values, grids), return_dict=True).pooler_output
+    lengths = iter(map(len, views))
+    counts = [sum(next(lengths) for _ in own) for own in _shapes(grids, len(pixel_values))]
+    return Features(torch.cat(list(views)), counts)
+
+
+def forward_inputs(model: PreTrainedModel, pixel_values: Tensor, ids: Tensor, grids: list[Grid]) -> dict[str, Any]:
+    """The pictures as `forward` of the untouched model takes them."""
+    return dict(_padded(pixel_values, grids))
+
+
+def split(model: PreTrainedModel, sizes: Sequence[Size] | None = None) -> Split:
+    """The plain modules: a vision encoder for each size, its resampled positions baked in.
+
+    Args:
+        model: Loaded.
+        sizes: (width, height) in pixels, multiples of a token's; None for 512 squared.
+    """
+    from edgekit.families._modules import decoder, sizes_of
+
+    inner: Any = model.model
+    text_config = model.config.text_config
+    chosen = [(width, height) for width, height in sizes or [(512, 512)]]
+    names = [f"{width}x{height}" for width, height in chosen] if len(chosen) > 1 else [""]
+    shape = sizes_of(model, text_config)
+    keys = (shape["kv_heads"], None, shape["head_dim"])
+    state = (text_config.hidden_size, text_config.conv_L_cache)
+    cache: list[CacheTensor] = []
+    for layer, kind in enumerate(text_config.layer_types):
+        one = [CacheTensor(layer, "conv", state)]
+        cache += one if kind == "conv" else [CacheTensor(layer, part, keys) for part in ("key", "value")]
+    text, text_decoder = decoder(inner.language_model, model.lm_head, cache=tuple(cache))
+    return Split(
+        vision={name: _vision_part(model, size) for name, size in zip(names, chosen, strict=True)},
+        token_embedding=model.get_input_embeddings(),
+        text=text,
+        text_decoder=text_decoder,
+        cache=tuple(cache),
+        **{**shape, "layers": len(text_config.layer_types) - text_config.layer_types.count("conv")},
+    )
+
+
+def _vision_part(model: Any, size: Size) -> VisionPart:
+    import torch
+    from torch import nn
+
+    inner, vision = model.model, model.config.vision_config
+    rows, cols = size[1] // vision.patch_size, size[0] // vision.patch_size
+    embeddings = inner.vision_tower.embeddings
+    side = embeddings.position_embedding_size
+    with torch.no_grad():
+        table = embeddings.position_embedding.weight.reshape(side, side, -1)
+        learned = embeddings.resize_positional_embeddings(table, torch.tensor([[rows, cols]]), rows * cols)
+
+    class Tower(nn.Module):
+        learned: Tensor
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed, self.layers = embeddings.patch_embedding, inner.vision_tower.encoder.layers
+            self.norm, self.projector = inner.vision_tower.post_layernorm, inner.multi_modal_projector
+            self.register_buffer("learned", learned, persistent=False)
+
+        def forward(self, pixel_values: Tensor) -> Tensor:
+            hidden = self.embed(pixel_values)[None] + self.learned
+            for layer in self.layers:
+                hidden = layer(hidden, None)
+            result: Tensor = self.projector(self.norm(hidden).reshape(1, rows, cols, -1)).flatten(0, 2)
+            return result
+
+    length = vision.num_channels * vision.patch_size**2
+    tokens = rows * cols // model.config.downsample_factor**2
+    return VisionPart(Tower().eval(), (rows * cols, length), (1, 1, rows, cols), tokens)
