@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from edgekit.data import ImageRef, Sample
 from edgekit.errors import CheckpointError
-from edgekit.families import Features, Grid
+from edgekit.families import Features, Grid, family_of
 from edgekit.processor import Processor
 
 
@@ -141,6 +141,21 @@ def _check_counts(prompts: Prompts, counts: list[int], image_token_id: int) -> N
             )
 
 
+def decoder_inputs(model: Any, embeds: Tensor, mask: Tensor, positions: Tensor) -> dict[str, Any]:
+    """Embeddings, mask and positions as the model's own decoder takes them.
+
+    Args:
+        model: A Hugging Face VLM.
+        embeds: (B, T, D), whole rows, or one token behind a cache.
+        mask: (B, P+T).
+        positions: (B, T), or (A, B, T) where an axis has its own.
+    """
+    own = getattr(family_of(model.config.model_type), "decoder_inputs", None)
+    if own is None:
+        return {"inputs_embeds": embeds, "attention_mask": mask, "position_ids": positions}
+    return {"inputs_embeds": embeds, **own(model, embeds, mask, positions)}
+
+
 def response_hidden(
     model: Any, prompts: Embedded, owners: Sequence[int], responses: Sequence[Sequence[int]], pad_id: int
 ) -> Tensor:
@@ -163,9 +178,12 @@ def response_hidden(
     # The decoder itself is called, since a whole Qwen-VL keeps position offsets from one call to the next, and
     # takes deepstack features only together with pixels.
     hidden = model.get_decoder()(
-        inputs_embeds=torch.cat([prompts.embeds[index], model.get_input_embeddings()(ids)], 1),
-        attention_mask=torch.cat([prompts.mask[index], real], 1),
-        position_ids=torch.cat([prompts.positions[..., index, :], prompts.following(index, width)], -1),
+        **decoder_inputs(
+            model,
+            torch.cat([prompts.embeds[index], model.get_input_embeddings()(ids)], 1),
+            torch.cat([prompts.mask[index], real], 1),
+            torch.cat([prompts.positions[..., index, :], prompts.following(index, width)], -1),
+        ),
         use_cache=False,
         **prompts.extra(owners, width),
     ).last_hidden_state

@@ -56,7 +56,8 @@ class Recorder:
             for number, layer in enumerate(layers, 1):
                 handles.append(layer.register_forward_hook(self._keeper(number)))
         if "attention" in self.looks_at:
-            handles.append(layers[0].self_attn.register_forward_hook(self._keep_attention))
+            first = next(layer for layer in layers if hasattr(layer, "self_attn"))  # others are convolutions
+            handles.append(first.self_attn.register_forward_hook(self._keep_attention))
         try:
             yield
         finally:

@@ -83,7 +83,7 @@ class OnnxSession:
         assert prepared.pixels is not None
         encoders = self._manifest.encoders()
         grids = {name: grid for name, (_, grid) in encoders.items()}
-        parts = by_bucket(grids, Pixels(prepared.pixels, prepared.grids, prepared.parts))
+        parts = by_bucket(grids, Pixels(prepared.pixels, prepared.grids))
         pack = getattr(self._processor.family, "pack", None)
         own = None if pack is None else partial(pack, grids=prepared.grids, params=self._processor.params)
         return gather([self._encode(*encoders[name], values) for name, values in parts], own)

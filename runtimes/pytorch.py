@@ -2,7 +2,9 @@
 
 Nothing of edgekit's own preprocessing, prompts or split is used here, so that it can stand as an independent oracle.
 Without torchvision transformers has no video processors, and for that refuses the processors of most families; pictures
-and words need none, so the family's own processor class is then built without one.
+and words need none, so the family's own processor class is then built without one. One family, LFM2-VL, has no image
+processor at all without torchvision: only there pixels are edgekit's own, which is said, and a comparison of pixels
+says nothing.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from numpy.typing import NDArray
 
 from edgekit.chat import Message, read_chat_template
 from edgekit.errors import CheckpointError, DataError, EdgekitError
-from edgekit.families import read_image_processor, read_optional_json
+from edgekit.families import Grid, read_image_processor, read_optional_json
 from edgekit.runtimes.session import Logits, Prepared
 
 if TYPE_CHECKING:
@@ -105,15 +107,13 @@ class TorchSession:
                 "The Hugging Face processor refuses this prompt.", why=str(error)[:300] or type(error).__name__
             ) from error
         vision = {name: value for name, value in inputs.items() if name not in TEXT_INPUTS}
-        ids, kinds = inputs["input_ids"], inputs.get("mm_token_type_ids")
-        pixels = vision["pixel_values"] if images else None
-        if pixels is not None and pixels.dim() == 5:  # tiles stand in a batch of prompts
-            pixels = pixels[0]
+        ids, kinds = inputs["input_ids"], inputs.get("mm_token_type_ids", inputs.get("token_type_ids"))
+        pixels = self._pixels(vision) if images else None
         grid = vision.get("image_grid_thw")
         return Official(
             ids.numpy(),
-            None if pixels is None else pixels.numpy(),
-            [] if grid is None else [tuple(row) for row in grid.tolist()],
+            pixels,
+            self._grids(vision),
             self._positions(ids, kinds, grid),
             [1] * len(images),  # `tail` does not cut pixels by them
             vision,
@@ -139,8 +139,9 @@ class TorchSession:
         if self._mrope:
             given["position_ids"] = self._tensor(prepared.positions)
             self._next = int(given["position_ids"].max()) + 1
-        elif prepared.kinds is not None and "mm_token_type_ids" in self._takes:
-            given["mm_token_type_ids"] = prepared.kinds
+        elif prepared.kinds is not None:
+            names = ("mm_token_type_ids", "token_type_ids")
+            given |= {name: prepared.kinds for name in names if name in self._takes}
         return self._forward(input_ids=self._tensor(prepared.ids), **given)
 
     def decode_step(self, token: int) -> Logits:
@@ -163,8 +164,10 @@ class TorchSession:
         self._takes = inspect.signature(self.model.forward).parameters
 
     def rewind(self, length: int) -> int:
-        """Crop the cache, where it is of keys and values only."""
+        """Crop the cache, where it is of the keys and values of all tokens only."""
         if self._cache is None or not all(hasattr(layer, "keys") for layer in self._cache.layers):
+            return 0
+        if any(self._cache.is_sliding):
             return 0
         if excess := self._cache.get_seq_length() - length:
             self._cache.crop(-excess)
@@ -182,11 +185,48 @@ class TorchSession:
     def _positions(self, ids: Any, kinds: Any, grid: Any) -> NDArray[np.int64]:
         """(1, T), or (3, 1, T) by the model's own rule."""
         if not self._mrope:
-            return np.arange(ids.shape[1], dtype=np.int64)[None]
+            plain: NDArray[np.int64] = np.arange(ids.shape[1], dtype=np.int64)[None]
+            # Token types beyond mm_token_type_ids are asked for where a picture's tokens see each other.
+            return self._blocks(plain, kinds) if "token_type_ids" in self._takes and kinds is not None else plain
         positions, _ = self.model.model.get_rope_index(
             ids, mm_token_type_ids=(ids == self.image_token_id).int() if kinds is None else kinds, image_grid_thw=grid
         )
         found: NDArray[np.int64] = positions.numpy()
+        return found
+
+    @staticmethod
+    def _blocks(plain: NDArray[np.int64], kinds: Any) -> NDArray[np.int64]:
+        """(2, 1, T): positions, and for each token that of the first of its block, as `Split.position_axes` says."""
+        from transformers.models.gemma3.modeling_gemma3 import get_block_sequence_ids_for_mask
+
+        numbers = get_block_sequence_ids_for_mask(kinds)[0].tolist()
+        starts = [place if number < 0 else numbers.index(number) for place, number in enumerate(numbers)]
+        return np.stack([plain, np.array([starts], dtype=np.int64)])
+
+    @staticmethod
+    def _grids(vision: dict[str, Any]) -> list[Grid]:
+        """Of each picture, as its family counts it, where an export's encoder must know them."""
+        if "spatial_shapes" in vision:  # an export's pictures are one view each
+            return [(1, 1, *row) for row in vision["spatial_shapes"].tolist()]
+        grid = vision.get("image_grid_thw", vision.get("image_sizes"))
+        return [] if grid is None else [tuple(row) for row in grid.tolist()]
+
+    def _pixels(self, vision: dict[str, Any]) -> NDArray[np.float32]:
+        """Pixels without what fills up a batch: tiles (M, 3, H, W) or patches (M, patch)."""
+        import torch
+
+        pixels = vision["pixel_values"]
+        if "image_sizes" in vision and pixels.dim() == 5:  # a row of tiles for each picture
+            from transformers.models.llava_onevision.modeling_llava_onevision import image_size_to_num_patches
+
+            canvases, tile = self.model.config.image_grid_pinpoints, pixels.shape[-1]
+            counts = [image_size_to_num_patches(size, canvases, tile) for size in vision["image_sizes"].tolist()]
+            pixels = torch.cat([row[:count] for row, count in zip(pixels, counts, strict=True)])
+        elif pixels.dim() == 5:  # tiles stand in a batch of prompts
+            pixels = pixels[0]
+        elif "spatial_shapes" in vision:
+            pixels = pixels[vision["pixel_attention_mask"].bool()]
+        found: NDArray[np.float32] = pixels.numpy()
         return found
 
     def _tensor(self, array: Any) -> Any:
@@ -240,9 +280,47 @@ def _without_video(folder: Path) -> Any:
             """Anything goes."""
 
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    images = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
+    if name == "Lfm2VlProcessor":
+        images: Any = _OwnPictures(folder)
+    else:
+        images = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
     parts = {"image_processor": images, "tokenizer": tokenizer, "chat_template": read_chat_template(folder)}
-    if name != "SmolVLMProcessor":
-        parts["video_processor"] = None
     known = inspect.signature(kind.__init__).parameters
+    if "video_processor" in known and name != "SmolVLMProcessor":
+        parts["video_processor"] = None
     return Pictures(**parts, **{key: value for key, value in given.items() if key in known and key not in parts})
+
+
+class _OwnPictures:
+    """edgekit's preprocessing as LFM2-VL's image processor, which transformers has for torchvision only."""
+
+    def __init__(self, folder: Path) -> None:
+        from edgekit.console import note
+        from edgekit.processor import Processor
+
+        note("transformers has no image processor of LFM2-VL without torchvision: the reference sees edgekit's pixels")
+        processor = Processor.load(folder)
+        self._family, self._params = processor.family, processor.params
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self.__dict__["_params"][name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+    def fetch_images(self, images: Any) -> Any:
+        """They are loaded."""
+        return images
+
+    def __call__(self, images: Any, **_: Any) -> dict[str, Any]:
+        """What the image processor gives: views filled up to one length, and what placeholders are made from."""
+        import torch
+
+        flat = [image for own in images for image in own] if isinstance(images[0], list) else list(images)
+        pixels, patch = self._family.preprocess(flat, self._params), self._params["encoder_patch_size"]
+        return {
+            **self._family.forward_inputs(None, torch.from_numpy(pixels.values), None, pixels.grids),
+            "image_rows": [grid[0] for grid in pixels.grids],
+            "image_cols": [grid[1] for grid in pixels.grids],
+            "image_sizes": [[patch * edge for edge in grid[2:]] for grid in pixels.grids],
+        }

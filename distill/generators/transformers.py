@@ -18,7 +18,16 @@ from transformers import (
 )
 
 from edgekit.data import Sample
-from edgekit.distill.batch import Embedded, Prompts, embed, encode_prompts, project, response_hidden, token_logp
+from edgekit.distill.batch import (
+    Embedded,
+    Prompts,
+    decoder_inputs,
+    embed,
+    encode_prompts,
+    project,
+    response_hidden,
+    token_logp,
+)
 from edgekit.distill.generators import PROBE_TOKENS, Said, Source
 from edgekit.processor import Processor
 from edgekit.recipe import GenData
@@ -120,18 +129,16 @@ def _decode(model: Any, prompts: Embedded, count: int, new_tokens: int, choose: 
     ends = _end_ids(model)
     decoder, head = model.get_decoder(), model.get_output_embeddings()
     out = decoder(
-        inputs_embeds=prompts.embeds,
-        attention_mask=prompts.mask,
-        position_ids=prompts.positions,
+        **decoder_inputs(model, prompts.embeds, prompts.mask, prompts.positions),
         use_cache=True,
         **prompts.extra(range(len(prompts.ids)), 0),
     )
     cache, logits = out.past_key_values, head(out.last_hidden_state[:, -1]).repeat_interleave(count, 0)
-    if count > 1:
-        cache.batch_repeat_interleave(count)
     mask = prompts.mask.repeat_interleave(count, 0)
     ids = prompts.ids.repeat_interleave(count, 0)
     owners = torch.arange(len(prompts.ids), device=ids.device).repeat_interleave(count)
+    if count > 1:
+        cache.reorder_cache(owners)  # not batch_repeat_interleave, which layers with states do not have
     positions = prompts.following(owners, new_tokens)
     rows: list[list[int]] = [[] for _ in range(len(ids))]
     open_rows = torch.ones(len(ids), dtype=torch.bool)
@@ -144,10 +151,9 @@ def _decode(model: Any, prompts: Embedded, count: int, new_tokens: int, choose: 
             break
         ids = torch.cat([ids, chosen.unsqueeze(1)], 1)
         mask = torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
+        embeds = model.get_input_embeddings()(chosen.unsqueeze(1))
         out = decoder(
-            inputs_embeds=model.get_input_embeddings()(chosen.unsqueeze(1)),
-            attention_mask=mask,
-            position_ids=positions[..., number : number + 1],
+            **decoder_inputs(model, embeds, mask, positions[..., number : number + 1]),
             past_key_values=cache,
             use_cache=True,
         )

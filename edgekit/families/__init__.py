@@ -244,14 +244,14 @@ def by_bucket(grids: Mapping[str, Grid | None], pixels: Pixels) -> Iterator[tupl
         return
     names = {grid: name for name, grid in grids.items()}
     start = 0
-    for number, grid in enumerate(pixels.grids):
+    for grid in pixels.grids:
         if grid not in names:
             raise DataError(
                 f"A picture of {' x '.join(map(str, grid))} patches has no vision encoder here.",
                 why=f"There are encoders for {', '.join(' x '.join(map(str, known)) for known in names if known)}.",
                 fix="Prepare pictures with the bundle's own parameters.",
             )
-        size = pixels.parts[number] if pixels.parts else math.prod(grid)
+        size = math.prod(grid)
         yield names[grid], pixels.values[start : start + size]
         start += size
 

@@ -33,7 +33,7 @@ from edgekit.families import (
 from edgekit.pictures import as_rgb, cut_tiles, normalise, read_normalisation, resize_bilinear
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
     from transformers import PreTrainedModel
 
 MODEL_TYPES = ("lfm2_vl",)
@@ -64,7 +64,9 @@ def read_preprocessing(folder: Path) -> dict[str, Any]:
     """
     settings = read_image_processor(folder)
     if (resample := int(settings.get("resample", Image.Resampling.BILINEAR))) != Image.Resampling.BILINEAR:
-        raise CheckpointError(f"{folder} resizes pictures by filter {resample}.", why="Only 2, bilinear, is known here.")
+        raise CheckpointError(
+            f"{folder} resizes pictures by filter {resample}.", why="Only 2, bilinear, is known here."
+        )
     numbers = {name: int(settings.get(name, default)) for name, default in NUMBERS.items()}
     if not settings.get("do_image_splitting", True):
         numbers |= {"min_tiles": 1, "max_tiles": 1}

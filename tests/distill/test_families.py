@@ -28,11 +28,11 @@ from edgekit.distill.joint import Collator, Item
 from edgekit.distill.masking import MaskedTeacher, maskable
 from edgekit.distill.pairing import shared_vocabulary
 from edgekit.errors import CheckpointError
-from edgekit.families import family_of, qwen2_5_vl, qwen3_vl
+from edgekit.families import family_of, lfm2_vl, qwen2_5_vl, qwen3_vl
 from edgekit.processor import Processor
 from edgekit.recipe import GenData
 
-NAMES = ["qwen2_5_vl", "qwen3_vl", "internvl", "smolvlm"]
+NAMES = ["qwen2_5_vl", "qwen3_vl", "internvl", "smolvlm", "llava_onevision", "gemma3", "lfm2_vl"]
 Maker = Callable[..., Path]
 
 
@@ -84,6 +84,12 @@ def own_inputs(model: Any, processor: Processor, one: Sample, response: Sequence
         kinds = (ids == model.config.image_token_id).int()
         grid = torch.tensor(inputs.pixels.grids)
         return given | {"pixel_values": pixels, "image_grid_thw": grid, "mm_token_type_ids": kinds}
+    if model.config.model_type == "lfm2_vl":
+        return given | lfm2_vl.forward_inputs(model, pixels, ids, inputs.pixels.grids)
+    if model.config.model_type == "llava_onevision":
+        return given | {"pixel_values": pixels, "image_sizes": torch.tensor(inputs.pixels.grids)}
+    if model.config.model_type == "gemma3":
+        return given | {"pixel_values": pixels, "token_type_ids": (ids == model.config.image_token_id).int()}
     return given | {"pixel_values": pixels if model.config.model_type == "internvl" else pixels[None]}
 
 
@@ -153,10 +159,11 @@ def test_each_picture_is_encoded_once_and_sampled_tokens_have_the_right_probabil
 def test_gradients_reach_both_halves(model: Any, processor: Processor, questions: list[Sample]) -> None:
     prompts = embed(model, processor, encode_prompts(processor, questions[:2]), 0)
     response_hidden(model, prompts, [0, 1], [[50], [60]], 0).square().sum().backward()
+    # LLaVA takes the features before the last norm of its tower.
+    unused = ("lm_head", "model.vision_tower.embeddings.mask_token")
+    unused += ("model.vision_tower.post_layernorm",) * (model.config.model_type == "llava_onevision")
     without = [
-        name
-        for name, parameter in model.named_parameters()
-        if parameter.grad is None and not name.startswith(("lm_head", "model.vision_tower.embeddings.mask_token"))
+        name for name, parameter in model.named_parameters() if parameter.grad is None and not name.startswith(unused)
     ]
     model.zero_grad()
     assert not without
@@ -214,7 +221,10 @@ def test_masks_touch_every_linear_layer_but_embeddings_norms_and_the_head(model:
     linear = {name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
     assert {name.removesuffix(".weight") for name in teacher.weights} == linear - {"lm_head"}
     vision = {"qwen2_5_vl": 3 * 5 + 2, "qwen3_vl": 3 * 4 + 2 * 3, "internvl": 2 * 6 + 2, "smolvlm": 2 * 6 + 1}
-    assert len(teacher.weights) == 3 * 7 + vision[model.config.model_type]  # three decoder layers of seven
+    # Gemma's projector is a parameter and no linear layer; SigLIP 2 embeds patches by a linear layer.
+    vision |= {"llava_onevision": 2 * 6 + 2, "gemma3": 2 * 6, "lfm2_vl": 1 + 2 * 6 + 2}
+    language = 5 + 7 + 5 if model.config.model_type == "lfm2_vl" else 3 * 7  # a convolution has two, attention four
+    assert len(teacher.weights) == language + vision[model.config.model_type]
     before = {name: value.clone() for name, value in model.state_dict().items()}
     teacher.set_ratio(0.3)
     assert teacher.masked_share() == pytest.approx(0.3, abs=0.01)

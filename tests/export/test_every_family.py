@@ -6,6 +6,7 @@ import io
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from edgekit.data import ImageRef, Sample
 from edgekit.errors import CheckpointError, DataError, EdgekitError
 from edgekit.export import onnx
 from edgekit.export.bundling import baked_against_original, export_checkpoint
+from edgekit.export.genai import check_genai
+from edgekit.export.parity import empty_cache
 from edgekit.families import Pixels, Size, by_bucket, family_of, fit_image, prefer_size, qwen3_vl, read_size
 from edgekit.processor import Processor
 from edgekit.runtimes import RUNTIMES
@@ -27,8 +30,8 @@ from edgekit.runtimes.generate import answer, follow
 from edgekit.stats import kl_divergence, largest_gap
 
 Maker = Callable[..., Path]
-FAMILIES = ["smolvlm", "internvl", "qwen2_5_vl", "qwen3_vl"]
-BLOCK = {"qwen2_5_vl": 28, "qwen3_vl": 32}
+FAMILIES = ["smolvlm", "internvl", "qwen2_5_vl", "qwen3_vl", "llava_onevision", "gemma3", "lfm2_vl"]
+BLOCK = {"qwen2_5_vl": 28, "qwen3_vl": 32, "lfm2_vl": 32}
 PRECISIONS = ["fp32", "fp16", "int8", "int4"]
 TRACED: dict[tuple[str, str], bytes] = {}
 
@@ -83,12 +86,12 @@ def sizes_for(family: str) -> list[Size] | None:
 GAP = {"fp32": 1e-4, "fp16": 0.1, "int8": 1.5, "int4": 12.0}
 
 
-# Qwen2.5-VL and SmolVLM are quantised like the other two: those rows wait for the slow run.
+# The other families are quantised like these two: those rows wait for the slow run.
 ROWS = [
     pytest.param(
         family,
         precision,
-        marks=[pytest.mark.slow] if precision != "fp32" and family in ("smolvlm", "qwen2_5_vl") else [],
+        marks=[pytest.mark.slow] if precision != "fp32" and family not in ("internvl", "qwen3_vl") else [],
     )
     for family in FAMILIES
     for precision in PRECISIONS
@@ -135,7 +138,8 @@ def test_baked_modules_equal_the_untouched_model(family: str, tiny_of: Maker) ->
     block = BLOCK.get(family)
     chosen: list[list[Size] | None] = [None]
     if block is not None:
-        chosen += [sizes_for(family), [(5 * block, block)], [(3 * block, 3 * block), (block, block)]]
+        smallest = (2 * block, 2 * block) if family == "lfm2_vl" else (block, block)
+        chosen += [sizes_for(family), [(5 * block, block)], [(3 * block, 3 * block), smallest]]
     for sizes in chosen:
         processor = plain.for_sizes(sizes)
         split = module.split(model, processor.params.get("sizes"))
@@ -182,6 +186,69 @@ def test_any_cache_may_be_given(tiny_of: Maker) -> None:
     torch.testing.assert_close(logits, expected, atol=1e-5, rtol=0)
 
 
+def test_the_tokens_of_a_picture_see_each_other(tiny_of: Maker) -> None:
+    """Gemma 3 with positions that say nothing of pictures gives other logits, so that the parity above means much."""
+    from edgekit.export.parity import TorchModules
+    from edgekit.export.parity import follow as follow_parts
+
+    processor, model = Processor.load(tiny_of("gemma3")), load_model(tiny_of("gemma3"))
+    split = family_of("gemma3").split(model)
+    inputs = processor.encode(question("what?"), [picture((100, 60))])
+    causal = replace(inputs, positions=np.stack([inputs.positions[0]] * 2))
+    seen, blind = (follow_parts(TorchModules(split), split, given, [0], 1)[0][0] for given in (inputs, causal))
+    assert np.abs(seen - blind).max() > 1e-2
+
+
+def test_gemma3_takes_any_cache(tiny_of: Maker) -> None:
+    """One that keeps its window only, a static one, and the explicit one, over a prompt in two parts."""
+    import torch
+    from transformers import DynamicCache, StaticCache
+
+    model: Any = load_model(tiny_of("gemma3"))
+    split, config = family_of("gemma3").split(model), model.config.text_config
+    embeds, mask = torch.randn(1, 23, split.width), torch.ones(1, 23, dtype=torch.int64)
+    blocks = torch.tensor([0, 1, 1, 1, *range(4, 15), 15, 15, 15, *range(18, 23)])
+    positions = torch.stack([torch.arange(23), blocks])[:, None]
+    with torch.no_grad():
+        whole, *_ = split.text_decoder(embeds, mask, positions)
+        _, *past = split.text_decoder(embeds[:, :14], mask[:, :14], positions[..., :14])
+        explicit, *_ = split.text_decoder(embeds[:, 14:], mask, positions[..., 14:], *past)
+        torch.testing.assert_close(explicit, whole[:, 14:], atol=1e-5, rtol=0)
+        for cache in (DynamicCache(config=config), StaticCache(config=config, max_cache_len=40), DynamicCache()):
+            split.text(embeds[:, :14], mask[:, :14], positions[..., :14], cache)
+            logits = split.text(embeds[:, 14:], mask, positions[..., 14:], cache)
+            torch.testing.assert_close(logits, whole[:, 14:], atol=1e-5, rtol=0)
+
+
+def test_states_are_part_of_the_cache(tiny_of: Maker) -> None:
+    """LFM2-VL: a prompt in two parts gives what it gives whole, and other states give something else."""
+    import torch
+
+    split = family_of("lfm2_vl").split(load_model(tiny_of("lfm2_vl")), [(96, 64)])
+    assert [(t.layer, t.kind) for t in split.tensors()] == [(0, "conv"), (1, "key"), (1, "value"), (2, "conv")]
+    assert split.layers == 1 and split.tensors()[0].shape == (32, 3)
+    embeds, mask, positions = torch.randn(1, 9, 32), torch.ones(1, 9, dtype=torch.int64), torch.arange(9)[None]
+    empty = [torch.from_numpy(array) for array in empty_cache(split)]
+    with torch.no_grad():
+        whole, *_ = split.text_decoder(embeds, mask, positions, *empty)
+        _, *past = split.text_decoder(embeds[:, :5], mask[:, :5], positions[:, :5], *empty)
+        kept = [tensor.clone() for tensor in past]
+        rest, *_ = split.text_decoder(embeds[:, 5:], mask, positions[:, 5:], *past)
+        other, *_ = split.text_decoder(embeds[:, 5:], mask, positions[:, 5:], empty[0], *past[1:])
+    torch.testing.assert_close(rest, whole[:, 5:], atol=1e-5, rtol=0)
+    assert all(torch.equal(a, b) for a, b in zip(past, kept, strict=True))  # what is passed in is not written to
+    assert (other - rest).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("family", ["gemma3", "lfm2_vl", "llava_onevision"])
+def test_targets_that_would_get_it_wrong_refuse(family: str, tiny_of: Maker, tmp_path: Path) -> None:
+    with pytest.raises(EdgekitError, match="Target 'executorch' cannot hold this model") as caught:
+        export_checkpoint(tiny_of(family), "executorch", "fp32", tmp_path / "b")
+    assert "Targets that can: onnx" in str(caught.value) and list(tmp_path.iterdir()) == []
+    with pytest.raises(EdgekitError, match="onnxruntime-genai cannot run this family"):
+        check_genai(family_of(family).split(load_model(tiny_of(family))))
+
+
 # ------------------------------------------------------------------------------------------------------- picture sizes
 
 
@@ -202,7 +269,8 @@ def test_a_picture_is_resized_to_the_nearest_size(family: str, tiny_of: Maker) -
         image = picture(size)
         pixels = processor.encode(question("?"), [image]).pixels
         again = processor.encode(question("?"), [fit_image(image, processor.params)]).pixels
-        assert pixels is not None and again is not None and pixels.grids == [grid]
+        assert pixels is not None and again is not None
+        assert pixels.grids == [(1, *grid) if family == "lfm2_vl" else grid]
         np.testing.assert_array_equal(pixels.values, again.values)
     assert processor.params["sizes"] == [[3 * block, 2 * block], [block, 4 * block]]
 
@@ -227,6 +295,9 @@ def test_sizes_that_cannot_be(tiny_of: Maker, tmp_path: Path) -> None:
     fails("qwen3_vl", [(112, 112)], "no pictures of 112x112", "multiples of 32")
     fails("qwen3_vl", [(0, 32)], "no pictures of 0x32")
     fails("qwen2_5_vl", [(448, 448)], "area is 200,704", "between 784 and 12,544")
+    fails("lfm2_vl", [(96, 60)], "no pictures of 96x60", "multiples of 32")
+    fails("lfm2_vl", [(128, 96)], "no pictures of 128x96", "4 to 9 tokens", "--image-size 96x96")
+    fails("llava_onevision", [(384, 384)], "no picture sizes to choose")
     fails("internvl", [(448, 448)], "no picture sizes to choose", "Leave --image-size out")
     fails("smolvlm", [(64, 64)], "no picture sizes to choose")
     for text in ("448", "448x", "x448", "a4xb", "-28x28", "28×28"):
