@@ -100,7 +100,8 @@ def _resize_axis(pixels: NDArray[np.uint8], count: int) -> NDArray[np.uint8]:
     for tap in places:
         share = whole[:, tap].reshape(-1, *[1] * (pixels.ndim - 1))
         total += share * pixels[np.minimum(first + tap, length - 1)]
-    return np.clip(total >> bits, 0, 255).astype(np.uint8)
+    rounded: NDArray[np.uint8] = np.clip(total >> bits, 0, 255).astype(np.uint8)
+    return rounded
 
 
 def read_normalisation(

@@ -82,7 +82,7 @@ def empty_cache(split: Split) -> list[Array]:
 def encode_images(parts: Exported, split: Split, pixels: Pixels) -> Encoded:
     """All pictures of a prompt, each by its bucket's encoder."""
     grids = {name: part.grid for name, part in split.vision.items()}
-    pack = None if split.pack is None else partial(split.pack, grids=pixels.grids)
+    pack = None if split.pack is None else partial(split.pack, pixels.grids)
     return gather([parts.encode_image(values, name) for name, values in by_bucket(grids, pixels)], pack)
 
 

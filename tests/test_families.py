@@ -82,12 +82,6 @@ def test_pixels_and_prompts_equal_the_hugging_face_processor(
         messages = question("what is there?", len(images))
         text = theirs.apply_chat_template(messages, add_generation_prompt=True)
         given = {"images": images} if images else {}
-        if name == "llava_onevision" and [image.size for image in images] == [(1, 190)]:
-            with pytest.raises(TypeError):  # there it finds no canvas
-                theirs(text=[text], return_tensors="np", **given)
-            with pytest.raises(DataError, match="1 x 190 pixels is too long"):
-                ours.encode(messages, images)
-            continue
         expected = theirs(text=[text], return_tensors="np", add_special_tokens=False, **given)
         got = ours.encode(messages, images)
         np.testing.assert_array_equal(got.ids, expected["input_ids"])
@@ -263,7 +257,7 @@ def test_llava_onevision_packs_as_the_model_does(tiny_of: Maker, aspect: str) ->
         np.testing.assert_allclose(got, wanted[0].numpy(), atol=1e-6, rtol=0)
         assert len(got) == llava_onevision.tokens_of(grid, params)
         scaled += llava_onevision._layout(grid, params)[2:4] != llava_onevision._layout(grid, params)[4:]
-    assert scaled == (4 if aspect == "anyres_max_1" else 0)
+    assert scaled == (3 if aspect == "anyres_max_1" else 0)  # nine, nine and six tiles
 
 
 def test_gemma3_positions_by_hand() -> None:

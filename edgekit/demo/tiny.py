@@ -342,7 +342,7 @@ _LLAVA_FILES = {
         "video_token": "<video>", "vision_aspect_ratio": "anyres_max_2", "vision_feature_select_strategy": "full",
     },
 }  # fmt: skip
-_GEMMA3_FILES = {
+_GEMMA3_FILES: dict[str, dict[str, Any]] = {
     "preprocessor_config.json": {
         **STEPS, **HALF, "image_processor_type": "Gemma3ImageProcessor", "processor_class": "Gemma3Processor",
         "do_convert_rgb": None, "do_pan_and_scan": None, "pan_and_scan_max_num_crops": None,

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 FAMILIES = Registry("edgekit.families", "VLM family")
 Grid = tuple[int, ...]
-Pack = Callable[[NDArray[np.float32], list[Grid]], NDArray[np.float32]]
+Pack = Callable[[list[Grid], NDArray[np.float32]], NDArray[np.float32]]
 Size = tuple[int, int]
 """(width, height) in pixels."""
 
@@ -140,7 +140,7 @@ class Split:
             is the position, the second that of the first token of the same picture, for a token of text its own.
         deepstack: L, decoder layers that vision features are added behind; 0 for most.
         cache: Its tensors in the order of `text_decoder`, where they are not a key and a value for each layer.
-        pack: Features of all tiles (M, N, D), and grids -> (K, D), where the family has a `pack`.
+        pack: Grids, and features of all tiles (M, N, D) -> (K, D), where the family has a `pack`.
     """
 
     vision: dict[str, VisionPart]

@@ -129,15 +129,15 @@ def decoder_inputs(model: PreTrainedModel, embeds: Tensor, mask: Tensor, positio
     tokens = embeds.shape[1]
     return {
         "attention_mask": {
-            "full_attention": _visible(positions[1], mask, embeds, 0, tokens, 0, None),
-            "sliding_attention": _visible(positions[1], mask, embeds, 0, tokens, 0, window),
+            "full_attention": _visible(positions[1], mask, embeds, 0, (tokens, 0), None),
+            "sliding_attention": _visible(positions[1], mask, embeds, 0, (tokens, 0), window),
         },
         "position_ids": positions[0],
     }
 
 
 def _visible(
-    blocks: Tensor, mask: Tensor, embeds: Tensor, seen: int, length: int, offset: int, window: int | None
+    blocks: Tensor, mask: Tensor, embeds: Tensor, seen: int, sizes: tuple[int, int], window: int | None
 ) -> Tensor:
     """What new tokens see of the keys, as transformers' create_masks_for_vision_model has it: 0, or very little.
 
@@ -146,15 +146,15 @@ def _visible(
         mask: (B, P+T), 0 for padding.
         embeds: Of the dtype and device wanted.
         seen: P, tokens before the new ones.
-        length, offset: So many keys, the first of which has this place.
+        sizes: So many keys, and the place of the first, as `Cache.get_mask_sizes` says them.
         window: So many last tokens are seen, itself included; all when None.
     Returns:
-        (B, 1, T, length), to be added to scores.
+        (B, 1, T, keys), to be added to scores.
     """
     import torch
 
     tokens = blocks.shape[1]
-    keys = torch.arange(length, device=mask.device) + offset
+    keys = torch.arange(sizes[0], device=mask.device) + sizes[1]
     queries = (torch.arange(tokens, device=mask.device) + seen)[:, None]
     # Keys behind the new tokens are room that a static cache has not filled. Looking the others up by their places,
     # and not taking the mask as it is, leaves tracing no two lengths to compare.
@@ -225,7 +225,7 @@ def _decoder(text_model: Any, lm_head: Any) -> tuple[nn.Module, nn.Module]:
                     attention_mask,
                     inputs_embeds,
                     seen,
-                    *cache.get_mask_sizes(tokens, layer),
+                    cache.get_mask_sizes(tokens, layer),
                     windows[kind],
                 )
                 for kind, layer in kinds.items()

@@ -146,7 +146,7 @@ def _is_split(width: int, height: int, params: dict[str, Any]) -> bool:
     block = _block(params)
     # An edge below half a block counts as one patch, as in the reference.
     edges = [max(params["encoder_patch_size"], round(edge / block) * block) for edge in (height, width)]
-    return math.prod(edges) > params["max_image_tokens"] * block**2 * params["max_pixels_tolerance"]
+    return bool(math.prod(edges) > params["max_image_tokens"] * block**2 * params["max_pixels_tolerance"])
 
 
 def _tiling(width: int, height: int, params: dict[str, Any]) -> tuple[int, int]:
@@ -226,7 +226,7 @@ def _padded(pixel_values: Tensor, grids: list[Grid]) -> dict[str, Tensor]:
     from torch.nn.utils.rnn import pad_sequence
 
     shapes = [shape for own in _shapes(grids, len(pixel_values)) for shape in own]
-    views = pixel_values.split([rows * cols for rows, cols in shapes])
+    views = torch.split(pixel_values, [rows * cols for rows, cols in shapes])
     masks = [torch.ones(len(view), dtype=torch.int32, device=view.device) for view in views]
     return {
         "pixel_values": pad_sequence(views, batch_first=True),

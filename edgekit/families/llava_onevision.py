@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from edgekit.errors import CheckpointError, DataError
+from edgekit.errors import CheckpointError
 from edgekit.families import (
     Features,
     Grid,
@@ -89,10 +89,10 @@ def preprocess(images: list[Image.Image], params: dict[str, Any]) -> Pixels:
         params: From `read_preprocessing`.
     Returns:
         values (M, 3, H, W); a grid is the picture's own (height, width) in pixels.
-    Raises:
-        DataError: a picture so long that nothing would be left of its shorter edge.
     """
-    values, grids, parts = [], [], []
+    values: list[NDArray[np.float32]] = []
+    grids: list[Grid] = []
+    parts = []
     for image in map(as_rgb, images):
         tiles = _tiles(image, params)
         values += [normalise(np.asarray(tile), params) for tile in tiles]
@@ -116,20 +116,13 @@ def _tiles(image: Image.Image, params: dict[str, Any]) -> list[Image.Image]:
 
 def _canvas(size: tuple[int, int], canvases: list[list[int]]) -> tuple[int, int]:
     """(height, width) of the canvas that keeps most of a picture's pixels; of two as good, the one with less waste."""
-    best: tuple[int, int] | None = None
-    most, least = 0, math.inf
+    best, most, least = (0, 0), 0, math.inf
     for height, width in canvases:
         scale = min(width / size[1], height / size[0])
         kept = min(int(size[1] * scale) * int(size[0] * scale), size[0] * size[1])
         waste = height * width - kept
         if kept > most or (kept == most and waste < least):
             best, most, least = (height, width), kept, waste
-    if best is None or most == 0:
-        raise DataError(
-            f"A picture of {size[1]} x {size[0]} pixels is too long for this model.",
-            why="Resized to fit a canvas, its shorter edge would have no pixel left.",
-            fix="Crop it, or leave it out.",
-        )
     return best
 
 
@@ -260,7 +253,7 @@ def split(model: PreTrainedModel, sizes: Sequence[Size] | None = None) -> Split:
         "max_tiles": _max_tiles(config.vision_aspect_ratio),
     }
 
-    def packed(features: NDArray[np.float32], grids: list[Grid]) -> NDArray[np.float32]:
+    def packed(grids: list[Grid], features: NDArray[np.float32]) -> NDArray[np.float32]:
         return pack(features, grids, params)
 
     tile = (vision.image_size,) * 2
