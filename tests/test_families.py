@@ -310,6 +310,9 @@ def test_model_types() -> None:
     assert family_of("qwen3_vl") is qwen3_vl and family_of("qwen2_5_vl") is qwen2_5_vl
     with pytest.raises(EdgekitError, match="qwen3_vl"):
         family_of("llava")
+    with pytest.raises(CheckpointError, match="is a model of timm, which imports torchvision") as caught:
+        family_of("fast_vlm")
+    assert "Use a model of another type: gemma3, idefics3" in str(caught.value)
 
 
 def test_settings_nested_in_processor_config(tiny_of: Maker, tmp_path: Path) -> None:

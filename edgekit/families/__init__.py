@@ -47,6 +47,11 @@ Grid = tuple[int, ...]
 Pack = Callable[[list[Grid], NDArray[np.float32]], NDArray[np.float32]]
 Size = tuple[int, int]
 """(width, height) in pixels."""
+OUT_OF_REACH = {
+    "fast_vlm": "FastVLM's vision tower is a model of timm, which imports torchvision; edgekit needs neither, and no "
+    "export of such a tower has been tried."
+}
+"""Model types that transformers knows and edgekit does not, and why."""
 
 
 @dataclass(frozen=True)
@@ -201,6 +206,12 @@ def family_of(model_type: str) -> ModuleType:
         CheckpointError: none speaks for it.
     """
     known = _by_model_type()
+    if model_type in OUT_OF_REACH:
+        raise CheckpointError(
+            f"A {model_type!r} model cannot be loaded.",
+            why=OUT_OF_REACH[model_type],
+            fix=f"Use a model of another type: {', '.join(sorted(known))}.",
+        )
     if model_type not in known:
         raise CheckpointError(
             f"No VLM family of edgekit speaks for model type {model_type!r}.",
