@@ -195,12 +195,13 @@ def test_lfm2_vl_equals_the_hugging_face_processor(tiny_of: Maker) -> None:
 
 
 def test_lfm2_vl_layouts_by_hand(tiny_of: Maker) -> None:
-    """The tiny folder: tokens of 32 x 32 pixels, 4 to 9 a view, tiles of 64 x 64 above 18 tokens' worth."""
+    """The tiny folder: tokens of 32 x 32 pixels, 4 to 16 a view, tiles of 64 x 64 above 32 tokens' worth."""
     params = Processor.load(tiny_of("lfm2_vl")).params
-    # (100, 60): 3 x 2 tokens. (1, 1) grows to 2 x 2. (40, 400): 1 x 12 is too many, shrunk by sqrt(16000 / 9216).
-    wanted = {(100, 60): (1, 1, 4, 6), (1, 1): (1, 1, 4, 4), (40, 400): (1, 1, 18, 2)}
-    # (300, 220): 9 x 7 tokens is above 18, so tiles: 3 : 2 is no shape of four tiles, 1 : 1 is nearest to 1.36.
-    wanted |= {(300, 220): (2, 2, 4, 6), (640, 150): (1, 4, 2, 12)}
+    # (100, 60): 3 x 2 tokens. (1, 1) grows to 2 x 2. (160, 130): 5 x 4 is too many, shrunk by sqrt(20800 / 16384).
+    wanted = {(100, 60): (1, 1, 4, 6), (1, 1): (1, 1, 4, 4), (160, 130): (1, 1, 6, 8)}
+    # (300, 220): 9 x 7 tokens is above 32, so tiles: of up to four, 1 : 1 is nearest to 1.36. The whole view is
+    # shrunk by sqrt(66000 / 16384), to 4 x 3 tokens; that of (640, 150) by sqrt(96000 / 16384), to 8 x 1.
+    wanted |= {(300, 220): (2, 2, 6, 8), (640, 150): (1, 4, 2, 16)}
     for size, grid in wanted.items():
         pixels = lfm2_vl.preprocess([picture(size)], params)
         assert pixels.grids == [grid], size

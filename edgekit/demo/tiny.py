@@ -355,7 +355,7 @@ _LFM2_FILES = {
     "preprocessor_config.json": {
         **STEPS, **HALF, "image_processor_type": "Lfm2VlImageProcessor", "processor_class": "Lfm2VlProcessor",
         "do_image_splitting": True, "do_pad": True, "downsample_factor": 2, "encoder_patch_size": 16,
-        "max_image_tokens": 9, "max_pixels_tolerance": 2.0, "max_tiles": 4, "min_image_tokens": 4, "min_tiles": 2,
+        "max_image_tokens": 16, "max_pixels_tolerance": 2.0, "max_tiles": 4, "min_image_tokens": 4, "min_tiles": 2,
         "resample": 2, "size": {"height": 64, "width": 64}, "tile_size": 64, "use_thumbnail": True,
     }
 }  # fmt: skip

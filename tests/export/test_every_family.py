@@ -296,7 +296,7 @@ def test_sizes_that_cannot_be(tiny_of: Maker, tmp_path: Path) -> None:
     fails("qwen3_vl", [(0, 32)], "no pictures of 0x32")
     fails("qwen2_5_vl", [(448, 448)], "area is 200,704", "between 784 and 12,544")
     fails("lfm2_vl", [(96, 60)], "no pictures of 96x60", "multiples of 32")
-    fails("lfm2_vl", [(128, 96)], "no pictures of 128x96", "4 to 9 tokens", "--image-size 96x96")
+    fails("lfm2_vl", [(160, 128)], "no pictures of 160x128", "4 to 16 tokens", "--image-size 128x128")
     fails("llava_onevision", [(384, 384)], "no picture sizes to choose")
     fails("internvl", [(448, 448)], "no picture sizes to choose", "Leave --image-size out")
     fails("smolvlm", [(64, 64)], "no picture sizes to choose")
