@@ -179,7 +179,10 @@ def test_lfm2_vl_equals_the_hugging_face_processor(tiny_of: Maker) -> None:
     theirs: Any = AutoProcessor.from_pretrained(folder, local_files_only=True)
     ours = Processor.load(folder)
     cases = [[picture(size)] for size in SIZES] + [[picture((40, 30), mode)] for mode in MODES]
-    cases += [[picture((200, 90)), picture((30, 80), seed=1)], [picture((150, 151))], [picture((300, 90))]]
+    cases += [
+        [picture((200, 90)), picture((30, 80), seed=1)],
+        *([picture(size)] for size in [(300, 220), (700, 100), (90, 800)]),
+    ]
     tiled = 0
     for images in cases:
         messages = question("what is there?", len(images))
