@@ -226,7 +226,7 @@ def _padded(pixel_values: Tensor, grids: list[Grid]) -> dict[str, Tensor]:
     from torch.nn.utils.rnn import pad_sequence
 
     shapes = [shape for own in _shapes(grids, len(pixel_values)) for shape in own]
-    views = torch.split(pixel_values, [rows * cols for rows, cols in shapes])
+    views = list(torch.split(pixel_values, [rows * cols for rows, cols in shapes]))
     masks = [torch.ones(len(view), dtype=torch.int32, device=view.device) for view in views]
     return {
         "pixel_values": pad_sequence(views, batch_first=True),
