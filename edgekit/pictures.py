@@ -65,8 +65,8 @@ def cut_tiles(image: Image, tile: tuple[int, int]) -> list[Image]:
 def resize_bilinear(image: Image, size: tuple[int, int]) -> Image:
     """The picture resized as torch does it (uint8, bilinear, antialiased), for models with no other image processor.
 
-    Pillow's own filter is the same, but torch rounds its weights to 15 bits, so that one pixel in some hundreds differs
-    by one. Columns come first, then rows, each rounded to whole numbers.
+    Pillow's own filter is the same, but torch rounds its weights to 15 bits: in pictures of noise one value in 65 then
+    differs by one. Columns come first, then rows, each rounded to whole numbers.
 
     Source: ATen's UpSampleKernel.cpp and UpSampleKernelAVXAntialias.h, torch 2.13.
 
