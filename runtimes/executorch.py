@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 from edgekit.bundle import Bundle
 from edgekit.chat import Message
 from edgekit.errors import BundleError, DataError, MissingExtraError
-from edgekit.families import Encoded, Pixels, by_bucket, gather, merge_images, spread_deepstack
+from edgekit.families import Grid
 from edgekit.processor import Processor
 from edgekit.pte import Program, load_custom_ops
 from edgekit.registry import missing_extra
-from edgekit.runtimes.session import Logits, Prepared
+from edgekit.runtimes._bundled import BundleSession
+from edgekit.runtimes.session import Logits
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -44,67 +45,52 @@ def open_session(folder: Path, threads: int) -> ExecutorchSession:
         raise MissingExtraError("run an executorch bundle", "executorch", "executorch") from error
 
 
-class ExecutorchSession:
+class ExecutorchSession(BundleSession):
     """One program whose cache is its own; it stands at a position, and a reset goes back to the first."""
 
     def __init__(self, bundle: Bundle, threads: int) -> None:
-        manifest = bundle.manifest
-        self._program = Program(bundle.path(manifest.components["text_decoder"].file), threads)
+        super().__init__(bundle)
+        self._program = Program(bundle.path(self.manifest.components["text_decoder"].file), threads)
         self._context = int(self._program.run("get_max_context_len")[0])
-        self._manifest = manifest
-        self._processor = Processor.load(bundle.folder).for_sizes(manifest.preprocessing.get("sizes"))
-        self.eos_token_ids = frozenset(manifest.text.eos_token_ids)
-        self.vocab_size = self._processor.vocab_size
-        self.image_token_id = manifest.text.image_token_id
-        for name in manifest.components:  # unpack the weights now, not in the first answer
+        for name in self.manifest.components:  # unpack the weights now, not in the first answer
             self._program.load(name)
-        self.reset()
+        self._length = 0
 
-    def prepare(self, messages: list[Message], images: list[Image]) -> Prepared:
-        """By edgekit's own processor."""
-        inputs = self._processor.encode(messages, images)
-        if inputs.pixels is None:
-            return Prepared(inputs.ids, None, positions=inputs.positions)
-        return Prepared(inputs.ids, inputs.pixels.values, inputs.pixels.grids, inputs.positions, inputs.pixels.parts)
+    def encode_part(
+        self, component: str, grid: Grid | None, values: NDArray[np.float32]
+    ) -> list[list[NDArray[np.float32]]]:
+        """By the bucket's method, tiles one by one."""
+        return [self._program.run(component, part) for part in ([values] if grid else [tile[None] for tile in values])]
 
-    def encode_image(self, prepared: Prepared) -> Encoded:
-        """Each picture by the method of its bucket, tiles one by one."""
-        assert prepared.pixels is not None
-        encoders = self._manifest.encoders()
-        grids = {name: grid for name, (_, grid) in encoders.items()}
-        parts = []
-        for name, values in by_bucket(grids, Pixels(prepared.pixels, prepared.grids)):
-            method, grid = encoders[name]
-            parts += [
-                self._program.run(method, part) for part in ([values] if grid else [tile[None] for tile in values])
-            ]
-        return gather(parts)
+    def embed(self, ids: NDArray[np.int64]) -> NDArray[np.float32]:
+        """(1, T) -> (1, T, D)."""
+        embeds: NDArray[np.float32] = self._program.run("token_embedding", ids)[0]
+        return embeds
 
-    def prefill(self, prepared: Prepared, features: Encoded | None) -> Logits:
-        """The whole prompt at once, image embeddings merged in."""
-        assert prepared.positions is not None
-        self._check_room(prepared.ids.shape[1])
-        embeds = self.embed(prepared.ids)
-        if features is not None:
-            embeds = merge_images(embeds, prepared.ids, features.embeds, self.image_token_id)
-        return self.decode(embeds, prepared.positions, self._spread(prepared.ids, features, embeds.shape[-1]))
+    def run_decoder(
+        self, embeds: NDArray[np.float32], positions: NDArray[np.int64], deepstack: NDArray[np.float32] | None
+    ) -> Logits:
+        """By the decoder's method; positions of one axis it counts itself."""
+        start, self._length = self._length, self._length + embeds.shape[1]
+        more: list[NDArray[Any]] = [] if self.manifest.position_axes == 1 else [positions]
+        if deepstack is not None:
+            more.append(deepstack)
+        logits: Logits = self._program.run("text_decoder", embeds, np.array([start], dtype=np.int64), *more)[0][0, -1]
+        return logits
 
-    def decode_step(self, token: int) -> Logits:
-        """One token with the cache."""
-        ids = np.array([[token]], dtype=np.int64)
-        axes = self._manifest.position_axes
-        positions = np.full((1, 1) if axes == 1 else (axes, 1, 1), self._position, dtype=np.int64)
-        self._check_room(1)
-        embeds = self.embed(ids)
-        return self.decode(embeds, positions, self._spread(ids, None, embeds.shape[-1]))
-
-    def decode_text(self, ids: list[int]) -> str:
-        """By the bundle's tokenizer."""
-        return self._processor.decode(ids, strip_end=False)
+    def check_room(self, tokens: int) -> None:
+        """The cache has a fixed end."""
+        if self._length + tokens > self._context:
+            raise DataError(
+                f"The prompt and its answer take more than {self._context} tokens.",
+                why="So many the cache of this bundle holds.",
+                fix="Ask with fewer or smaller pictures, or for a shorter answer.",
+            )
 
     def reset(self) -> None:
         """Empty the cache: what lies behind the position is never read."""
-        self._length = self._position = 0
+        super().reset()
+        self._length = 0
 
     def rewind(self, length: int) -> int:
         """Go back: what lies behind the position is never read, and the next prefill says its positions."""
@@ -114,38 +100,6 @@ class ExecutorchSession:
     def close(self) -> None:
         """Drop the program."""
         del self._program
-
-    def embed(self, ids: NDArray[np.int64]) -> NDArray[np.float32]:
-        """(1, T) -> (1, T, D)."""
-        embeds: NDArray[np.float32] = self._program.run("token_embedding", ids)[0]
-        return embeds
-
-    def decode(
-        self, embeds: NDArray[np.float32], positions: NDArray[np.int64], deepstack: NDArray[np.float32] | None
-    ) -> Logits:
-        """As `session.Modules`."""
-        self._check_room(embeds.shape[1])
-        start, self._length = self._length, self._length + embeds.shape[1]
-        self._position = int(positions.max()) + 1
-        more: list[NDArray[Any]] = [] if self._manifest.position_axes == 1 else [positions]
-        if deepstack is not None:
-            more.append(deepstack)
-        logits: Logits = self._program.run("text_decoder", embeds, np.array([start], dtype=np.int64), *more)[0][0, -1]
-        return logits
-
-    def _check_room(self, tokens: int) -> None:
-        if self._length + tokens > self._context:
-            raise DataError(
-                f"The prompt and its answer take more than {self._context} tokens.",
-                why="So many the cache of this bundle holds.",
-                fix="Ask with fewer or smaller pictures, or for a shorter answer.",
-            )
-
-    def _spread(self, ids: NDArray[np.int64], features: Encoded | None, width: int) -> NDArray[np.float32] | None:
-        if not (layers := self._manifest.deepstack):
-            return None
-        deepstack = None if features is None else features.deepstack
-        return spread_deepstack(ids, deepstack, self.image_token_id, layers, width)
 
 
 def answer_by_runner(folder: Path, messages: list[Message], images: list[Image], max_new_tokens: int) -> str:

@@ -179,7 +179,7 @@ def genai_answers(folder: Path) -> None:
             tensors = og.NamedTensors()
             tensors["input_ids"] = inputs.ids.astype(np.int32)
             tensors["pixel_values"] = inputs.pixels.values
-            count = int((inputs.ids == session._manifest.text.image_token_id).sum())
+            count = int((inputs.ids == session.manifest.text.image_token_id).sum())
             tensors["num_image_tokens"] = np.array([count], dtype=np.int64)
             generator.set_inputs(tensors)
         said = []

@@ -155,7 +155,7 @@ def opened(folder: Path) -> Session:
 
 def speaking(session: Session, text: str) -> Callable[[Any, Sequence[int]], int]:
     """A chooser that writes a text and its end, over and over, whatever the logits say."""
-    tokenizer = session._processor.tokenizer  # type: ignore[attr-defined]
+    tokenizer = session.processor.tokenizer  # type: ignore[attr-defined]
     ids = [*tokenizer.encode(text, add_special_tokens=False).ids, min(session.eos_token_ids - {0})]
     turn = iter(ids * 9)
     return lambda logits, before: next(turn)

@@ -1,0 +1,131 @@
+"""What the sessions of bundles share: edgekit's own preprocessing, the merge of image embeddings, the positions."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekit.bundle import Bundle
+from edgekit.chat import Message
+from edgekit.families import Encoded, Grid, Pixels, by_bucket, gather, merge_images, spread_deepstack
+from edgekit.processor import Processor
+from edgekit.runtimes.session import Logits, Prepared
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+class BundleSession(ABC):
+    """A session over a bundle's components, as `session.Session` and `session.Modules`.
+
+    A runtime adds how each component is run (`encode_part`, `embed`, `run_decoder`) and what its cache does (`reset`,
+    `rewind`, and `check_room` where it has an end); transformers is never loaded.
+    """
+
+    def __init__(self, bundle: Bundle) -> None:
+        """Read what the loop needs.
+
+        Args:
+            bundle: Its components are the runtime's own affair.
+        """
+        manifest = bundle.manifest
+        self.manifest = manifest
+        self.processor = Processor.load(bundle.folder).for_sizes(manifest.preprocessing.get("sizes"))
+        self.eos_token_ids = frozenset(manifest.text.eos_token_ids)
+        self.vocab_size = self.processor.vocab_size
+        self.image_token_id = manifest.text.image_token_id
+        self._position = 0
+
+    @abstractmethod
+    def encode_part(
+        self, component: str, grid: Grid | None, values: NDArray[np.float32]
+    ) -> Sequence[Sequence[NDArray[np.float32]]]:
+        """Run one vision encoder.
+
+        Args:
+            component: Its name in the bundle.
+            grid: Of the one picture it takes, or None for tiles.
+            values: Tiles (M, 3, H, W), or the patches (P, patch) of one picture.
+        Returns:
+            The encoder's outputs, of one run or of several in the tiles' order.
+        """
+
+    @abstractmethod
+    def embed(self, ids: NDArray[np.int64]) -> NDArray[np.float32]:
+        """(1, T) -> (1, T, D)."""
+
+    @abstractmethod
+    def run_decoder(
+        self, embeds: NDArray[np.float32], positions: NDArray[np.int64], deepstack: NDArray[np.float32] | None
+    ) -> Logits:
+        """Append embeddings (1, T, D) to the cache; the logits (V,) that follow them."""
+
+    def check_room(self, tokens: int) -> None:  # noqa: B027  (a cache without an end has nothing to refuse)
+        """Refuse what the cache cannot take any more.
+
+        Args:
+            tokens: To be appended.
+        Raises:
+            DataError: they do not fit.
+        """
+
+    def prepare(self, messages: list[Message], images: list[Image]) -> Prepared:
+        """By edgekit's own processor."""
+        inputs = self.processor.encode(messages, images)
+        if inputs.pixels is None:
+            return Prepared(inputs.ids, None, positions=inputs.positions)
+        return Prepared(inputs.ids, inputs.pixels.values, inputs.pixels.grids, inputs.positions, inputs.pixels.parts)
+
+    def encode_image(self, prepared: Prepared) -> Encoded:
+        """Each picture by the encoder of its bucket."""
+        assert prepared.pixels is not None
+        encoders = self.manifest.encoders()
+        grids = {name: grid for name, (_, grid) in encoders.items()}
+        parts = by_bucket(grids, Pixels(prepared.pixels, prepared.grids))
+        pack = getattr(self.processor.family, "pack", None)
+        own = None if pack is None else partial(pack, grids=prepared.grids, params=self.processor.params)
+        return gather([outputs for name, values in parts for outputs in self.encode_part(*encoders[name], values)], own)
+
+    def prefill(self, prepared: Prepared, features: Encoded | None) -> Logits:
+        """All tokens at once, image embeddings merged in."""
+        assert prepared.positions is not None
+        self.check_room(prepared.ids.shape[1])  # before the work of embedding them
+        embeds = self.embed(prepared.ids)
+        if features is not None:
+            embeds = merge_images(embeds, prepared.ids, features.embeds, self.image_token_id)
+        return self.decode(embeds, prepared.positions, self._spread(prepared.ids, features, embeds.shape[-1]))
+
+    def decode_step(self, token: int) -> Logits:
+        """One token with the cache."""
+        ids = np.array([[token]], dtype=np.int64)
+        axes = self.manifest.position_axes
+        positions = np.full((1, 1) if axes == 1 else (axes, 1, 1), self._position, dtype=np.int64)
+        embeds = self.embed(ids)
+        return self.decode(embeds, positions, self._spread(ids, None, embeds.shape[-1]))
+
+    def decode(
+        self, embeds: NDArray[np.float32], positions: NDArray[np.int64], deepstack: NDArray[np.float32] | None
+    ) -> Logits:
+        """As `session.Modules`."""
+        self.check_room(embeds.shape[1])
+        self._position = int(positions.max()) + 1
+        return self.run_decoder(embeds, positions, deepstack)
+
+    def decode_text(self, ids: list[int]) -> str:
+        """By the bundle's tokenizer."""
+        return self.processor.decode(ids, strip_end=False)
+
+    def reset(self) -> None:
+        """Empty the cache."""
+        self._position = 0
+
+    def _spread(self, ids: NDArray[np.int64], features: Encoded | None, width: int) -> NDArray[np.float32] | None:
+        if not (layers := self.manifest.deepstack):
+            return None
+        deepstack = None if features is None else features.deepstack
+        return spread_deepstack(ids, deepstack, self.image_token_id, layers, width)
