@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from importlib.resources import files
-from logging import ERROR, getLogger
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,10 +90,6 @@ def load_model(folder: Path, *, dtype: str = "float32", attn: str = "sdpa") -> P
         CheckpointError: as `check_checkpoint`, or tensors missing or of other shapes than the configuration says.
     """
     import torch
-
-    # transformers loads torchao where it is installed, which speaks of kernels for other machines and of later torches.
-    for name in ("torchao", "torch.utils._pytree"):
-        getLogger(name).setLevel(ERROR)
     from transformers import AutoModelForImageTextToText
     from transformers.utils import logging
 

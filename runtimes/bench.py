@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from edgekit import __version__
+from edgekit.apart import how_it_ended
 from edgekit.bundle import MANIFEST, Bundle
 from edgekit.checkpoint import check_checkpoint, checkpoint_hash
 from edgekit.choice import Choice, describe, pick
@@ -221,13 +221,12 @@ def _run_worker(out: Path, title: str, total: int, threads: int) -> str | None:
                 process.kill()
                 process.wait()
         log.seek(0)
-        tail = " / ".join(line.strip() for line in log.read().splitlines()[-5:] if line.strip())
-    if code == 0:
+        lines = log.read().splitlines()
+    if code == 0 and (out / worker.FIGURES).exists():
         return None
     if (out / worker.ERROR).exists():
         return " ".join((out / worker.ERROR).read_text(encoding="utf-8").split())
-    how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-    return f"its process {how}{': ' + tail if tail else ''}"
+    return how_it_ended(code, lines)
 
 
 def _rows(subjects: Sequence[_Subject], measured: Sequence[_Measured], device: str, compare: bool) -> list[Row]:

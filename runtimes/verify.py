@@ -104,6 +104,30 @@ def verify_bundle(
     return value
 
 
+def died(folder: Path, reason: str) -> dict[str, Any]:
+    """Write parity.json of a bundle whose comparison could not be finished, and return it.
+
+    Args:
+        folder: The bundle, whole.
+        reason: How the process ended.
+    """
+    bundle = Bundle.load(folder)
+    result = Parity(
+        schema_version=SCHEMA_VERSION,
+        bundle=bundle.hash,
+        target=bundle.manifest.target,
+        precision=bundle.manifest.precision.common,
+        files=Files(len(bundle.manifest.files), bundle.size_bytes, True),
+        compared=False,
+        passed=False,
+        why=reason,
+        runtime=runtime_for(folder),
+    )
+    value: dict[str, Any] = to_json(result)
+    write_json(folder / "parity.json", value)
+    return value
+
+
 class _Sides:
     """The bundle and the checkpoint, loaded."""
 

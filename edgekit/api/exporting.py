@@ -12,6 +12,7 @@ from edgekit.console import note
 from edgekit.errors import EdgekitError
 
 if TYPE_CHECKING:
+    from edgekit.apart import Apart
     from edgekit.bundle import Bundle
     from edgekit.data import Sample
     from edgekit.recipe import Export
@@ -166,10 +167,12 @@ def matrix(
         on_row: Told each row as it is measured.
     Returns:
         Rows of family, target, precision, passed, checks (figures with their bars) and seconds; `why` instead of
-        checks where there is nothing to measure, passed None where that is for want of a package.
+        checks where there is nothing to measure, passed None where that is for want of a package. Rows are measured
+        in a process of their own; one that ends it fails, and `why` holds its last lines.
     """
     import tempfile
 
+    from edgekit.apart import Apart
     from edgekit.demo import tiny
     from edgekit.export import TARGETS
 
@@ -183,33 +186,25 @@ def matrix(
         for precision in precisions or TARGETS.load(target).PRECISIONS
     ]
     rows = []
-    with tempfile.TemporaryDirectory() as made:
+    with tempfile.TemporaryDirectory() as made, Apart() as apart:
         for number, job in enumerate(jobs, 1):
             note(f"{number} of {len(jobs)}: {' '.join(job)}")
-            rows.append(_matrix_row(*job, Path(made)))
+            rows.append(_matrix_row(apart, *job, Path(made)))
             if on_row is not None:
                 on_row(rows[-1])
     return rows
 
 
-def _matrix_row(family: str, target: str, precision: str, folder: Path) -> dict[str, Any]:
+def _matrix_row(apart: Apart, family: str, target: str, precision: str, folder: Path) -> dict[str, Any]:
     import time
 
     from edgekit.bars import ALWAYS, judge, random_bars_of
-    from edgekit.demo.tiny import write_checkpoint
     from edgekit.errors import MissingExtraError
-    from edgekit.export.bundling import drawn_samples, export_checkpoint
-    from edgekit.runtimes.verify import verify_bundle
 
     row: dict[str, Any] = {"family": family, "target": target, "precision": precision}
     started = time.monotonic()
-    checkpoint = folder / family
     try:
-        if not checkpoint.exists():
-            write_checkpoint(family, checkpoint, seed=0)
-        place = folder / "-".join(row.values())
-        bundle = export_checkpoint(checkpoint, target, precision, place, calibration=drawn_samples(16))
-        figures = verify_bundle(bundle.folder, checkpoint, None, 8)
+        figures = apart.call(__name__, "measure_row", **row, folder=str(folder))
     except MissingExtraError as error:
         return {**row, "passed": None, "why": " ".join(str(error).split())}
     except EdgekitError as error:
@@ -217,3 +212,22 @@ def _matrix_row(family: str, target: str, precision: str, folder: Path) -> dict[
     checks = judge(figures, {**ALWAYS, **random_bars_of(precision)})
     passed = all(check["held"] for check in checks.values())
     return {**row, "passed": passed, "checks": checks, "seconds": time.monotonic() - started}
+
+
+def measure_row(family: str, target: str, precision: str, folder: str) -> dict[str, Any]:
+    """Export a tiny checkpoint of a family, and verify the bundle; the figures of `verify_bundle`.
+
+    Args:
+        family, target, precision: Names.
+        folder: Where checkpoints and bundles go.
+    """
+    from edgekit.demo.tiny import write_checkpoint
+    from edgekit.export.bundling import drawn_samples, export_checkpoint
+    from edgekit.runtimes.verify import verify_bundle
+
+    checkpoint = Path(folder) / family
+    if not checkpoint.exists():
+        write_checkpoint(family, checkpoint, seed=0)
+    place = Path(folder) / f"{family}-{target}-{precision}"
+    bundle = export_checkpoint(checkpoint, target, precision, place, calibration=drawn_samples(16))
+    return verify_bundle(bundle.folder, checkpoint, None, 8)

@@ -32,26 +32,48 @@ def verify(
         threads: CPU threads of each side.
         attribute: Find out which part costs what; the target's fp32 export is made for it and thrown away.
     Returns:
-        `edgekit.parity.Parity` as JSON: figures, bars, and `passed`.
+        `edgekit.parity.Parity` as JSON: figures, bars, and `passed`. Both sides run in a process of their own: where
+        that dies, nothing is compared, `passed` is false, and `why` says how it ended, with its last lines.
     """
-    import tempfile
-
-    from edgekit.runtimes.verify import verify_bundle
+    from edgekit.apart import Apart, ProcessDied
+    from edgekit.bundle import Bundle
+    from edgekit.runtimes.verify import died, verify_bundle
 
     found = reference_of(reference, [bundle])
     if reference is None and (prepared := made_from(bundle)) is not None:
         found = prepared
     questions = data or run_data([bundle])
-    if not attribute:
-        return verify_bundle(bundle, found, questions, samples, threads=threads)
+    if found is None:
+        return verify_bundle(bundle, None, questions, samples, attribution=attribute)
+    Bundle.load(bundle)  # one that is not whole needs no process to say so
+    asked = {"folder": str(bundle), "reference": str(found), "data": questions, "count": samples}
+    try:
+        with Apart() as apart:
+            result: dict[str, Any] = apart.call(
+                __name__, "verify_here", **asked, threads=threads, attribution=attribute
+            )
+    except ProcessDied as error:
+        return died(bundle, str(error))
+    return result
+
+
+def verify_here(
+    folder: str, reference: str, data: str | None, count: int, threads: int, attribution: bool
+) -> dict[str, Any]:
+    """`verify` with a reference, in this process; see `edgekit.runtimes.verify.verify_bundle`."""
+    import tempfile
+
+    from edgekit.runtimes.verify import verify_bundle
+
+    bundle, found = Path(folder), Path(reference)
+    if not attribution:
+        return verify_bundle(bundle, found, data, count, threads=threads)
     with tempfile.TemporaryDirectory(prefix="edgekit-verify-") as place:
         plain, why = _plain_export(bundle, found, Path(place) / "fp32")
-        return verify_bundle(
-            bundle, found, questions, samples, threads=threads, attribution=True, plain=plain, note=why
-        )
+        return verify_bundle(bundle, found, data, count, threads=threads, attribution=True, plain=plain, note=why)
 
 
-def _plain_export(folder: Path, reference: Path | None, out: Path) -> tuple[Path | None, str]:
+def _plain_export(folder: Path, reference: Path, out: Path) -> tuple[Path | None, str]:
     """The bundle's checkpoint in the same target and sizes in fp32, or why there is none."""
     from edgekit.bundle import Bundle
     from edgekit.checkpoint import checkpoint_hash
@@ -61,7 +83,7 @@ def _plain_export(folder: Path, reference: Path | None, out: Path) -> tuple[Path
     manifest = Bundle.load(folder).manifest
     if manifest.precision.common == "fp32":
         return None, "the bundle is fp32: nothing of it is quantised"
-    if reference is None or checkpoint_hash(reference) != manifest.student_sha256:
+    if checkpoint_hash(reference) != manifest.student_sha256:
         return None, "no checkpoint to export"  # the comparison itself says so in full
     if "fp32" not in TARGETS.load(manifest.target).PRECISIONS:
         return None, f"the target {manifest.target!r} has no fp32"

@@ -45,7 +45,7 @@ def _show(result: dict[str, Any]) -> None:
     files = result["files"]
     print_text(f"files     whole: {files['count']} files, {files['bytes']:,} bytes, {result['bundle'][:12]}")
     if not result["compared"]:
-        print_text(f"answers   not compared: {result['why']}")
+        print_text(f"{'answers   not compared' if result['passed'] else 'FAILED    answers'}: {result['why']}")
         return
     for name, check in result["checks"].items():
         print_text(
