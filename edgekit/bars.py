@@ -66,14 +66,15 @@ def random_bars_of(precision: str) -> dict[str, float]:
     return RANDOM_BARS[precision]
 
 
-def component_bars(precision: str) -> dict[str, float]:
+def component_bars(precision: str, parts: Mapping[str, str] | None = None) -> dict[str, float]:
     """The bars of each module: its output's signal over error, dB.
 
     Args:
         precision: Common name; of a mixture each module is held to its own part's.
+        parts: What a bundle says of vision, embedding and text itself, for a target whose word means something else.
     """
-    parts = by_part(precision)
-    own = {name: COMPONENT_SNR_DB.get(parts["text" if name == "decoder" else name]) for name in COMPONENTS}
+    words = {**by_part(precision), **(parts or {})}
+    own = {name: COMPONENT_SNR_DB.get(words["text" if name == "decoder" else name]) for name in COMPONENTS}
     return {f"{name}_snr_db": bar for name, bar in own.items() if bar is not None}
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -24,10 +24,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgekit.bundle import Component, TensorSpec
-from edgekit.errors import MissingExtraError
+from edgekit.errors import EdgekitError, MissingExtraError
 from edgekit.export import vision_name
 from edgekit.export._xnnpack import PLAIN, cached_decoder, rewritten, traceable, write_free_sizes_as_minus_one
-from edgekit.families import Split, VisionPart, read_optional_json
+from edgekit.families import Split, VisionPart, by_bucket, read_optional_json
+from edgekit.processor import Inputs
 from edgekit.pte import Program, load_custom_ops
 from edgekit.registry import missing_extra
 
@@ -36,10 +37,20 @@ if TYPE_CHECKING:
 
 PRECISIONS = {
     "fp32": "float32",
-    "int8": "8da8w: dynamic int8 inputs per token, int8 weights per channel; embeddings float32",
+    "int8": "8da8w: dynamic int8 inputs per token, int8 weights per channel; embeddings int8, a scale per row",
+    "int8-static": "vision encoder by PT2E: int8 inputs by calibration, int8 weights per channel, the patch "
+    "convolution too; decoder and embeddings as int8",
     "int4": "8da4w: dynamic int8 inputs per token, 4-bit weights in groups of 32 in the decoder, int8 per channel in "
-    "the vision encoder; embeddings float32",
+    "the vision encoder; embeddings int8, a scale per row",
 }
+# What each part becomes: vision, embedding, text. Four bits are the decoder's alone.
+WORDS = {
+    "fp32": ("fp32", "fp32", "fp32"),
+    "int8": ("int8", "int8", "int8"),
+    "int8-static": ("int8-static", "int8", "int8"),
+    "int4": ("int8", "int8", "int4"),
+}
+CALIBRATED = frozenset({"int8-static"})
 EXTRA = "executorch"
 PACKAGES = ("executorch", "torchao")
 HOSTS = ("Linux", "Darwin")
@@ -47,6 +58,7 @@ RUNTIMES = ("executorch",)
 FILE = "model.pte"
 CONTEXT = 2048  # tokens the cache holds, unless the model knows fewer positions
 GROUP = 32
+TILES = 32  # pictures or tiles of each size that static quantisation sees, at most: its histograms are slow to fill
 
 
 @dataclass(frozen=True)
@@ -58,6 +70,7 @@ class Method:
         module: What is traced.
         example: Inputs of its forward.
         inputs, outputs: Names, types and shapes; a name among the sizes is a free size.
+        precision: Its part's word.
     """
 
     name: str
@@ -65,28 +78,33 @@ class Method:
     example: tuple[Any, ...]
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    precision: str
 
 
-def write(split: Split, precision: str, folder: Path) -> tuple[dict[str, Component], dict[str, str]]:
+def write(
+    split: Split, precision: str, folder: Path, calibration: Sequence[Inputs] = ()
+) -> tuple[dict[str, Component], dict[str, str]]:
     """Write model.pte.
 
     Args:
         split: The modules, float32.
         precision: One of PRECISIONS.
         folder: The bundle's.
+        calibration: Prompts, for a precision in CALIBRATED.
     Returns:
         The components by name, all in one file, and the versions of the tools.
     Raises:
         MissingExtraError: a package of the extra is not installed.
+        EdgekitError: a precision that is calibrated, and no pictures.
     """
     with quiet():
         _import_tools()
-        made = methods(split, precision, _context(split))
+        made = methods(split, precision, _context(split), _pictures(split, calibration))
         program = lower(made, constants(split, folder)).to_executorch()
         with (folder / FILE).open("wb") as stream:
             program.write_to_file(stream)
     return (
-        {method.name: Component(FILE, method.inputs, method.outputs) for method in made},
+        {method.name: Component(FILE, method.inputs, method.outputs, method.precision) for method in made},
         {package: version(package) for package in PACKAGES},
     )
 
@@ -130,22 +148,44 @@ def constants(split: Split, folder: Path) -> dict[str, Any]:
     }
 
 
-def methods(split: Split, precision: str, context: int) -> list[Method]:
+def methods(
+    split: Split, precision: str, context: int, pictures: Mapping[str, Sequence[Any]] | None = None
+) -> list[Method]:
     """The program's methods, their modules rewritten for XNNPACK and their weights quantised.
 
     Args:
         split: The modules, float32; they stay as they are.
         precision: One of PRECISIONS.
         context: Tokens the cache holds.
+        pictures: Bucket -> inputs of its encoder, for a precision in CALIBRATED.
     """
+    vision, embedding, text = WORDS[precision]
+    shown = pictures or {}
     return [
-        *(_vision(vision_name(bucket), part, split, precision) for bucket, part in split.vision.items()),
-        _embedding(split),
-        _decoder(split, precision, context),
+        *(
+            _vision(vision_name(bucket), part, split, vision, shown.get(bucket, ()))
+            for bucket, part in split.vision.items()
+        ),
+        _embedding(split, embedding),
+        _decoder(split, text, context),
     ]
 
 
-def _vision(name: str, part: VisionPart, split: Split, precision: str) -> Method:
+def _pictures(split: Split, prompts: Sequence[Inputs]) -> dict[str, list[Any]]:
+    """What each bucket's encoder is given on some prompts, a run at a time, TILES runs at most."""
+    import torch
+
+    grids = {name: part.grid for name, part in split.vision.items()}
+    found: dict[str, list[Any]] = {}
+    for prompt in prompts:
+        if prompt.pixels is not None:
+            for name, values in by_bucket(grids, prompt.pixels):
+                runs = [values] if grids[name] else [tile[None] for tile in values]
+                found.setdefault(name, []).extend(torch.from_numpy(np.ascontiguousarray(run)) for run in runs)
+    return {name: runs[:TILES] for name, runs in found.items()}
+
+
+def _vision(name: str, part: VisionPart, split: Split, precision: str, pictures: Sequence[Any]) -> Method:
     import torch
 
     # One tile a run: XNNPACK plans a fixed shape, and the runners give one picture at a time.
@@ -153,12 +193,57 @@ def _vision(name: str, part: VisionPart, split: Split, precision: str) -> Method
     outputs = [TensorSpec("image_features", "float32", (*shape[: len(shape) - 3], part.tokens, split.width))]
     if split.deepstack:
         outputs.append(TensorSpec("deepstack_features", "float32", (split.deepstack, part.tokens, split.width)))
-    module = rewritten(part.module, PLAIN)
-    _quantise(module, "int8" if precision == "int4" else precision)
-    return Method(name, module, (torch.randn(shape),), (TensorSpec("pixel_values", "float32", shape),), tuple(outputs))
+    module, example = rewritten(part.module, PLAIN), (torch.randn(shape),)
+    if precision == "int8-static":
+        module = _static(name, module, example, pictures)
+    else:
+        _quantise(module, precision)
+    pixels = TensorSpec("pixel_values", "float32", shape)
+    return Method(name, module, example, (pixels,), tuple(outputs), precision)
 
 
-def _embedding(split: Split) -> Method:
+def _static(name: str, module: nn.Module, example: tuple[Any, ...], pictures: Sequence[Any]) -> nn.Module:
+    """A vision encoder with int8 inputs and weights of its linear layers and convolutions, by PT2E.
+
+    Args:
+        name: Of the method, for an error.
+        module: Rewritten.
+        example: Inputs to trace with.
+        pictures: Inputs to calibrate with.
+    Raises:
+        EdgekitError: there are none.
+    """
+    import torch
+    from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (
+        XNNPACKQuantizer,
+        get_symmetric_quantization_config,
+    )
+    from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+
+    if not pictures:
+        raise EdgekitError(
+            f"{name}: int8-static needs pictures to calibrate with, and there are none.",
+            why="It takes pictures of this very size; of none it can tell how large the inputs of a layer become.",
+            fix="Name questions with such pictures:  edgekit export ... --calibration-data SPEC --calibrate 64",
+        )
+
+    def is_layer(node: Any) -> bool:
+        # The means of the norms are linear layers here too, with one output; rounded, they would spoil the norm.
+        return len(node.args) > 1 and node.args[1].meta["val"].shape[0] > 1
+
+    quantiser, config = XNNPACKQuantizer(), get_symmetric_quantization_config(is_per_channel=True)
+    for operator in (torch.ops.aten.linear.default, torch.ops.aten.conv2d.default):
+        quantiser.set_operator_type(operator, config)
+    quantiser.set_filter_function(is_layer)
+    with torch.no_grad(), traceable(module):
+        observed = prepare_pt2e(torch.export.export(module, example, strict=False).module(), quantiser)
+        for picture in pictures:
+            observed(picture)
+        made: nn.Module = convert_pt2e(observed)
+    return made
+
+
+def _embedding(split: Split, precision: str) -> Method:
     import torch
     from torch import nn
 
@@ -172,11 +257,42 @@ def _embedding(split: Split) -> Method:
 
     return Method(
         "token_embedding",
-        Embedding().eval(),
+        _rows(split) if precision == "int8" else Embedding().eval(),
         (torch.zeros(1, 5, dtype=torch.int64),),
         (TensorSpec("input_ids", "int64", (1, "tokens")),),
         (TensorSpec("inputs_embeds", "float32", (1, "tokens", split.width)),),
+        precision,
     )
+
+
+def _rows(split: Split) -> nn.Module:
+    """The embedding as an int8 table, symmetric, with a float32 scale for each row.
+
+    Written with operators that every runtime of ExecuTorch has, `embedding`, a cast and a product; its own
+    `quantized_decomposed::embedding_byte` would ask an app to link one more library.
+    """
+    import torch
+    from torch import nn
+    from torch.nn.functional import embedding
+
+    (held,) = (part for part in split.token_embedding.modules() if isinstance(part, nn.Embedding))
+    with torch.no_grad():
+        table = split.token_embedding(torch.arange(held.num_embeddings)[None])[0].float()
+    scales = table.abs().amax(1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny) / 127
+
+    class Rows(nn.Module):
+        table: torch.Tensor
+        scales: torch.Tensor
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("table", (table / scales).round().to(torch.int8))
+            self.register_buffer("scales", scales)
+
+        def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+            return embedding(input_ids, self.table).float() * embedding(input_ids, self.scales)
+
+    return Rows().eval()
 
 
 def _decoder(split: Split, precision: str, context: int) -> Method:
@@ -197,7 +313,7 @@ def _decoder(split: Split, precision: str, context: int) -> Method:
         example.append(torch.zeros(split.deepstack, 1, tokens, split.width))
         inputs.append(TensorSpec("deepstack_embeds", "float32", (split.deepstack, 1, "tokens", split.width)))
     logits = TensorSpec("logits", "float32", (1, 1, split.vocab_size))
-    return Method("text_decoder", module, tuple(example), tuple(inputs), (logits,))
+    return Method("text_decoder", module, tuple(example), tuple(inputs), (logits,), precision)
 
 
 def _quantise(module: nn.Module, precision: str) -> None:

@@ -138,6 +138,7 @@ class _Sides:
         self.params = bundle.manifest.preprocessing
         self.parameters_equal = float(_same_parameters(bundle))
         self.precision = bundle.manifest.precision.common
+        self.parts = _own_precisions(bundle)
         self.name = bundle.folder.name
         self.theirs = open_reference(reference, threads)
         self.ours: Session = opened(bundle.folder)
@@ -157,6 +158,13 @@ class _Sides:
     def seen(self, images: Sequence[Image]) -> list[Image]:
         """The pictures as the reference is shown them: a bundle of fixed picture sizes resizes before all else."""
         return [fit_image(image, self.params) for image in images]
+
+
+def _own_precisions(bundle: Bundle) -> dict[str, str]:
+    """vision, embedding and text -> its precision, where the manifest's components name theirs."""
+    part_of = {"token_embedding": "embedding", "text_decoder": "text"}
+    components = bundle.manifest.components.items()
+    return {part_of.get(name, "vision"): part.precision for name, part in components if part.precision}
 
 
 def _same_parameters(bundle: Bundle) -> bool:
@@ -235,7 +243,7 @@ class _Gap:
 def _compare(result: Parity, sides: _Sides, prompts: Sequence[Prompt], attribution: bool, note: str) -> Parity:
     bars = {**ALWAYS, **bars_of(sides.precision)}
     if sides.modules is not None:
-        bars |= component_bars(sides.precision)
+        bars |= component_bars(sides.precision, sides.parts)
     elif attribution:
         raise BundleError(
             f"The runtime {result.runtime!r} does not show its modules one by one.",

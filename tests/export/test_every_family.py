@@ -7,6 +7,7 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,13 @@ from edgekit.chat import question
 from edgekit.checkpoint import load_model
 from edgekit.data import ImageRef, Sample
 from edgekit.errors import CheckpointError, DataError, EdgekitError
-from edgekit.export import onnx
+from edgekit.export import TARGETS, onnx
 from edgekit.export.bundling import baked_against_original, export_checkpoint
 from edgekit.export.genai import check_genai
 from edgekit.export.parity import empty_cache
 from edgekit.families import Pixels, Size, by_bucket, family_of, fit_image, prefer_size, qwen3_vl, read_size
 from edgekit.processor import Processor
-from edgekit.runtimes import RUNTIMES
+from edgekit.runtimes import RUNTIMES, runtime_for
 from edgekit.runtimes.generate import answer, follow
 from edgekit.stats import kl_divergence, largest_gap
 
@@ -83,12 +84,13 @@ def sizes_for(family: str) -> list[Size] | None:
 
 # Largest difference of a logit, of standard deviation 1.0 to 1.1. Measured: fp32 9.5e-6, fp16 2.5e-2, int8 0.44, int4
 # 5.4, where every token is a close call; the mean KL of the bundle's parity run is the sharper bar there.
-GAP = {"fp32": 1e-4, "fp16": 0.1, "int8": 1.5, "int4": 12.0}
+GAP = {"fp32": 1e-4, "fp16": 0.1, "int8": 1.5, "int8-static": 3.0, "int4": 12.0}
 
 
 # The other families are quantised like these two: those rows wait for the slow run.
 ROWS = [
     pytest.param(
+        "onnx",
         family,
         precision,
         marks=[pytest.mark.slow] if precision != "fp32" and family not in ("internvl", "qwen3_vl") else [],
@@ -96,21 +98,31 @@ ROWS = [
     for family in FAMILIES
     for precision in PRECISIONS
 ]
+# Lowering takes 10 to 30 processor seconds a row, so these wait for the slow run; test_executorch.py has quicker ones.
+ROWS += [
+    pytest.param("executorch", family, precision, marks=pytest.mark.slow)
+    for family in ("smolvlm", "internvl", "qwen2_5_vl", "qwen3_vl")
+    for precision in ("fp32", "int8", "int8-static", "int4")
+]
 
 
-@pytest.mark.parametrize(("family", "precision"), ROWS)
-def test_contract(family: str, precision: str, tiny_of: Maker, tmp_path: Path, one_trace: Any) -> None:
-    checkpoint = tiny_of(family)
-    one_trace(family)
+@pytest.mark.parametrize(("target", "family", "precision"), ROWS)
+def test_contract(target: str, family: str, precision: str, tiny_of: Maker, tmp_path: Path, one_trace: Any) -> None:
+    checkpoint, asked = tiny_of(family), questions()
+    if target == "onnx":
+        one_trace(family)
+    elif any(find_spec(package) is None for package in TARGETS.load(target).PACKAGES):
+        pytest.skip(f"{target} is not installed: pip install 'edgekit[{TARGETS.load(target).EXTRA}]'")
+    shown = asked if precision in getattr(TARGETS.load(target), "CALIBRATED", ()) else []
     bundle = export_checkpoint(
-        checkpoint, "onnx", precision, tmp_path / "b", sizes=sizes_for(family), samples=questions()
+        checkpoint, target, precision, tmp_path / "b", sizes=sizes_for(family), samples=asked, calibration=shown
     )
     parity, params = bundle.manifest.parity, bundle.manifest.preprocessing
     assert parity is not None and parity["samples"] == 6 and parity["questions"] == "given"
     assert parity["baked_vision_max_abs"] < 5e-5 and parity["baked_logits_max_abs"] < 5e-5
     assert all(check["held"] for check in judge(parity, random_bars_of(precision)).values()), parity
     theirs = RUNTIMES.load("pytorch").open_session(checkpoint, 1)
-    ours = RUNTIMES.load("onnxruntime").open_session(bundle.folder, 1)
+    ours = RUNTIMES.load(runtime_for(bundle.folder)).open_session(bundle.folder, 1)
     for sizes in ([(100, 60)], [(37, 300), (80, 80)], []):
         messages = question("what is there?", len(sizes))
         images = [picture(size, seed) for seed, size in enumerate(sizes)]
