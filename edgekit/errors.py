@@ -60,6 +60,10 @@ class MissingExtraError(EdgekitError):
         super().__init__(f"Cannot {action} here: {package} is not installed.", fix=fix)
 
 
+class UnsupportedError(EdgekitError):
+    """A target cannot hold a model of this kind, by its design."""
+
+
 class GateFailed(EdgekitError):
     """A declared bar was not reached. The results are kept; only the exit code says no."""
 

@@ -15,7 +15,7 @@ from edgekit import __version__
 from edgekit.bundle import MANIFEST, Bucket, Bundle, Cache, Component, Precision, Text, seal
 from edgekit.checkpoint import check_checkpoint, checkpoint_hash, load_model
 from edgekit.data import ImageRef, Sample
-from edgekit.errors import CheckpointError, EdgekitError
+from edgekit.errors import CheckpointError, EdgekitError, UnsupportedError
 from edgekit.export import TARGETS, vision_name
 from edgekit.export.genai import write_genai
 from edgekit.export.parity import TorchModules, encode_images, follow, measure
@@ -173,7 +173,7 @@ def export_checkpoint(
 def _check_needs(target: str, module: Any, split: Split) -> None:
     """A target says which of `Split.needs` it knows of; what it does not know of it would silently get wrong."""
     if missing := split.needs().keys() - getattr(module, "KNOWS", frozenset()):
-        raise EdgekitError(
+        raise UnsupportedError(
             f"Target {target!r} cannot hold this model.",
             why="\n".join(f"It knows of no such model: {split.needs()[name]}." for name in sorted(missing)),
             fix=f"Targets that can: {', '.join(_knowing(set(split.needs())))}.",

@@ -167,7 +167,8 @@ def matrix(
         on_row: Told each row as it is measured.
     Returns:
         Rows of family, target, precision, passed, checks (figures with their bars) and seconds; `why` instead of
-        checks where there is nothing to measure, passed None where that is for want of a package. Rows are measured
+        checks where there is nothing to measure, passed None where that is for want of a package, or
+        because the target has no place for such a model. Rows are measured
         in a process of their own; one that ends it fails, and `why` holds its last lines.
     """
     import tempfile
@@ -199,13 +200,13 @@ def _matrix_row(apart: Apart, family: str, target: str, precision: str, folder: 
     import time
 
     from edgekit.bars import ALWAYS, judge, random_bars_of
-    from edgekit.errors import MissingExtraError
+    from edgekit.errors import MissingExtraError, UnsupportedError
 
     row: dict[str, Any] = {"family": family, "target": target, "precision": precision}
     started = time.monotonic()
     try:
         figures = apart.call(__name__, "measure_row", **row, folder=str(folder))
-    except MissingExtraError as error:
+    except (MissingExtraError, UnsupportedError) as error:
         return {**row, "passed": None, "why": " ".join(str(error).split())}
     except EdgekitError as error:
         return {**row, "passed": False, "why": " ".join(str(error).split())}
