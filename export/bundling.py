@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import platform
 import shutil
 from collections.abc import Mapping, Sequence
@@ -121,7 +122,7 @@ def export_checkpoint(
         )
     processor = Processor.load(checkpoint).for_sizes(sizes)
     model = load_model(checkpoint)
-    split: Split = family.split(model, processor.params.get("sizes"))
+    split: Split = dataclasses.replace(family.split(model, processor.params.get("sizes")), source=model)
     with new_folder(out, replace=replace) as folder:
         for path in checkpoint.iterdir():
             if path.suffix in COPIED and path.name not in LEFT_BEHIND:
@@ -141,6 +142,7 @@ def export_checkpoint(
             "questions": "given" if samples else "synthetic",
             **baked_against_original(model, family, split, inputs),
         }
+        details = module.details(folder) if hasattr(module, "details") else {}
         seal(
             folder,
             name=out.name,
@@ -162,6 +164,7 @@ def export_checkpoint(
             buckets={name: Bucket(vision_name(name), part.grid, part.tokens) for name, part in split.vision.items()},
             position_axes=split.position_axes,
             deepstack=split.deepstack,
+            details=details,
         )
     return Bundle.load(out)
 

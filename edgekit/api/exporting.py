@@ -198,15 +198,17 @@ def _matrix_row(family: str, target: str, precision: str, folder: Path) -> dict[
     from edgekit.bars import ALWAYS, judge, random_bars_of
     from edgekit.demo.tiny import write_checkpoint
     from edgekit.errors import MissingExtraError
+    from edgekit.export import TARGETS
     from edgekit.export.bundling import drawn_samples, export_checkpoint
     from edgekit.runtimes.verify import verify_bundle
 
     row: dict[str, Any] = {"family": family, "target": target, "precision": precision}
     started = time.monotonic()
-    checkpoint = folder / family
+    settings = getattr(TARGETS.load(target), "TINY", {}).get(family, {})
+    checkpoint = folder / "-".join([family, *(f"{name}{value}" for name, value in settings.items())])
     try:
         if not checkpoint.exists():
-            write_checkpoint(family, checkpoint, seed=0)
+            write_checkpoint(family, checkpoint, seed=0, **settings)
         place = folder / "-".join(row.values())
         bundle = export_checkpoint(checkpoint, target, precision, place, calibration=drawn_samples(16))
         figures = verify_bundle(bundle.folder, checkpoint, None, 8)

@@ -11,6 +11,8 @@ A family module holds:
     encode_images(model, pixel_values, grids)   -> Features, with gradients
     forward_inputs(model, pixel_values, ids, grids)   -> what the untouched model's forward takes beside the ids
     fix_sizes(params, sizes)             the parameters of an export for pictures of these sizes; None: the default
+    pictures(pixels, params)             Pixels -> uint8 pictures (H, W, 3) of each part, for a runtime that normalises
+    mmproj(config, params)               the vision encoder in llama.cpp's names; optional with `pictures`, for gguf
     split(model, sizes)                  a loaded model -> Split (this one imports torch); optional: a family without
                                          it distils, but cannot be exported yet
 
@@ -37,6 +39,7 @@ from edgekit.registry import Registry
 if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor, nn
+    from transformers import PreTrainedModel
 
 FAMILIES = Registry("edgekit.families", "VLM family")
 Grid = tuple[int, ...]
@@ -116,6 +119,7 @@ class Split:
         eos_token_ids: Tokens that end an answer.
         position_axes: 1, or 3 for M-RoPE.
         deepstack: L, decoder layers that vision features are added behind; 0 for most.
+        source: The untouched model, for a target that writes its weights by name; put there by the exporter.
     """
 
     vision: dict[str, VisionPart]
@@ -131,6 +135,7 @@ class Split:
     eos_token_ids: list[int]
     position_axes: int = 1
     deepstack: int = 0
+    source: PreTrainedModel | None = None
 
 
 @dataclass(frozen=True)
