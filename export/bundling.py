@@ -137,7 +137,7 @@ def export_checkpoint(
             in_place = appends_in_place(module, components["text_decoder"])
             write_genai(folder, components, split, config, in_place)
         exported = module.open_components(folder, components)
-        parity = measure(split, exported, inputs, precision)
+        parity = measure(split, exported, inputs, precision, target=target)
         parity |= {
             "questions": "given" if samples else "synthetic",
             **baked_against_original(model, family, split, inputs),

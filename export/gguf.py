@@ -112,9 +112,10 @@ def write(
         vocabulary, folder, split.eos_token_ids[0], config
     )
     importance = importances(split, architecture, calibration) if words["text"] in CALIBRATED else {}
+    context = min(CONTEXT, int(config["text_config"]["max_position_embeddings"]))
     made: dict[str, Any] = {
         "mmproj": {"file": vision_file, "type": vision, "image_tokens": plan.image_tokens},
-        "text": {"file": text_file, "type": type_name},
+        "text": {"file": text_file, "type": type_name, "context": context},
     }
     with _plain_file(folder / text_file, type_name) as plain:
         tensors = files.text_tensors(source, architecture)
@@ -301,7 +302,7 @@ class Components:
             text,
             folder / made["mmproj"]["file"],
             threads=1,  # more of them wait for each other where other programs run
-            context=CONTEXT,
+            context=made["text"]["context"],
             exact=made["plain"],
             image_tokens=None if image_tokens is None else tuple(image_tokens),
         )

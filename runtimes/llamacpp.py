@@ -18,7 +18,7 @@ from edgekit.chat import Message
 from edgekit.errors import BundleError, DataError
 from edgekit.families import FAMILIES, Encoded, Pixels
 from edgekit.llama_modules import LlamaModules
-from edgekit.llama_process import CONTEXT, LlamaModel, check_packages, repacking_works
+from edgekit.llama_process import LlamaModel, check_packages, repacking_works
 from edgekit.processor import Processor
 from edgekit.runtimes.session import Logits, Prepared
 
@@ -29,31 +29,31 @@ TARGETS = ("gguf",)
 PACKAGES = ("gguf", "llama-cpp-python")
 
 
-def open_session(folder: Path, threads: int, *, context: int = CONTEXT) -> LlamaSession:
+def open_session(folder: Path, threads: int) -> LlamaSession:
     """Load a bundle of target gguf.
 
     Args:
         folder: The bundle; checked by `Bundle.load`.
         threads: For prompts, single tokens and pictures.
-        context: Tokens the cache holds.
     Raises:
         MissingExtraError: llama-cpp-python or gguf is not installed.
         BundleError: not whole, or llama.cpp does not load it.
     """
     check_packages("run a gguf bundle")
-    return LlamaSession(Bundle.load(folder), threads, context)
+    return LlamaSession(Bundle.load(folder), threads)
 
 
 class LlamaSession:
     """One context of llama.cpp; its cache holds the tokens at the positions in `_places`."""
 
-    def __init__(self, bundle: Bundle, threads: int, context: int) -> None:
+    def __init__(self, bundle: Bundle, threads: int) -> None:
         manifest = bundle.manifest
         text = bundle.path(manifest.components["text_decoder"].file)
         vision = bundle.path(next(part.file for name, part in manifest.components.items() if name.startswith("vision")))
         try:
             image_tokens = manifest.details["mmproj"]["image_tokens"]
             kind = str(manifest.details["text"]["type"])
+            context = int(manifest.details["text"]["context"])
         except (KeyError, TypeError) as error:
             raise BundleError(f"{bundle.folder} lacks its GGUF details.", fix="Export the bundle again.") from error
         repacked = repacking_works(text, kind)

@@ -216,6 +216,6 @@ def _matrix_row(family: str, target: str, precision: str, folder: Path) -> dict[
         return {**row, "passed": None, "why": " ".join(str(error).split())}
     except EdgekitError as error:
         return {**row, "passed": False, "why": " ".join(str(error).split())}
-    checks = judge(figures, {**ALWAYS, **random_bars_of(precision)})
+    checks = judge(figures, {**ALWAYS, **random_bars_of(precision, target)})
     passed = all(check["held"] for check in checks.values())
     return {**row, "passed": passed, "checks": checks, "seconds": time.monotonic() - started}

@@ -8,7 +8,7 @@ An export is for one or a few picture sizes, and resizes each picture to the nea
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -236,7 +236,12 @@ def mmproj(config: dict[str, Any], params: dict[str, Any]) -> MmProj:
             "model.visual.merger.ln_q": "v.post_ln",
             "model.visual.merger.mlp.0": "mm.0",
             "model.visual.merger.mlp.2": "mm.2",
-            **qwen_blocks({f"mlp.{name}_proj": f"ffn_{name}" for name in ("gate", "up", "down")}),
+            **qwen_blocks(
+                {
+                    "attn.qkv": ("attn_q", "attn_k", "attn_v"),
+                    **{f"mlp.{name}_proj": f"ffn_{name}" for name in ("gate", "up", "down")},
+                }
+            ),
         },
         metadata={
             "clip.use_silu": True,
@@ -254,10 +259,9 @@ _LLAMA_WINDOW = 112
 QWEN_PIECES = ("<|vision_start|>", "<|vision_end|>")
 
 
-def qwen_blocks(mlp: dict[str, str]) -> dict[str, str | tuple[str, ...]]:
+def qwen_blocks(rest: Mapping[str, str | tuple[str, ...]]) -> dict[str, str | tuple[str, ...]]:
     """Names of a Qwen-VL tower's layers."""
-    qkv = tuple(f"attn_{name}" for name in "qkv")
-    return vit("model.visual.blocks", {"attn.qkv": qkv, "attn.proj": "attn_out", "norm1": "ln1", "norm2": "ln2", **mlp})
+    return vit("model.visual.blocks", {"attn.proj": "attn_out", "norm1": "ln1", "norm2": "ln2", **rest})
 
 
 def qwen_sizes(vision: dict[str, Any], image_size: int) -> dict[str, int]:

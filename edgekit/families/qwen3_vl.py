@@ -67,7 +67,7 @@ def mmproj(config: dict[str, Any], params: dict[str, Any]) -> MmProj:
                 for number, layer in enumerate(taps)
                 for ours, theirs in fc.items()
             },
-            **qwen_blocks({"mlp.linear_fc1": "ffn_up", "mlp.linear_fc2": "ffn_down"}),
+            **qwen_blocks({"attn.qkv": "attn_qkv", "mlp.linear_fc1": "ffn_up", "mlp.linear_fc2": "ffn_down"}),
         },
         metadata={
             "clip.use_gelu": True,
