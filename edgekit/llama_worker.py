@@ -313,17 +313,17 @@ def _quiet() -> None:
     lowest = int(os.environ.get("EDGEKIT_LLAMA_LOG", "3"))
     level_now = [lowest]
 
-    @llama_cpp.llama_log_callback
     def show(level: int, text: bytes, _: Any) -> None:
         if level != 5:  # a line that goes on has the level of its start
             level_now[0] = level
         if level_now[0] >= lowest:
             os.write(2, text)
 
-    _KEPT.append(show)
-    llama_cpp.llama_log_set(show, None)
-    mtmd_cpp.mtmd_log_set(show, None)
-    mtmd_cpp.mtmd_helper_log_set(show, None)
+    callback = llama_cpp.llama_log_callback(show)
+    _KEPT.append(callback)
+    llama_cpp.llama_log_set(callback, None)
+    mtmd_cpp.mtmd_log_set(callback, None)
+    mtmd_cpp.mtmd_helper_log_set(callback, None)
 
 
 _KEPT: list[Any] = []  # ctypes callbacks live as long as they are referred to

@@ -29,6 +29,7 @@ from edgekit.export import _gguf_files as files
 from edgekit.export.parity import TorchModules, follow
 from edgekit.families import Pixels, Split, family_of
 from edgekit.files import write_json
+from edgekit.gguf_layout import MmProj
 from edgekit.llama_modules import LlamaModules
 from edgekit.llama_process import CONTEXT, LlamaModel, LlamaProcess, check_packages
 from edgekit.llama_process import PACKAGES as DISTRIBUTIONS
@@ -93,6 +94,7 @@ def write(
     files.check_pieces(vocabulary, plan)
     architecture = files.check_shapes(config, plan)
     words = by_part(precision)
+    _check_embedding(precision, split.width)
     vision = _vision_type(precision)
     title = files.model_title(source)
     type_name = PRECISIONS[words["text"]].split(",")[0]
@@ -143,7 +145,7 @@ def _plain_file(final: Path, type_name: str) -> Iterator[Path]:
         plain.unlink(missing_ok=True)
 
 
-def plan_of(config: Mapping[str, Any], folder: Path) -> tuple[files.MmProj, dict[str, Any]]:
+def plan_of(config: Mapping[str, Any], folder: Path) -> tuple[MmProj, dict[str, Any]]:
     """How the family's vision encoder is written, and the parameters of its preprocessing.
 
     Raises:
@@ -158,6 +160,26 @@ def plan_of(config: Mapping[str, Any], folder: Path) -> tuple[files.MmProj, dict
         )
     params = family.read_preprocessing(folder)
     return family.mmproj(config, params), params
+
+
+def _check_embedding(precision: str, width: int) -> None:
+    """Raise EdgekitError where llama.cpp would refuse to quantise: it has no fallback for a type chosen by hand."""
+    word = by_part(precision)["embedding"]
+    kind = TYPES.get(word, ("", 0, "F32"))[2]
+    block = _block(kind)
+    if is_mixed(precision) and width % block:
+        fitting = [one for one, (_, _, name) in TYPES.items() if width % _block(name) == 0]
+        raise EdgekitError(
+            f"The embedding cannot be {word!r}.",
+            why=f"Its rows of {width} numbers do not divide into {kind}'s blocks of {block}.",
+            fix=f"Those that fit: {', '.join(fitting)}.",
+        )
+
+
+def _block(kind: str) -> int:
+    import gguf
+
+    return int(gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]][0])
 
 
 def _vision_type(precision: str) -> str:

@@ -112,6 +112,13 @@ def test_vocabularies_llama_cpp_cannot_take(tiny_of: Maker, tmp_path: Path) -> N
             files.read_vocabulary(checkpoint, 500)
 
 
+def test_an_embedding_type_that_does_not_fit() -> None:
+    target._check_embedding("q6_k", 96)  # llama.cpp falls back by itself
+    target._check_embedding("embedding=q6_k,text=int4", 256)
+    with pytest.raises(EdgekitError, match=r"rows of 96 numbers do not divide into Q6_K's blocks of 256"):
+        target._check_embedding("embedding=q6_k,text=int4", 96)
+
+
 def test_shapes_llama_cpp_cannot_take(tiny_of: Maker) -> None:
     checkpoint = tiny_of("smolvlm")
     config = config_of(checkpoint)
