@@ -3,6 +3,10 @@
 One process of the library, one thread, mid size with random weights by default:
 
     python benchmarks/gguf.py BUNDLE [--tokens 32] [--repetitions 9]
+
+With --own DATA it measures accuracy instead: prompts as edgekit feeds them, and as llama.cpp's own programs cut them.
+
+    python benchmarks/gguf.py BUNDLE --own easy-vqa:test [--limit 300]
 """
 
 from __future__ import annotations
@@ -14,8 +18,16 @@ import time
 from pathlib import Path
 from typing import Any
 
-from edgekit.chat import question
+import numpy as np
+
+from edgekit.bundle import Bundle
+from edgekit.chat import question, render
+from edgekit.data import samples
 from edgekit.demo.shapes import draw
+from edgekit.llama_worker import MARKER
+from edgekit.pictures import as_rgb
+from edgekit.processor import Processor
+from edgekit.runtimes.generate import answer
 from edgekit.runtimes.llamacpp import LlamaSession, open_session
 
 
@@ -64,13 +76,40 @@ def summary(rows: list[dict[str, float]]) -> dict[str, Any]:
     return found
 
 
+def accuracies(bundle: Path, data: str, limit: int) -> dict[str, float]:
+    """Share of right answers with edgekit's tiles and order, and with llama.cpp's own."""
+    session = open_session(bundle, 1)
+    processor = Processor.load(bundle)
+    place = Bundle.load(bundle).manifest.details["placeholder"]
+    right = {"edgekit": 0, "own": 0}
+    try:
+        for sample in samples(data, limit=limit):
+            images = [image.open() for image in sample.images]
+            said = answer(session, sample.messages, images, max_new_tokens=8).text
+            right["edgekit"] += said == sample.answer
+            text = render(processor.template, sample.messages, processor.special).replace(place, MARKER)
+            _, logits = session.own_logits(text, [np.ascontiguousarray(np.asarray(as_rgb(image))) for image in images])
+            tokens = [int(logits.argmax())]
+            while tokens[-1] not in session.eos_token_ids and len(tokens) < 8:
+                tokens.append(int(session.decode_step(tokens[-1]).argmax()))
+            right["own"] += session.decode_text(tokens).strip() == sample.answer
+    finally:
+        session.close()
+    return {name: count / limit for name, count in right.items()}
+
+
 def main() -> None:
     """Print the summary."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--tokens", type=int, default=32)
     parser.add_argument("--repetitions", type=int, default=9)
+    parser.add_argument("--own", metavar="DATA")
+    parser.add_argument("--limit", type=int, default=300)
     given = parser.parse_args()
+    if given.own:
+        print(json.dumps(accuracies(given.bundle, given.own, given.limit), indent=2))
+        return
     print(json.dumps(summary(measure(given.bundle, given.tokens, given.repetitions)), indent=2))
 
 

@@ -231,7 +231,7 @@ class Worker:
 
     def _evaluate(self, chunk: Any, position: int) -> int:
         """Append a chunk to the cache; the position after it."""
-        model, after = self.model, self.model.lib.llama_pos()
+        model, after = self.model, self.model.lib.llama_pos(position)  # it counts on from what is there
         code = model.mtmd.mtmd_helper_eval_chunk_single(
             model.vision, model.context, chunk, position, 0, model.batch, True, ctypes.byref(after)
         )

@@ -153,7 +153,7 @@ class LlamaSession:
         return self._model.peak_memory_bytes()
 
     def own_logits(self, text: str, images: list[NDArray[np.uint8]]) -> tuple[list[int], Logits]:
-        """A prompt cut and fed by llama.cpp itself, as its own programs do.
+        """A prompt cut and fed by llama.cpp itself, as its own programs do, but for this session's image token limits.
 
         Args:
             text: Rendered, with `<__media__>` where a picture stands.
