@@ -2,11 +2,11 @@
 
 One process of the library, one thread, mid size with random weights by default:
 
-    python benchmarks/gguf.py BUNDLE [--tokens 32] [--repetitions 9]
+    python benchmarks/llamacpp.py BUNDLE [--tokens 32] [--repetitions 9]
 
 With --own DATA it measures accuracy instead: prompts as edgekit feeds them, and as llama.cpp's own programs cut them.
 
-    python benchmarks/gguf.py BUNDLE --own easy-vqa:test [--limit 300]
+    python benchmarks/llamacpp.py BUNDLE --own easy-vqa:test [--limit 300]
 """
 
 from __future__ import annotations
