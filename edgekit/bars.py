@@ -15,6 +15,12 @@ BARS: dict[str, dict[str, float]] = {
     # Steps are sixteen times int8's, so close calls turn round. Measured: all 606 tokens of 300 questions agree on the
     # demo's student, 0.84 to 0.86 on random weights, whose tokens are nearly all close calls.
     "int4": {"top1_agreement": 0.95},
+    # llama.cpp's own types, named by it.
+    "bf16": {"top1_agreement": 0.99},
+    "q6_k": {"top1_agreement": 0.99},
+    "q5_k_m": {"top1_agreement": 0.97},
+    **{word: {"top1_agreement": 0.95} for word in ("q4_k_m", "iq4_nl")},
+    **{f"{word}-imatrix": {"top1_agreement": 0.95} for word in ("q4_k_m", "int4", "iq4_nl")},
 }
 # Random weights make nearly every token a close call, so there the logits' distributions are compared instead of best
 # tokens. Measured on tiny models of four families, mean over the prompts, in nats, the highest: fp16 2.8e-6, int8
@@ -25,23 +31,43 @@ RANDOM_BARS: dict[str, dict[str, float]] = {
     "int8": {"mean_kl": 2e-2},
     "int8-static": {"mean_kl": 5e-2},  # one scale for all inputs, outliers included, where int8 has one for each run
     "int4": {"mean_kl": 0.4},
+    "bf16": {"mean_kl": 1e-3},
+    "q6_k": {"mean_kl": 2e-2},
+    "q5_k_m": {"mean_kl": 0.1},
+    **{word: {"mean_kl": 0.4} for word in ("q4_k_m", "iq4_nl")},
+    **{f"{word}-imatrix": {"mean_kl": 0.4} for word in ("q4_k_m", "int4", "iq4_nl")},
+}
+# Where a target's runtime cannot hold a bar of PyTorch's float32 by its own make. llama.cpp reads GELU from a table of
+# float16 values, also in a float32 model.
+TARGET_BARS: dict[tuple[str, str], dict[str, float]] = {
+    ("gguf", "fp32"): {"greedy_identical": 1.0, "logits_max_abs": 1e-2},
 }
 # Signal over error of each module, dB, on the reference's own inputs. Measured for vision and decoder in ONNX Runtime:
 # fp32 119 to 124 on random weights of four families; fp16 73 and 85 on the demo's student, 67 and 53 on a random
 # SmolVLM; int8 45 and 54, 41 and 28; int4 28 and 39 on the demo's student.
-COMPONENT_SNR_DB = {"fp32": 80.0, "fp16": 40.0, "int8": 15.0, "int8-static": 15.0, "int4": 8.0}
+COMPONENT_SNR_DB = {
+    "fp32": 80.0, "fp16": 40.0, "int8": 15.0, "int8-static": 15.0, "int4": 8.0, "bf16": 30.0, "q6_k": 15.0,
+    "q5_k_m": 12.0, "q4_k_m": 8.0, "iq4_nl": 8.0,
+}  # fmt: skip
+TARGET_SNR_DB: dict[tuple[str, str], float] = {("gguf", "fp32"): 40.0}
 COMPONENTS = ("vision", "embedding", "decoder")
 # Whatever the precision: the runtime must see the picture and the words that PyTorch sees.
 ALWAYS = {"pixel_max_abs": 1e-5, "prompt_ids_equal": 1.0, "parameters_equal": 1.0}
 UPPER = frozenset({"logits_max_abs", "pixel_max_abs", "mean_kl"})
 
 
-def bars_of(precision: str) -> dict[str, float]:
+def bars_of(precision: str, target: str = "") -> dict[str, float]:
     """The bars of a precision, by its common name; of a mixture the loosest of its parts'.
+
+    Args:
+        precision: Common name, or a mixture.
+        target: Whose own bars go before, where it has some.
 
     Raises:
         EdgekitError: none are declared, so nothing could be judged.
     """
+    if (target, precision) in TARGET_BARS:
+        return TARGET_BARS[target, precision]
     words = sorted(set(by_part(precision).values())) if is_mixed(precision) else [precision]
     for word in words:
         if word not in BARS:
@@ -52,12 +78,17 @@ def bars_of(precision: str) -> dict[str, float]:
     return BARS[min(words, key=lambda word: BARS[word].get("top1_agreement", 1.0))]
 
 
-def random_bars_of(precision: str) -> dict[str, float]:
+def random_bars_of(precision: str, target: str = "") -> dict[str, float]:
     """The bars of a precision for a model with random weights.
 
+    Args:
+        precision: Common name.
+        target: As for `bars_of`.
     Raises:
         EdgekitError: none are declared.
     """
+    if (target, precision) in TARGET_BARS:
+        return TARGET_BARS[target, precision]
     if precision not in RANDOM_BARS:
         raise EdgekitError(
             f"No bars for random weights are declared for precision {precision!r}.",
@@ -66,15 +97,17 @@ def random_bars_of(precision: str) -> dict[str, float]:
     return RANDOM_BARS[precision]
 
 
-def component_bars(precision: str, parts: Mapping[str, str] | None = None) -> dict[str, float]:
+def component_bars(precision: str, target: str = "", parts: Mapping[str, str] | None = None) -> dict[str, float]:
     """The bars of each module: its output's signal over error, dB.
 
     Args:
         precision: Common name; of a mixture each module is held to its own part's.
+        target: As for `bars_of`.
         parts: What a bundle says of vision, embedding and text itself, for a target whose word means something else.
     """
-    words = {**by_part(precision), **(parts or {})}
-    own = {name: COMPONENT_SNR_DB.get(words["text" if name == "decoder" else name]) for name in COMPONENTS}
+    given = {**by_part(precision), **(parts or {})}
+    words = {name: given["text" if name == "decoder" else name] for name in COMPONENTS}
+    own = {name: TARGET_SNR_DB.get((target, word), COMPONENT_SNR_DB.get(word)) for name, word in words.items()}
     return {f"{name}_snr_db": bar for name, bar in own.items() if bar is not None}
 
 

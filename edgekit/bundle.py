@@ -124,6 +124,8 @@ class Manifest:
     """Vision encoders by bucket; the only one is named "". Empty in schema 1, whose one encoder took tiles."""
     position_axes: int = 1
     """3 where position_ids are (3, B, T), M-RoPE's frame, row and column; else 1."""
+    details: dict[str, Any] = field(default_factory=dict)
+    """What the target keeps of how it was made; gguf: types, fallbacks, how llama.cpp's programs see a prompt."""
     deepstack: int = 0
     """Decoder layers that the vision encoder's second output is added behind."""
 

@@ -34,6 +34,12 @@ def check_checkpoint(folder: Path) -> dict[str, Any]:
                 fix="Give the Hugging Face folder that it was made from.",
             )
         raise CheckpointError(f"No model folder at {folder}.", fix="Give a Hugging Face checkpoint folder.")
+    if not (folder / "config.json").exists() and any(folder.glob("*.gguf")):
+        raise CheckpointError(
+            f"{folder} holds GGUF files, and no model.",
+            why="They are a finished export; distillation and export start from the full-precision folder.",
+            fix="Give the Hugging Face folder that they were made from.",
+        )
     if not (folder / "config.json").exists():
         raise CheckpointError(
             f"{folder} is not a model folder: it has no config.json.", fix="Give a Hugging Face checkpoint folder."

@@ -13,6 +13,7 @@ CORE = ("torch", "transformers", "accelerate", "datasets", "pyarrow", "tokenizer
 EXTRAS = {
     "onnx": ("onnx", "onnxruntime", "onnxscript"),
     "executorch": ("executorch", "torchao"),
+    "gguf": ("gguf", "llama-cpp-python"),
     "demo": ("easy-vqa",),
     "lora": ("peft",),
     "tensorboard": ("tensorboard",),

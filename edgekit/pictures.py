@@ -121,6 +121,13 @@ def read_normalisation(
     }
 
 
+def denormalise(values: NDArray[np.float32], params: dict[str, Any]) -> NDArray[np.uint8]:
+    """What `normalise` was given: float32 (3, H, W) to uint8 (H, W, 3)."""
+    mean, std = (np.array(params[key], dtype=np.float64)[:, None, None] for key in ("mean", "std"))
+    scaled = (values.astype(np.float64) * std + mean) / params["rescale_factor"]
+    return np.ascontiguousarray(scaled.round().clip(0, 255).astype(np.uint8).transpose(1, 2, 0))
+
+
 def normalise(pixels: NDArray[np.uint8], params: dict[str, Any]) -> NDArray[np.float32]:
     """uint8 (H, W, 3) to float32 (3, H, W); rescaled in double precision first, as the reference does."""
     scaled = (pixels.astype(np.float64) * params["rescale_factor"]).astype(np.float32)

@@ -8,6 +8,8 @@ SCHEMES          optional: precision -> weight grid (edgekit.quantisation), wher
 PARTS            optional: vision, embedding, text -> the precisions each can have, where a bundle can mix them
 CALIBRATED       optional: precisions that need prompts to calibrate with; `write` takes them as a fourth argument
 IN_PLACE         optional: precisions whose decoder appends to one buffer that it takes as past and as present
+TINY             optional: family -> settings of its tiny checkpoint, where the target cannot take the plain one
+details(folder) -> dict    optional: what the manifest keeps as `details`
 write(split, precision, folder) -> (components, tools)      tokenizer and processor files are there by then
 open_components(folder, components) -> parity.Exported
 """

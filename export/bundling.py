@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import platform
 import shutil
 from collections.abc import Mapping, Sequence
@@ -121,7 +122,7 @@ def export_checkpoint(
         )
     processor = Processor.load(checkpoint).for_sizes(sizes)
     model = load_model(checkpoint)
-    split: Split = family.split(model, processor.params.get("sizes"))
+    split: Split = dataclasses.replace(family.split(model, processor.params.get("sizes")), source=model)
     _check_needs(target, module, split)
     with new_folder(out, replace=replace) as folder:
         for path in checkpoint.iterdir():
@@ -137,11 +138,12 @@ def export_checkpoint(
             in_place = appends_in_place(module, components["text_decoder"], split)
             write_genai(folder, components, split, config, in_place)
         exported = module.open_components(folder, components)
-        parity = measure(split, exported, inputs, precision)
+        parity = measure(split, exported, inputs, precision, target=target)
         parity |= {
             "questions": "given" if samples else "synthetic",
             **baked_against_original(model, family, split, inputs),
         }
+        details = module.details(folder) if hasattr(module, "details") else {}
         seal(
             folder,
             name=out.name,
@@ -166,6 +168,7 @@ def export_checkpoint(
             buckets={name: Bucket(vision_name(name), part.grid, part.tokens) for name, part in split.vision.items()},
             position_axes=split.position_axes,
             deepstack=split.deepstack,
+            details=details,
         )
     return Bundle.load(out)
 

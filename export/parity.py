@@ -131,7 +131,7 @@ def _vision_gap(a: Encoded, b: Encoded) -> float:
 
 
 def measure(
-    split: Split, exported: Exported, inputs: Sequence[Inputs], precision: str, steps: int = 16
+    split: Split, exported: Exported, inputs: Sequence[Inputs], precision: str, steps: int = 16, target: str = ""
 ) -> dict[str, Any]:
     """Compare exported components with the PyTorch modules.
 
@@ -141,13 +141,14 @@ def measure(
         inputs: Prompts.
         precision: Common name; chooses the bars.
         steps: Tokens per answer at most.
+        target: Whose own bars go before, where it has some.
     Returns:
         The figures (None where the exported components gave NaN or infinity), each bar with its figure, and whether
         every bar held.
     Raises:
         NotFiniteError: the PyTorch modules themselves gave NaN or infinity.
     """
-    bars = bars_of(precision)
+    bars = bars_of(precision, target)
     reference = TorchModules(split)
     same: list[list[bool]] = []
     logits: list[float] = []

@@ -108,7 +108,7 @@ def bench(
         gates={key: value for key, value in to_json(bars or Gates()).items() if value is not None},
         run=run,
         versions=_versions(),
-        notes=_notes(subjects, reference),
+        notes=(*_notes(subjects, reference), *_told(subjects, measured)),
     )
     report = replace(report, verdict=_verdict(report, bars or Gates()))
     raw = [
@@ -129,6 +129,12 @@ def _notes(subjects: Sequence[_Subject], reference: Path | None) -> tuple[str, .
         for subject in subjects
         if subject.student is not None
     )
+
+
+def _told(subjects: Sequence[_Subject], measured: Sequence[_Measured]) -> tuple[str, ...]:
+    """What the runtimes say of how they ran."""
+    pairs = zip(subjects, measured, strict=True)
+    return tuple(f"{subject.name}: {note}" for subject, one in pairs for note in one.figures.get("notes", ()))
 
 
 @dataclass(frozen=True)

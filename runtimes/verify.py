@@ -137,6 +137,7 @@ class _Sides:
 
         self.params = bundle.manifest.preprocessing
         self.parameters_equal = float(_same_parameters(bundle))
+        self.target = bundle.manifest.target
         self.precision = bundle.manifest.precision.common
         self.parts = _own_precisions(bundle)
         self.name = bundle.folder.name
@@ -241,9 +242,9 @@ class _Gap:
 
 
 def _compare(result: Parity, sides: _Sides, prompts: Sequence[Prompt], attribution: bool, note: str) -> Parity:
-    bars = {**ALWAYS, **bars_of(sides.precision)}
+    bars = {**ALWAYS, **bars_of(sides.precision, sides.target)}
     if sides.modules is not None:
-        bars |= component_bars(sides.precision, sides.parts)
+        bars |= component_bars(sides.precision, sides.target, sides.parts)
     elif attribution:
         raise BundleError(
             f"The runtime {result.runtime!r} does not show its modules one by one.",

@@ -92,12 +92,15 @@ def _work(job: Job, out: Path) -> None:
             if number % 20 == 0 or number == total:
                 sys.stdout.write(json.dumps({"done": number, "total": total}) + "\n")
                 sys.stdout.flush()
-    figures: dict[str, Any] = {"load_ms": load_ms, "peak_memory_bytes": peak_memory_bytes()}
+    # A runtime with a process of its own has its memory there.
+    elsewhere = session.helper_memory_bytes() if hasattr(session, "helper_memory_bytes") else 0
+    figures: dict[str, Any] = {"load_ms": load_ms, "peak_memory_bytes": peak_memory_bytes() + elsewhere}
     chosen = list(samples(job.data, limit=min(job.trace, total)))
     if job.reference is None:
         _write_trace(session, chosen, out, job.max_new_tokens)
     else:
         figures |= _compare(session, chosen, Path(job.reference))
+    figures["notes"] = list(getattr(session, "notes", ()))
     write_json(out / FIGURES, figures)
     session.close()
 

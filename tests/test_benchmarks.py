@@ -48,3 +48,13 @@ def test_mil_takes_ratios_within_each_repetition() -> None:
     found = mil.summary({"torch": [(10.0, 1.0), (20.0, 4.0)], "evaluator": [(20.0, 3.0), (20.0, 4.0)]})
     assert found["prefill_ratio"] == 1.5 and found["prefill_ratio_range"] == [1.0, 2.0]
     assert found["decode_ratio_range"] == [1.0, 3.0] and found["torch_decode_ms"] == 2.5
+
+
+def test_llamacpp_takes_ratios_within_each_repetition() -> None:
+    rows = [
+        {"img_ms": 1.0, "prefill_ms": p, "prefill_llamacpp_ms": q, "token_ms": 3.0, "token_llamacpp_ms": 2.0}
+        for p, q in ((10.0, 10.0), (40.0, 20.0), (30.0, 10.0))
+    ]
+    found = script("llamacpp").summary(rows)
+    assert found["prefill_ratio"] == 2.0 and found["prefill_ratio_range"] == [1.0, 3.0]
+    assert found["token_ratio"] == 1.5 and found["img_ms"] == 1.0

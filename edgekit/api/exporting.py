@@ -210,7 +210,7 @@ def _matrix_row(apart: Apart, family: str, target: str, precision: str, folder: 
         return {**row, "passed": None, "why": " ".join(str(error).split())}
     except EdgekitError as error:
         return {**row, "passed": False, "why": " ".join(str(error).split())}
-    checks = judge(figures, {**ALWAYS, **random_bars_of(precision)})
+    checks = judge(figures, {**ALWAYS, **random_bars_of(precision, target)})
     passed = all(check["held"] for check in checks.values())
     return {**row, "passed": passed, "checks": checks, "seconds": time.monotonic() - started}
 
@@ -223,12 +223,14 @@ def measure_row(family: str, target: str, precision: str, folder: str) -> dict[s
         folder: Where checkpoints and bundles go.
     """
     from edgekit.demo.tiny import write_checkpoint
+    from edgekit.export import TARGETS
     from edgekit.export.bundling import drawn_samples, export_checkpoint
     from edgekit.runtimes.verify import verify_bundle
 
-    checkpoint = Path(folder) / family
+    settings = getattr(TARGETS.load(target), "TINY", {}).get(family, {})
+    checkpoint = Path(folder) / "-".join([family, *(f"{name}{value}" for name, value in settings.items())])
     if not checkpoint.exists():
-        write_checkpoint(family, checkpoint, seed=0)
+        write_checkpoint(family, checkpoint, seed=0, **settings)
     place = Path(folder) / f"{family}-{target}-{precision}"
     bundle = export_checkpoint(checkpoint, target, precision, place, calibration=drawn_samples(16))
     return verify_bundle(bundle.folder, checkpoint, None, 8)

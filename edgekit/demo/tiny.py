@@ -81,7 +81,14 @@ STEPS = {"do_resize": True, "do_rescale": True, "rescale_factor": 1 / 255, "do_n
 
 
 def write_checkpoint(
-    family: str, folder: Path, *, seed: int, width: int = 32, vocab_padding: int = 0, corpus: Iterable[str] = ()
+    family: str,
+    folder: Path,
+    *,
+    seed: int,
+    width: int = 32,
+    vocab_padding: int = 0,
+    corpus: Iterable[str] = (),
+    window: int = 56,
 ) -> Path:
     """Write a random checkpoint of a family.
 
@@ -92,6 +99,7 @@ def write_checkpoint(
         width: Of the language model, a multiple of 16.
         vocab_padding: Rows of embedding and output head beyond the tokenizer's entries.
         corpus: Texts the tokenizer learns merges from; models of one family with the same corpus share a tokenizer.
+        window: Edge of the windows of qwen2_5_vl's tower, pixels; other families have none.
     Returns:
         The folder.
     """
@@ -99,9 +107,13 @@ def write_checkpoint(
 
     special, template, config_of, files = _FAMILIES[family]
     folder.mkdir(parents=True, exist_ok=True)
-    tokenizer = _tokenizer(special, corpus)
+    # llama.cpp's clip looks "\n\n" up as one piece, as SmolVLM's own tokenizer has it.
+    tokenizer = _tokenizer(special, [*corpus, *(["\n\n"] * 100 if family == "smolvlm" else [])])
     torch.manual_seed(seed)
-    model = _model(config_of(tokenizer, width, tokenizer.get_vocab_size() + vocab_padding))
+    config = config_of(tokenizer, width, tokenizer.get_vocab_size() + vocab_padding)
+    if family == "qwen2_5_vl":
+        config.vision_config.window_size = window
+    model = _model(config)
     ends = [tokenizer.token_to_id(_ENDS.get(family, "<|im_end|>")), tokenizer.token_to_id(special[0])]
     model.generation_config.eos_token_id, model.generation_config.pad_token_id = ends, 0
     model.save_pretrained(folder)

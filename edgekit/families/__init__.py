@@ -11,6 +11,8 @@ A family module holds:
     encode_images(model, pixel_values, grids)   -> Features, with gradients
     forward_inputs(model, pixel_values, ids, grids)   -> what the untouched model's forward takes beside the ids
     fix_sizes(params, sizes)             the parameters of an export for pictures of these sizes; None: the default
+    pictures(pixels, params)             Pixels -> uint8 pictures (H, W, 3) of each part, for a runtime that normalises
+    mmproj(config, params)               the vision encoder in llama.cpp's names; optional with `pictures`, for gguf
     split(model, sizes)                  a loaded model -> Split (this one imports torch); optional: a family without
                                          it distils, but cannot be exported yet
     pack(features, grids, params)        optional, where a picture's tokens are not its tiles' one after the other:
@@ -41,6 +43,7 @@ from edgekit.registry import Registry
 if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor, nn
+    from transformers import PreTrainedModel
 
 FAMILIES = Registry("edgekit.families", "VLM family")
 Grid = tuple[int, ...]
@@ -146,6 +149,7 @@ class Split:
         deepstack: L, decoder layers that vision features are added behind; 0 for most.
         cache: Its tensors in the order of `text_decoder`, where they are not a key and a value for each layer.
         pack: Grids, and features of all tiles (M, N, D) -> (K, D), where the family has a `pack`.
+        source: The untouched model, for a target that writes its weights by name; put there by the exporter.
     """
 
     vision: dict[str, VisionPart]
@@ -163,6 +167,7 @@ class Split:
     deepstack: int = 0
     cache: tuple[CacheTensor, ...] = ()
     pack: Pack | None = None
+    source: PreTrainedModel | None = None
 
     def tensors(self) -> tuple[CacheTensor, ...]:
         """The cache's tensors, in the order of `text_decoder`."""

@@ -27,7 +27,8 @@ from edgekit.families import (
     read_optional_json,
     tiles_only,
 )
-from edgekit.pictures import as_rgb, cut_tiles, normalise, read_normalisation
+from edgekit.gguf_layout import MmProj, vit
+from edgekit.pictures import as_rgb, cut_tiles, denormalise, normalise, read_normalisation
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -137,6 +138,60 @@ def _placeholders(grid: Grid, seq_len: int) -> str:
         return whole
     lines = ["".join(f"{fake}<row_{r + 1}_col_{c + 1}>{slots}" for c in range(cols)) for r in range(rows)]
     return "".join(line + "\n" for line in lines) + "\n" + whole
+
+
+def pictures(pixels: Pixels, params: dict[str, Any]) -> list[NDArray[np.uint8]]:
+    """The tiles as pictures (H, W, 3), for a runtime that normalises by itself."""
+    return [denormalise(tile, params) for tile in pixels.values]
+
+
+def mmproj(config: dict[str, Any], params: dict[str, Any]) -> MmProj:
+    """The vision encoder as llama.cpp's clip reads it.
+
+    Args:
+        config: config.json, every default filled in.
+        params: From `read_preprocessing`.
+    """
+    vision = config["vision_config"]
+    return MmProj(
+        projector="idefics3",
+        tensors={
+            "model.vision_model.embeddings.patch_embedding": "v.patch_embd",
+            "model.vision_model.embeddings.position_embedding": "v.position_embd",
+            "model.vision_model.post_layernorm": "v.post_ln",
+            "model.connector.modality_projection.proj": "mm.model.fc",
+            **vit(
+                "model.vision_model.encoder.layers",
+                {
+                    **{f"self_attn.{name}_proj": f"attn_{name}" for name in "qkv"},
+                    "self_attn.out_proj": "attn_out",
+                    "mlp.fc1": "ffn_up",
+                    "mlp.fc2": "ffn_down",
+                    "layer_norm1": "ln1",
+                    "layer_norm2": "ln2",
+                },
+            ),
+        },
+        metadata={
+            "clip.use_gelu": True,
+            "clip.vision.attention.layer_norm_epsilon": float(vision["layer_norm_eps"]),
+            "clip.vision.projector.scale_factor": int(config["scale_factor"]),
+            # llama.cpp cuts a picture into tiles by this edge. It always makes tiles and a view of the whole, even of
+            # a picture that is one tile: a student that never splits meets one tile too many in other programs.
+            "clip.vision.preproc_image_size": params["longest_edge"] if params["split"] else params["tile"],
+        },
+        sizes={
+            "image_size": vision["image_size"],
+            "patch_size": vision["patch_size"],
+            "embedding_length": vision["hidden_size"],
+            "feed_forward_length": vision["intermediate_size"],
+            "block_count": vision["num_hidden_layers"],
+            "attention.head_count": vision["num_attention_heads"],
+        },
+        placeholder="<image>",
+        pieces=("\n", "\n\n", "<fake_token_around_image>", "<global-img>"),
+        image_tokens=(params["image_seq_len"], params["image_seq_len"]),
+    )
 
 
 def encode_images(model: PreTrainedModel, pixel_values: Tensor, grids: list[Grid]) -> Features:

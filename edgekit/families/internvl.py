@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from edgekit.errors import CheckpointError
@@ -27,7 +28,8 @@ from edgekit.families import (
     tiles_only,
 )
 from edgekit.families.qwen2_5_vl import CLIP_MEAN, CLIP_STD
-from edgekit.pictures import as_rgb, cut_tiles, normalise, read_normalisation
+from edgekit.gguf_layout import MmProj, vit
+from edgekit.pictures import as_rgb, cut_tiles, denormalise, normalise, read_normalisation
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -109,6 +111,73 @@ def _canvas(size: tuple[int, int], params: dict[str, Any]) -> tuple[int, int]:
 def expand(text: str, grids: list[Grid], params: dict[str, Any]) -> str:
     """Replace each `<IMG_CONTEXT>` of a rendered prompt by the placeholders of its picture's tiles."""
     return fill_places(text, IMAGE, [f"{START}{IMAGE * (params['image_seq_len'] * grid[0])}{END}" for grid in grids])
+
+
+def pictures(pixels: Pixels, params: dict[str, Any]) -> list[NDArray[np.uint8]]:
+    """The tiles as pictures (H, W, 3), for a runtime that normalises by itself."""
+    return [denormalise(tile, params) for tile in pixels.values]
+
+
+def mmproj(config: dict[str, Any], params: dict[str, Any]) -> MmProj:
+    """The vision encoder as llama.cpp's clip reads it.
+
+    Args:
+        config: config.json, every default filled in.
+        params: From `read_preprocessing`.
+    Raises:
+        CheckpointError: a shape that it does not read.
+    """
+    vision = config["vision_config"]
+    (height, width), (patch, patch_width) = vision["image_size"], vision["patch_size"]
+    if height != width or patch != patch_width or vision["use_qk_norm"] or vision["norm_type"] != "layer_norm":
+        raise CheckpointError(
+            "llama.cpp cannot run this InternVL vision encoder.",
+            why="It takes square tiles and patches, layer norms, and no norms of queries and keys.",
+            fix="Export to another target.",
+        )
+    return MmProj(
+        projector="internvl",
+        tensors={
+            "model.vision_tower.embeddings.cls_token": "v.class_embd",
+            "model.vision_tower.embeddings.position_embeddings": "v.position_embd.weight",
+            "model.vision_tower.embeddings.patch_embeddings.projection": "v.patch_embd",
+            **{f"model.multi_modal_projector.{ours}": f"mm.model.mlp.{place}" for ours, place in _PROJECTOR},
+            **vit(
+                "model.vision_tower.encoder.layer",
+                {
+                    **{f"attention.{name}_proj": f"attn_{name}" for name in "qkv"},
+                    "attention.projection_layer": "attn_out",
+                    "mlp.fc1": "ffn_up",
+                    "mlp.fc2": "ffn_down",
+                    "layernorm_before": "ln1",
+                    "layernorm_after": "ln2",
+                    "lambda_1": "ls1.weight",
+                    "lambda_2": "ls2.weight",
+                },
+            ),
+        },
+        metadata={
+            "clip.use_gelu": True,
+            "clip.vision.attention.layer_norm_epsilon": float(vision["layer_norm_eps"]),
+            "clip.vision.projector.scale_factor": round(1 / config["downsample_ratio"]),
+            "clip.vision.preproc_min_tiles": params["min_tiles"],
+            "clip.vision.preproc_max_tiles": params["max_tiles"],
+        },
+        sizes={
+            "image_size": height,
+            "patch_size": patch,
+            "embedding_length": vision["hidden_size"],
+            "feed_forward_length": vision["intermediate_size"],
+            "block_count": vision["num_hidden_layers"],
+            "attention.head_count": vision["num_attention_heads"],
+        },
+        placeholder=IMAGE,
+        pieces=(START, END),
+        cls_last=frozenset({"v.position_embd.weight"}),
+    )
+
+
+_PROJECTOR = (("layer_norm", 0), ("linear_1", 1), ("linear_2", 3))
 
 
 def encode_images(model: PreTrainedModel, pixel_values: Tensor, grids: list[Grid]) -> Features:

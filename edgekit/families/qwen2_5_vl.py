@@ -8,7 +8,7 @@ An export is for one or a few picture sizes, and resizes each picture to the nea
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from edgekit.errors import DataError, EdgekitError
+from edgekit.errors import CheckpointError, DataError, EdgekitError
 from edgekit.families import (
     Features,
     Grid,
@@ -28,7 +28,8 @@ from edgekit.families import (
     read_image_processor,
     read_optional_json,
 )
-from edgekit.pictures import as_rgb, normalise, read_normalisation
+from edgekit.gguf_layout import MmProj, vit
+from edgekit.pictures import as_rgb, denormalise, normalise, read_normalisation
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -196,6 +197,83 @@ def positions(ids: Sequence[int], grids: list[Grid], params: dict[str, Any]) -> 
             parts.append(np.full((3, 1), start, dtype=np.int64))
             place, start = place + 1, start + 1
     return np.concatenate(parts, axis=1)
+
+
+def pictures(pixels: Pixels, params: dict[str, Any]) -> list[NDArray[np.uint8]]:
+    """The patches as the pictures (H, W, 3) they were cut from, for a runtime that normalises by itself."""
+    patch, merge, frames = params["patch"], params["merge"], params["temporal_patch"]
+    found, start = [], 0
+    for _, rows, cols in pixels.grids:
+        own = pixels.values[start : start + rows * cols]
+        start += rows * cols
+        blocks = own.reshape(rows // merge, cols // merge, merge, merge, 3, frames, patch, patch)[:, :, :, :, :, 0]
+        found.append(denormalise(blocks.transpose(4, 0, 2, 5, 1, 3, 6).reshape(3, rows * patch, cols * patch), params))
+    return found
+
+
+def mmproj(config: dict[str, Any], params: dict[str, Any]) -> MmProj:
+    """The vision encoder as llama.cpp's clip reads it.
+
+    Args:
+        config: config.json, every default filled in.
+        params: From `read_preprocessing`.
+    Raises:
+        CheckpointError: windows that it does not know.
+    """
+    vision = config["vision_config"]
+    full = list(vision["fullatt_block_indexes"])
+    if vision["window_size"] != _LLAMA_WINDOW or full != list(range(full[0], vision["depth"], full[0] + 1)):
+        raise CheckpointError(
+            "llama.cpp cannot run this Qwen2.5-VL vision encoder.",
+            why=f"Its windows are of {_LLAMA_WINDOW} pixels, with full attention in every n-th layer; this one has "
+            f"windows of {vision['window_size']} and full attention in layers {full} of {vision['depth']}.",
+            fix="Export to another target.",
+        )
+    return MmProj(
+        projector="qwen2.5vl_merger",
+        tensors={
+            "model.visual.patch_embed.proj": "v.patch_embd",
+            "model.visual.merger.ln_q": "v.post_ln",
+            "model.visual.merger.mlp.0": "mm.0",
+            "model.visual.merger.mlp.2": "mm.2",
+            **qwen_blocks(
+                {
+                    "attn.qkv": ("attn_q", "attn_k", "attn_v"),
+                    **{f"mlp.{name}_proj": f"ffn_{name}" for name in ("gate", "up", "down")},
+                }
+            ),
+        },
+        metadata={
+            "clip.use_silu": True,
+            "clip.vision.attention.layer_norm_epsilon": 1e-6,  # transformers' own, in no configuration
+            "clip.vision.n_wa_pattern": full[0] + 1,
+        },
+        sizes=qwen_sizes(vision, 560),
+        placeholder=f"<|vision_start|>{IMAGE}<|vision_end|>",
+        pieces=QWEN_PIECES,
+        image_tokens=(1, 16384),
+    )
+
+
+_LLAMA_WINDOW = 112
+QWEN_PIECES = ("<|vision_start|>", "<|vision_end|>")
+
+
+def qwen_blocks(rest: Mapping[str, str | tuple[str, ...]]) -> dict[str, str | tuple[str, ...]]:
+    """Names of a Qwen-VL tower's layers."""
+    return vit("model.visual.blocks", {"attn.proj": "attn_out", "norm1": "ln1", "norm2": "ln2", **rest})
+
+
+def qwen_sizes(vision: dict[str, Any], image_size: int) -> dict[str, int]:
+    """Sizes of a Qwen-VL tower; the picture size is for warming up, and for positions where it has some."""
+    return {
+        "image_size": image_size,
+        "patch_size": vision["patch_size"],
+        "embedding_length": vision["hidden_size"],
+        "feed_forward_length": vision["intermediate_size"],
+        "block_count": vision["depth"],
+        "attention.head_count": vision["num_heads"],
+    }
 
 
 def encode_images(model: PreTrainedModel, pixel_values: Tensor, grids: list[Grid]) -> Features:

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from edgekit.families import Features, Grid
 from edgekit.families.qwen2_5_vl import (
+    IMAGE,
     PARTS,
+    QWEN_PIECES,
     expand,
     fix_sizes,
     forward_inputs,
+    pictures,
     positions,
     preprocess,
+    qwen_blocks,
+    qwen_sizes,
     read_preprocessing,
     split,
 )
+from edgekit.gguf_layout import MmProj
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,12 +34,52 @@ __all__ = [
     "expand",
     "fix_sizes",
     "forward_inputs",
+    "mmproj",
+    "pictures",
     "positions",
     "preprocess",
     "read_preprocessing",
     "split",
 ]
 MODEL_TYPES = ("qwen3_vl",)
+
+
+def mmproj(config: dict[str, Any], params: dict[str, Any]) -> MmProj:
+    """The vision encoder as llama.cpp's clip reads it.
+
+    Args:
+        config: config.json, every default filled in.
+        params: From `read_preprocessing`.
+    """
+    vision = config["vision_config"]
+    taps = [int(layer) for layer in vision["deepstack_visual_indexes"]]
+    fc = {"linear_fc1": "fc1", "linear_fc2": "fc2", "norm": "norm"}
+    return MmProj(
+        projector="qwen3vl_merger",
+        tensors={
+            "model.visual.patch_embed.proj": "v.patch_embd",
+            "model.visual.pos_embed": "v.position_embd",
+            "model.visual.merger.norm": "v.post_ln",
+            "model.visual.merger.linear_fc1": "mm.0",
+            "model.visual.merger.linear_fc2": "mm.2",
+            **{
+                f"model.visual.deepstack_merger_list.{number}.{ours}": f"v.deepstack.{layer}.{theirs}"
+                for number, layer in enumerate(taps)
+                for ours, theirs in fc.items()
+            },
+            **qwen_blocks({"attn.qkv": "attn_qkv", "mlp.linear_fc1": "ffn_up", "mlp.linear_fc2": "ffn_down"}),
+        },
+        metadata={
+            "clip.use_gelu": True,
+            "clip.vision.attention.layer_norm_epsilon": 1e-6,  # transformers' own, in no configuration
+            "clip.vision.spatial_merge_size": int(vision["spatial_merge_size"]),
+            "clip.vision.is_deepstack_layers": [layer in taps for layer in range(vision["depth"])],
+        },
+        sizes=qwen_sizes(vision, math.isqrt(vision["num_position_embeddings"]) * vision["patch_size"]),
+        placeholder=f"<|vision_start|>{IMAGE}<|vision_end|>",
+        pieces=QWEN_PIECES,
+        image_tokens=(1, 16384),
+    )
 
 
 def encode_images(model: PreTrainedModel, pixel_values: Tensor, grids: list[Grid]) -> Features:

@@ -1,0 +1,426 @@
+"""The two GGUF files of a vision-language model, written from PyTorch weights: text model and mmproj."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekit.chat import read_chat_template
+from edgekit.errors import CheckpointError
+from edgekit.families import read_optional_json
+from edgekit.gguf_layout import MmProj, Names
+
+# transformers' name of a decoder -> llama.cpp's.
+ARCHITECTURES = {
+    "llama": "llama",
+    "qwen2": "qwen2",
+    "qwen2_5_vl_text": "qwen2vl",
+    "qwen3": "qwen3",
+    "qwen3_vl_text": "qwen3vl",
+}
+NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5  # llama.cpp's kinds of tokens
+QWEN2_SPLIT, LLAMA3_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
+    + digits
+    + r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    for digits in ("", "{1,3}")
+)
+Tensors = Iterable[tuple[str, NDArray[np.float32]]]
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """A byte-level BPE tokenizer in llama.cpp's terms.
+
+    Attributes:
+        tokens, kinds: By id.
+        merges: "a b", the first before all others.
+        splitter: llama.cpp's name of the regular expressions that cut a text before merging.
+    """
+
+    tokens: list[str]
+    kinds: list[int]
+    merges: list[str]
+    splitter: str
+
+
+def read_vocabulary(folder: Path, rows: int) -> Vocabulary:
+    """The tokenizer of a checkpoint.
+
+    Args:
+        folder: With tokenizer.json.
+        rows: Of the embedding table; those the tokenizer does not know are filled up.
+    Raises:
+        CheckpointError: a tokenizer that llama.cpp cannot be told of.
+    """
+    value = read_optional_json(folder / "tokenizer.json")
+    model = value.get("model", {})
+    if model.get("type") != "BPE" or not model.get("merges"):
+        raise CheckpointError(
+            "This tokenizer cannot be written as GGUF.",
+            why=f"It is of kind {model.get('type')!r} with {len(model.get('merges') or ())} merges; only byte-level "
+            "BPE with merges is known here.",
+            fix="Export to another target.",
+        )
+    tokens = [f"[PAD{number}]" for number in range(rows)]
+    kinds = [UNUSED] * rows
+    for token, number in model["vocab"].items():
+        tokens[number], kinds[number] = token, NORMAL
+    for added in value.get("added_tokens", ()):
+        tokens[added["id"]] = added["content"]
+        kinds[added["id"]] = CONTROL if added["special"] else USER_DEFINED
+    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
+    return Vocabulary(tokens, kinds, merges, _splitter(value.get("pre_tokenizer") or {}))
+
+
+def _splitter(found: Mapping[str, Any]) -> str:
+    steps = list(found.get("pretokenizers", [found]))
+    kinds = [step.get("type") for step in steps]
+    if kinds == ["ByteLevel"] and steps[0].get("use_regex", True):
+        return "gpt-2"
+    if kinds == ["Digits", "ByteLevel"] and steps[0].get("individual_digits") and steps[1].get("use_regex", True):
+        return "smollm"
+    if kinds == ["Split", "ByteLevel"] and not steps[1].get("use_regex", True):
+        pattern = steps[0].get("pattern", {}).get("Regex")
+        known = {QWEN2_SPLIT: "qwen2", LLAMA3_SPLIT: "llama-bpe"}
+        if pattern in known:
+            return known[pattern]
+    raise CheckpointError(
+        "This tokenizer cannot be written as GGUF.",
+        why=f"How it cuts a text before merging ({', '.join(map(str, kinds))}) is none of the ways llama.cpp has a "
+        "name for that are known here: GPT-2's, SmolLM's, Qwen2's, Llama 3's.",
+        fix="Export to another target.",
+    )
+
+
+def check_pieces(vocabulary: Vocabulary, plan: MmProj) -> None:
+    """Whether the vocabulary holds what llama.cpp looks up when it loads the mmproj.
+
+    Raises:
+        CheckpointError: a piece is missing; llama.cpp would end the process.
+    """
+    known = set(vocabulary.tokens) | {_as_text(token) for token in vocabulary.tokens}
+    missing = [piece for piece in plan.pieces if piece not in known]
+    if missing:
+        raise CheckpointError(
+            f"The vocabulary lacks {', '.join(map(repr, missing))} as one piece each.",
+            why=f"llama.cpp's {plan.projector} looks them up by themselves and ends the process without them.",
+            fix="Train the tokenizer with them, or export to another target.",
+        )
+
+
+def _as_text(token: str) -> str:
+    """A piece of line ends in byte-level BPE's alphabet, as text."""
+    return token.replace("Ċ", "\n") if set(token) == {"Ċ"} else token
+
+
+def check_shapes(config: Mapping[str, Any], plan: MmProj) -> str:
+    """llama.cpp's name of the decoder's architecture, once its shapes are known to fit.
+
+    Raises:
+        CheckpointError: an architecture or a shape that llama.cpp cannot take.
+    """
+    text = config["text_config"]
+    problems = []
+    heads, kv_heads = text["num_attention_heads"], text["num_key_value_heads"]
+    head_dim = text.get("head_dim") or text["hidden_size"] // heads
+    if text["model_type"] not in ARCHITECTURES:
+        problems.append(
+            f"its decoder is a {text['model_type']!r}; the known ones are {', '.join(sorted(ARCHITECTURES))}"
+        )
+    if heads % kv_heads:
+        problems.append(f"{heads} heads are no multiple of {kv_heads} key-value heads")
+    if head_dim % 2:
+        problems.append(f"its heads have an odd width, {head_dim}")
+    if text.get("mlp_bias") or text["hidden_act"] != "silu":
+        problems.append("its feed-forward layers are not SwiGLU without biases")
+    if (kind := _rope(text).get("rope_type", "default")) not in ("default", "linear"):
+        problems.append(f"its rotary positions are scaled by {kind!r}; known are 'default' and 'linear'")
+    sizes = plan.sizes
+    if sizes["embedding_length"] % sizes["attention.head_count"]:
+        problems.append(
+            f"the vision encoder's width {sizes['embedding_length']} does not divide into "
+            f"{sizes['attention.head_count']} heads"
+        )
+    if sizes["embedding_length"] == sizes["feed_forward_length"]:
+        problems.append(
+            f"the vision encoder is as wide outside its feed-forward layers as inside, {sizes['embedding_length']}: "
+            "llama.cpp takes that for an old file and swaps their matrices"
+        )
+    if problems:
+        raise CheckpointError(
+            "llama.cpp cannot run this model.", why="; ".join(problems) + ".", fix="Export to another target."
+        )
+    return ARCHITECTURES[text["model_type"]]
+
+
+def _rope(text: Mapping[str, Any]) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = text.get("rope_parameters") or {}
+    return found
+
+
+def text_metadata(config: Mapping[str, Any], architecture: str, rows: int) -> dict[str, Any]:
+    """The decoder's sizes under llama.cpp's keys.
+
+    Args:
+        config: config.json, every default filled in.
+        architecture: llama.cpp's name.
+        rows: Of the embedding table.
+    """
+    text = config["text_config"]
+    rope = _rope(text)
+    heads = text["num_attention_heads"]
+    head_dim = text.get("head_dim") or text["hidden_size"] // heads
+    found: dict[str, Any] = {
+        "vocab_size": rows,
+        "context_length": text["max_position_embeddings"],
+        "embedding_length": text["hidden_size"],
+        "block_count": text["num_hidden_layers"],
+        "feed_forward_length": text["intermediate_size"],
+        "attention.head_count": heads,
+        "attention.head_count_kv": text["num_key_value_heads"],
+        "attention.key_length": head_dim,
+        "attention.value_length": head_dim,
+        "attention.layer_norm_rms_epsilon": float(text["rms_norm_eps"]),
+        "rope.dimension_count": head_dim,
+        "rope.freq_base": float(rope.get("rope_theta", text.get("rope_theta", 10000.0))),
+    }
+    if rope.get("rope_type") == "linear":
+        found |= {"rope.scaling.type": "linear", "rope.scaling.factor": float(rope["factor"])}
+    if "mrope_section" in rope:
+        found["rope.dimension_sections"] = [*rope["mrope_section"], 0, 0, 0, 0][:4]
+    if taps := (config.get("vision_config") or {}).get("deepstack_visual_indexes"):
+        found["n_deepstack_layers"] = len(taps)
+    return {f"{architecture}.{key}": value for key, value in found.items()}
+
+
+def text_tensors(source: Any, architecture: str) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    """The decoder's weights under llama.cpp's names, float32.
+
+    Args:
+        source: The untouched model.
+        architecture: llama.cpp's name.
+    """
+    import gguf
+
+    inner = source.model
+    decoder = getattr(inner, "language_model", None) or inner.text_model
+    settings = source.config.text_config
+    arch = {name: key for key, name in gguf.MODEL_ARCH_NAMES.items()}[architecture]
+    names = gguf.get_tensor_name_map(arch, settings.num_hidden_layers)
+    weights = {f"model.{name}": weight for name, weight in decoder.state_dict().items()}
+    if source.lm_head.weight.data_ptr() != source.get_input_embeddings().weight.data_ptr():
+        weights["lm_head.weight"] = source.lm_head.weight
+    for name, weight in weights.items():
+        theirs = names.get_name(name, try_suffixes=(".weight", ".bias"))
+        if theirs is None:
+            raise CheckpointError(
+                f"llama.cpp's {architecture!r} has no place for {name}.", fix="Export to another target."
+            )
+        values = weight.detach().float().numpy()
+        if architecture == "llama" and ".q_proj." in name:
+            values = interleave(values, settings.num_attention_heads)
+        if architecture == "llama" and ".k_proj." in name:
+            values = interleave(values, settings.num_key_value_heads)
+        yield theirs, values
+
+
+def interleave(rows: NDArray[np.float32], heads: int) -> NDArray[np.float32]:
+    """Rows of a query or key projection as llama.cpp's `llama` has them: rotary pairs side by side in each head.
+
+    Args:
+        rows: (heads * D_head, ...), the pairs half a head apart, as transformers has them.
+        heads: Of queries, or of keys.
+    """
+    halves = rows.reshape(heads, 2, rows.shape[0] // heads // 2, *rows.shape[1:])
+    return halves.swapaxes(1, 2).reshape(rows.shape)
+
+
+def vision_tensors(source: Any, plan: MmProj, prefixes: tuple[str, ...]) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    """The vision encoder's weights under the plan's names, float32.
+
+    Args:
+        source: The untouched model.
+        plan: Of its family.
+        prefixes: Of the vision half's parameter names.
+    Raises:
+        CheckpointError: a weight has no place in the plan.
+    """
+    for name, weight in source.named_parameters():
+        if not name.startswith(prefixes):
+            continue
+        values = weight.detach().float().numpy()
+        for theirs, part in _placed(name, values, plan.tensors):
+            yield theirs, np.roll(part, -1, axis=-2) if theirs in plan.cls_last else part
+
+
+def _placed(name: str, values: NDArray[np.float32], names: Names) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    stem, dot, tail = name.rpartition(".")
+    if tail not in ("weight", "bias"):
+        stem, dot, tail = name, "", ""
+    numbers = re.findall(r"(?<=\.)\d+(?=\.|$)", stem)
+    theirs = names.get(stem)
+    if theirs is None:
+        theirs = names.get(re.sub(r"(?<=\.)\d+(?=\.|$)", "*", stem, count=1))
+    if theirs is None:
+        raise CheckpointError(
+            f"llama.cpp's clip has no place for {name}.",
+            why="This vision encoder differs from the one its family has in llama.cpp.",
+            fix="Export to another target.",
+        )
+    many = (theirs,) if isinstance(theirs, str) else theirs
+    for one, part in zip(many, np.split(values, len(many)), strict=True):
+        full = (one.replace("*", numbers[0]) if numbers else one) + dot + tail
+        if part.ndim == 5:  # a kernel over two frames; a still picture has the same one twice
+            yield from ((full, part[:, :, 0]), (f"{full}.1", part[:, :, 1]))
+        else:
+            yield full, part.reshape(part.shape[-2:]) if part.ndim == 3 and part.shape[0] == 1 else part
+
+
+def vision_metadata(plan: MmProj, params: Mapping[str, Any], width: int) -> dict[str, Any]:
+    """What a mmproj says of itself under llama.cpp's keys.
+
+    Args:
+        plan: Of its family.
+        params: Of its preprocessing.
+        width: Of the decoder.
+    """
+    return {
+        "clip.has_vision_encoder": True,
+        "clip.projector_type": plan.projector,
+        "clip.vision.projection_dim": width,
+        **{f"clip.vision.{key}": int(value) for key, value in plan.sizes.items()},
+        "clip.vision.image_mean": [float(value) for value in params["mean"]],
+        "clip.vision.image_std": [float(value) for value in params["std"]],
+        **plan.metadata,
+    }
+
+
+def vocabulary_metadata(vocabulary: Vocabulary, folder: Path, end: int, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The tokenizer under llama.cpp's keys.
+
+    Args:
+        vocabulary: Of the checkpoint.
+        folder: With the chat template.
+        end: Token that ends an answer.
+        config: config.json.
+    """
+    text = config["text_config"]
+    begin, padding = (text.get(key) if text.get(key) is not None else config.get(key) for key in _ENDS)
+    found: dict[str, Any] = {
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": vocabulary.splitter,
+        "tokenizer.ggml.tokens": vocabulary.tokens,
+        "tokenizer.ggml.token_type": vocabulary.kinds,
+        "tokenizer.ggml.merges": vocabulary.merges,
+        "tokenizer.ggml.eos_token_id": end,
+        "tokenizer.ggml.add_bos_token": False,  # the chat template writes it
+        "tokenizer.chat_template": read_chat_template(folder),
+    }
+    if isinstance(begin, int):
+        found["tokenizer.ggml.bos_token_id"] = begin
+    if isinstance(padding, int) and 0 <= padding < len(vocabulary.tokens):
+        found["tokenizer.ggml.padding_token_id"] = padding
+    return found
+
+
+_ENDS = ("bos_token_id", "pad_token_id")
+
+
+def write_gguf(
+    path: Path, architecture: str, metadata: Mapping[str, Any], tensors: Tensors, kind: str, card: Path, title: str
+) -> None:
+    """Write one file.
+
+    Args:
+        path: The file.
+        architecture: `clip` for a mmproj.
+        metadata: By full key; the file's own sizes and names are added.
+        tensors: float32; matrices are stored as `kind`, vectors and what llama.cpp wants so stay float32.
+        kind: F32, F16 or Q8_0.
+        card: Folder whose README.md may name licence and base model.
+        title: Name for people.
+    """
+    import gguf
+
+    writer = gguf.GGUFWriter(path, architecture)
+    about = gguf.Metadata.load(model_path=card, model_name=title)
+    about.quantized_by = "edgekit"
+    listed = list(tensors)
+    count = sum(values.size for _, values in listed)
+    about.size_label = gguf.size_label(count, 0, 0, 0)
+    writer.add_type(gguf.GGUFType.MMPROJ if architecture == "clip" else gguf.GGUFType.MODEL)
+    about.set_gguf_meta_model(writer)
+    writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+    writer.add_file_type(FILE_TYPES[kind])
+    for key, value in metadata.items():
+        _put(writer, key, value)
+    for name, values in listed:
+        _add(writer, name, np.ascontiguousarray(values), kind)
+    try:
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+    finally:
+        writer.close()
+
+
+FILE_TYPES = {"F32": 0, "F16": 1, "Q8_0": 7}
+
+
+def _put(writer: Any, key: str, value: Any) -> None:
+    if isinstance(value, bool):
+        writer.add_bool(key, value)
+    elif isinstance(value, int):
+        writer.add_uint32(key, value)
+    elif isinstance(value, float):
+        writer.add_float32(key, value)
+    elif isinstance(value, str):
+        writer.add_string(key, value)
+    else:
+        writer.add_array(key, value)
+
+
+def _add(writer: Any, name: str, values: NDArray[np.float32], kind: str) -> None:
+    import gguf
+
+    # llama.cpp adds these to activations, or takes them as kernels: they are not multiplied by its quantised types.
+    plain = values.ndim == 1 or "position_embd" in name or "class_embd" in name
+    kernel = values.ndim > 2
+    if kind == "F32" or plain or (kernel and kind != "F16"):
+        writer.add_tensor(name, values)
+    elif kind == "F16" or values.shape[-1] % 32:
+        writer.add_tensor(name, values.astype(np.float16))
+    else:
+        quantised = gguf.quants.quantize(values, gguf.GGMLQuantizationType.Q8_0)
+        writer.add_tensor(name, quantised, raw_dtype=gguf.GGMLQuantizationType.Q8_0)
+
+
+def model_title(source: Any) -> str:
+    """A name for files, of letters, digits, dots and dashes: the checkpoint folder's, or the hub's."""
+    path = Path(str(source.name_or_path))
+    hub = next((part for part in path.parts if part.startswith("models--")), None)
+    name = hub.rpartition("--")[2] if hub else path.name
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "model"
+
+
+def read_types(path: Path) -> dict[str, int]:
+    """How many tensors a file holds of each type, the most first."""
+    import gguf
+
+    found: dict[str, int] = {}
+    for tensor in gguf.GGUFReader(path).tensors:
+        found[tensor.tensor_type.name] = found.get(tensor.tensor_type.name, 0) + 1
+    return dict(sorted(found.items(), key=lambda item: -item[1]))
+
+
+def as_json(value: Any) -> Any:
+    """A configuration with plain types only."""
+    return json.loads(json.dumps(value, default=str))

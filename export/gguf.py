@@ -1,0 +1,397 @@
+"""GGUF for llama.cpp: a text model and its mmproj, named as that ecosystem names them.
+
+    <name>-<TYPE>.gguf             the decoder with its tokenizer and chat template
+    mmproj-<name>-<TYPE>.gguf      the vision encoder and projector
+
+The text model is written in float32 and brought to its type by llama.cpp's own `llama_model_quantize`, in a process of
+its own. A width that a type's blocks do not divide falls back to another type; the manifest's details count them.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekit.bundle import Component, TensorSpec
+from edgekit.errors import BundleError, EdgekitError
+from edgekit.export import _gguf_files as files
+from edgekit.export.parity import TorchModules, follow
+from edgekit.families import Pixels, Split, family_of
+from edgekit.files import write_json
+from edgekit.gguf_layout import MmProj
+from edgekit.llama_modules import LlamaModules
+from edgekit.llama_process import CONTEXT, LlamaModel, LlamaProcess, check_packages
+from edgekit.llama_process import PACKAGES as DISTRIBUTIONS
+from edgekit.precision import by_part, is_mixed
+from edgekit.processor import Inputs
+
+IMPORTANT = "-imatrix"
+# Common name -> llama.cpp's file type, its number, and the type of single tensors that an embedding is given.
+TYPES: dict[str, tuple[str, int, str]] = {
+    "fp32": ("F32", 0, "F32"),
+    "fp16": ("F16", 1, "F16"),
+    "bf16": ("BF16", 32, "BF16"),
+    "int8": ("Q8_0", 7, "Q8_0"),
+    "q6_k": ("Q6_K", 18, "Q6_K"),
+    "q5_k_m": ("Q5_K_M", 17, "Q5_K"),
+    "q4_k_m": ("Q4_K_M", 15, "Q4_K"),
+    "int4": ("Q4_0", 2, "Q4_0"),
+    "iq4_nl": ("IQ4_NL", 25, "IQ4_NL"),
+}
+FOUR_BITS = ("q4_k_m", "int4", "iq4_nl")
+CALIBRATED = frozenset(word + IMPORTANT for word in FOUR_BITS)
+PRECISIONS = {
+    **{word: name for word, (name, _, _) in TYPES.items()},
+    **{word + IMPORTANT: f"{TYPES[word][0]}, weighed by an importance matrix" for word in FOUR_BITS},
+}
+PARTS = {
+    "vision": {"fp32": "mmproj F32", "fp16": "mmproj F16", "int8": "mmproj Q8_0"},
+    "embedding": {word: f"embeddings and output {kind}" for word, (_, _, kind) in TYPES.items()},
+    "text": PRECISIONS,
+}
+EXTRA = "gguf"
+PACKAGES = ("gguf", "llama_cpp")
+HOSTS = ("Linux", "Darwin", "Windows")
+RUNTIMES = ("llamacpp",)
+TINY = {"qwen2_5_vl": {"window": 112}}  # the only window llama.cpp knows
+DETAILS = "gguf-details.json"  # in the folder only while the bundle is made
+
+
+def write(
+    split: Split, precision: str, folder: Path, calibration: Sequence[Inputs] = ()
+) -> tuple[dict[str, Component], dict[str, str]]:
+    """Write both files.
+
+    Args:
+        split: The modules, with the model they were taken from.
+        precision: One of PRECISIONS, or a mixture of PARTS.
+        folder: The bundle's.
+        calibration: Prompts, where the text's precision wants an importance matrix.
+    Returns:
+        The components by name, and the versions of the tools.
+    Raises:
+        MissingExtraError: a package of the extra is not installed.
+        CheckpointError: a model or a tokenizer that llama.cpp cannot take; nothing is written.
+        BundleError: llama.cpp refuses to quantise, or its process ended.
+    """
+    check_packages("export to 'gguf'")
+    source: Any = split.source
+    config = files.as_json(source.config.to_dict())
+    plan, params = plan_of(config, folder)
+    rows = int(source.get_input_embeddings().weight.shape[0])
+    vocabulary = files.read_vocabulary(folder, rows)
+    files.check_pieces(vocabulary, plan)
+    architecture = files.check_shapes(config, plan)
+    words = by_part(precision)
+    _check_embedding(precision, split.width)
+    vision = _vision_type(precision)
+    title = files.model_title(source)
+    type_name = PRECISIONS[words["text"]].split(",")[0]
+    text_file, vision_file = f"{title}-{type_name}.gguf", f"mmproj-{title}-{vision}.gguf"
+    card = Path(str(source.name_or_path))
+    prefixes = family_of(config["model_type"]).PARTS["vision"]
+    files.write_gguf(
+        folder / vision_file,
+        "clip",
+        files.vision_metadata(plan, params, split.width),
+        files.vision_tensors(source, plan, prefixes),
+        vision,
+        card,
+        title,
+    )
+    metadata = files.text_metadata(config, architecture, rows) | files.vocabulary_metadata(
+        vocabulary, folder, split.eos_token_ids[0], config
+    )
+    importance = importances(split, architecture, calibration) if words["text"] in CALIBRATED else {}
+    context = min(CONTEXT, int(config["text_config"]["max_position_embeddings"]))
+    made: dict[str, Any] = {
+        "mmproj": {"file": vision_file, "type": vision, "image_tokens": plan.image_tokens},
+        "text": {"file": text_file, "type": type_name, "context": context},
+    }
+    with _plain_file(folder / text_file, type_name) as plain:
+        tensors = files.text_tensors(source, architecture)
+        files.write_gguf(plain, architecture, metadata, tensors, "F32", card, title)
+        if plain.name != text_file:
+            made["text"] |= quantise(plain, folder / text_file, precision, importance)
+    for part in made.values():
+        part["types"] = files.read_types(folder / part["file"])
+    grids = {name: part.grid for name, part in split.vision.items()}
+    write_json(folder / DETAILS, {**made, "placeholder": plan.placeholder, "grids": grids, "plain": type_name == "F32"})
+    components = _components(split, precision, text_file, vision_file)
+    return components, {package: version(package) for package in DISTRIBUTIONS}
+
+
+@contextmanager
+def _plain_file(final: Path, type_name: str) -> Iterator[Path]:
+    """Where the float32 text model goes: its place, or aside until it is quantised."""
+    if type_name == "F32":
+        yield final
+        return
+    plain = final.with_name("plain.gguf")
+    try:
+        yield plain
+    finally:
+        plain.unlink(missing_ok=True)
+
+
+def plan_of(config: Mapping[str, Any], folder: Path) -> tuple[MmProj, dict[str, Any]]:
+    """How the family's vision encoder is written, and the parameters of its preprocessing.
+
+    Raises:
+        EdgekitError: the family has no such plan.
+    """
+    family = family_of(str(config["model_type"]))
+    if not hasattr(family, "mmproj"):
+        raise EdgekitError(
+            f"A {config['model_type']} model cannot be exported to GGUF.",
+            why="Its family file says nothing of llama.cpp's names for it.",
+            fix="Export to another target.",
+        )
+    params = family.read_preprocessing(folder)
+    return family.mmproj(config, params), params
+
+
+def _check_embedding(precision: str, width: int) -> None:
+    """Raise EdgekitError where llama.cpp would refuse to quantise: it has no fallback for a type chosen by hand."""
+    word = by_part(precision)["embedding"]
+    kind = TYPES.get(word, ("", 0, "F32"))[2]
+    block = _block(kind)
+    if is_mixed(precision) and width % block:
+        fitting = [one for one, (_, _, name) in TYPES.items() if width % _block(name) == 0]
+        raise EdgekitError(
+            f"The embedding cannot be {word!r}.",
+            why=f"Its rows of {width} numbers do not divide into {kind}'s blocks of {block}.",
+            fix=f"Those that fit: {', '.join(fitting)}.",
+        )
+
+
+def _block(kind: str) -> int:
+    import gguf
+
+    return int(gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]][0])
+
+
+def _vision_type(precision: str) -> str:
+    """Of the mmproj: F16 beside any quantised text model, as the ecosystem has it, unless a mixture says otherwise."""
+    word = by_part(precision)["vision"]
+    if is_mixed(precision):
+        return TYPES[word][0]
+    return "F32" if word == "fp32" else "F16"
+
+
+def quantise(
+    plain: Path, out: Path, precision: str, importance: Mapping[str, NDArray[np.float32]], threads: int | None = None
+) -> dict[str, Any]:
+    """Bring a float32 text model to its type by llama.cpp.
+
+    Args:
+        plain: The float32 file.
+        out: The file to write.
+        precision: One of PRECISIONS, or a mixture whose embedding has its own word.
+        importance: Mean square of each input column, by tensor.
+        threads: All processors by default.
+    Returns:
+        fallbacks: tensors whose width the type's blocks do not divide, which llama.cpp gave another type; and how many
+        tensors were weighed by importance.
+    Raises:
+        BundleError: llama.cpp refuses, or its process ended.
+        OSError: the disk is full.
+    """
+    import gguf
+
+    words = by_part(precision)
+    own = gguf.GGMLQuantizationType[TYPES[words["embedding"]][2]].value if is_mixed(precision) else None
+    with LlamaProcess(log_level=2) as process:
+        try:
+            process.ask(
+                "quantize", *importance.values(), source=str(plain), out=str(out), importance=list(importance),
+                ftype=TYPES[words["text"].removesuffix(IMPORTANT)][1], threads=threads or os.cpu_count() or 1,
+                token_embedding_type=own, output_tensor_type=own,
+            )  # fmt: skip
+        except BundleError as error:
+            if shutil.disk_usage(out.parent).free < plain.stat().st_size // 8:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(out)) from error
+            raise
+        log = process.log()
+    counted = re.search(r"(\d+) of \d+ tensor\(s\) required fallback", log)
+    return {"fallbacks": int(counted[1]) if counted else 0, "weighed": len(importance)}
+
+
+def importances(split: Split, architecture: str, calibration: Sequence[Inputs]) -> dict[str, NDArray[np.float32]]:
+    """Mean square of what goes into each column of the decoder's matrices: what `llama-imatrix` measures, here in
+    PyTorch and with the pictures of the prompts.
+
+    Args:
+        split: The modules.
+        architecture: llama.cpp's name.
+        calibration: Prompts.
+    Returns:
+        By llama.cpp's names.
+    Raises:
+        EdgekitError: there are no prompts.
+    """
+    import gguf
+    from torch import nn
+
+    if not calibration:
+        raise EdgekitError("An importance matrix needs prompts.", fix="Give some:  --calibration-data questions.jsonl")
+    text: Any = split.text
+    arch = {name: key for key, name in gguf.MODEL_ARCH_NAMES.items()}[architecture]
+    names = gguf.get_tensor_name_map(arch, split.layers)
+    sums: dict[str, Any] = {}
+    counts: dict[str, int] = {}
+    hooks = []
+    linears = {f"model.{name}.weight": part for name, part in text.text_model.named_modules()}
+    linears["lm_head.weight"] = text.lm_head
+    for name, part in linears.items():
+        theirs = names.get_name(name, try_suffixes=(".weight",)) if isinstance(part, nn.Linear) else None
+        if theirs is None:
+            continue
+
+        def count(_: Any, given: Any, __: Any, theirs: str = theirs) -> None:
+            columns = given[0].detach().float().flatten(0, -2)
+            sums[theirs] = sums.get(theirs, 0.0) + columns.square().sum(0)
+            counts[theirs] = counts.get(theirs, 0) + len(columns)
+
+        hooks.append(part.register_forward_hook(count))
+    try:
+        for item in calibration:
+            follow(TorchModules(split), split, item, None, 1)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return {name: (total / counts[name]).numpy() for name, total in sums.items()}
+
+
+def _components(split: Split, precision: str, text_file: str, vision_file: str) -> dict[str, Component]:
+    """All parts of a split; the embedding is a table inside the text model."""
+    words = by_part(precision) if is_mixed(precision) else dict.fromkeys(("vision", "embedding", "text"), None)
+    parts = {}
+    for bucket, part in split.vision.items():
+        name = f"vision_encoder_{bucket}" if bucket else "vision_encoder"
+        pixels = tuple("tiles" if size is None else size for size in part.pixels)
+        features = TensorSpec("image_features", "float32", ("image_tokens", split.width * (1 + split.deepstack)))
+        parts[name] = Component(
+            vision_file, (TensorSpec("pixel_values", "float32", pixels),), (features,), words["vision"]
+        )
+    ids = TensorSpec("input_ids", "int64", (1, "tokens"))
+    embeds = TensorSpec("inputs_embeds", "float32", (1, "tokens", split.width))
+    parts["token_embedding"] = Component(text_file, (ids,), (embeds,), words["embedding"])
+    logits = TensorSpec("logits", "float32", (1, 1, split.vocab_size))
+    parts["text_decoder"] = Component(text_file, (embeds,), (logits,), words["text"])
+    return parts
+
+
+def details(folder: Path) -> dict[str, Any]:
+    """What the manifest keeps: types and fallbacks of both files; and how llama.cpp's own programs see a prompt.
+
+    Args:
+        folder: The bundle's, before it is sealed.
+    """
+    path = folder / DETAILS
+    found = _read_details(folder)
+    path.unlink()
+    del found["grids"], found["plain"]
+    return {**found, "own_preprocessing": own_preprocessing(folder, found)}
+
+
+def _read_details(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / DETAILS).read_text(encoding="utf-8"))
+    return found
+
+
+class Components:
+    """A bundle's files in llama.cpp, for parity at export; the cache is the library's own."""
+
+    def __init__(self, folder: Path, made: Mapping[str, Any]) -> None:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        family = family_of(config["model_type"])
+        image_tokens = made["mmproj"]["image_tokens"]
+        text = folder / made["text"]["file"]
+        self._grids = made["grids"]
+        model = LlamaModel(
+            text,
+            folder / made["mmproj"]["file"],
+            threads=1,  # more of them wait for each other where other programs run
+            context=made["text"]["context"],
+            exact=made["plain"],
+            image_tokens=None if image_tokens is None else tuple(image_tokens),
+        )
+        hidden, width = int(model.about["hidden"]), int(model.about["width"])
+        self._modules = LlamaModules(model, text, family, family.read_preprocessing(folder), width // hidden - 1)
+
+    def encode_image(self, pixel_values: Any, bucket: str = "") -> list[Any]:
+        """As `parity.Exported`."""
+        grid = self._grids[bucket]
+        found = self._modules.encode(Pixels(pixel_values, [tuple(grid)] if grid else []))
+        return [found.embeds] if found.deepstack is None else [found.embeds, found.deepstack]
+
+    def embed(self, ids: Any) -> Any:
+        """(1, T) -> (1, T, D)."""
+        return self._modules.embed(ids)
+
+    def decode(
+        self, embeds: Any, mask: Any, positions: Any, past: list[Any], deepstack: Any = None
+    ) -> tuple[Any, list[Any]]:
+        """As `parity.Exported`, logits of the last token only; `past` is left alone."""
+        if mask.shape[1] == embeds.shape[1]:
+            self._modules.model.cut(0)
+        return self._modules.decode(embeds, positions, deepstack)[None, None], past
+
+
+def open_components(folder: Path, components: dict[str, Component]) -> Components:
+    """Load the files back."""
+    return Components(folder, _read_details(folder))
+
+
+def own_preprocessing(folder: Path, made: Mapping[str, Any]) -> dict[str, Any]:
+    """Prompts cut by llama.cpp's own tokenizer and clip, against those the student was trained on.
+
+    edgekit's runtime gives llama.cpp prepared tiles in the trained order; other programs leave both to llama.cpp.
+
+    Returns:
+        prompts, text_ids_equal: share of prompts without a picture with the same ids; prompt_ids_equal: with one; and
+        image tokens of both sides, per prompt.
+    """
+    from edgekit.chat import question, render
+    from edgekit.export.bundling import drawn_samples
+    from edgekit.llama_worker import MARKER
+    from edgekit.pictures import as_rgb
+    from edgekit.processor import Processor
+
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    processor = Processor.load(folder)
+    place = int(config["image_token_id"])
+    same, same_text, ours, theirs = [], [], [], []
+    model = LlamaModel(folder / made["text"]["file"], folder / made["mmproj"]["file"], threads=1, context=512)
+    try:
+        for sample in drawn_samples(16)[::4]:
+            images = [image.open() for image in sample.images]
+            wanted = [-1 if one == place else one for one in processor.encode(sample.messages, images).ids[0].tolist()]
+            text = render(processor.template, sample.messages, processor.special).replace(made["placeholder"], MARKER)
+            got, _, _ = model.own(text, [np.ascontiguousarray(np.asarray(as_rgb(image))) for image in images])
+            same.append(got == wanted)
+            ours.append(wanted.count(-1))
+            theirs.append(got.count(-1))
+            plain = processor.prompt(question("What's in the image, 12 or 3?\n\nSay it.", 0), [])
+            same_text.append(model.tokenize(plain) == processor.tokenizer.encode(plain, add_special_tokens=False).ids)
+    finally:
+        model.close()
+    return {
+        "prompts": len(same),
+        "text_ids_equal": float(np.mean(same_text)),
+        "prompt_ids_equal": float(np.mean(same)),
+        "image_tokens_trained": ours,
+        "image_tokens_llamacpp": theirs,
+    }

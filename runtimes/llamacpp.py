@@ -1,0 +1,185 @@
+"""llama.cpp on the CPU in a process of its own, fed by edgekit's own preprocessing; torch is never loaded.
+
+Words go in as ids, pictures as embeddings that llama.cpp's clip gives for edgekit's prepared tiles: so a prompt is the
+one the student was trained on, tile for tile. What llama.cpp's own tokenizer and tiling would make of it is in the
+manifest's details.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekit.bundle import Bundle
+from edgekit.chat import Message
+from edgekit.errors import BundleError, DataError
+from edgekit.families import FAMILIES, Encoded, Pixels
+from edgekit.llama_modules import LlamaModules
+from edgekit.llama_process import LlamaModel, check_packages, repacking_works
+from edgekit.processor import Processor
+from edgekit.runtimes.session import Logits, Prepared
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+TARGETS = ("gguf",)
+PACKAGES = ("gguf", "llama-cpp-python")
+
+
+def open_session(folder: Path, threads: int) -> LlamaSession:
+    """Load a bundle of target gguf.
+
+    Args:
+        folder: The bundle; checked by `Bundle.load`.
+        threads: For prompts, single tokens and pictures.
+    Raises:
+        MissingExtraError: llama-cpp-python or gguf is not installed.
+        BundleError: not whole, or llama.cpp does not load it.
+    """
+    check_packages("run a gguf bundle")
+    return LlamaSession(Bundle.load(folder), threads)
+
+
+class LlamaSession:
+    """One context of llama.cpp; its cache holds the tokens at the positions in `_places`."""
+
+    def __init__(self, bundle: Bundle, threads: int) -> None:
+        manifest = bundle.manifest
+        text = bundle.path(manifest.components["text_decoder"].file)
+        vision = bundle.path(next(part.file for name, part in manifest.components.items() if name.startswith("vision")))
+        try:
+            image_tokens = manifest.details["mmproj"]["image_tokens"]
+            kind = str(manifest.details["text"]["type"])
+            context = int(manifest.details["text"]["context"])
+        except (KeyError, TypeError) as error:
+            raise BundleError(f"{bundle.folder} lacks its GGUF details.", fix="Export the bundle again.") from error
+        repacked = repacking_works(text, kind)
+        self.notes = [
+            f"llama.cpp ran {kind} with use_extra_bufts={repacked}, {threads} thread(s), a context of {context} tokens."
+        ]
+        if not repacked:
+            self.notes.append("Its self-test with use_extra_bufts=True crashed on this machine.")
+        self._context = context
+        self._model = LlamaModel(
+            text,
+            vision,
+            threads=threads,
+            context=context,
+            exact=manifest.precision.common == "fp32",
+            image_tokens=None if image_tokens is None else (image_tokens[0], image_tokens[1]),
+            extra_bufts=repacked,
+        )
+        self._modules = LlamaModules(
+            self._model, text, FAMILIES.load(manifest.family), manifest.preprocessing, manifest.deepstack
+        )
+        self._manifest = manifest
+        self._processor = Processor.load(bundle.folder).for_sizes(manifest.preprocessing.get("sizes"))
+        self.eos_token_ids = frozenset(manifest.text.eos_token_ids)
+        self.vocab_size = self._processor.vocab_size
+        self.image_token_id = manifest.text.image_token_id
+        self.reset()
+
+    def prepare(self, messages: list[Message], images: list[Image]) -> Prepared:
+        """By edgekit's own processor."""
+        inputs = self._processor.encode(messages, images)
+        if inputs.pixels is None:
+            return Prepared(inputs.ids, None, positions=inputs.positions)
+        return Prepared(inputs.ids, inputs.pixels.values, inputs.pixels.grids, inputs.positions, inputs.pixels.parts)
+
+    def encode_image(self, prepared: Prepared) -> Encoded:
+        """Each tile, or each picture, by clip."""
+        assert prepared.pixels is not None
+        return self._modules.encode(Pixels(prepared.pixels, prepared.grids, prepared.parts))
+
+    def prefill(self, prepared: Prepared, features: Encoded | None) -> Logits:
+        """Words as ids, pictures as embeddings."""
+        assert prepared.positions is not None
+        places = prepared.positions[..., 0, :]
+        self._grow(places)
+        return self._modules.prefill(prepared.ids[0].tolist(), places, features, self.image_token_id)
+
+    def decode_step(self, token: int) -> Logits:
+        """One token with the cache."""
+        place = np.array([self._next], dtype=np.int64)
+        self._grow(place)
+        logits = self._model.feed_tokens(np.array([token]), place)
+        assert logits is not None
+        return logits
+
+    def decode_text(self, ids: list[int]) -> str:
+        """By the bundle's tokenizer."""
+        return self._processor.decode(ids, strip_end=False)
+
+    def reset(self) -> None:
+        """Empty the cache."""
+        self._places: list[int] = []
+        self._next = 0
+        self._model.cut(0)
+
+    def rewind(self, length: int) -> int:
+        """Cut the cache at a token's position; all tokens before it stand at lower ones."""
+        if length >= len(self._places):
+            return length
+        if length == 0 or not self._model.cut(self._places[length]):
+            self.reset()
+            return 0
+        del self._places[length:]
+        return length
+
+    def close(self) -> None:
+        """End llama.cpp's process."""
+        self._model.close()
+
+    def embed(self, ids: NDArray[np.int64]) -> NDArray[np.float32]:
+        """(1, T) -> (1, T, D)."""
+        return self._modules.embed(ids)
+
+    def decode(
+        self, embeds: NDArray[np.float32], positions: NDArray[np.int64], deepstack: NDArray[np.float32] | None
+    ) -> Logits:
+        """As `session.Modules`."""
+        self._grow(positions[..., 0, :])
+        return self._modules.decode(embeds, positions, deepstack)
+
+    def perf(self) -> dict[str, float]:
+        """llama.cpp's own counters since the last call."""
+        return self._model.perf()
+
+    def helper_memory_bytes(self) -> int:
+        """High-water mark of llama.cpp's process."""
+        return self._model.peak_memory_bytes()
+
+    def own_logits(self, text: str, images: list[NDArray[np.uint8]]) -> tuple[list[int], Logits]:
+        """A prompt cut and fed by llama.cpp itself, as its own programs do, but for this session's image token limits.
+
+        Args:
+            text: Rendered, with `<__media__>` where a picture stands.
+            images: (H, W, 3) each.
+        Returns:
+            Its ids, -1 for a picture's, and the logits (V,) that follow.
+        """
+        self.reset()
+        ids, position, logits = self._model.own(text, images, evaluate=True)
+        assert logits is not None
+        # Where each token stands does not matter: nothing of this prompt is kept for another.
+        self._places, self._next = [0] * len(ids), position
+        return ids, logits
+
+    def _grow(self, places: NDArray[np.int64]) -> None:
+        """Note the positions (T,) or (3, T) of what is appended.
+
+        Raises:
+            DataError: the cache has no room for it.
+        """
+        if len(self._places) + places.shape[-1] > self._context:
+            raise DataError(
+                f"The prompt and its answer take more than {self._context} tokens.",
+                why="So many the cache holds.",
+                fix="Ask with fewer or smaller pictures, or for a shorter answer.",
+            )
+        first: Any = places if places.ndim == 1 else places[0]
+        self._places += first.tolist()
+        self._next = int(places.max()) + 1

@@ -1,0 +1,274 @@
+"""GGUF files: names, shapes and refusals; and, where llama-cpp-python is installed, the same answers as PyTorch."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgekit.checkpoint import load_model
+from edgekit.errors import BundleError, CheckpointError, EdgekitError, StorageError
+from edgekit.export import _gguf_files as files
+from edgekit.export import gguf as target
+from edgekit.export.bundling import drawn_samples, export_checkpoint
+from edgekit.families import FAMILIES, Pixels
+from edgekit.llama_process import LlamaModel, LlamaProcess, repacking_works
+from edgekit.pictures import denormalise, normalise
+from edgekit.processor import Processor
+from edgekit.runtimes import RUNTIMES
+from edgekit.runtimes.generate import Chat, answer, follow
+from edgekit.stats import largest_gap
+
+gguf = pytest.importorskip("gguf", reason="the extra gguf is not installed")
+with_llama = pytest.mark.skipif(find_spec("llama_cpp") is None, reason="llama-cpp-python is not installed")
+Maker = Callable[..., Path]
+FAMILY_NAMES = ["smolvlm", "internvl", "qwen2_5_vl", "qwen3_vl"]
+
+
+def config_of(checkpoint: Path) -> Any:
+    return files.as_json(load_model(checkpoint).config.to_dict())
+
+
+def tiny(tiny_of: Maker, family: str) -> Path:
+    return tiny_of(family, **target.TINY.get(family, {}))
+
+
+def test_rotary_pairs_lie_side_by_side_in_each_head() -> None:
+    rows = np.arange(8, dtype=np.float32)[:, None]  # two heads of width 4: pairs (0, 2), (1, 3) and (4, 6), (5, 7)
+    assert files.interleave(rows, 2)[:, 0].tolist() == [0, 2, 1, 3, 4, 6, 5, 7]
+    assert files.interleave(rows[:, 0], 2).tolist() == [0, 2, 1, 3, 4, 6, 5, 7]
+
+
+def test_denormalise_undoes_normalise() -> None:
+    every = np.arange(768, dtype=np.uint8).reshape(16, 16, 3)
+    params = {"rescale_factor": 1 / 255, "mean": [0.48, 0.45, 0.40], "std": [0.26, 0.27, 0.28]}
+    assert np.array_equal(denormalise(normalise(every, params), params), every)
+
+
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+def test_prepared_pixels_become_the_pictures_they_were_cut_from(family: str, tiny_of: Maker) -> None:
+    processor = Processor.load(tiny(tiny_of, family))
+    images = [drawn_samples(8)[4].images[0].open()]
+    inputs = processor.encode(drawn_samples(1)[0].messages, images)
+    assert inputs.pixels is not None
+    module = processor.family
+    pictures = module.pictures(Pixels(inputs.pixels.values, inputs.pixels.grids), processor.params)
+    again = [normalise(picture, processor.params) for picture in pictures]
+    if inputs.pixels.values.ndim == 4:
+        assert largest_gap(np.stack(again), inputs.pixels.values) == 0.0
+        return
+    params = {**processor.params, "do_resize": False}
+    from PIL import Image
+
+    back = module.preprocess([Image.fromarray(picture) for picture in pictures], params)
+    assert largest_gap(back.values, inputs.pixels.values) == 0.0 and back.grids == inputs.pixels.grids
+
+
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+def test_every_weight_has_its_place_and_its_values(family: str, tiny_of: Maker, tmp_path: Path) -> None:
+    checkpoint = tiny(tiny_of, family)
+    model: Any = load_model(checkpoint)
+    config = config_of(checkpoint)
+    plan, params = target.plan_of(config, checkpoint)
+    prefixes = FAMILIES.load({"smolvlm": "idefics3"}.get(family, family)).PARTS["vision"]
+    path = tmp_path / "m.gguf"
+    files.write_gguf(
+        path, "clip", files.vision_metadata(plan, params, 32), files.vision_tensors(model, plan, prefixes), "F32",
+        checkpoint, "tiny",
+    )  # fmt: skip
+    reader = gguf.GGUFReader(path)
+    written = sum(int(np.prod(tensor.shape)) for tensor in reader.tensors)
+    assert written == sum(p.numel() for name, p in model.named_parameters() if name.startswith(prefixes))
+    assert reader.get_field("clip.projector_type").contents() == plan.projector
+    assert reader.get_field("general.quantized_by").contents() == "edgekit"
+
+
+def test_vocabularies_llama_cpp_cannot_take(tiny_of: Maker, tmp_path: Path) -> None:
+    checkpoint = tmp_path / "c"
+    shutil.copytree(tiny_of("smolvlm"), checkpoint)
+    value = json.loads((checkpoint / "tokenizer.json").read_text())
+    vocabulary = files.read_vocabulary(checkpoint, 500)
+    assert vocabulary.kinds[-1] == files.UNUSED and vocabulary.tokens[-1] == "[PAD499]"
+    plan, _ = target.plan_of(config_of(checkpoint), checkpoint)
+    files.check_pieces(vocabulary, plan)
+    vocabulary.tokens[vocabulary.tokens.index("ĊĊ")] = "x"
+    with pytest.raises(CheckpointError, match=r"lacks '\\n\\n' as one piece"):
+        files.check_pieces(vocabulary, plan)
+    for change, why in (
+        ({"model": {**value["model"], "merges": []}}, "0 merges"),
+        ({"model": {"type": "Unigram"}}, "Unigram"),
+        ({"pre_tokenizer": {"type": "Whitespace"}}, "Whitespace"),
+    ):
+        (checkpoint / "tokenizer.json").write_text(json.dumps({**value, **change}))
+        with pytest.raises(CheckpointError, match=why):
+            files.read_vocabulary(checkpoint, 500)
+
+
+def test_an_embedding_type_that_does_not_fit() -> None:
+    target._check_embedding("q6_k", 96)  # llama.cpp falls back by itself
+    target._check_embedding("embedding=q6_k,text=int4", 256)
+    with pytest.raises(EdgekitError, match=r"rows of 96 numbers do not divide into Q6_K's blocks of 256"):
+        target._check_embedding("embedding=q6_k,text=int4", 96)
+
+
+def test_shapes_llama_cpp_cannot_take(tiny_of: Maker) -> None:
+    checkpoint = tiny_of("smolvlm")
+    config = config_of(checkpoint)
+    plan, _ = target.plan_of(config, checkpoint)
+    assert files.check_shapes(config, plan) == "llama"
+    for change, why in (
+        ({"model_type": "mamba"}, "'mamba'"),
+        ({"num_key_value_heads": 3}, "no multiple of 3"),
+        ({"head_dim": 15}, "odd width, 15"),
+        ({"hidden_act": "gelu"}, "SwiGLU"),
+        ({"rope_parameters": {"rope_type": "yarn"}}, "'yarn'"),
+    ):
+        with pytest.raises(CheckpointError, match=why):
+            files.check_shapes({**config, "text_config": {**config["text_config"], **change}}, plan)
+    square = {**config, "vision_config": {**config["vision_config"], "intermediate_size": 32}}
+    with pytest.raises(CheckpointError, match="swaps their matrices"):
+        files.check_shapes(square, target.plan_of(square, checkpoint)[0])
+    other = tiny_of("qwen2_5_vl")
+    with pytest.raises(CheckpointError, match="windows of 56"):
+        target.plan_of(config_of(other), other)
+
+
+# ---------------------------------------------------------------------------------------------------- with llama.cpp
+
+
+@pytest.fixture(scope="module")
+def bundle_of(tiny_of: Maker, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Any]:
+    """`bundle_of(family, precision)`: a bundle of the family's tiny checkpoint, made once."""
+    made: dict[tuple[str, str], Any] = {}
+
+    def make(family: str, precision: str) -> Any:
+        if (family, precision) not in made:
+            made[family, precision] = export_checkpoint(
+                tiny(tiny_of, family), "gguf", precision, tmp_path_factory.mktemp("gguf") / f"{family}-{precision}",
+                samples=drawn_samples(3), calibration=drawn_samples(2),
+            )  # fmt: skip
+        return made[family, precision]
+
+    return make
+
+
+@with_llama
+@pytest.mark.parametrize("family", ["smolvlm", *(pytest.param(f, marks=pytest.mark.slow) for f in FAMILY_NAMES[1:])])
+def test_float32_answers_as_pytorch(family: str, tiny_of: Maker, bundle_of: Callable[..., Any]) -> None:
+    bundle = bundle_of(family, "fp32")
+    assert bundle.manifest.parity["passed"], bundle.manifest.parity
+    assert bundle.manifest.details["own_preprocessing"]["text_ids_equal"] == 1.0
+    theirs = RUNTIMES.load("pytorch").open_session(tiny(tiny_of, family), 1)
+    ours = RUNTIMES.load("llamacpp").open_session(bundle.folder, 1)
+    try:
+        from edgekit.families import fit_image
+
+        sample = drawn_samples(8)[5]
+        images = [fit_image(image.open(), bundle.manifest.preprocessing) for image in sample.images]
+        wanted = answer(theirs, sample.messages, images, max_new_tokens=6).token_ids
+        assert answer(ours, sample.messages, images, max_new_tokens=6).token_ids == wanted
+        pairs = zip(
+            follow(theirs, sample.messages, images, wanted), follow(ours, sample.messages, images, wanted), strict=True
+        )
+        assert max(largest_gap(a, b) for a, b in pairs) < 2e-2
+        # A second turn goes on from the cache, and is what the whole conversation says from an empty one.
+        chat = Chat(ours, max_new_tokens=4)
+        chat.say("what is there?", images)
+        second = chat.say("what color?")
+        assert second.timings.cached_tokens > 0
+        anew = answer(theirs, chat.messages[:-1], images, max_new_tokens=4)
+        assert second.token_ids == anew.token_ids
+    finally:
+        ours.close()
+
+
+@with_llama
+def test_types_and_fallbacks_are_recorded(bundle_of: Callable[..., Any]) -> None:
+    details = bundle_of("smolvlm", "q4_k_m-imatrix").manifest.details
+    text = details["text"]
+    # Rows of 32 and 64 are no multiple of 256, so no matrix can have the type that was asked for.
+    assert text["type"] == "Q4_K_M" and text["fallbacks"] > 0 and "Q4_K" not in text["types"]
+    assert text["weighed"] == 22 and sum(text["types"].values()) == 30
+    mixed = bundle_of("smolvlm", "vision=int8,embedding=int8,text=int4")
+    assert {"Q8_0"} < set(mixed.manifest.details["mmproj"]["types"])
+    reader = gguf.GGUFReader(mixed.path(mixed.manifest.components["text_decoder"].file))
+    kinds = {tensor.name: tensor.tensor_type.name for tensor in reader.tensors}
+    assert kinds["token_embd.weight"] == kinds["output.weight"] == "Q8_0" and kinds["blk.0.ffn_up.weight"] == "Q4_0"
+
+
+@with_llama
+def test_a_crash_is_an_error_with_its_last_lines(bundle_of: Callable[..., Any], tmp_path: Path) -> None:
+    bundle = bundle_of("smolvlm", "fp32")
+    text = bundle.path(bundle.manifest.components["text_decoder"].file)
+    broken = tmp_path / "broken.gguf"
+    broken.write_bytes(text.read_bytes()[: text.stat().st_size // 2])
+    with pytest.raises(BundleError, match="does not load the text model") as caught:
+        LlamaModel(broken, None, threads=1, context=64)
+    assert "broken.gguf" in str(caught.value) or "tensor" in str(caught.value)
+    session = RUNTIMES.load("llamacpp").open_session(bundle.folder, 1)
+    os.kill(session._model.process.pid, 9)
+    sample = drawn_samples(1)[0]
+    with pytest.raises(BundleError, match="was ended by SIGKILL"):
+        answer(session, sample.messages, [image.open() for image in sample.images], max_new_tokens=2)
+    session.close()
+
+
+@with_llama
+def test_repacking_is_tried_once(
+    bundle_of: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import edgekit.llama_process as process
+
+    bundle = bundle_of("smolvlm", "fp32")
+    text = bundle.path(bundle.manifest.components["text_decoder"].file)
+    assert repacking_works(text, "F32", tmp_path / "known.json") is True
+    monkeypatch.setattr(process, "_try_repacked", lambda _: pytest.fail("tried twice"))
+    assert repacking_works(text, "F32", tmp_path / "known.json") is True
+    # What crashes is remembered as well.
+    monkeypatch.undo()
+    monkeypatch.setattr(process.LlamaModel, "feed_tokens", lambda *_: _crash())
+    assert repacking_works(text, "Q4_0", tmp_path / "known.json") is False
+    assert json.loads((tmp_path / "known.json").read_text()).popitem()[1] is False
+
+
+def _crash() -> None:
+    raise BundleError("llama.cpp's process was ended by SIGSEGV at 'tokens'.")
+
+
+@with_llama
+def test_a_full_disk_leaves_nothing(tiny_of: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(target, "quantise", full)
+    with pytest.raises(StorageError, match="No space left"):
+        export_checkpoint(tiny_of("smolvlm"), "gguf", "int8", tmp_path / "b", samples=drawn_samples(1))
+    assert list(tmp_path.iterdir()) == []
+
+
+@with_llama
+def test_a_gguf_is_no_checkpoint(bundle_of: Callable[..., Any], tmp_path: Path) -> None:
+    bundle = bundle_of("smolvlm", "fp32")
+    text = bundle.path(bundle.manifest.components["text_decoder"].file)
+    with pytest.raises(EdgekitError, match="is a GGUF file"):
+        export_checkpoint(text, "onnx", "fp32", tmp_path / "b")
+    (tmp_path / "folder").mkdir()
+    shutil.copy(text, tmp_path / "folder")
+    with pytest.raises(EdgekitError, match="holds GGUF files"):
+        export_checkpoint(tmp_path / "folder", "onnx", "fp32", tmp_path / "b")
+
+
+@with_llama
+def test_the_process_says_what_it_refuses() -> None:
+    with LlamaProcess() as process:
+        with pytest.raises(BundleError, match="no model is loaded"):
+            process.ask("perf")
+        assert process.ask("close")[0] == {}  # and goes on
