@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,6 +82,10 @@ def bench(
     device: str = "host",
     out: Path | None = None,
     bars: dict[str, float | int | None] | None = None,
+    prompt_tokens: Sequence[int] | None = None,
+    new_tokens: Sequence[int] | None = None,
+    repetitions: int | None = None,
+    sustain_s: float = 0.0,
 ) -> tuple[Report, Path]:
     """Measure bundles beside the PyTorch reference.
 
@@ -93,6 +98,9 @@ def bench(
         device: Where.
         out: Folder of the report; `reports/bench` of the run when None.
         bars: Fields of `Gates` that override the recipe's.
+        prompt_tokens, new_tokens: Lengths of the speed tests `pp` and `tg`, 0 for none; the recipe's when None.
+        repetitions: Of each speed test, 0 for none; the recipe's when None.
+        sustain_s: Seconds that each row answers without a pause at the end, to see whether it slows down.
     Returns:
         The report and its folder.
     """
@@ -122,6 +130,10 @@ def bench(
         threads=threads or usual.threads,
         warmup=usual.warmup,
         max_new_tokens=usual.max_new_tokens,
+        prompt_tokens=usual.prompt_tokens if prompt_tokens is None else tuple(prompt_tokens),
+        new_tokens=usual.new_tokens if new_tokens is None else tuple(new_tokens),
+        repetitions=usual.repetitions if repetitions is None else repetitions,
+        sustain_s=sustain_s,
     )
     given = {key: value for key, value in (bars or {}).items() if value is not None}
     gates = replace(recipe.gates if recipe is not None else Gates(), **given)  # type: ignore[arg-type]

@@ -1,0 +1,104 @@
+"""Workers from the outside: one process for each runtime, all kept alive, so that they can take turns."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from edgekit.errors import EdgekitError
+from edgekit.files import write_json
+from edgekit.runtimes.worker import Job
+
+PINNED = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+
+
+class WorkerError(EdgekitError):
+    """What a worker was asked to do cannot be done; the worker goes on."""
+
+
+class WorkerDied(WorkerError):
+    """A worker's process ended."""
+
+
+class Member:
+    """One worker's process.
+
+    Args:
+        job: What it holds.
+        place: Folder of its own, for its job and what it prints.
+    """
+
+    def __init__(self, job: Job, place: Path) -> None:
+        place.mkdir(parents=True, exist_ok=True)
+        write_json(place / "job.json", vars(job))
+        self._log = (place / "stderr.txt").open("w+", encoding="utf-8", errors="replace")
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "edgekit.runtimes.worker", str(place / "job.json")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            env={**os.environ, **dict.fromkeys(PINNED, str(job.threads))},
+            encoding="utf-8",
+        )
+
+    def call(self, do: str, **arguments: Any) -> Any:
+        """Have something done, and wait for it.
+
+        Args:
+            do: A method of `worker.Worker`.
+            arguments: Its arguments.
+        Raises:
+            WorkerError: it could not be done, with the reason in one line.
+            WorkerDied: the process ended meanwhile.
+        """
+        assert self._process.stdin is not None and self._process.stdout is not None
+        try:
+            self._process.stdin.write(json.dumps({"do": do, **arguments}) + "\n")
+            self._process.stdin.flush()
+            line = self._process.stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        if not line:
+            raise WorkerDied(self._how_it_ended())
+        reply = json.loads(line)
+        if "error" in reply:
+            raise WorkerError(" ".join(reply["error"].split()))
+        return reply["ok"]
+
+    def close(self) -> None:
+        """End the process."""
+        for stream in (self._process.stdin, self._process.stdout):
+            if stream is not None:
+                try:
+                    stream.close()
+                except BrokenPipeError:  # something was left unsent
+                    continue
+        try:
+            self._process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._log.close()
+
+    def __enter__(self) -> Member:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            self._process.kill()  # it may be in the middle of something long
+        self.close()
+
+    def _how_it_ended(self) -> str:
+        code = self._process.wait()
+        self._log.seek(0)
+        tail = " / ".join(line.strip() for line in self._log.read().splitlines()[-5:] if line.strip())
+        how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        return f"its process {how}{': ' + tail if tail else ''}"
