@@ -6,7 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from statistics import median
 from typing import Any, Literal
@@ -133,6 +133,19 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Example:
+    """A question with what each row said."""
+
+    id: str
+    question: str
+    expected: str | None
+    picture: str | None
+    """The first one as a small PNG in a data address."""
+    answers: dict[str, str]
+    """Number of the row, from 0 -> text; rows that failed are left out."""
+
+
+@dataclass(frozen=True)
 class Report:
     """Rows with what they were measured on."""
 
@@ -164,12 +177,58 @@ def read_report(value: Any, source: str = "report") -> Report:
     return schema.read_document(Report, value, newest=SCHEMA_VERSION, what="report", source=source, error=EdgekitError)
 
 
-def write_report(report: Report, folder: Path, raw: list[dict[str, Any]]) -> None:
-    """Write report.json, report.md, results.csv and results.jsonl (the raw samples, one a line)."""
+def write_report(report: Report, folder: Path, raw: list[dict[str, Any]], examples: Sequence[Example] = ()) -> None:
+    """Write the report in every form.
+
+    Args:
+        report: Its rows.
+        folder: Gets report.json, report.md, report.html, results.csv, results.jsonl (the raw samples, one a line) and
+            examples.json.
+        raw: Samples.
+        examples: Questions for the page.
+    """
+    from edgekit.page import html
+
     write_json(folder / "report.json", schema.to_json(report))
     write_text(folder / "report.md", markdown(report))
     write_text(folder / "results.csv", to_csv(report))
     write_text(folder / "results.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in raw))
+    write_json(folder / "examples.json", schema.to_json(list(examples)))
+    write_text(folder / "report.html", html(report, raw, examples))
+
+
+def add_rows(folder: Path, rows: Sequence[Row]) -> Report:
+    """Add rows that were measured elsewhere to a written report; those of the same file take the place of old ones.
+
+    Args:
+        folder: Of the report.
+        rows: With an `origin`.
+    Raises:
+        EdgekitError: no report there.
+    """
+    try:
+        value = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+        raw = [json.loads(line) for line in (folder / "results.jsonl").read_text(encoding="utf-8").splitlines()]
+        path = folder / "examples.json"
+        shown = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    except (OSError, ValueError) as error:
+        raise EdgekitError(
+            f"No report to add to in {folder}.", why=str(error), fix="Make one:  edgekit bench"
+        ) from error
+    report = read_report(value, str(folder / "report.json"))
+    problems: list[str] = []
+    examples = [example for item in shown if (example := schema.read(Example, item, problems)) is not None]
+    identity = {(row.origin, row.name, row.device) for row in rows}
+    kept = [row for row in report.rows if (row.origin, row.name, row.device) not in identity]
+    measured = {row.bundle for row in kept if row.origin is None}
+    strange = [row.name for row in rows if row.bundle not in measured]
+    notes = list(report.notes)
+    if strange:
+        text = f"Not taken from a bundle of this report, so their accuracy is unknown: {', '.join(strange)}."
+        notes = [*(note for note in notes if note != text), text]
+    report = replace(report, rows=(*kept, *rows), notes=tuple(notes))
+    write_report(report, folder, raw, examples)
+    return report
 
 
 def to_csv(report: Report) -> str:

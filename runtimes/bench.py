@@ -19,6 +19,7 @@ from edgekit.errors import BundleError, EdgekitError
 from edgekit.recipe import Gates
 from edgekit.report import SCHEMA_VERSION, Lineage, Report, Row, write_report
 from edgekit.runtimes import RUNTIMES, gates, runtime_for
+from edgekit.runtimes.examples import choose_examples
 from edgekit.runtimes.measure import Measured, Settings, measure, turn_lengths
 from edgekit.runtimes.rows import METHODS, adjust, fill
 from edgekit.runtimes.worker import Job
@@ -101,7 +102,7 @@ def bench(
         for row, one in zip(rows, measured, strict=True)
         for sample in ([] if one.problem else one.answers)
     ]
-    write_report(report, out, raw)
+    write_report(report, out, raw, choose_examples(settings.data, settings.limit, rows, measured))
     return report
 
 

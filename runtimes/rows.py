@@ -72,9 +72,10 @@ def fill(row: Row, measured: Measured, base: Measured | None) -> Row:
         return replace(row, status="failed", reason=measured.problem)
     own = Figures(measured.answers)
     row = _latencies(_scores(row, own), own)
+    told: dict[str, Any] = {key: measured.figures.get(key) for key in OF_WORKER}
     row = replace(
         row,
-        **{key: measured.figures.get(key) for key in OF_WORKER},
+        **told,
         energy_j_per_answer=None if measured.joules is None else measured.joules / len(measured.answers),
         tests=tuple(_speed_test(name, given) for name, given in measured.speeds.items()),
         sustained=tuple(Stretch(**stretch) for stretch in measured.sustained),

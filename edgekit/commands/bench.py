@@ -52,6 +52,15 @@ def command(
     sustain: Annotated[
         str | None, typer.Option(help="Answer so long without a pause, to see it slow down: 30s, 5m.", metavar="TIME")
     ] = None,
+    imports: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--import", help="Results measured elsewhere: llama-bench, ExecuTorch, a phone.", show_default=False
+        ),
+    ] = None,
+    measure: Annotated[
+        bool, typer.Option("--measure/--no-measure", help="Measure, or add imports to the report that is there.")
+    ] = True,
     json_out: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Accuracy and latency of each bundle beside PyTorch's, with intervals; exit 3 when a bar is missed.
@@ -66,12 +75,13 @@ def command(
         bundles, reference=reference, data=data, limit=limit, threads=threads, device=device, out=out,
         bars={**bars, "max_memory": max_memory}, prompt_tokens=_lengths(prompt_tokens, "-p"),
         new_tokens=_lengths(new_tokens, "-n"), repetitions=repetitions, sustain_s=_seconds(sustain),
+        imports=imports or [], measure=measure,
     )  # fmt: skip
     if json_out:
         print_json(to_json(report))
     else:
         _print_table(report)
-    note(f"Report: {folder / 'report.md'}")
+    note(f"Report: {folder / 'report.html'}")
     if report.verdict:
         note(report.verdict)
     if report.verdict.startswith("FAIL"):
@@ -103,15 +113,16 @@ def _print_table(report: object) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from edgekit.report import COLUMNS, Report, footnotes, markdown, table
+    from edgekit.report import COLUMNS, Report, footnotes, markdown, speed_table, table
 
     assert isinstance(report, Report)
     if not sys.stdout.isatty():
         sys.stdout.write(markdown(report))
         return
-    grid = Table(*COLUMNS, show_lines=True)
-    for row in table(report):
-        grid.add_row(*(Text(cell) for cell in row))
-    Console(highlight=False).print(grid)
+    for head, cells in ((COLUMNS, table(report)), speed_table(report)):
+        grid = Table(*head, show_lines=True)
+        for row in cells:
+            grid.add_row(*(Text(cell) for cell in row))
+        Console(highlight=False).print(grid)
     for text in footnotes(report):
         stderr().print(f"- {text}", markup=False)
