@@ -62,7 +62,7 @@ class Scale:
         factors = (1,) if decades > 3 else (1, 3) if decades > 1.5 else (1, 2, 5)
         found = [round(factor * 10.0**power, 10) for power in powers for factor in factors]
         inside = [value for value in found if self.low <= value <= self.high]
-        return inside if len(inside) > 1 else [self.low, self.high]
+        return inside if len(inside) > 2 else self._ticks()  # a short axis: evenly spaced values serve better
 
 
 def scale(values: Sequence[float], start: float, end: float, *, log: bool = False, zero: bool = False) -> Scale:

@@ -9,7 +9,7 @@ from importlib.resources import files
 from typing import Any
 
 from edgekit import charts
-from edgekit.report import COLUMNS, Example, Report, Row, footnotes, speed_table, table
+from edgekit.report import COLUMNS, Example, Lineage, Report, Row, footnotes, speed_table, table
 
 # Controls, and marks that turn the direction of writing: they could make a name read as another one.
 _UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -51,9 +51,18 @@ def html(report: Report, raw: Sequence[dict[str, Any]] = (), examples: Sequence[
         notes=footnotes(report),
         examples=[_shown(example, rows) for example in examples],
         plots=_plots(rows, raw),
+        lineage=_families(report.lineage),
         size=charts,
         palette=PALETTE,
     )
+
+
+def _families(lineage: Sequence[Lineage]) -> list[tuple[str | None, str, str | None, list[Lineage]]]:
+    """(teacher, student, run, bundles): bundles of one student together."""
+    found: dict[tuple[str | None, str, str | None], list[Lineage]] = {}
+    for one in lineage:
+        found.setdefault((one.teacher_sha256, one.student_sha256, one.run), []).append(one)
+    return [(*key, bundles) for key, bundles in found.items()]
 
 
 def _plots(rows: Sequence[Row], raw: Sequence[dict[str, Any]]) -> dict[str, Any]:
