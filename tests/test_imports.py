@@ -30,6 +30,12 @@ STATS = {
     "inference_start_ms": 2000, "inference_end_ms": 3200, "prompt_eval_end_ms": 2100, "first_token_ms": 2200,
     "aggregate_sampling_time_ms": 3, "SCALING_FACTOR_UNITS_PER_SECOND": 1000,
 }  # fmt: skip
+REAL = (
+    'PyTorchObserver {"prefill_token_per_sec":442.857,"prompt_tokens":31,"generated_tokens":1,"model_load_start_ms":'
+    '1795266462027,"model_load_end_ms":1795266462070,"inference_start_ms":1795266462104,"inference_end_ms":'
+    '1795266462174,"prompt_eval_end_ms":1795266462174,"first_token_ms":1795266462174,"aggregate_sampling_time_ms":0,'
+    '"SCALING_FACTOR_UNITS_PER_SECOND":1000}'
+)  # printed by MultimodalRunner of ExecuTorch 1.4.1 over a bundle of the demo student
 RUN = {
     "preprocess_ms": 1, "image_encode_ms": 20, "prefill_ms": 30, "first_token_ms": 1, "itl_ms": [10, 20, 10],
     "prompt_tokens": 60,
@@ -64,6 +70,12 @@ def test_executorch_stats(tmp_path: Path) -> None:
     assert row.load_ms == 400 and row.ttft_ms == 300 and row.prefill_ms == 200  # medians of (200, 400), (100, 300)
     assert [test.samples for test in row.tests] == [(500.0, pytest.approx(166.667, abs=1e-3)), (10.0, 5.0)]
     assert row.origin == "r.json, ExecuTorch runner, 2 run(s)"
+
+
+def test_what_executorch_really_prints(tmp_path: Path) -> None:
+    (row,) = read(tmp_path, f"I tokenizers:regex.cpp:27] Registering\n{REAL}\n[stats.h:161] Prompt Tokens: 31\n")
+    assert row.prefill_tokens_per_s == pytest.approx(442.857, abs=1e-3) and row.load_ms == 43 and row.ttft_ms == 70
+    assert row.decode_tokens_per_s is None  # its one token is the first
 
 
 def test_a_phone(tmp_path: Path) -> None:
