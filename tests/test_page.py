@@ -171,5 +171,5 @@ def test_a_browser_shows_it(tmp_path: Path, width: int, scheme: str) -> None:
     background = pixels[5, 5].mean()
     assert background < 60 if scheme == "dark" else background > 230
     # Ink down the page, and none of it over the right edge: the margin keeps its colour.
-    assert (np.abs(pixels - pixels[5, 5]).max(axis=(1, 2)) > 60).mean() > 0.4
+    assert (np.abs(pixels - pixels[5, 5]).max(axis=(1, 2)) > 60).mean() > 0.25
     assert np.abs(pixels[:, -6:] - pixels[5, 5]).max() < 12
