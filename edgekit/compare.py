@@ -80,7 +80,8 @@ def read_measured(path: Path) -> Measured:
     found: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
     known = {row.bundle for row in report.rows}
     for sample in raw:
-        if isinstance(sample, dict) and sample.get("bundle") in known:  # samples of another report prove nothing
+        # Samples of another report prove nothing; those of a device that times parts of a bundle are no answers.
+        if isinstance(sample, dict) and sample.get("bundle") in known and "ttft_ms" in sample:
             found.setdefault((str(sample["name"]), str(sample["runtime"]), str(sample["device"])), []).append(sample)
     return Measured(report, found)
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any
 
-from edgekit import charts
+from edgekit import charts, prediction
 from edgekit.report import COLUMNS, Example, Lineage, Report, Row, footnotes, speed_table, table
 
 # Controls, and marks that turn the direction of writing: they could make a name read as another one.
@@ -18,11 +18,11 @@ PALETTE = 8
 """Colours in the style sheet; rows beyond them begin again, and are told apart by their numbers."""
 
 
-def key(row: Row | dict[str, Any]) -> tuple[str, str, str]:
+def key(row: Row | dict[str, Any]) -> tuple[str, ...]:
     """What ties a raw sample to its row."""
     if isinstance(row, Row):
-        return row.bundle, row.name, row.runtime
-    return str(row["bundle"]), str(row["name"]), str(row["runtime"])
+        return row.bundle, row.name, row.runtime, row.device
+    return str(row["bundle"]), str(row["name"]), str(row["runtime"]), str(row.get("device", "host"))
 
 
 def html(report: Report, raw: Sequence[dict[str, Any]] = (), examples: Sequence[Example] = ()) -> str:
@@ -49,6 +49,9 @@ def html(report: Report, raw: Sequence[dict[str, Any]] = (), examples: Sequence[
         speed_head=head,
         speed_cells=cells,
         notes=footnotes(report),
+        predicted_columns=prediction.COLUMNS,
+        predicted=prediction.table(report.predictions),
+        predicted_notes=prediction.footnotes(report.predictions),
         examples=[_shown(example, rows) for example in examples],
         plots=_plots(rows, raw),
         lineage=_families(report.lineage),
@@ -66,9 +69,11 @@ def _families(lineage: Sequence[Lineage]) -> list[tuple[str | None, str, str | N
 
 
 def _plots(rows: Sequence[Row], raw: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    ttft: dict[tuple[str, str, str], list[float]] = {}
-    gaps: dict[tuple[str, str, str], list[float]] = {}
+    ttft: dict[tuple[str, ...], list[float]] = {}
+    gaps: dict[tuple[str, ...], list[float]] = {}
     for sample in raw:
+        if "ttft_ms" not in sample:  # of a device that times parts of a bundle
+            continue
         ttft.setdefault(key(sample), []).append(float(sample["ttft_ms"]))
         gaps.setdefault(key(sample), []).extend(float(gap) for gap in sample["itl_ms"])
     memory = [(n, row.peak_memory_bytes / 1e6) for n, row in enumerate(rows) if row.peak_memory_bytes]
@@ -88,7 +93,7 @@ def _plots(rows: Sequence[Row], raw: Sequence[dict[str, Any]]) -> dict[str, Any]
     }
 
 
-def _boxes(rows: Sequence[Row], samples: dict[tuple[str, str, str], list[float]]) -> charts.Lines | None:
+def _boxes(rows: Sequence[Row], samples: dict[tuple[str, ...], list[float]]) -> charts.Lines | None:
     return charts.distributions([(n, samples.get(key(row), [])) for n, row in enumerate(rows)], "ms")
 
 

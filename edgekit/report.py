@@ -11,9 +11,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Literal
 
-from edgekit import schema
+from edgekit import prediction, schema
 from edgekit.errors import EdgekitError
 from edgekit.files import write_json, write_text
+from edgekit.prediction import Prediction
 
 SCHEMA_VERSION = 2
 Interval = tuple[float, float]
@@ -161,6 +162,10 @@ class Report:
     run: str | None = None
     versions: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    devices: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """What each other device said of itself, by the name in its rows."""
+    predictions: tuple[Prediction, ...] = ()
+    """Of a device that is not at hand; never among the rows."""
     turns: int | None = None
     """Turns that each row took; 1 is one after the other."""
     methods: dict[str, str] = field(default_factory=dict)
@@ -277,9 +282,10 @@ def _cells(row: Row) -> list[str]:
     if row.accuracy_delta is not None and row.accuracy_delta_ci95 is not None:
         low, high = row.accuracy_delta_ci95
         delta = f"{100 * row.accuracy_delta:+.2f} [{100 * low:+.2f}, {100 * high:+.2f}]"
+    runtime = row.runtime if row.device == "host" else f"{row.runtime} on {row.device}"
     ttft = _spanned(row.ttft_ms, row.ttft_ms_ci95, ".1f")
     return [
-        row.name, row.runtime, row.precision, accuracy, delta,
+        row.name, runtime, row.precision, accuracy, delta,
         _number(None if row.token_agreement is None else 100 * row.token_agreement, ".2f", " %"),
         _number(row.mean_kl, ".1e"), _number(row.pixel_max_abs, ".1e"), _number(row.image_encode_ms, ".1f"), ttft,
         _number(row.decode_tokens_per_s, ".0f"), _number(row.itl_ms_p95, ".2f"), _number(row.load_ms, ".0f"),
@@ -373,6 +379,11 @@ def footnotes(report: Report) -> list[str]:
         found.append(f"Not measured here, read from a file: {'; '.join(elsewhere)}.")
     if any(row.verified_by == "runtime" for row in report.rows):
         found.append("Rows verified_by runtime were run by the runtime they name on this machine.")
+    if report.devices:
+        found.append(
+            "Rows verified_by device were run on the device they name; the reference ran on this machine, so no ratio "
+            "of their times is given."
+        )
     return [*found, *report.notes]
 
 
@@ -397,8 +408,11 @@ def markdown(report: Report) -> str:
     if cells:
         lines += ["", "Where the time goes:", "", *_grid(head, cells)]
     lines += ["", *(f"- {escape(text)}" for text in footnotes(report)), ""]
-    machine = ", ".join(f"{key} {value}" for key, value in report.machine.items())
-    lines += [f"Machine: {escape(machine)}.", ""]
+    if report.predictions:
+        lines += ["## Predicted, not measured", "", *_grid(prediction.COLUMNS, prediction.table(report.predictions))]
+        lines += ["", *(f"- {escape(text)}" for text in prediction.footnotes(report.predictions)), ""]
+    for name, about in {"Machine": report.machine, **report.devices}.items():
+        lines += [f"{escape(name)}: {escape(', '.join(f'{key} {value}' for key, value in about.items()))}.", ""]
     if report.verdict:
         lines += [f"**{escape(report.verdict)}**", ""]
     return "\n".join(lines)

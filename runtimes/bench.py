@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any, Literal
 
 from edgekit import __version__
 from edgekit.bundle import MANIFEST, Bundle
@@ -14,11 +15,11 @@ from edgekit.checkpoint import check_checkpoint, checkpoint_hash
 from edgekit.choice import describe, pick
 from edgekit.data import samples
 from edgekit.data.scoring import KEY, check_metrics
-from edgekit.devices import DEVICES
+from edgekit.devices import DEVICES, parse_address
 from edgekit.errors import BundleError, EdgekitError
 from edgekit.recipe import Gates
 from edgekit.report import SCHEMA_VERSION, Lineage, Report, Row, write_report
-from edgekit.runtimes import RUNTIMES, gates, runtime_for
+from edgekit.runtimes import RUNTIMES, gates, runtime_for, where
 from edgekit.runtimes.examples import choose_examples
 from edgekit.runtimes.measure import Measured, Settings, measure, turn_lengths
 from edgekit.runtimes.rows import METHODS, adjust, fill
@@ -48,7 +49,7 @@ def bench(
         settings: Questions and repetitions.
         out: Folder of the report.
         bars: Gates; a miss is in the report's verdict, the exit code is the caller's.
-        device: Name in edgekit.devices.
+        device: Address of a device, see edgekit.devices: the bundles run there, checkpoints always here.
         run: Of the workspace, for the report.
         extra: Further checkpoints to measure beside the reference.
         prepared: Students made from the reference for a precision; a bundle of one of them is compared with the
@@ -58,7 +59,7 @@ def bench(
     Raises:
         EdgekitError: bad data or metric, a bundle of another student, an unknown device.
     """
-    DEVICES.load(device)
+    address = parse_address(device)
     check_metrics(settings.scoring)
     # A question whose data set has no metric is an error here, before anything is measured.
     questions = samples(settings.data, limit=settings.limit)
@@ -72,38 +73,60 @@ def bench(
     subjects += [_Subject.bundle(path, student, allowed) for path in bundles]
     if not subjects:
         raise EdgekitError("Nothing to measure.", fix="Make a bundle:  edgekit export --target onnx")
-    with tempfile.TemporaryDirectory(prefix="edgekit-bench-") as place:
+    with tempfile.TemporaryDirectory(prefix="edgekit-bench-") as place, where.place_at(address) as at:
+        boards = [None if one.target == "checkpoint" else at.board for one in subjects]
+        about = at.described()
         measured = measure(
             [(f"{one.name} on {one.runtime}", one.problem or one.job(settings)) for one in subjects],
             settings,
             Path(place),
             total,
             bool(reference),
+            boards,
         )
-    rows = _rows(subjects, measured, device, bool(reference))
+        timed = _timed(subjects, at, settings.threads, Path(place))
+    devices = [where.HOST if board is None else at.name for board in boards]
+    rows = _rows(subjects, measured, devices, bool(reference))
+    examples = choose_examples(settings.data, settings.limit, rows, measured)
     report = Report(
         schema_version=SCHEMA_VERSION,
         data=settings.data,
         scoring=describe(settings.scoring),
         threads=settings.threads,
-        machine=DEVICES.load(device).describe(),
-        rows=tuple(rows),
+        machine=DEVICES.load(where.HOST).describe(),
+        rows=(*rows, *(row for row, _ in timed)),
         gates={key: value for key, value in to_json(bars or Gates()).items() if value is not None},
         run=run,
         versions=_versions(),
-        notes=_notes(subjects, reference),
+        notes=_notes(subjects, reference) + at.notes(),
+        devices=about,
+        predictions=at.predictions([one.folder for one in subjects if one.target != "checkpoint" and not one.problem]),
         turns=len(turn_lengths(total)) if len(subjects) > 1 else 1,
         methods=METHODS,
         lineage=tuple(one.lineage for one in subjects if one.lineage is not None),
     )
     report = replace(report, verdict=_verdict(report, bars or Gates()))
+    samples_of = [[] if one.problem else one.answers for one in measured] + [raw for _, raw in timed]
     raw = [
-        {"bundle": row.bundle, "name": row.name, "runtime": row.runtime, "device": device, **sample}
-        for row, one in zip(rows, measured, strict=True)
-        for sample in ([] if one.problem else one.answers)
+        {"bundle": row.bundle, "name": row.name, "runtime": row.runtime, "device": row.device, **sample}
+        for row, found in zip(report.rows, samples_of, strict=True)
+        for sample in found
     ]
-    write_report(report, out, raw, choose_examples(settings.data, settings.limit, rows, measured))
+    write_report(report, out, raw, examples)
     return report
+
+
+def _timed(
+    subjects: Sequence[_Subject], at: where.Place, threads: int, place: Path
+) -> list[tuple[Row, list[dict[str, Any]]]]:
+    """Rows of a device that only times bundles."""
+    if at.timer is None:
+        return []
+    return [
+        where.time_on(at.timer, one.folder, one.runtime, threads, one.row(at.name), place / f"timed-{number}")
+        for number, one in enumerate(subjects)
+        if one.target != "checkpoint" and not one.problem
+    ]
 
 
 def _notes(subjects: Sequence[_Subject], reference: Path | None) -> tuple[str, ...]:
@@ -129,6 +152,13 @@ class _Subject:
     problem: str | None = None
     student: str | None = None
     lineage: Lineage | None = None
+
+    def row(self, device: str) -> Row:
+        verified: Literal["device", "runtime"] = "runtime" if device == where.HOST else "device"
+        return Row(
+            bundle=self.hash, name=self.name, runtime=self.runtime, target=self.target, precision=self.precision,
+            device=device, status="ok", size_bytes=self.size_bytes, verified_by=verified,
+        )  # fmt: skip
 
     def job(self, settings: Settings) -> Job:
         return Job(
@@ -171,15 +201,16 @@ class _Subject:
         )  # fmt: skip
 
 
-def _rows(subjects: Sequence[_Subject], measured: Sequence[Measured], device: str, compare: bool) -> list[Row]:
+def _rows(
+    subjects: Sequence[_Subject], measured: Sequence[Measured], devices: Sequence[str], compare: bool
+) -> list[Row]:
     base = measured[0] if compare and measured[0].problem is None else None
     rows = []
-    for number, (subject, one) in enumerate(zip(subjects, measured, strict=True)):
-        row = Row(
-            bundle=subject.hash, name=subject.name, runtime=subject.runtime, target=subject.target,
-            precision=subject.precision, device=device, status="ok", size_bytes=subject.size_bytes,
-        )  # fmt: skip
-        rows.append(fill(row, one, base if number else None))
+    for number, (subject, one, device) in enumerate(zip(subjects, measured, devices, strict=True)):
+        row = fill(subject.row(device), one, base if number else None)
+        if device != where.HOST:  # a board's speed over this machine's says nothing of the bundle
+            row = replace(row, ttft_ratio=None, ttft_ratio_ci95=None, decode_ratio=None, decode_ratio_ci95=None)
+        rows.append(row)
     return adjust(rows)
 
 

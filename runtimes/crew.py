@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from edgekit.devices import Board, WorkerGone
 from edgekit.errors import EdgekitError
 from edgekit.files import write_json
 from edgekit.runtimes.worker import Job
@@ -24,6 +25,43 @@ class WorkerError(EdgekitError):
 
 class WorkerDied(WorkerError):
     """A worker's process ended."""
+
+
+class Away:
+    """One worker's process on a board.
+
+    Args:
+        board: Ready.
+        job: What it holds.
+        place: Folder of its own here.
+    Raises:
+        WorkerError: it does not start.
+    """
+
+    def __init__(self, board: Board, job: Job, place: Path) -> None:
+        try:
+            self._worker = board.open_worker(vars(job), place)
+        except EdgekitError as error:
+            raise WorkerError(" ".join(str(error).split())) from error
+
+    def call(self, do: str, **arguments: Any) -> Any:
+        """As `Member.call`."""
+        try:
+            return self._worker.call(do, **arguments)
+        except WorkerGone as error:
+            raise WorkerDied(" ".join(str(error).split())) from error
+        except EdgekitError as error:
+            raise WorkerError(" ".join(str(error).split())) from error
+
+    def close(self) -> None:
+        """End the process."""
+        self._worker.close()
+
+    def __enter__(self) -> Away:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 class Member:

@@ -11,8 +11,9 @@ from typing import Any
 
 from edgekit.choice import Choice
 from edgekit.console import Bar, progress
+from edgekit.devices import Board
 from edgekit.energy import Rapl
-from edgekit.runtimes.crew import Member, WorkerDied, WorkerError
+from edgekit.runtimes.crew import Away, Member, WorkerDied, WorkerError
 from edgekit.runtimes.speed import Test, tests
 from edgekit.runtimes.worker import TRACE, Job
 
@@ -68,7 +69,7 @@ class Measured:
 @dataclass(frozen=True)
 class _Runner:
     measured: Measured
-    member: Member
+    member: Member | Away
 
 
 def turn_lengths(questions: int) -> list[int]:
@@ -78,7 +79,12 @@ def turn_lengths(questions: int) -> list[int]:
 
 
 def measure(
-    jobs: Sequence[tuple[str, Job | str]], settings: Settings, place: Path, questions: int, compare: bool
+    jobs: Sequence[tuple[str, Job | str]],
+    settings: Settings,
+    place: Path,
+    questions: int,
+    compare: bool,
+    boards: Sequence[Board | None] = (),
 ) -> list[Measured]:
     """Measure subjects side by side.
 
@@ -88,6 +94,7 @@ def measure(
         place: Folder for what the workers write.
         questions: In the data.
         compare: Whether the first subject is the reference of the others.
+        boards: Where each job runs, None for here; all here when empty.
     Returns:
         In the order of `jobs`; one that went wrong holds its problem.
     """
@@ -96,7 +103,12 @@ def measure(
         runners = []
         for number, (measured, (_, job)) in enumerate(zip(found, jobs, strict=True)):
             if isinstance(job, Job):
-                member = stack.enter_context(Member(job, place / str(number)))
+                try:
+                    member = _start(job, place / str(number), boards[number] if boards else None)
+                except WorkerError as error:
+                    measured.problem = str(error)
+                    continue
+                stack.enter_context(member)
                 runners.append(_Runner(measured, member))
                 _attempt(runners[-1], lambda one: _load(one, settings.warmup))
         _answer(runners, questions)
@@ -110,6 +122,10 @@ def measure(
                 _attempt(runner, lambda one: _sustain(one, settings.sustain_s))
             _attempt(runner, lambda one: one.measured.figures.update(one.member.call("reload")))
     return found
+
+
+def _start(job: Job, place: Path, board: Board | None) -> Member | Away:
+    return Member(job, place) if board is None else Away(board, job, place)
 
 
 def _alive(runners: Sequence[_Runner]) -> list[_Runner]:
@@ -166,7 +182,7 @@ def _show(bar: Bar, task: Any, alive: Sequence[_Runner]) -> None:
 def _turn(runner: _Runner, turn: int, count: int, meter: Rapl) -> None:
     before = meter.look()
     rows = runner.member.call("ask", count=count, turn=turn)
-    if meter:
+    if meter and isinstance(runner.member, Member):  # it is this machine's meter
         spent = meter.joules(before, meter.look())
         # The untimed answer at a turn's begin costs energy as the others do.
         runner.measured.joules = (runner.measured.joules or 0.0) + spent * len(rows) / (len(rows) + 1)

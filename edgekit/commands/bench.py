@@ -24,7 +24,9 @@ def command(
         int | None, typer.Option(help="The first so many questions; 0 for all.", min=0, show_default=False)
     ] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads of each runtime.", min=1, show_default=False)] = None,
-    device: Annotated[str, typer.Option(help="Device; `edgekit devices` lists them.")] = "host",
+    device: Annotated[
+        str, typer.Option(help="Device: host, ssh://user@board, iphone, ...; `edgekit devices` lists them.")
+    ] = "host",
     out: Annotated[Path | None, typer.Option(help="Folder of the report.", show_default=False)] = None,
     max_drop: Annotated[
         float | None, typer.Option(help="Bar: points of accuracy below PyTorch.", show_default=False)
@@ -113,6 +115,7 @@ def _print_table(report: object) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from edgekit import prediction
     from edgekit.report import COLUMNS, Report, footnotes, markdown, speed_table, table
 
     assert isinstance(report, Report)
@@ -122,6 +125,11 @@ def _print_table(report: object) -> None:
     for head, cells in ((COLUMNS, table(report)), speed_table(report)):
         grid = Table(*head, show_lines=True)
         for row in cells:
+            grid.add_row(*(Text(cell) for cell in row))
+        Console(highlight=False).print(grid)
+    if report.predictions:
+        grid = Table(*prediction.COLUMNS, title="Predicted, not measured")
+        for row in prediction.table(report.predictions):
             grid.add_row(*(Text(cell) for cell in row))
         Console(highlight=False).print(grid)
     for text in footnotes(report):
