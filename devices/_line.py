@@ -99,6 +99,8 @@ class Line:
         return found
 
     def _frame(self) -> dict[str, Any]:
+        if self.closed:
+            raise self._lost()
         raw = self._in.readline()
         if not raw.endswith(b"\n"):
             raise self._lost()
@@ -170,6 +172,7 @@ class Line:
     def close(self) -> None:
         """Hang up; the agent takes its folder away. Waits for that."""
         self._closed.set()
+        self._why = self._why or LineLost(f"The connection to {self.name} was closed.")
         with suppress(OSError):
             self._out.close()
         try:

@@ -113,20 +113,22 @@ class Board:
 
     def open_worker(self, job: Mapping[str, Any], place: Path) -> BoardWorker:
         """Start a worker; see `edgekit.devices.Board`."""
+        line = self.ready()
         try:
-            line = self.ready()
             python = self._python(job["runtime"])
             there = self._prepare(job)
             pinned = dict.fromkeys(PINNED, str(job["threads"]))
             env = {**pinned, "PYTHONPATH": f"{line.about['place']}/runner", "PYTHONDONTWRITEBYTECODE": "1"}
             process = line.start([python, "-m", "edgekit.runtimes.worker", f"{there}/job.json"], env)
         except LineLost as error:
-            raise self.lost(error) from error
-        return BoardWorker(self, process, there)
+            raise self.lost(line, error) from error
+        return BoardWorker(self, line, process, there)
 
-    def lost(self, error: LineLost) -> WorkerGone:
+    def lost(self, line: Line, error: LineLost) -> WorkerGone:
         """What to tell of a connection that was lost, after cleaning up behind it; the next worker tries it anew."""
-        self._clean_up_after_loss()
+        if self._line is line:  # else another worker of the same connection has done it
+            self._line = None
+            self._clean_up(line)
         return WorkerGone(error.what, why=error.why)
 
     def _prepare(self, job: Mapping[str, Any]) -> str:
@@ -225,16 +227,12 @@ class Board:
             )
         return [package for package, module in modules.items() if module in found["missing"]]
 
-    def _clean_up_after_loss(self) -> None:
+    def _clean_up(self, line: Line) -> None:
         """The agent cleans up when the line goes; where it was itself killed, a new one does it."""
-        if self._line is None:  # another worker of this board has done it
-            return
-        place = self._line.about["place"]
-        self._line.close()
-        self._line = None
-        with suppress(EdgekitError), _open_line(self._address) as line:
-            if line.ask("sweep", place=place)["left"]:
-                note(f"{place} on {self.name} could not be removed.")
+        line.close()
+        with suppress(EdgekitError), _open_line(self._address) as again:
+            if again.ask("sweep", place=line.about["place"])["left"]:
+                note(f"{line.about['place']} on {self.name} could not be removed.")
 
     def close(self) -> None:
         """Let the board clean up."""
@@ -248,12 +246,13 @@ class BoardWorker:
 
     Args:
         board: Of it.
+        line: To the agent that started it.
         process: Running.
         there: Its folder on the board.
     """
 
-    def __init__(self, board: Board, process: Remote, there: str) -> None:
-        self._board, self._process, self._there = board, process, there
+    def __init__(self, board: Board, line: Line, process: Remote, there: str) -> None:
+        self._board, self._line, self._process, self._there = board, line, process, there
 
     def call(self, do: str, **arguments: Any) -> Any:
         """Have something done there, its files copied to and fro."""
@@ -261,9 +260,9 @@ class BoardWorker:
             reply = self._ask(do, self._sent(arguments))
             if do == "trace":
                 name = f"{PurePosixPath(self._there).name}/{TRACE}"
-                self._board.ready().get(name, Path(arguments["out"]) / TRACE)
+                self._line.get(name, Path(arguments["out"]) / TRACE)
         except LineLost as error:
-            raise self._board.lost(error) from error
+            raise self._board.lost(self._line, error) from error
         if "error" in reply:
             raise EdgekitError(" ".join(str(reply["error"]).split()))
         return reply["ok"]
@@ -280,7 +279,7 @@ class BoardWorker:
 
     def _sent(self, arguments: dict[str, Any]) -> dict[str, Any]:
         """Arguments with files of this machine in the board's names."""
-        line, folder = self._board.ready(), PurePosixPath(self._there).name
+        line, folder = self._line, PurePosixPath(self._there).name
         changed = dict(arguments)
         if "out" in arguments:
             changed["out"] = self._there
