@@ -71,14 +71,19 @@ def _cells(one: Prediction) -> list[str]:
     return [
         one.name,
         f"{one.device} ({one.chip})",
-        _range(one.memory_bytes, 1e-6, ".0f") + " MB",
+        _range(one.memory_bytes, 1e-6) + " MB",
         " / ".join(f"{limit / 1e9:.1f} GB" for limit in limits if limit is not None) or "not published",
         one.memory_fit,
-        _range(one.image_encode_ms, 1, ".0f"),
-        _range(one.ttft_ms, 1, ".0f"),
-        _range(one.decode_tokens_per_s, 1, ".0f"),
+        _range(one.image_encode_ms),
+        _range(one.ttft_ms),
+        _range(one.decode_tokens_per_s),
     ]
 
 
-def _range(one: Estimate | None, scale: float, form: str) -> str:
-    return "" if one is None else f"{one.value * scale:{form}}* [{one.low * scale:{form}}, {one.high * scale:{form}}]"
+def _range(one: Estimate | None, scale: float = 1.0) -> str:
+    if one is None:
+        return ""
+    value, low, high = (
+        f"{part * scale:{'.1f' if part * scale < 10 else ',.0f'}}" for part in (one.value, one.low, one.high)
+    )
+    return f"{value}* [{low}, {high}]"
