@@ -1,11 +1,156 @@
-"""Devices, one file each. A device module holds:
+"""Devices, one file each. What `--device` names is an address: a device, perhaps a place, perhaps options.
 
-reach() -> (bool, str)   whether it can be used now, and what it is or what is missing
-describe() -> dict       for the report
+A device module holds:
+
+    OPTIONS: dict[str, str]                  options of its addresses and what they mean; may be left out
+    reach(address) -> (bool, str)            whether it can be used now, and what it is or what is missing
+    connect(address) -> context manager      of a `Board` or a `Timer`, for a device that can be reached
+    predict(bundle, address) -> [Prediction] what can honestly be said without it; may be left out
+    ANSWERS: bool                            whether its machine runs edgekit's worker and so answers the questions
+                                             (`Board`), or only times the bundle (`Timer`); True where left out
+
+`connect` prepares the device and cleans up after itself, also when the block ends with an error. Other packages add a
+device by an entry point in the group `edgekit.devices`; docs/devices.md shows one whole.
 """
 
 from __future__ import annotations
 
+import difflib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Protocol
+from urllib.parse import parse_qsl
+
+from edgekit.errors import EdgekitError
 from edgekit.registry import Registry
 
-DEVICES = Registry("edgekit.devices", "device")
+DEVICES = Registry("edgekit.devices", "device", helpers=frozenset({"predict"}))
+
+ROW, SAMPLES = "row.json", "samples.jsonl"
+"""What a `Timer` leaves: fields of its report row, and the raw samples behind them."""
+
+_ADDRESS = re.compile(r"(?P<device>[A-Za-z0-9_-]+)(?:://(?P<place>[^?]*))?(?:\?(?P<options>.*))?")
+
+
+@dataclass(frozen=True)
+class Address:
+    """Which device, where, and with which options.
+
+    Attributes:
+        device: Name in edgekit.devices.
+        place: What the device needs to find it: a host, a serial number, a model; "" where nothing was said.
+        options: By name, as text.
+    """
+
+    device: str
+    place: str = ""
+    options: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+
+    def __str__(self) -> str:
+        """Device and place, without the options."""
+        return f"{self.device}://{self.place}" if self.place else self.device
+
+
+class WorkerGone(EdgekitError):
+    """A worker on a board has ended, or the way to it."""
+
+
+class Worker(Protocol):
+    """A process of `edgekit.runtimes.worker` on a board."""
+
+    def call(self, do: str, **arguments: Any) -> Any:
+        """Have something done, and wait for it; see `edgekit.runtimes.worker.Worker`.
+
+        Arguments that name files name them here; the board copies them there, and results back.
+
+        Raises:
+            WorkerGone: the process ended meanwhile, or cannot be reached any more.
+            EdgekitError: it could not be done.
+        """
+
+    def close(self) -> None:
+        """End the process."""
+
+
+class Board(Protocol):
+    """A device that is ready and runs edgekit's worker."""
+
+    def describe(self) -> dict[str, Any]:
+        """Processor, memory, system and state, for the report."""
+
+    def open_worker(self, job: Mapping[str, Any], place: Path) -> Worker:
+        """Start a worker; several may be open at once.
+
+        Args:
+            job: Fields of `edgekit.runtimes.worker.Job`.
+            place: A folder here for what it needs.
+        Raises:
+            EdgekitError: it does not start.
+        """
+
+
+class Timer(Protocol):
+    """A device that is ready and times bundles."""
+
+    def describe(self) -> dict[str, Any]:
+        """Processor, memory, system and state, for the report."""
+
+    def run(self, folder: Path) -> str | None:
+        """Time the bundle of `folder`/job.json, and leave ROW and SAMPLES in `folder`.
+
+        Args:
+            folder: Holds job.json, whose keys are `folder`, the bundle's, `runtime` and `threads`.
+        Returns:
+            What went wrong, or None.
+        """
+
+
+def parse_address(spec: str) -> Address:
+    """The address behind `--device`: `NAME`, `NAME://PLACE`, either with `?option=value&option=value`, or a YAML file.
+
+    A device file is a mapping with `device`, perhaps `place`, and the options.
+
+    Raises:
+        EdgekitError: not an address, no such device, or an option that the device does not have.
+    """
+    address = _from_file(Path(spec)) if spec.lower().endswith((".yaml", ".yml")) else _from_text(spec)
+    module = DEVICES.load(address.device)
+    known: dict[str, str] = getattr(module, "OPTIONS", {})
+    for name in address.options:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            raise EdgekitError(
+                f"The device {address.device!r} has no option {name!r}.",
+                fix=(f"Did you mean {near[0]!r}? " if near else "") + f"There are: {', '.join(known) or 'none'}.",
+            )
+    return address
+
+
+def _from_text(spec: str) -> Address:
+    found = _ADDRESS.fullmatch(spec)
+    if found is None:
+        raise EdgekitError(
+            f"{spec!r} is no device.", fix="Write NAME, NAME://PLACE or NAME://PLACE?option=value; or name a YAML file."
+        )
+    options = dict(parse_qsl(found["options"] or "", keep_blank_values=True))
+    return Address(found["device"], found["place"] or "", MappingProxyType(options))
+
+
+def _from_file(path: Path) -> Address:
+    import yaml
+
+    try:
+        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise EdgekitError(f"Cannot read the device file {path}.", why=str(error)) from error
+    if not isinstance(value, dict) or not isinstance(value.get("device"), str):
+        raise EdgekitError(f"{path} is no device file.", fix="It is a mapping that says 'device: ssh' or another name.")
+    bad = [str(key) for key, item in value.items() if not isinstance(item, (str, int, float)) or isinstance(item, bool)]
+    if bad:
+        raise EdgekitError(f"{path}: {bad[0]!r} is neither a text nor a number.")
+    texts = {str(key): str(item) for key, item in value.items()}
+    device, place = texts.pop("device"), texts.pop("place", "")
+    return Address(device, place, MappingProxyType(texts))

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from edgekit import machine
+from edgekit.devices import Address
 
 
-def reach() -> tuple[bool, str]:
+def reach(address: Address) -> tuple[bool, str]:
     """Always here."""
     found = describe()
     return True, f"{found['cpu']}, {found['cores']} cores, {found['memory_gib']} GiB, {found['system']}"

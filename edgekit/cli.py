@@ -22,6 +22,7 @@ VERBS = (
     "export",
     "verify",
     "bench",
+    "compare",
     "run",
     "data",
     "targets",

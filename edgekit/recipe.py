@@ -275,6 +275,12 @@ class Bench:
     """Questions answered before anything is timed."""
     threads: int = 1
     max_new_tokens: int = 16
+    prompt_tokens: tuple[int, ...] = (512,)
+    """Lengths of the `pp` speed tests; 0 leaves them out."""
+    new_tokens: tuple[int, ...] = (128,)
+    """Lengths of the `tg` speed tests; 0 leaves them out."""
+    repetitions: int = 5
+    """Of each speed test; 0 leaves all of them out."""
 
 
 @dataclass(frozen=True)
@@ -288,6 +294,8 @@ class Gates:
     """Decoded tokens per second."""
     max_size: int | None = None
     """Bytes on disk."""
+    max_memory: int | None = None
+    """Bytes, the high-water mark of the process."""
 
 
 @dataclass(frozen=True)

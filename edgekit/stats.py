@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -86,13 +87,109 @@ def seeds_interval(differences: ArrayLike, *, level: float = 0.95) -> tuple[floa
     return float(values.mean()) - half, float(values.mean()) + half
 
 
-def median_interval(samples: ArrayLike, *, draws: int = 2000, seed: int = 0) -> tuple[float, float]:
-    """Percentile-bootstrap 95 % interval of a median, in the samples' own unit."""
-    values = np.asarray(samples, dtype=float)
+def turn_medians(samples: ArrayLike, turns: ArrayLike) -> NDArray[np.float64]:
+    """The median of each turn's samples, in the order of the turns' numbers.
+
+    Args:
+        samples: (n,) values.
+        turns: (n,) the turn each was measured in.
+    """
+    values, places = np.asarray(samples, dtype=float), np.asarray(turns)
+    return np.array([np.median(values[places == turn]) for turn in np.unique(places)])
+
+
+def median_interval(
+    samples: ArrayLike, turns: ArrayLike | None = None, *, draws: int = 2000, seed: int = 0
+) -> tuple[float, float]:
+    """Percentile-bootstrap 95 % interval of a median, in the samples' own unit.
+
+    Args:
+        samples: (n,) values.
+        turns: (n,) the turn each was measured in. Samples of one turn stand close together in time, and a machine's
+            speed wanders, so they are not independent: whole turns are drawn then, each by its median.
+        draws, seed: Of the bootstrap.
+    """
+    values = np.asarray(samples, dtype=float) if turns is None else turn_medians(samples, turns)
     rng = np.random.default_rng(seed)
     medians = np.median(values[rng.integers(len(values), size=(draws, len(values)))], axis=1)
     low, high = np.quantile(medians, (0.025, 0.975))
     return float(low), float(high)
+
+
+def median_ratio(
+    new: ArrayLike, new_turns: ArrayLike, old: ArrayLike, old_turns: ArrayLike
+) -> tuple[float, tuple[float, float]]:
+    """How much larger one runtime's samples are than another's that took turns with it.
+
+    The medians of each turn are divided, so that what slows the machine for minutes falls out.
+
+    Args:
+        new, old: Values.
+        new_turns, old_turns: The turn of each; turns that only one of them has are left out.
+    Returns:
+        Median of the turns' ratios, and its 95 % bootstrap interval.
+    """
+    shared = np.intersect1d(new_turns, old_turns)
+    medians = []
+    for values, turns in ((new, new_turns), (old, old_turns)):
+        kept = np.isin(turns, shared)
+        medians.append(turn_medians(np.asarray(values, dtype=float)[kept], np.asarray(turns)[kept]))
+    ratios = medians[0] / medians[1]
+    return float(np.median(ratios)), median_interval(ratios)
+
+
+def median_change(new: ArrayLike, old: ArrayLike, *, draws: int = 2000, seed: int = 0) -> tuple[float, float]:
+    """How much larger the median of one sample is than that of an independent one.
+
+    Args:
+        new, old: (n,), (m,) positive values, one per turn or per question.
+        draws, seed: Of the bootstrap.
+    Returns:
+        The ratio of the medians, and the two-sided p-value of no change: log ratio over its bootstrap standard error,
+        against the normal distribution. 1.0 where neither sample varies and the medians are equal.
+    """
+    from scipy.stats import norm
+
+    rng = np.random.default_rng(seed)
+    values = [np.asarray(sample, dtype=float) for sample in (new, old)]
+    ratio = float(np.median(values[0]) / np.median(values[1]))
+    logs = [np.log(np.median(v[rng.integers(len(v), size=(draws, len(v)))], axis=1)) for v in values]
+    spread = float(np.hypot(logs[0].std(ddof=1), logs[1].std(ddof=1)))
+    if spread == 0:
+        return ratio, 1.0 if ratio == 1 else 0.0
+    return ratio, float(2 * norm.sf(abs(math.log(ratio)) / spread))
+
+
+def two_shares(new: tuple[float, int], old: tuple[float, int]) -> tuple[float, tuple[float, float], float]:
+    """Difference of two mean scores of different questions, for right/wrong answers.
+
+    Args:
+        new, old: Share and count of each.
+    Returns:
+        new - old, its 95 % interval (Newcombe 1998, method 10, from Wilson's), and the two-sided p-value (pooled z).
+    """
+    from scipy.stats import binomtest, norm
+
+    (p1, n1), (p2, n2) = new, old
+    ends = [binomtest(round(share * count), count).proportion_ci(0.95, method="wilson") for share, count in (new, old)]
+    low = p1 - p2 - math.hypot(p1 - ends[0].low, ends[1].high - p2)
+    high = p1 - p2 + math.hypot(ends[0].high - p1, p2 - ends[1].low)
+    pooled = (p1 * n1 + p2 * n2) / (n1 + n2)
+    error = math.sqrt(pooled * (1 - pooled) * (1 / n1 + 1 / n2))
+    return p1 - p2, (float(low), float(high)), float(2 * norm.sf(abs(p1 - p2) / error)) if error else 1.0
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's adjusted p-values: below 0.05 holds for all of them together, in the order given.
+
+    Source: Holm (1979).
+    """
+    order = sorted(range(len(p_values)), key=lambda place: p_values[place])
+    adjusted, largest = [0.0] * len(p_values), 0.0
+    for rank, place in enumerate(order):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[place]))
+        adjusted[place] = largest
+    return adjusted
 
 
 def _bootstrap_means(values: NDArray[np.float64], draws: int, rng: np.random.Generator) -> NDArray[np.float64]:

@@ -19,6 +19,7 @@ RUNTIMES = Registry(
     "runtime",
     helpers=frozenset(
         {"session", "generate", "sampling", "stream", "worker", "bench", "verify", "modules", "attribute", "gates"}
+        | {"crew", "examples", "measure", "rows", "speed", "side_by_side", "where"}
     ),
 )
 

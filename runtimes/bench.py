@@ -1,49 +1,32 @@
-"""`edgekit bench`: each bundle and the PyTorch reference in a fresh process, on the same questions."""
+"""`edgekit bench`: each bundle and the PyTorch reference in a fresh process, on the same questions, in turns."""
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import Any, Literal
 
 from edgekit import __version__
-from edgekit.apart import how_it_ended
 from edgekit.bundle import MANIFEST, Bundle
 from edgekit.checkpoint import check_checkpoint, checkpoint_hash
-from edgekit.choice import Choice, describe, pick
-from edgekit.console import progress
+from edgekit.choice import describe, pick
 from edgekit.data import samples
 from edgekit.data.scoring import KEY, check_metrics
-from edgekit.devices import DEVICES
+from edgekit.devices import DEVICES, parse_address
 from edgekit.errors import BundleError, EdgekitError
-from edgekit.files import write_json
 from edgekit.recipe import Gates
-from edgekit.report import SCHEMA_VERSION, Report, Row, write_report
-from edgekit.runtimes import RUNTIMES, gates, runtime_for, worker
+from edgekit.report import SCHEMA_VERSION, Lineage, Report, Row, write_report
+from edgekit.runtimes import RUNTIMES, gates, runtime_for, where
+from edgekit.runtimes.examples import choose_examples
+from edgekit.runtimes.measure import Measured, Settings, measure, turn_lengths
+from edgekit.runtimes.rows import METHODS, adjust, fill
+from edgekit.runtimes.worker import Job
 from edgekit.schema import to_json
-from edgekit.stats import median_interval, paired, score_interval
 
-
-@dataclass(frozen=True)
-class Settings:
-    """How a bench is run; see `edgekit bench --help`."""
-
-    data: str
-    scoring: Choice = "exact"
-    limit: int | None = 1000
-    threads: int = 1
-    warmup: int = 5
-    max_new_tokens: int = 16
-    trace: int = 64
+__all__ = ["Report", "Settings", "bench"]
 
 
 def bench(
@@ -66,7 +49,7 @@ def bench(
         settings: Questions and repetitions.
         out: Folder of the report.
         bars: Gates; a miss is in the report's verdict, the exit code is the caller's.
-        device: Name in edgekit.devices.
+        device: Address of a device, see edgekit.devices: the bundles run there, checkpoints always here.
         run: Of the workspace, for the report.
         extra: Further checkpoints to measure beside the reference.
         prepared: Students made from the reference for a precision; a bundle of one of them is compared with the
@@ -76,7 +59,7 @@ def bench(
     Raises:
         EdgekitError: bad data or metric, a bundle of another student, an unknown device.
     """
-    DEVICES.load(device)
+    address = parse_address(device)
     check_metrics(settings.scoring)
     # A question whose data set has no metric is an error here, before anything is measured.
     questions = samples(settings.data, limit=settings.limit)
@@ -90,34 +73,60 @@ def bench(
     subjects += [_Subject.bundle(path, student, allowed) for path in bundles]
     if not subjects:
         raise EdgekitError("Nothing to measure.", fix="Make a bundle:  edgekit export --target onnx")
-    with tempfile.TemporaryDirectory(prefix="edgekit-bench-") as place:
-        measured = [
-            _measure(
-                subject, settings, Path(place) / str(number), total, Path(place) / "0" if reference and number else None
-            )
-            for number, subject in enumerate(subjects)
-        ]
-    rows = _rows(subjects, measured, device, bool(reference))
+    with tempfile.TemporaryDirectory(prefix="edgekit-bench-") as place, where.place_at(address) as at:
+        boards = [None if one.target == "checkpoint" else at.board for one in subjects]
+        about = at.described()
+        measured = measure(
+            [(f"{one.name} on {one.runtime}", one.problem or one.job(settings)) for one in subjects],
+            settings,
+            Path(place),
+            total,
+            bool(reference),
+            boards,
+        )
+        timed = _timed(subjects, at, settings.threads, Path(place))
+    devices = [where.HOST if board is None else at.name for board in boards]
+    rows = _rows(subjects, measured, devices, bool(reference))
+    examples = choose_examples(settings.data, settings.limit, rows, measured)
     report = Report(
         schema_version=SCHEMA_VERSION,
         data=settings.data,
         scoring=describe(settings.scoring),
         threads=settings.threads,
-        machine=DEVICES.load(device).describe(),
-        rows=tuple(rows),
+        machine=DEVICES.load(where.HOST).describe(),
+        rows=(*rows, *(row for row, _ in timed)),
         gates={key: value for key, value in to_json(bars or Gates()).items() if value is not None},
         run=run,
         versions=_versions(),
-        notes=(*_notes(subjects, reference), *_told(subjects, measured)),
+        notes=_notes(subjects, reference) + at.notes() + _told(subjects, measured),
+        devices=about,
+        predictions=at.predictions([one.folder for one in subjects if one.target != "checkpoint" and not one.problem]),
+        turns=len(turn_lengths(total)) if len(subjects) > 1 else 1,
+        methods=METHODS,
+        lineage=tuple(one.lineage for one in subjects if one.lineage is not None),
     )
     report = replace(report, verdict=_verdict(report, bars or Gates()))
+    samples_of = [[] if one.problem else one.answers for one in measured] + [raw for _, raw in timed]
     raw = [
-        {"bundle": row.bundle, "name": row.name, "runtime": row.runtime, "device": device, **sample}
-        for row, one in zip(rows, measured, strict=True)
-        for sample in one.answers
+        {"bundle": row.bundle, "name": row.name, "runtime": row.runtime, "device": row.device, **sample}
+        for row, found in zip(report.rows, samples_of, strict=True)
+        for sample in found
     ]
-    write_report(report, out, raw)
+    write_report(report, out, raw, examples)
     return report
+
+
+def _timed(
+    subjects: Sequence[_Subject], at: where.Place, threads: int, place: Path
+) -> list[tuple[Row, list[dict[str, Any]]]]:
+    """Rows of a device that only times bundles."""
+    if at.timer is None:
+        return []
+    return [
+        where.time_on(at.timer, one.folder, one.runtime, threads, one.row(at.name), place / f"timed-{number}")
+        for number, one in enumerate(subjects)
+        if one.target != "checkpoint" and not one.problem
+    ]
 
 
 def _notes(subjects: Sequence[_Subject], reference: Path | None) -> tuple[str, ...]:
@@ -131,7 +140,7 @@ def _notes(subjects: Sequence[_Subject], reference: Path | None) -> tuple[str, .
     )
 
 
-def _told(subjects: Sequence[_Subject], measured: Sequence[_Measured]) -> tuple[str, ...]:
+def _told(subjects: Sequence[_Subject], measured: Sequence[Measured]) -> tuple[str, ...]:
     """What the runtimes say of how they ran."""
     pairs = zip(subjects, measured, strict=True)
     return tuple(f"{subject.name}: {note}" for subject, one in pairs for note in one.figures.get("notes", ()))
@@ -148,6 +157,20 @@ class _Subject:
     size_bytes: int
     problem: str | None = None
     student: str | None = None
+    lineage: Lineage | None = None
+
+    def row(self, device: str) -> Row:
+        verified: Literal["device", "runtime"] = "runtime" if device == where.HOST else "device"
+        return Row(
+            bundle=self.hash, name=self.name, runtime=self.runtime, target=self.target, precision=self.precision,
+            device=device, status="ok", size_bytes=self.size_bytes, verified_by=verified,
+        )  # fmt: skip
+
+    def job(self, settings: Settings) -> Job:
+        return Job(
+            self.runtime, str(self.folder.resolve()), settings.threads, settings.data, settings.limit,
+            settings.scoring, settings.max_new_tokens,
+        )  # fmt: skip
 
     @classmethod
     def checkpoint(cls, folder: Path) -> _Subject:
@@ -177,128 +200,24 @@ class _Subject:
         return cls(
             folder, manifest.name, runtime_for(folder), manifest.target, manifest.precision.common, bundle.hash,
             bundle.size_bytes, student=allowed.get(manifest.student_sha256),
+            lineage=Lineage(
+                manifest.name, bundle.hash, manifest.student_sha256, manifest.teacher_sha256, manifest.run,
+                manifest.tools,
+            ),
         )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class _Measured:
-    answers: list[dict[str, Any]]
-    figures: dict[str, Any]
-    problem: str | None
-
-
-def _measure(subject: _Subject, settings: Settings, out: Path, total: int, reference: Path | None) -> _Measured:
-    if subject.problem:
-        return _Measured([], {}, subject.problem)
-    out.mkdir()
-    if reference is not None and not (reference / worker.TRACE).exists():
-        reference = None
-    job = worker.Job(
-        subject.runtime, str(subject.folder.resolve()), str(out), settings.data, settings.limit, settings.scoring,
-        settings.threads, settings.warmup, settings.max_new_tokens, settings.trace,
-        None if reference is None else str(reference),
-    )  # fmt: skip
-    write_json(out / "job.json", vars(job))
-    problem = _run_worker(out, f"{subject.name} on {subject.runtime}", total, settings.threads)
-    answers = []
-    if (out / worker.ANSWERS).exists() and problem is None:
-        answers = [json.loads(line) for line in (out / worker.ANSWERS).read_text(encoding="utf-8").splitlines()]
-    figures = json.loads((out / worker.FIGURES).read_text()) if (out / worker.FIGURES).exists() else {}
-    return _Measured(answers, figures, problem)
-
-
-def _run_worker(out: Path, title: str, total: int, threads: int) -> str | None:
-    """Run the job in a fresh process; what went wrong, or None."""
-    pinned = {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
-    command = [sys.executable, "-m", "edgekit.runtimes.worker", str(out / "job.json")]
-    with (out / "stderr.txt").open("w+", encoding="utf-8", errors="replace") as log, progress() as bar:
-        task = bar.add_task(title, total=total)
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, env={**os.environ, **pinned}, text=True)
-        try:
-            assert process.stdout is not None
-            for line in process.stdout:
-                try:
-                    bar.update(task, completed=json.loads(line)["done"])
-                except (ValueError, KeyError, TypeError):
-                    continue  # a library's own print
-            code = process.wait()
-        finally:
-            if process.poll() is None:
-                process.kill()
-                process.wait()
-        log.seek(0)
-        lines = log.read().splitlines()
-    if code == 0 and (out / worker.FIGURES).exists():
-        return None
-    if (out / worker.ERROR).exists():
-        return " ".join((out / worker.ERROR).read_text(encoding="utf-8").split())
-    return how_it_ended(code, lines)
-
-
-def _rows(subjects: Sequence[_Subject], measured: Sequence[_Measured], device: str, compare: bool) -> list[Row]:
+def _rows(
+    subjects: Sequence[_Subject], measured: Sequence[Measured], devices: Sequence[str], compare: bool
+) -> list[Row]:
     base = measured[0] if compare and measured[0].problem is None else None
-    return [
-        _row(subject, one, device, base if number else None)
-        for number, (subject, one) in enumerate(zip(subjects, measured, strict=True))
-    ]
-
-
-def _row(subject: _Subject, measured: _Measured, device: str, base: _Measured | None) -> Row:
-    row = Row(
-        bundle=subject.hash, name=subject.name, runtime=subject.runtime, target=subject.target,
-        precision=subject.precision, device=device, status="ok", size_bytes=subject.size_bytes,
-    )  # fmt: skip
-    if measured.problem is not None:
-        return replace(row, status="failed", reason=measured.problem)
-    answers, figures = measured.answers, measured.figures
-    scores = np.array([item["score"] for item in answers])
-    ttft = [item["ttft_ms"] for item in answers]
-    gaps = np.array([gap for item in answers for gap in item["itl_ms"]])
-    speeds = [1000 * item["prompt_tokens"] / item["prefill_ms"] for item in answers]
-    row = replace(
-        row,
-        n=len(scores),
-        accuracy=float(scores.mean()),
-        accuracy_ci95=score_interval(scores),
-        mean_kl=figures.get("mean_kl"),
-        pixel_max_abs=figures.get("pixel_max_abs"),
-        load_ms=figures["load_ms"],
-        preprocess_ms=_median(answers, "preprocess_ms"),
-        image_encode_ms=_median(answers, "image_encode_ms"),
-        ttft_ms=float(np.median(ttft)),
-        ttft_ms_ci95=median_interval(ttft),
-        prefill_tokens_per_s=float(np.median(speeds)),
-        peak_memory_bytes=figures["peak_memory_bytes"],
-    )
-    if len(gaps):
-        p50, p95, p99 = (float(value) for value in np.quantile(gaps, (0.5, 0.95, 0.99)))
-        row = replace(row, decode_tokens_per_s=1000 / p50, itl_ms_p50=p50, itl_ms_p95=p95, itl_ms_p99=p99)
-    if base is None:
-        return row
-    gain = paired(scores, [item["score"] for item in base.answers])
-    return replace(
-        row,
-        accuracy_delta=gain.delta,
-        accuracy_delta_ci95=gain.ci95,
-        accuracy_p=gain.p_value,
-        token_agreement=_agreement(answers, base.answers),
-    )
-
-
-def _median(answers: Sequence[dict[str, Any]], key: str) -> float:
-    return float(np.median([item[key] for item in answers]))
-
-
-def _agreement(ours: Sequence[dict[str, Any]], theirs: Sequence[dict[str, Any]]) -> float:
-    """Share of the reference's tokens that come before the first difference, over all questions."""
-    equal = total = 0
-    for one, other in zip(ours, theirs, strict=True):
-        total += len(other["token_ids"])
-        for a, b in zip(one["token_ids"], other["token_ids"], strict=False):
-            if a != b:
-                break
-            equal += 1
-    return equal / total
+    rows = []
+    for number, (subject, one, device) in enumerate(zip(subjects, measured, devices, strict=True)):
+        row = fill(subject.row(device), one, base if number else None)
+        if device != where.HOST:  # a board's speed over this machine's says nothing of the bundle
+            row = replace(row, ttft_ratio=None, ttft_ratio_ci95=None, decode_ratio=None, decode_ratio_ci95=None)
+        rows.append(row)
+    return adjust(rows)
 
 
 def _verdict(report: Report, bars: Gates) -> str:

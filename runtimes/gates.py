@@ -13,12 +13,12 @@ def failures(rows: Sequence[Row], gates: Gates) -> list[str]:
     """Every bar that some bundle misses; a bundle that could not be measured misses all of them.
 
     Args:
-        rows: The reference's row is not held to anything.
+        rows: The reference's row is not held to anything, nor is one that was measured elsewhere.
         gates: Absent bars hold.
     """
     found = []
     for row in rows:
-        if row.target == "checkpoint":
+        if row.target == "checkpoint" or row.origin is not None:
             continue
         if row.status == "failed":
             found.append(f"{row.name} was not measured")
@@ -34,6 +34,7 @@ def _missed(row: Row, gates: Gates) -> list[str]:
         ("TTFT ms", row.ttft_ms, gates.max_ttft_ms, True),
         ("decode tokens/s", row.decode_tokens_per_s, gates.min_decode, False),
         ("bytes", row.size_bytes, gates.max_size, True),
+        ("bytes of memory", row.peak_memory_bytes, gates.max_memory, True),
     ]
     missed = []
     for name, value, bar, upper in checks:

@@ -60,6 +60,12 @@ class Official(Prepared):
     images: tuple[Image, ...] = ()
     again: Callable[[tuple[Image, ...]], dict[str, Any]] | None = None
 
+    def head(self, length: int) -> Official:
+        """As `Prepared.head`."""
+        base = super().head(length)
+        assert isinstance(base, Official)
+        return replace(base, kinds=None if self.kinds is None else self.kinds[:, :length])
+
     def tail(self, start: int, image: int) -> Official:
         """As `Prepared.tail`; the later pictures go through the processor on their own."""
         base = super().tail(start, image)

@@ -35,6 +35,11 @@ class Prepared:
     positions: NDArray[np.int64] | None = None
     parts: list[int] = field(default_factory=list)
 
+    def head(self, length: int) -> Prepared:
+        """The first tokens of a prompt without pictures."""
+        positions = None if self.positions is None else self.positions[..., :length]
+        return replace(self, ids=self.ids[:, :length], positions=positions)
+
     def tail(self, start: int, image: int) -> Prepared:
         """What is left of a conversation when its first tokens are in the cache.
 

@@ -1,112 +1,229 @@
-"""One runtime in a process of its own: `python -m edgekit.runtimes.worker JOB.json`.
+"""One runtime in a process of its own: `python -m edgekit.runtimes.worker JOB.json`, told what to do line by line.
 
-It answers every question, then follows the reference's answers to compare distributions. Progress goes to stdout as
-JSON lines; answers, timings and figures go to files, so that a crash loses only what came after it.
+Each line of standard input is a JSON object `{"do": NAME, ...}`; each gets one line of JSON back, `{"ok": value}` or
+`{"error": text}`. The process idles between lines, so that several of them can take turns on one machine. Whatever
+libraries print goes to standard error. `edgekit.runtimes.crew` is the other end.
 """
 
 from __future__ import annotations
 
-import itertools
+import contextlib
+import gc
 import json
+import os
 import sys
 import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from edgekit.chat import question
 from edgekit.choice import Choice
-from edgekit.data import Sample, samples
+from edgekit.data import ImageRef, Sample, samples
 from edgekit.data.scoring import score_answer
 from edgekit.errors import EdgekitError
-from edgekit.files import write_json
 from edgekit.machine import peak_memory_bytes
-from edgekit.runtimes import RUNTIMES
-from edgekit.runtimes.generate import answer, follow
+from edgekit.pictures import upright
+from edgekit.runtimes import RUNTIMES, speed
+from edgekit.runtimes.generate import Answer, answer, follow
 from edgekit.runtimes.session import Session
 from edgekit.stats import finite_or_none, kl_divergence
 
-ANSWERS, FIGURES, TRACE, ERROR = "answers.jsonl", "figures.json", "trace.npz", "error.txt"
+TRACE = "trace.npz"
 PIXEL_SAMPLES = 8  # pictures whose preprocessing is compared: every tile of one, so a few tell enough
+RELOADS = 3  # warm loads, of which the median is told
 
 
 @dataclass(frozen=True)
 class Job:
-    """What a worker is asked.
+    """What a worker holds.
 
     Attributes:
         runtime: Name in edgekit.runtimes.
         folder: Bundle or checkpoint.
-        out: Folder for what it writes.
-        data, limit, scoring: Questions and metric.
         threads: CPU threads.
-        warmup: Questions answered before anything is timed.
+        data, limit, scoring: Questions and metric; no data for prompts given one by one.
         max_new_tokens: Longest answer.
-        trace: So many first questions are followed token by token.
-        reference: `out` of the reference's job; None when this is the reference.
     """
 
     runtime: str
     folder: str
-    out: str
-    data: str
-    limit: int | None
-    scoring: Choice
     threads: int
-    warmup: int
-    max_new_tokens: int
-    trace: int
-    reference: str | None = None
+    data: str = ""
+    limit: int | None = None
+    scoring: Choice = "exact"
+    max_new_tokens: int = 16
+
+
+class Worker:
+    """The session and its place in the questions; each public method is something to do."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._session: Session | None = None
+        self._rest: Iterator[Sample] = iter(())
+        self._first: Sample | None = None
+
+    def load(self) -> dict[str, Any]:
+        """Open the session; milliseconds of it, the import of the runtime included, and what the runtime notes."""
+        if self._job.data:
+            self._rest = iter(samples(self._job.data, limit=self._job.limit))
+            self._first = next(iter(samples(self._job.data, limit=1)), None)
+        _forget(Path(self._job.folder))
+        start = time.perf_counter()
+        self._open()
+        found: dict[str, Any] = {"load_ms": 1000 * (time.perf_counter() - start)}
+        if self._first is not None:
+            ids = self._ready.prepare(self._first.messages, [image.open() for image in self._first.images]).ids
+            found["image_tokens"] = int((ids == self._ready.image_token_id).sum())
+        found["notes"] = list(getattr(self._ready, "notes", ()))
+        return found
+
+    def warm(self, count: int) -> None:
+        """Answer the first questions, untimed."""
+        for sample in samples(self._job.data, limit=count) if count else ():
+            self._ask(sample)
+
+    def ask(self, count: int, turn: int) -> list[dict[str, Any]]:
+        """Answer the next questions.
+
+        One answer is given before that is not timed: other processes had the machine, and what this one held in the
+        processor's caches is gone.
+
+        Args:
+            count: How many; fewer where they end.
+            turn: Written into each answer.
+        """
+        if self._first is not None:
+            self._ask(self._first)
+        rows = []
+        for _ in range(count):
+            sample = next(self._rest, None)
+            if sample is None:
+                break
+            said = self._ask(sample)
+            rows.append(
+                {
+                    "id": sample.id,
+                    "turn": turn,
+                    "question": sample.text,
+                    "expected": sample.answer,
+                    "answer": said.text,
+                    "token_ids": said.token_ids,
+                    "score": score_answer(self._job.scoring, said.text, sample),
+                    **said.timings.as_dict(),
+                }
+            )
+        return rows
+
+    def memory(self) -> int:
+        """Bytes: the high-water mark so far."""
+        # A runtime with a process of its own has its memory there.
+        elsewhere = self._ready.helper_memory_bytes() if hasattr(self._ready, "helper_memory_bytes") else 0
+        return peak_memory_bytes() + elsewhere
+
+    def speed(self, kind: str, tokens: int) -> dict[str, Any]:
+        """One repetition of a speed test."""
+        picture = next((image.open() for image in self._first.images), None) if self._first is not None else None
+        return speed.run_once(self._ready, kind, tokens, picture)
+
+    def sustain(self, seconds: float, points: int) -> list[dict[str, float]]:
+        """Answer without a pause."""
+        return speed.sustain(lambda: self._ask(self._next_round()), seconds, points)
+
+    def trace(self, out: str, count: int) -> None:
+        """Write the logits along this model's own answers, for others to compare theirs with."""
+        _write_trace(self._ready, self._chosen(count), Path(out), self._job.max_new_tokens)
+
+    def compare(self, trace: str, count: int) -> dict[str, Any]:
+        """Follow the reference's answers."""
+        return _compare(self._ready, self._chosen(count), Path(trace))
+
+    def reload(self) -> dict[str, float]:
+        """Close the session and open it again: what a load costs when the runtime and the files are in memory."""
+        spent = []
+        for _ in range(RELOADS):
+            self._close()
+            start = time.perf_counter()
+            self._open()
+            spent.append(1000 * (time.perf_counter() - start))
+        self._close()
+        return {"load_warm_ms": float(np.median(spent))}
+
+    def answer(self, prompt: str, images: list[str], max_new_tokens: int) -> dict[str, Any]:
+        """Answer a prompt about picture files."""
+        pictures = [upright(ImageRef(path=Path(path)).open()) for path in images]
+        said = answer(self._ready, question(prompt, len(pictures)), pictures, max_new_tokens=max_new_tokens)
+        return {
+            "text": said.text,
+            "token_ids": said.token_ids,
+            "finish": said.finish,
+            "timings": said.timings.as_dict(),
+        }
+
+    @property
+    def _ready(self) -> Session:
+        if self._session is None:
+            raise EdgekitError("The model is not loaded.")
+        return self._session
+
+    def _open(self) -> None:
+        self._session = RUNTIMES.load(self._job.runtime).open_session(Path(self._job.folder), self._job.threads)
+
+    def _close(self) -> None:
+        self._ready.close()
+        self._session = None
+        gc.collect()
+
+    def _ask(self, sample: Sample) -> Answer:
+        images = [image.open() for image in sample.images]
+        return answer(self._ready, sample.messages, images, max_new_tokens=self._job.max_new_tokens)
+
+    def _next_round(self) -> Sample:
+        """The next question, from the first again behind the last."""
+        sample = next(self._rest, None)
+        if sample is None:
+            self._rest = iter(samples(self._job.data, limit=self._job.limit))
+            sample = next(self._rest)
+        return sample
+
+    def _chosen(self, count: int) -> list[Sample]:
+        limit = count if self._job.limit is None else min(count, self._job.limit)
+        return list(samples(self._job.data, limit=limit))
 
 
 def main(path: Path) -> int:
-    """Do the job of a file; an EdgekitError becomes error.txt and exit code 1."""
-    job = Job(**json.loads(path.read_text(encoding="utf-8")))
-    try:
-        _work(job, Path(job.out))
-    except EdgekitError as error:
-        (Path(job.out) / ERROR).write_text(str(error), encoding="utf-8")
-        return error.exit_code
+    """Do what standard input says until it ends."""
+    channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # native libraries print where they like
+    sys.stdout = sys.stderr
+    worker = Worker(Job(**json.loads(path.read_text(encoding="utf-8"))))
+    for line in sys.stdin:
+        request = json.loads(line)
+        doing: Callable[..., Any] = getattr(worker, request.pop("do"))
+        channel.write(json.dumps(_reply(doing, request), ensure_ascii=False) + "\n")
+        channel.flush()
     return 0
 
 
-def _work(job: Job, out: Path) -> None:
-    start = time.perf_counter()
-    session = RUNTIMES.load(job.runtime).open_session(Path(job.folder), job.threads)
-    load_ms = 1000 * (time.perf_counter() - start)
-    total = sum(1 for _ in samples(job.data, limit=job.limit))
-    for sample in itertools.islice(samples(job.data), job.warmup):
-        _ask(session, sample, job.max_new_tokens)
-    with (out / ANSWERS).open("w", encoding="utf-8") as stream:
-        for number, sample in enumerate(samples(job.data, limit=job.limit), 1):
-            said = _ask(session, sample, job.max_new_tokens)
-            row = {
-                "id": sample.id,
-                "answer": said.text,
-                "token_ids": said.token_ids,
-                "score": score_answer(job.scoring, said.text, sample),
-                **said.timings.as_dict(),
-            }
-            stream.write(json.dumps(row, ensure_ascii=False) + "\n")
-            if number % 20 == 0 or number == total:
-                sys.stdout.write(json.dumps({"done": number, "total": total}) + "\n")
-                sys.stdout.flush()
-    # A runtime with a process of its own has its memory there.
-    elsewhere = session.helper_memory_bytes() if hasattr(session, "helper_memory_bytes") else 0
-    figures: dict[str, Any] = {"load_ms": load_ms, "peak_memory_bytes": peak_memory_bytes() + elsewhere}
-    chosen = list(samples(job.data, limit=min(job.trace, total)))
-    if job.reference is None:
-        _write_trace(session, chosen, out, job.max_new_tokens)
-    else:
-        figures |= _compare(session, chosen, Path(job.reference))
-    figures["notes"] = list(getattr(session, "notes", ()))
-    write_json(out / FIGURES, figures)
-    session.close()
+def _reply(doing: Callable[..., Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        return {"ok": doing(**arguments)}
+    except EdgekitError as error:
+        return {"error": str(error)}
 
 
-def _ask(session: Session, sample: Sample, max_new_tokens: int) -> Any:
-    return answer(session, sample.messages, [image.open() for image in sample.images], max_new_tokens=max_new_tokens)
+def _forget(folder: Path) -> None:
+    """Drop a model's files from the page cache, where the system does that on request, so that a load is a cold one."""
+    if not hasattr(os, "posix_fadvise"):
+        return
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with contextlib.suppress(OSError), path.open("rb") as stream:
+                os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def _write_trace(session: Session, chosen: list[Sample], out: Path, max_new_tokens: int) -> None:
@@ -124,20 +241,24 @@ def _write_trace(session: Session, chosen: list[Sample], out: Path, max_new_toke
     np.savez_compressed(out / TRACE, **arrays)
 
 
-def _compare(session: Session, chosen: list[Sample], reference: Path) -> dict[str, Any]:
+def _compare(session: Session, chosen: list[Sample], trace_file: Path) -> dict[str, Any]:
     """Next-token distributions, best tokens, prompt ids and pixels against the reference's trace."""
     kl: list[float] = []
     best: list[bool] = []
-    worst: dict[str, float] = {"logits_max_abs": 0.0}
+    margins: list[float] = []
+    worst: dict[str, float] = {}
     same_ids = True
-    with np.load(reference / TRACE, allow_pickle=False) as trace:
+    with np.load(trace_file, allow_pickle=False) as trace:
         for number, sample in enumerate(chosen):
             images = [image.open() for image in sample.images]
             wanted, tokens = trace[f"logits_{number}"], trace[f"tokens_{number}"].tolist()
+            agreed = True
             for ours, theirs in zip(follow(session, sample.messages, images, tokens), wanted, strict=True):
                 kl.append(kl_divergence(theirs, ours))
                 best.append(int(ours.argmax()) == int(theirs.argmax()))
-                worst["logits_max_abs"] = max(worst["logits_max_abs"], float(np.abs(ours - theirs).max()))
+                if agreed and not best[-1]:
+                    agreed = False
+                    margins.append(float(theirs.max() - theirs[int(ours.argmax())]))
             if f"ids_{number}" in trace:
                 prepared = session.prepare(sample.messages, images)
                 same_ids &= np.array_equal(prepared.ids, trace[f"ids_{number}"])
@@ -145,10 +266,10 @@ def _compare(session: Session, chosen: list[Sample], reference: Path) -> dict[st
                     gap = _pixel_gap(prepared.pixels, trace[f"pixels_{number}"])
                     worst["pixel_max_abs"] = max(worst.get("pixel_max_abs", 0.0), gap)
     return {
-        "mean_kl": float(np.mean(kl)),
+        "mean_kl": finite_or_none(float(np.mean(kl))),
         "top1_agreement": float(np.mean(best)),
         "prompt_ids_equal": same_ids,
-        "traced": len(chosen),
+        "margin_at_difference": finite_or_none(max(margins)) if margins else None,
         # Pictures of another shape, as of a bundle for chosen sizes, have no difference to state; the ids differ then.
         **{name: finite_or_none(value) for name, value in worst.items()},
     }

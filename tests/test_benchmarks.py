@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -58,3 +59,26 @@ def test_llamacpp_takes_ratios_within_each_repetition() -> None:
     found = script("llamacpp").summary(rows)
     assert found["prefill_ratio"] == 2.0 and found["prefill_ratio_range"] == [1.0, 3.0]
     assert found["token_ratio"] == 1.5 and found["img_ms"] == 1.0
+
+
+def test_overhead_asks_both_ways_the_same(tiny_bundle: Path) -> None:
+    overhead = script("overhead")
+    made = overhead.ways(tiny_bundle, 1, 3)
+    assert made["direct"]() == made["edgekit"]() and len(made["direct"]()) == 3
+    assert overhead.overhead(made, 4)["repetitions"] == 4
+
+
+def test_overhead_by_hand() -> None:
+    found = script("overhead").summary({"edgekit": [(11.0, 2.0)] * 3, "direct": [(10.0, 2.0), (5.0, 1.0), (11.0, 2.0)]})
+    assert round(found["wall_overhead_percent"], 6) == 10.0 and found["cpu_overhead_percent"] == 0.0
+
+
+def test_two_runs_agree_where_their_intervals_meet() -> None:
+    from edgekit.report import Report, Row
+
+    base = Row("b", "x", "r", "onnx", "fp32", "host", "ok", ttft_ms=2.0, ttft_ms_ci95=(1.0, 3.0), accuracy=0.5,
+               accuracy_ci95=(0.4, 0.6))  # fmt: skip
+    other = replace(base, ttft_ms=4.0, ttft_ms_ci95=(3.5, 4.5))
+    one, two = (Report(2, "d", "exact", 1, {}, (row,)) for row in (base, other))
+    found = script("overhead").agree(one, two)
+    assert (found["figures"], found["agree"]) == (2, 1) and found["apart"][0].startswith("x ttft_ms")

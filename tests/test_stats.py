@@ -7,7 +7,19 @@ import math
 import numpy as np
 import pytest
 
-from edgekit.stats import finite_or_none, kl_divergence, largest_gap, median_interval, paired, score_interval
+from edgekit.stats import (
+    finite_or_none,
+    holm,
+    kl_divergence,
+    largest_gap,
+    median_change,
+    median_interval,
+    median_ratio,
+    paired,
+    score_interval,
+    turn_medians,
+    two_shares,
+)
 
 
 def test_wilson_by_hand() -> None:
@@ -73,6 +85,73 @@ def test_median() -> None:
     assert low < 50 < high and high - low < 45
 
 
+def test_medians_as_scipy_has_them() -> None:
+    from scipy.stats import bootstrap
+
+    values = np.random.default_rng(3).lognormal(size=200)
+    wanted = bootstrap(
+        (values,), np.median, method="percentile", n_resamples=4000, rng=np.random.default_rng(1)
+    ).confidence_interval
+    low, high = median_interval(values, draws=4000)
+    width = wanted.high - wanted.low
+    assert abs(low - wanted.low) < 0.06 * width and abs(high - wanted.high) < 0.06 * width
+
+
+def test_paired_as_scipy_has_it() -> None:
+    from scipy.stats import bootstrap, permutation_test
+
+    rng = np.random.default_rng(2)
+    old = rng.random(120)
+    new = np.clip(old + rng.normal(0.02, 0.1, 120), 0, 1)
+    ours = paired(new, old)
+    wanted = bootstrap((new - old,), np.mean, method="percentile", rng=rng).confidence_interval
+    width = wanted.high - wanted.low
+    assert abs(ours.ci95[0] - wanted.low) < 0.06 * width and abs(ours.ci95[1] - wanted.high) < 0.06 * width
+    flips = permutation_test(
+        (new, old), lambda a, b: np.mean(a - b), permutation_type="samples", n_resamples=4000, rng=rng
+    )
+    assert abs(ours.p_value - flips.pvalue) < 0.03
+
+
+def test_turns_by_hand() -> None:
+    """Samples of one turn stand and fall together: the interval is that of three turns, not of nine samples."""
+    samples, turns = [1.0, 2.0, 3.0, 11.0, 12.0, 13.0, 21.0, 22.0, 23.0], [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    assert turn_medians(samples, turns).tolist() == [2.0, 12.0, 22.0]
+    assert median_interval(samples, turns) == (2.0, 22.0)
+
+
+def test_a_ratio_within_turns_does_not_feel_the_machine() -> None:
+    turns = [0, 0, 1, 1, 2, 2]
+    old = np.array([10.0, 10.0, 30.0, 30.0, 20.0, 20.0])  # the machine slows down threefold, and recovers
+    ratio, (low, high) = median_ratio(2 * old, turns, old, turns)
+    assert ratio == low == high == 2.0
+    assert median_ratio([8.0, 5.0], [1, 9], [2.0, 7.0], [1, 3])[0] == 4.0  # turns that only one has do not count
+
+
+def test_a_change_of_medians() -> None:
+    rng = np.random.default_rng(0)
+    old = rng.lognormal(0, 0.1, 40)
+    ratio, p = median_change(1.5 * rng.lognormal(0, 0.1, 40), old)
+    assert 1.35 < ratio < 1.65 and p < 1e-6
+    assert median_change(rng.lognormal(0, 0.1, 40), old)[1] > 0.01
+    assert median_change([2.0, 2.0], [2.0, 2.0]) == (1.0, 1.0) and median_change([4.0], [2.0]) == (2.0, 0.0)
+
+
+def test_two_shares_as_published() -> None:
+    """Newcombe 1998, table II, case (a), method 10: 56/70 - 48/80."""
+    delta, (low, high), p = two_shares((56 / 70, 70), (48 / 80, 80))
+    assert delta == pytest.approx(0.2) and (low, high) == pytest.approx((0.0524, 0.3339), abs=5e-5)
+    pooled = 104 / 150
+    z = 0.2 / math.sqrt(pooled * (1 - pooled) * (1 / 70 + 1 / 80))
+    assert p == pytest.approx(math.erfc(z / math.sqrt(2)))
+    assert two_shares((1.0, 5), (1.0, 5))[2] == 1.0
+
+
+def test_holm_by_hand() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.9, 0.8]) == [1.0, 1.0] and holm([]) == []
+
+
 @pytest.mark.slow
 def test_intervals_cover_95_of_100() -> None:
     rng = np.random.default_rng(1)
@@ -90,3 +169,17 @@ def test_intervals_cover_95_of_100() -> None:
         low, high = paired(new, old, draws=1000, seed=number).ci95
         covered[1] += low <= expected <= high
     assert all(0.93 <= count / runs <= 0.97 for count in covered), covered
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("wander", [0.0, 0.1, 0.5])
+def test_intervals_of_medians_cover_95_of_100(wander: float) -> None:
+    """Twenty turns of fifteen samples on a machine whose speed wanders from turn to turn."""
+    rng = np.random.default_rng(5)
+    runs, turns = 2000, np.repeat(np.arange(20), 15)
+    covered = 0
+    for number in range(runs):
+        noise = 0.2 * rng.standard_normal(300) + wander * 0.2 * rng.standard_normal(20)[turns]
+        low, high = median_interval(np.exp(noise), turns, draws=1000, seed=number)
+        covered += low <= 1.0 <= high
+    assert 0.93 <= covered / runs <= 0.97, covered / runs

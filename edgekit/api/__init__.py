@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgekit.api.answering import chat, run
+from edgekit.api.answering import chat, run, run_all
 from edgekit.api.distilling import (
     ablate,
     demo_cards,
@@ -16,12 +16,13 @@ from edgekit.api.distilling import (
 )
 from edgekit.api.exporting import export, matrix
 from edgekit.api.listing import data_check, data_show, devices, doctor, targets
-from edgekit.api.measuring import bench, verify
+from edgekit.api.measuring import bench, compare, verify
 
 __all__ = [
     "ablate",
     "bench",
     "chat",
+    "compare",
     "data_check",
     "data_show",
     "demo_cards",
@@ -37,6 +38,7 @@ __all__ = [
     "parse_overrides",
     "probe",
     "run",
+    "run_all",
     "targets",
     "verify",
 ]

@@ -58,6 +58,42 @@ def run(
     return _as_dict(said, name)
 
 
+def run_all(
+    prompt: str,
+    images: list[Path],
+    models: list[Path | str] | None = None,
+    *,
+    max_new_tokens: int = 32,
+    threads: int = 1,
+) -> list[dict[str, Any]]:
+    """Ask every runtime the same, each in a process of its own.
+
+    Args:
+        prompt, images: The question.
+        models: Bundles and checkpoints; the student and all bundles of the latest run when None.
+        max_new_tokens: Longest answer; greedy.
+        threads: CPU threads of each.
+    Returns:
+        One entry each, as `edgekit.runtimes.side_by_side.ask_all` says; what cannot answer holds its `problem`.
+    Raises:
+        EdgekitError: a picture cannot be read; there is nothing to ask.
+    """
+    from edgekit.checkpoint import resolve_checkpoint
+    from edgekit.runtimes.side_by_side import ask_all
+
+    for path in images:
+        _picture(path)  # one clear error, not one for each runtime
+    if models is None:
+        from edgekit.api.runs import latest_run
+
+        run = latest_run()
+        bundles = sorted(path for path in run.bundles.glob("*") if (path / "manifest.json").exists())
+        folders = [run.student, *bundles]
+    else:
+        folders = [resolve_checkpoint(str(model)) for model in models]
+    return ask_all(folders, prompt, images, max_new_tokens=max_new_tokens, threads=threads)
+
+
 def chat(
     model: Path | str,
     *,

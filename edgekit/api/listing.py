@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 
@@ -73,12 +74,13 @@ def targets() -> list[dict[str, Any]]:
     return rows
 
 
-def devices() -> list[dict[str, Any]]:
-    """Every device, whether it can be used now, and why not."""
-    from edgekit.devices import DEVICES
+def devices(addresses: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """Every device, or those of some addresses: whether it can be used now, and what it is or why it cannot."""
+    from edgekit.devices import DEVICES, parse_address
 
     rows = []
-    for name in DEVICES.names():
-        ready, detail = DEVICES.load(name).reach()
-        rows.append({"device": name, "ready": ready, "detail": detail})
+    for spec in addresses or DEVICES.names():
+        address = parse_address(spec)
+        ready, detail = DEVICES.load(address.device).reach(address)
+        rows.append({"device": str(address), "ready": ready, "detail": detail})
     return rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -103,6 +104,12 @@ def bench(
     device: str = "host",
     out: Path | None = None,
     bars: dict[str, float | int | None] | None = None,
+    prompt_tokens: Sequence[int] | None = None,
+    new_tokens: Sequence[int] | None = None,
+    repetitions: int | None = None,
+    sustain_s: float = 0.0,
+    imports: Sequence[Path] = (),
+    measure: bool = True,
 ) -> tuple[Report, Path]:
     """Measure bundles beside the PyTorch reference.
 
@@ -115,15 +122,26 @@ def bench(
         device: Where.
         out: Folder of the report; `reports/bench` of the run when None.
         bars: Fields of `Gates` that override the recipe's.
+        prompt_tokens, new_tokens: Lengths of the speed tests `pp` and `tg`, 0 for none; the recipe's when None.
+        repetitions: Of each speed test, 0 for none; the recipe's when None.
+        sustain_s: Seconds that each row answers without a pause at the end, to see whether it slows down.
+        imports: Files with results measured elsewhere, whose rows are added; see `edgekit.imports`.
+        measure: False adds them to the report that lies in `out` already.
     Returns:
         The report and its folder.
     """
     from dataclasses import replace
 
+    from edgekit.imports import read_results
     from edgekit.recipe import Bench, Gates
+    from edgekit.report import add_rows
     from edgekit.runtimes.bench import Settings
-    from edgekit.runtimes.bench import bench as measure
+    from edgekit.runtimes.bench import bench as run_bench
 
+    elsewhere = [row for path in imports for row in read_results(path)]
+    if not measure:
+        place = out or latest_run().reports / "bench"
+        return add_rows(place, elsewhere), place
     run = latest_run() if bundles is None else run_of(bundles)
     if bundles is None and run is not None:
         bundles = sorted(path for path in run.bundles.glob("*") if (path / "manifest.json").exists())
@@ -144,12 +162,16 @@ def bench(
         threads=threads or usual.threads,
         warmup=usual.warmup,
         max_new_tokens=usual.max_new_tokens,
+        prompt_tokens=usual.prompt_tokens if prompt_tokens is None else tuple(prompt_tokens),
+        new_tokens=usual.new_tokens if new_tokens is None else tuple(new_tokens),
+        repetitions=usual.repetitions if repetitions is None else repetitions,
+        sustain_s=sustain_s,
     )
     given = {key: value for key, value in (bars or {}).items() if value is not None}
     gates = replace(recipe.gates if recipe is not None else Gates(), **given)  # type: ignore[arg-type]
     place = out or (run.reports / "bench" if run is not None else Path("edgekit-bench"))
     name = run.name if run is not None else None
-    report = measure(
+    report = run_bench(
         bundles or [],
         reference_of(reference, bundles or []),
         settings,
@@ -159,4 +181,31 @@ def bench(
         run=name,
         prepared=run.students()[1:] if run is not None and reference is None else (),
     )
+    if elsewhere:
+        report = add_rows(place, elsewhere)
     return report, place
+
+
+def compare(old: Path, new: Path, *, tolerance: float = 0.05) -> dict[str, Any]:
+    """What got significantly worse from one report of `bench` to another.
+
+    Args:
+        old, new: report.json, or the folder that holds it; results.jsonl beside it makes the tests sharper.
+        tolerance: Share that latency, memory or size may get worse.
+    Returns:
+        changes, notes, regressions (their number) and a one-line verdict.
+    """
+    from edgekit.compare import compare as find
+    from edgekit.compare import notes, read_measured
+    from edgekit.schema import to_json
+
+    before, after = read_measured(old), read_measured(new)
+    changes = find(before, after, tolerance=tolerance)
+    worse = [f"{change.row}: {change.figure} {change.change}" for change in changes if change.regression]
+    verdict = f"FAIL: {'; '.join(worse)}" if worse else f"PASS: nothing significantly worse in {len(changes)} figures"
+    return {
+        "verdict": verdict,
+        "regressions": len(worse),
+        "notes": notes(before, after, changes),
+        "changes": to_json(changes),
+    }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -23,7 +24,9 @@ def command(
         int | None, typer.Option(help="The first so many questions; 0 for all.", min=0, show_default=False)
     ] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads of each runtime.", min=1, show_default=False)] = None,
-    device: Annotated[str, typer.Option(help="Device; `edgekit devices` lists them.")] = "host",
+    device: Annotated[
+        str, typer.Option(help="Device: host, ssh://user@board, iphone, ...; `edgekit devices` lists them.")
+    ] = "host",
     out: Annotated[Path | None, typer.Option(help="Folder of the report.", show_default=False)] = None,
     max_drop: Annotated[
         float | None, typer.Option(help="Bar: points of accuracy below PyTorch.", show_default=False)
@@ -35,6 +38,31 @@ def command(
         float | None, typer.Option(help="Bar: decoded tokens per second.", show_default=False)
     ] = None,
     max_size: Annotated[int | None, typer.Option(help="Bar: bytes on disk.", show_default=False)] = None,
+    max_memory: Annotated[
+        int | None, typer.Option(help="Bar: bytes, high-water mark of the process.", show_default=False)
+    ] = None,
+    prompt_tokens: Annotated[
+        str | None, typer.Option("--prompt-tokens", "-p", help="Lengths of the pp tests, 0 for none.", metavar="N,N")
+    ] = None,
+    new_tokens: Annotated[
+        str | None, typer.Option("--new-tokens", "-n", help="Lengths of the tg tests, 0 for none.", metavar="N,N")
+    ] = None,
+    repetitions: Annotated[
+        int | None,
+        typer.Option("--repetitions", "-r", help="Of each pp, tg and img test; 0 for none.", min=0, show_default=False),
+    ] = None,
+    sustain: Annotated[
+        str | None, typer.Option(help="Answer so long without a pause, to see it slow down: 30s, 5m.", metavar="TIME")
+    ] = None,
+    imports: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--import", help="Results measured elsewhere: llama-bench, ExecuTorch, a phone.", show_default=False
+        ),
+    ] = None,
+    measure: Annotated[
+        bool, typer.Option("--measure/--no-measure", help="Measure, or add imports to the report that is there.")
+    ] = True,
     json_out: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Accuracy and latency of each bundle beside PyTorch's, with intervals; exit 3 when a bar is missed.
@@ -46,17 +74,37 @@ def command(
 
     bars = {"max_drop": max_drop, "max_ttft_ms": max_ttft_ms, "min_decode": min_decode, "max_size": max_size}
     report, folder = api.bench(
-        bundles, reference=reference, data=data, limit=limit, threads=threads, device=device, out=out, bars=bars
-    )
+        bundles, reference=reference, data=data, limit=limit, threads=threads, device=device, out=out,
+        bars={**bars, "max_memory": max_memory}, prompt_tokens=_lengths(prompt_tokens, "-p"),
+        new_tokens=_lengths(new_tokens, "-n"), repetitions=repetitions, sustain_s=_seconds(sustain),
+        imports=imports or [], measure=measure,
+    )  # fmt: skip
     if json_out:
         print_json(to_json(report))
     else:
         _print_table(report)
-    note(f"Report: {folder / 'report.md'}")
+    note(f"Report: {folder / 'report.html'}")
     if report.verdict:
         note(report.verdict)
     if report.verdict.startswith("FAIL"):
         raise typer.Exit(3)
+
+
+def _lengths(text: str | None, option: str) -> list[int] | None:
+    if text is None:
+        return None
+    if not re.fullmatch(r"\d{1,6}(,\d{1,6})*", text):
+        raise typer.BadParameter(f"{text!r} is not a list of lengths such as 512 or 128,512", param_hint=option)
+    return [int(part) for part in text.split(",")]
+
+
+def _seconds(text: str | None) -> float:
+    if text is None:
+        return 0.0
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh]?)", text)
+    if found is None:
+        raise typer.BadParameter(f"{text!r} is not a time such as 30s or 5m", param_hint="--sustain")
+    return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[found[2]]
 
 
 def _print_table(report: object) -> None:
@@ -67,15 +115,22 @@ def _print_table(report: object) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from edgekit.report import COLUMNS, Report, footnotes, markdown, table
+    from edgekit import prediction
+    from edgekit.report import COLUMNS, Report, footnotes, markdown, speed_table, table
 
     assert isinstance(report, Report)
     if not sys.stdout.isatty():
         sys.stdout.write(markdown(report))
         return
-    grid = Table(*COLUMNS, show_lines=True)
-    for row in table(report):
-        grid.add_row(*(Text(cell) for cell in row))
-    Console(highlight=False).print(grid)
+    for head, cells in ((COLUMNS, table(report)), speed_table(report)):
+        grid = Table(*head, show_lines=True)
+        for row in cells:
+            grid.add_row(*(Text(cell) for cell in row))
+        Console(highlight=False).print(grid)
+    if report.predictions:
+        grid = Table(*prediction.COLUMNS, title="Predicted, not measured")
+        for row in prediction.table(report.predictions):
+            grid.add_row(*(Text(cell) for cell in row))
+        Console(highlight=False).print(grid)
     for text in footnotes(report):
         stderr().print(f"- {text}", markup=False)

@@ -9,14 +9,19 @@ import typer
 from edgekit.console import print_json, print_text
 
 
-def command(json_out: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False) -> None:
+def command(
+    addresses: Annotated[
+        list[str] | None, typer.Argument(help="Addresses, as of --device; every device by default.", show_default=False)
+    ] = None,
+    json_out: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+) -> None:
     """List the devices, whether they can be used now, and why not.
 
-    Example:  edgekit devices
+    Example:  edgekit devices ssh://pi@raspberrypi
     """
     from edgekit import api
 
-    rows = api.devices()
+    rows = api.devices(addresses or ())
     if json_out:
         print_json(rows)
         return

@@ -11,18 +11,26 @@ from typing import Annotated, Any
 
 import typer
 
-from edgekit.console import note, print_json, print_piece, print_text, stderr
+from edgekit.console import note, plain, print_json, print_piece, print_text, stderr
 from edgekit.errors import EdgekitError
 
 IMAGE = "/image"
 
 
 def command(
-    model: Annotated[str, typer.Argument(help="Bundle, Hugging Face folder, or demo:teacher / demo:student.")],
+    model: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Bundle, Hugging Face folder, or demo:teacher / demo:student; several with --all.", show_default=False
+        ),
+    ] = None,
     prompt: Annotated[
         str | None, typer.Option(help="The question; the first turn with --chat.", show_default=False)
     ] = None,
     image: Annotated[list[Path] | None, typer.Option(help="Picture; may be repeated.", show_default=False)] = None,
+    all_: Annotated[
+        bool, typer.Option("--all", help="Ask each model named, or the latest run's student and all its bundles.")
+    ] = False,
     chat: Annotated[bool, typer.Option("--chat", help="Several turns, one a line of standard input.")] = False,
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.", min=1)] = 32,
     temperature: Annotated[float, typer.Option(help="0 is greedy.", min=0)] = 0.0,
@@ -57,16 +65,77 @@ def command(
         "repetition_penalty": repetition_penalty, "seed": seed, "stops": stop, "threads": threads,
     }  # fmt: skip
     show = print_piece if (sys.stdout.isatty() if stream is None else stream) and not json_out else None
+    if all_:
+        _ask_all(model, prompt, image or [], settings, chat, json_out)
+        return
+    if model is None or len(model) != 1:
+        raise typer.BadParameter("one model is needed; --all asks several", param_hint="MODEL")
     if chat:
-        _talk(api.chat(model, **settings), prompt, image or [], show, json_out)
+        _talk(api.chat(model[0], **settings), prompt, image or [], show, json_out)
         return
     if prompt is None:
         raise typer.BadParameter("a question is needed without --chat", param_hint="--prompt")
-    said = api.run(model, prompt, image or [], **settings, on_text=show)
+    said = api.run(model[0], prompt, image or [], **settings, on_text=show)
     if json_out:
         print_json(said)
     else:
         _tell(said, show is not None)
+
+
+def _ask_all(
+    models: list[str] | None,
+    prompt: str | None,
+    images: list[Path],
+    settings: dict[str, Any],
+    chat: bool,
+    json_out: bool,
+) -> None:
+    from edgekit import api
+
+    if prompt is None or chat:
+        raise typer.BadParameter("--all wants one question, and no --chat", param_hint="--prompt")
+    if settings["temperature"] or settings["repetition_penalty"] != 1 or settings["stops"]:
+        raise typer.BadParameter("--all asks greedily, so that the answers can be compared", param_hint="--all")
+    found = api.run_all(
+        prompt, images, None if not models else [*models], max_new_tokens=settings["max_new_tokens"],
+        threads=settings["threads"],
+    )  # fmt: skip
+    if json_out:
+        print_json(found)
+    else:
+        _table(found)
+    if all("problem" in one for one in found):
+        raise typer.Exit(1)
+
+
+def _table(found: list[dict[str, Any]]) -> None:
+    """As wide as the terminal; lines of text where the output is none."""
+    head = ("model", "runtime", "answer", "same tokens", "TTFT ms", "tokens/s", "load ms")
+    if not sys.stdout.isatty():
+        print_text("\t".join(head))
+        for one in found:
+            print_text("\t".join(plain(cell) for cell in _cells(one)))
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table(*head, show_lines=True)
+    for one in found:
+        grid.add_row(*(Text(plain(cell)) for cell in _cells(one)))
+    Console(highlight=False).print(grid)
+
+
+def _cells(one: dict[str, Any]) -> list[str]:
+    if "problem" in one:
+        return [one["name"], one["runtime"], f"failed: {one['problem']}", "", "", "", ""]
+    times = one["timings"]
+    spent = sum(times["itl_ms"])
+    speed = f"{1000 * len(times['itl_ms']) / spent:.0f}" if spent else ""
+    return [
+        one["name"], one["runtime"], one["text"], "yes" if one["same"] else "no", f"{times['ttft_ms']:.1f}", speed,
+        f"{one['load_ms']:.0f}",
+    ]  # fmt: skip
 
 
 def _talk(

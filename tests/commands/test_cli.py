@@ -59,7 +59,8 @@ def test_lists() -> None:
     assert targets["onnx"]["ready"] and targets["executorch"]["ready"]
     assert targets["onnx"]["precisions"] == ["fp32", "fp16", "int8", "int8-static", "int4"]
     devices = json.loads(call("devices", "--json").stdout)
-    assert [row["device"] for row in devices] == ["host"] and devices[0]["ready"]
+    assert [row["device"] for row in devices] == ["android", "host", "ipad", "iphone", "mac", "ssh"]
+    assert devices[1]["ready"] and all(row["detail"] for row in devices)
     checks = {row["name"]: row for row in json.loads(call("doctor", "--json").stdout)}
     assert checks["core"]["ready"] and checks["extra onnx"]["ready"]
     cards = json.loads(call("demo", "card", "--json").stdout)
@@ -85,6 +86,13 @@ def test_nothing_there_yet(tmp_path: Path) -> None:
     fails("No model at 'nope'", "export", "nope", folder=tmp_path)
     fails("No bundle at", "bench", "nope", "--data", "easy-vqa:test", folder=tmp_path)
     fails("No questions to measure on", "bench", "nope", folder=tmp_path)
+    fails("No report to add to", "bench", "--no-measure", "--out", "none", folder=tmp_path)
+    fails("Cannot read the report", "compare", "a.json", "b.json", folder=tmp_path)
+    (tmp_path / "x.json").write_text("{}")
+    fails("x.json is of no known format", "bench", "--import", "x.json", folder=tmp_path)
+    for bad in (["-p", "12,x"], ["--sustain", "soon"]):
+        assert call("bench", *bad, folder=tmp_path).exit_code == 2
+    assert call("run", folder=tmp_path).exit_code == call("run", "--all", folder=tmp_path).exit_code == 2
 
 
 @pytest.fixture
@@ -102,7 +110,14 @@ def place(tmp_path: Path, tiny_checkpoint: Path, tiny_teacher: Path) -> Path:
         "data": {"train": "q.jsonl", "test": "q.jsonl"},
         "masters": {"mask": {"r_max": 0.2, "step": 0.2}, "gen_data": {"max_new_tokens": 2}},
         "trainer": {"steps": 2, "batch_questions": 2, "learning_rate": 1e-3},
-        "bench": {"limit": 4, "warmup": 0, "max_new_tokens": 2},
+        "bench": {
+            "limit": 4,
+            "warmup": 0,
+            "max_new_tokens": 2,
+            "prompt_tokens": [9],
+            "new_tokens": [3],
+            "repetitions": 2,
+        },
     }
     (tmp_path / "edgekit.yaml").write_text(yaml.safe_dump(recipe))
     return tmp_path
@@ -150,6 +165,18 @@ def test_the_whole_line(place: Path) -> None:
     gated = call("bench", "--max-size", "10", folder=place)
     assert gated.exit_code == 3 and "FAIL: onnx-fp32: bytes" in gated.stderr
     assert (place / "runs/tiny/reports/bench/report.md").exists()
+    assert "FAIL" in (place / "runs/tiny/reports/bench/report.html").read_text()
+    same = call("compare", "runs/tiny/reports/bench", "runs/tiny/reports/bench/report.json", "--json", folder=place)
+    assert same.exit_code == 0 and json.loads(same.stdout)["regressions"] == 0
+    worse = json.loads((place / "runs/tiny/reports/bench/report.json").read_text())
+    worse["rows"][1]["size_bytes"] *= 2
+    (place / "worse.json").write_text(json.dumps(worse))
+    found = call("compare", "runs/tiny/reports/bench", "worse.json", folder=place)
+    assert found.exit_code == 3 and "worse   onnx-fp32: size bytes +100.0 %" in found.stdout
+    both = call("run", "--all", "--image", "a.png", "--prompt", "is it?", "--max-new-tokens", "3", folder=place)
+    assert both.exit_code == 0 and [line.split("\t")[0] for line in both.stdout.splitlines()] == [
+        "model", "student", "onnx-fp32",
+    ]  # fmt: skip
     for model in ("runs/tiny/bundles/onnx-fp32", "runs/tiny/student"):
         said = call(
             "run", model, "--image", "a.png", "--prompt", "is it?", "--max-new-tokens", "3", "--json", folder=place

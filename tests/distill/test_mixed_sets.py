@@ -14,7 +14,6 @@ from edgekit.data import samples
 from edgekit.data.scoring import SCORING
 from edgekit.distill.evaluate import evaluate_model
 from edgekit.errors import DataError, EdgekitError, RecipeError
-from edgekit.files import write_json
 from edgekit.processor import Processor
 from edgekit.runtimes import worker
 from edgekit.runtimes.bench import Settings, bench
@@ -58,10 +57,10 @@ def test_evaluation_scores_each_set_by_its_metric(tiny_checkpoint: Path, spec: s
 
 
 def test_the_worker_of_bench_scores_as_evaluation_does(tiny_checkpoint: Path, spec: str, tmp_path: Path) -> None:
-    job = worker.Job("pytorch", str(tiny_checkpoint), str(tmp_path), spec, None, SCORED, 1, 0, 4, 1)
-    write_json(tmp_path / "job.json", vars(job))
-    assert worker.main(tmp_path / "job.json") == 0
-    rows = [json.loads(line) for line in (tmp_path / worker.ANSWERS).read_text().splitlines()]
+    mine = worker.Worker(worker.Job("pytorch", str(tiny_checkpoint), 1, spec, None, SCORED, 4))
+    assert mine.load()["load_ms"] > 0
+    rows = mine.ask(3, turn=0) + mine.ask(3, turn=1)
+    assert [row["turn"] for row in rows] == [0, 0, 0, 1]
     assert [row["score"] for row in rows] == pytest.approx([0.5, 0.6, 1.0, 0.0])
 
 

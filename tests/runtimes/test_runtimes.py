@@ -11,17 +11,21 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from edgekit import energy
 from edgekit.chat import question
 from edgekit.demo.shapes import draw
 from edgekit.errors import BundleError, EdgekitError, NotFiniteError
 from edgekit.recipe import Gates
 from edgekit.report import Row, read_report
-from edgekit.runtimes import RUNTIMES, bench, gates, runtime_for
+from edgekit.runtimes import RUNTIMES, bench, gates, measure, runtime_for
 from edgekit.runtimes.generate import answer, follow
 from edgekit.runtimes.sampling import Sampling, chooser, greedy
 from edgekit.runtimes.verify import verify_bundle
 
-SETTINGS = bench.Settings(data="easy-vqa:test", limit=24, warmup=1, max_new_tokens=4, trace=6)
+SETTINGS = bench.Settings(
+    data="easy-vqa:test", limit=24, warmup=1, max_new_tokens=4, trace=6, prompt_tokens=(20, 0), new_tokens=(8,),
+    repetitions=3, sustain_s=0.05,
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("images", [1, 2, 0])
@@ -149,7 +153,13 @@ def benched(
     manifest["files"]["onnx/decoder_model_merged.onnx"] = {"bytes": graph.stat().st_size, "sha256": sha256_file(graph)}
     (broken / "manifest.json").write_text(json.dumps(manifest))
     (cut / "onnx/vision_encoder.onnx").write_bytes(b"")
-    report = bench.bench([tiny_bundle, broken, cut], tiny_checkpoint, SETTINGS, place / "out")
+    # As if the machine told of its energy: each look at the counter is one joule on.
+    looks = iter(range(1000))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(energy.Rapl, "look", lambda self: [1_000_000 * next(looks)])
+        patch.setattr(energy.Rapl, "joules", lambda self, before, after: (after[0] - before[0]) / 1e6)
+        patch.setattr(energy.Rapl, "__bool__", lambda self: True)
+        report = bench.bench([tiny_bundle, broken, cut], tiny_checkpoint, SETTINGS, place / "out")
     return report, place / "out"
 
 
@@ -179,6 +189,20 @@ def test_bench_rows(benched: tuple[bench.Report, Path], tiny_bundle: Path) -> No
     raw = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
     assert len(raw) == 48 and {row["runtime"] for row in raw} == {"pytorch", "onnxruntime"}
     assert np.median([row["ttft_ms"] for row in raw if row["runtime"] == "onnxruntime"]) == good.ttft_ms
+    assert [row["turn"] for row in raw] == [n // 4 for n in range(24)] * 2 and report.turns == 6
+    for row in (reference, good):
+        assert row.tests[0].test == "pp20" and row.tests[1].test == "tg8" and row.tests[2].test == "img"
+        assert all(len(test.samples) == 3 and test.mean == pytest.approx(np.mean(test.samples)) for test in row.tests)
+        assert len(row.sustained) == 20 and row.sustained[-1].seconds >= 0.05
+        assert row.load_warm_ms is not None and row.load_ms is not None and row.load_warm_ms < row.load_ms
+        # A joule a turn, of which four of five answers are the questions' own.
+        assert row.energy_j_per_answer == pytest.approx(6 * 0.8 / 24)
+        assert row.image_tokens == 16 and row.prompt_tokens is not None and row.prompt_tokens > 16
+    assert good.ttft_ratio is not None and good.decode_ratio is not None and good.accuracy_p_holm == 1.0
+    assert good.top1_agreement == 1.0 and good.margin_at_difference is None
+    assert [one.bundle for one in report.lineage] == [good.bundle, broken.bundle]
+    page = (out / "report.html").read_text()
+    assert "does not load" in page and page.count("data:image/png;base64,") == 4
     assert "failed" in (out / "report.md").read_text() and (out / "results.csv").read_text().count("\n") == 5
 
 
@@ -197,6 +221,33 @@ def test_a_process_that_dies_is_a_row(
     assert report.rows[0].status == "ok"
     assert report.rows[1].status == "failed"
     assert "SIGSEGV" in (report.rows[1].reason or "") and "native trouble" in (report.rows[1].reason or "")
+
+
+def test_turns() -> None:
+    assert measure.turn_lengths(24) == [4] * 6 and measure.turn_lengths(1000) == [50] * 20
+    assert measure.turn_lengths(7) == [4, 3] and measure.turn_lengths(0) == []
+    runners = [measure._Runner(measure.Measured(name), None) for name in "abc"]  # type: ignore[arg-type]
+    order = [(n, runner.measured.title) for n, runner in measure.in_turns(runners, 2)]
+    assert order == [(0, "a"), (0, "b"), (0, "c"), (1, "b"), (1, "c"), (1, "a")]
+    runners[1].measured.problem = "gone"
+    assert [runner.measured.title for _, runner in measure.in_turns(runners, 1)] == ["a", "c"]
+
+
+def test_run_all_sets_the_answers_side_by_side(tiny_checkpoint: Path, tiny_bundle: Path, tmp_path: Path) -> None:
+    from edgekit import api
+
+    cut = tmp_path / "cut"
+    shutil.copytree(tiny_bundle, cut)
+    (cut / "onnx/vision_encoder.onnx").write_bytes(b"")
+    Image.new("RGB", (30, 20), (200, 0, 0)).save(tmp_path / "a.png")
+    models: list[Path | str] = [tiny_checkpoint, tiny_bundle, cut]
+    first, second, third = api.run_all("is it red?", [tmp_path / "a.png"], models, max_new_tokens=4)
+    assert first["runtime"] == "pytorch" and second["runtime"] == "onnxruntime" and first["same"] and second["same"]
+    alone = api.run(tiny_bundle, "is it red?", [tmp_path / "a.png"], max_new_tokens=4)
+    assert alone["token_ids"] == first["token_ids"] == second["token_ids"] and second["timings"]["ttft_ms"] > 0
+    assert "0 bytes, its manifest says" in third["problem"]
+    with pytest.raises(EdgekitError, match="No image at"):
+        api.run_all("q", [tmp_path / "none.png"], models)
 
 
 def test_a_bundle_of_another_student_is_refused(tiny_bundle: Path, tiny_teacher: Path, tmp_path: Path) -> None:
@@ -219,14 +270,17 @@ def row(**values: object) -> Row:
 
 
 def test_gates() -> None:
-    good = row(accuracy_delta=-0.004, ttft_ms=5.0, decode_tokens_per_s=100.0, size_bytes=10)
-    assert gates.failures([good], Gates(max_drop=0.5, max_ttft_ms=5.0, min_decode=100, max_size=10)) == []
-    missed = gates.failures([good], Gates(max_drop=0.3, max_ttft_ms=4.9, min_decode=101, max_size=9))
+    good = row(accuracy_delta=-0.004, ttft_ms=5.0, decode_tokens_per_s=100.0, size_bytes=10, peak_memory_bytes=7)
+    bars = Gates(max_drop=0.5, max_ttft_ms=5.0, min_decode=100, max_size=10, max_memory=7)
+    assert gates.failures([good], bars) == []
+    missed = gates.failures([good], Gates(max_drop=0.3, max_ttft_ms=4.9, min_decode=101, max_size=9, max_memory=6))
     assert [text.split(",")[0] for text in missed] == [
         "b: accuracy drop in points 0.4", "b: TTFT ms 5", "b: decode tokens/s 100", "b: bytes 10",
+        "b: bytes of memory 7",
     ]  # fmt: skip
     assert gates.failures([row()], Gates(max_drop=1)) == ["b: accuracy drop in points unknown, bar 1"]
     assert gates.failures([row(status="failed")], Gates(max_size=1)) == ["b was not measured"]
+    assert gates.failures([row(origin="a file", size_bytes=99)], Gates(max_size=1)) == []
     assert gates.failures([row(target="checkpoint", size_bytes=99)], Gates(max_size=1)) == []
 
 

@@ -1,0 +1,216 @@
+"""What edgekit costs above calling ONNX Runtime directly, and whether two runs of its bench agree.
+
+    python benchmarks/overhead.py direct BUNDLE --repetitions 20 --new-tokens 16
+    python benchmarks/overhead.py direct --make FOLDER      # makes a bundle of SmolVLM-256M's shape first
+    python benchmarks/overhead.py agree BUNDLE --reference CHECKPOINT --data easy-vqa:test --limit 400
+
+`direct`: one picture and one question, prepared once. One way is edgekit's session under the loop of `edgekit bench`;
+the other is the same graphs in the same ONNX Runtime, called by a loop written out below: encode, embed, merge,
+prefill, and greedy steps with the cache bound in place. Both give the same tokens, or the script stops. The ways take
+turns, their order changes each time, and the ratio is taken within each repetition; `cpu` is processor time, which
+waiting for a core does not add to.
+
+`agree`: the bench twice, one after the other; of all figures with a 95 % interval, how many overlap from run to run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgekit.bundle import Bundle
+from edgekit.chat import question
+from edgekit.demo.shapes import draw
+
+CHOSEN = ("ttft_ms", "image_encode_ms", "decode_tokens_per_s", "ttft_ratio", "decode_ratio", "accuracy")
+
+
+def make_bundle(work: Path) -> Path:
+    """A bundle of SmolVLM-256M's shape with random weights, int8; made once."""
+    from edgekit.export.bundling import export_checkpoint
+
+    sys.path.insert(0, str(Path(__file__).parent))
+    from decode import make_models  # type: ignore[import-not-found]
+
+    if not (work / "vlm").exists():
+        make_models(work)
+        _say_512(work / "vlm")
+    if not (work / "bundle").exists():
+        export_checkpoint(work / "vlm", "onnx", "int8", work / "bundle")
+    return work / "bundle"
+
+
+def _say_512(folder: Path) -> None:
+    """Processor files for one tile of 512 px, 64 tokens; those of make_models are the demo's, of 64 px."""
+    for name, changes in (
+        ("preprocessor_config.json", {"size": {"longest_edge": 512}, "max_image_size": {"longest_edge": 512}}),
+        ("processor_config.json", {"image_seq_len": 64}),
+    ):
+        value = json.loads((folder / name).read_text(encoding="utf-8"))
+        (folder / name).write_text(json.dumps({**value, **changes}), encoding="utf-8")
+
+
+class Direct:
+    """The graphs of an ONNX bundle without edgekit's session: tiles, one decoder that appends in place."""
+
+    def __init__(self, folder: Path, threads: int, room: int) -> None:
+        import onnxruntime
+
+        bundle = Bundle.load(folder)
+        manifest = bundle.manifest
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads, options.inter_op_num_threads, options.log_severity_level = threads, 1, 3
+        self.vision, self.embedding, self.decoder = (
+            onnxruntime.InferenceSession(bundle.path(manifest.components[name].file), options)
+            for name in ("vision_encoder", "token_embedding", "text_decoder")
+        )
+        self.image_token, cache = manifest.text.image_token_id, manifest.cache
+        if not cache.in_place:
+            raise SystemExit("this script drives decoders that append in place")
+        shape = (1, cache.kv_heads, room, cache.head_dim)
+        self.buffers = {
+            f"{layer}.{part}": onnxruntime.OrtValue.ortvalue_from_numpy(np.zeros(shape, dtype=np.float32))
+            for layer in range(cache.layers)
+            for part in ("key", "value")
+        }
+
+    def step(self, embeds: Any, start: int) -> Any:
+        """Append embeddings (1, T, D) behind the first `start` tokens; logits of the last."""
+        tokens = embeds.shape[1]
+        binding = self.decoder.io_binding()
+        binding.bind_cpu_input("inputs_embeds", embeds)
+        binding.bind_cpu_input("position_ids", np.arange(start, start + tokens)[None])
+        binding.bind_cpu_input("attention_mask", np.ones((1, start + tokens), dtype=np.int64))
+        for name, buffer in self.buffers.items():
+            binding.bind_ortvalue_input(f"past_key_values.{name}", buffer)
+            binding.bind_ortvalue_output(f"present.{name}", buffer)
+        binding.bind_output("logits", "cpu")
+        self.decoder.run_with_iobinding(binding)
+        return binding.get_outputs()[-1].numpy()[0, -1]
+
+    def answer(self, ids: Any, pixels: Any, new_tokens: int) -> list[int]:
+        """So many greedy tokens, whatever they are."""
+        features = self.vision.run(None, {"pixel_values": pixels[None]})[0]
+        embeds = self.embedding.run(None, {"input_ids": ids})[0]
+        embeds[ids == self.image_token] = features.reshape(-1, features.shape[-1])
+        logits, length, found = self.step(embeds, 0), ids.shape[1], []
+        while True:
+            found.append(int(logits.argmax()))
+            if len(found) == new_tokens:
+                return found
+            logits = self.step(self.embedding.run(None, {"input_ids": np.array([[found[-1]]])})[0], length)
+            length += 1
+
+
+class Prepared:
+    """A session that has prepared its prompt already and never ends an answer early."""
+
+    def __init__(self, session: Any, prepared: Any) -> None:
+        self._session, self._prepared = session, prepared
+        self.eos_token_ids: frozenset[int] = frozenset()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._session, name)
+
+    def prepare(self, *_: Any) -> Any:
+        """What was prepared."""
+        return self._prepared
+
+
+def ways(folder: Path, threads: int, new_tokens: int) -> dict[str, Callable[[], list[int]]]:
+    """Name -> what gives the tokens of one answer."""
+    from edgekit.runtimes.generate import answer
+    from edgekit.runtimes.onnxruntime import open_session
+
+    session = open_session(folder, threads)
+    messages, pictures = question("what is in the image?"), [draw(0)[0]]
+    prepared = session.prepare(messages, pictures)
+    ready: Any = Prepared(session, prepared)
+    direct = Direct(folder, threads, prepared.ids.shape[1] + new_tokens)
+    return {
+        "direct": lambda: direct.answer(prepared.ids, prepared.pixels, new_tokens),
+        "edgekit": lambda: answer(ready, messages, pictures, max_new_tokens=new_tokens).token_ids,
+    }
+
+
+def overhead(made: dict[str, Callable[[], list[int]]], repetitions: int) -> dict[str, Any]:
+    """Milliseconds of each way, and edgekit's over the direct way's within each repetition."""
+    names = list(made)
+    tokens = {name: made[name]() for name in names}
+    if tokens["edgekit"] != tokens["direct"]:
+        raise SystemExit(f"the two ways do not say the same: {tokens}")
+    spent: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
+    for number in range(repetitions):
+        for name in names if number % 2 else names[::-1]:
+            wall, cpu = time.perf_counter(), time.process_time()
+            made[name]()
+            spent[name].append((1000 * (time.perf_counter() - wall), 1000 * (time.process_time() - cpu)))
+    return summary(spent)
+
+
+def summary(spent: dict[str, list[tuple[float, float]]]) -> dict[str, Any]:
+    """Medians, and the overhead in percent with its bootstrap interval, by the clock and by the processor."""
+    from edgekit.stats import median_interval
+
+    found: dict[str, Any] = {"repetitions": len(spent["direct"])}
+    for place, kind in enumerate(("wall", "cpu")):
+        ratios = [ours[place] / theirs[place] for ours, theirs in zip(spent["edgekit"], spent["direct"], strict=True)]
+        low, high = median_interval(ratios)
+        found[f"{kind}_overhead_percent"] = 100 * (statistics.median(ratios) - 1)
+        found[f"{kind}_overhead_ci95"] = [100 * (low - 1), 100 * (high - 1)]
+        for name, values in spent.items():
+            found[f"{name}_{kind}_ms"] = statistics.median(value[place] for value in values)
+    return found
+
+
+def agree(one: Any, other: Any) -> dict[str, Any]:
+    """Of all figures with an interval in two reports of the same rows: how many agree, and which do not."""
+    apart, total = [], 0
+    for a, b in zip(one.rows, other.rows, strict=True):
+        for name in CHOSEN:
+            first, second = getattr(a, f"{name}_ci95"), getattr(b, f"{name}_ci95")
+            if first is None or second is None:
+                continue
+            total += 1
+            if first[1] < second[0] or second[1] < first[0]:
+                apart.append(f"{a.name} {name}: {getattr(a, name):.4g} {first}, then {getattr(b, name):.4g} {second}")
+    return {"figures": total, "agree": total - len(apart), "apart": apart}
+
+
+def main() -> None:
+    """Print JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["direct", "agree"])
+    parser.add_argument("bundle", type=Path, nargs="?")
+    parser.add_argument("--make", type=Path)
+    parser.add_argument("--repetitions", type=int, default=20)
+    parser.add_argument("--new-tokens", type=int, default=16)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--reference", type=Path)
+    parser.add_argument("--data", default="easy-vqa:test")
+    parser.add_argument("--limit", type=int, default=400)
+    given = parser.parse_args()
+    folder = make_bundle(given.make) if given.make else given.bundle
+    if given.what == "direct":
+        found = overhead(ways(folder, given.threads, given.new_tokens), given.repetitions)
+    else:
+        from edgekit.runtimes.bench import Settings, bench
+
+        settings = Settings(given.data, limit=given.limit, threads=given.threads, trace=0, repetitions=0)
+        with tempfile.TemporaryDirectory() as place:
+            runs = [bench([folder], given.reference, settings, Path(place) / str(number)) for number in range(2)]
+        found = agree(*runs)
+    print(json.dumps(found, indent=2))
+
+
+if __name__ == "__main__":
+    main()

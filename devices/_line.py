@@ -1,0 +1,234 @@
+"""The line to an agent on a board: commands out, answers and files back, over the pipes of one `ssh` process."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import tempfile
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, Any
+
+from edgekit.devices import _agent
+from edgekit.errors import EdgekitError
+
+BEAT_S = 60.0  # how often the agent is told that we are still here
+NOISE_LINES = 200  # what a login may print before the agent speaks
+
+BOOT = "import os;exec(b''.join(iter(lambda:os.read(0,1),b'\\0')))"
+"""Reads the agent's source up to a zero byte, one byte at a time, so that nothing behind it is taken from the line."""
+
+
+class LineLost(EdgekitError):
+    """The connection ended in the middle of something."""
+
+
+class Line:
+    """A running agent.
+
+    Args:
+        command: What starts a Python on the board that runs BOOT, such as an `ssh` command.
+        name: Of the board, for messages.
+    Raises:
+        LineLost: it did not come up; `why` holds what the command said.
+    """
+
+    def __init__(self, command: Sequence[str], name: str) -> None:
+        self.name = name
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115
+        self._process = subprocess.Popen(
+            list(command), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, start_new_session=True
+        )
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._out: IO[bytes] = self._process.stdin
+        self._in: IO[bytes] = self._process.stdout
+        self._lock = threading.Lock()
+        self._closed = threading.Event()
+        self._why: LineLost | None = None
+        self._events: dict[int, deque[dict[str, Any]]] = {}
+        try:
+            self._write(Path(_agent.__file__).read_bytes() + b"\0")
+            self.about = self._greeting()
+            threading.Thread(target=self._beat, daemon=True).start()
+        except BaseException:
+            self._process.kill()  # nothing of ours is there yet that it could clean up
+            self.close()
+            raise
+
+    def _greeting(self) -> dict[str, Any]:
+        mark = _agent.GREETING.encode()
+        for _ in range(NOISE_LINES):
+            raw = self._in.readline()
+            if not raw:
+                raise self._lost()
+            if raw.startswith(mark):
+                found: dict[str, Any] = json.loads(raw[len(mark) :])
+                return found
+        raise LineLost("No agent came up.", why=f"{self.name} prints and prints.", fix="Quieten its login scripts.")
+
+    def _lost(self) -> LineLost:
+        if self._why is None:
+            self._why = self._find_out_why()
+        return self._why
+
+    def _find_out_why(self) -> LineLost:
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(10)
+        self._errors.seek(0)
+        said = self._errors.read().decode(errors="replace")
+        lines = [line.strip() for line in said.splitlines() if line.strip() and not line.startswith("**")]
+        code = self._process.poll()
+        return LineLost(f"The connection to {self.name} was lost.", why=" / ".join(lines[-4:]) or f"exit code {code}")
+
+    def _write(self, data: bytes) -> None:
+        try:
+            self._out.write(data)
+            self._out.flush()
+        except (BrokenPipeError, ValueError) as error:
+            raise self._lost() from error
+
+    def _answer(self) -> dict[str, Any]:
+        """The next frame that is no child's."""
+        while "id" in (found := self._frame()):
+            self._events.setdefault(found["id"], deque()).append(found)
+        if "error" in found:
+            raise EdgekitError(f"{self.name}: {found['error']}")
+        return found
+
+    def _frame(self) -> dict[str, Any]:
+        if self.closed:
+            raise self._lost()
+        raw = self._in.readline()
+        if not raw.endswith(b"\n"):
+            raise self._lost()
+        try:
+            found: dict[str, Any] = json.loads(raw)
+        except ValueError as error:
+            raise LineLost(f"{self.name} answered {raw[:80]!r}.", why="That is not the agent's language.") from error
+        return found
+
+    def ask(self, do: str, **fields: Any) -> dict[str, Any]:
+        """One command that is answered at once."""
+        self.tell(do, **fields)
+        return self._answer()
+
+    def put(self, source: Path, name: str) -> None:
+        """Copy a file into the agent's folder."""
+        size = source.stat().st_size
+        with self._lock, source.open("rb") as stream:
+            self._write(json.dumps({"do": "put", "name": name, "bytes": size}).encode() + b"\n")
+            while size:
+                piece = stream.read(min(size, 1 << 20))
+                if not piece:
+                    raise EdgekitError(f"{source} became shorter while it was copied to {self.name}.")
+                self._write(piece)
+                size -= len(piece)
+        self._answer()
+
+    def get(self, name: str, target: Path) -> bool:
+        """Copy a file back; whether there was one."""
+        left = self.ask("get", name=name)["bytes"]
+        if left is None:
+            return False
+        with target.open("wb") as stream:
+            while left:
+                piece = self._in.read(min(left, 1 << 20))
+                if not piece:
+                    raise self._lost()
+                stream.write(piece)
+                left -= len(piece)
+        return True
+
+    def start(self, argv: Sequence[str], env: dict[str, str]) -> Remote:
+        """Start a program on the board, in the agent's folder; variables come on top of the board's own."""
+        return Remote(self, self.ask("start", argv=list(argv), env=env)["child"])
+
+    def tell(self, do: str, **fields: Any) -> None:
+        """One command that is not answered."""
+        with self._lock:
+            self._write(json.dumps({"do": do, **fields}).encode() + b"\n")
+
+    @property
+    def closed(self) -> bool:
+        """Whether it has been hung up."""
+        return self._closed.is_set()
+
+    def event(self, child: int) -> dict[str, Any]:
+        """The next line that a program has printed, or how it ended; those of others are kept for them."""
+        waiting = self._events.setdefault(child, deque())
+        while not waiting:
+            frame = self._frame()
+            self._events.setdefault(frame.get("id", -1), deque()).append(frame)
+        return waiting.popleft()
+
+    def _beat(self) -> None:
+        while not self._closed.wait(BEAT_S):
+            with suppress(EdgekitError, OSError):
+                self.tell("beat")
+
+    def close(self) -> None:
+        """Hang up; the agent takes its folder away. Waits for that."""
+        self._closed.set()
+        self._why = self._why or LineLost(f"The connection to {self.name} was closed.")
+        with suppress(OSError):
+            self._out.close()
+        try:
+            self._process.wait(20)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._in.close()
+        self._errors.close()
+
+
+class Remote:
+    """A program on a board, started by `Line.start`.
+
+    Args:
+        line: The line to its agent.
+        child: The agent's number for it.
+    """
+
+    def __init__(self, line: Line, child: int) -> None:
+        self._line, self._child = line, child
+        self.code: int | None = None
+        self.tail: list[str] = []
+
+    @property
+    def alive(self) -> bool:
+        """Whether there is a line to it."""
+        return not self._line.closed
+
+    def write(self, text: str) -> None:
+        """A line for its standard input."""
+        self._line.tell("write", id=self._child, text=text)
+
+    def readline(self) -> str | None:
+        """The next line that it prints, without its end; None when it has ended, and `code` and `tail` are set.
+
+        Raises:
+            LineLost: the connection ended first.
+        """
+        if self.code is not None:
+            return None
+        event = self._line.event(self._child)
+        if "exit" in event:
+            self.code, self.tail = event["exit"], event["tail"]
+            return None
+        text: str = event["line"]
+        return text
+
+    def finish(self, on_line: Callable[[str], None]) -> int:
+        """Close its input and read it to the end; its exit code, negative for a signal."""
+        self._line.tell("close", id=self._child)
+        while (text := self.readline()) is not None:
+            on_line(text)
+        assert self.code is not None
+        return self.code
+
+    def kill(self) -> None:
+        """Kill it with all that it started."""
+        self._line.tell("kill", id=self._child)

@@ -1,0 +1,55 @@
+"""Results measured elsewhere, one file per format. An import module holds:
+
+    WHAT                                 the format in a few words, for messages
+    claims(text) -> bool                 whether a file is of this format
+    rows(text, source) -> list[Row]      its rows; a `DataError` lists what is wrong with it
+
+Rows that were read from a file carry `origin` and `verified_by: imported`; they are held to no gate and take no part in
+any comparison with PyTorch, for nobody here saw them being measured.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from edgekit.errors import DataError
+from edgekit.registry import Registry
+from edgekit.report import Row
+
+IMPORTS = Registry("edgekit.imports", "result format")
+LARGEST = 64 << 20
+"""Bytes of a file that is read at all."""
+
+
+def read_results(path: Path) -> list[Row]:
+    """Rows of a file of any known format.
+
+    Raises:
+        DataError: not there, of no known format, or not valid.
+    """
+    try:
+        if path.stat().st_size > LARGEST:
+            raise DataError(f"{path} is too large for a result.", why=f"It has more than {LARGEST >> 20} MiB.")
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"Cannot read {path}.", why=str(error)) from error
+    for name in IMPORTS.names():
+        module = IMPORTS.load(name)
+        if module.claims(text):
+            found: list[Row] = module.rows(text, path.name)
+            if not found:
+                raise DataError(f"{path} holds no results.", why=f"It reads as {module.WHAT}.")
+            return found
+    known = "; ".join(IMPORTS.load(name).WHAT for name in IMPORTS.names())
+    raise DataError(f"{path} is of no known format.", fix=f"edgekit reads: {known}.")
+
+
+def number(value: object, what: str, source: str, *, low: float = 0.0, high: float = 1e15) -> float:
+    """A finite number within bounds.
+
+    Raises:
+        DataError: it is none.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+        raise DataError(f"{source}: {what} is {value!r}, not a number from {low:g} to {high:g}.")
+    return float(value)

@@ -1,0 +1,115 @@
+"""edgekit's own file for figures taken on a phone: what an app that embeds a bundle writes; docs/bench.md shows one."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from edgekit import schema
+from edgekit.errors import DataError
+from edgekit.report import Row
+from edgekit.stats import median_interval
+
+WHAT = "edgekit-phone JSON"
+FORMAT = "edgekit-phone"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Run:
+    """One answer, milliseconds."""
+
+    preprocess_ms: float
+    image_encode_ms: float
+    prefill_ms: float
+    first_token_ms: float
+    itl_ms: tuple[float, ...]
+    prompt_tokens: int
+    token_ids: tuple[int, ...] = ()
+    id: str = ""
+    """Of the question."""
+
+
+@dataclass(frozen=True)
+class Phone:
+    """The whole file."""
+
+    format: str
+    schema_version: int
+    bundle: str
+    """SHA-256 of the bundle, as its own `edgekit bench` row names it."""
+    name: str
+    runtime: str
+    target: str
+    precision: str
+    device: str
+    """Model as its maker calls it, for example iPhone17,1."""
+    os: str
+    """Name and build."""
+    runs: tuple[Run, ...]
+    compute_units: str = ""
+    thermal_state: str = ""
+    battery_percent: float | None = None
+    low_power_mode: bool | None = None
+    load_ms: float | None = None
+    peak_memory_bytes: int | None = None
+    """phys_footprint on iOS, the number that ends an app."""
+    app: str = ""
+    extra: dict[str, str] = field(default_factory=dict)
+
+
+def claims(text: str) -> bool:
+    """Whether it says so itself."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return False
+    return isinstance(value, dict) and value.get("format") == FORMAT
+
+
+def rows(text: str, source: str) -> list[Row]:
+    """One row: medians over the runs."""
+    import numpy as np
+
+    phone = schema.read_document(Phone, json.loads(text), newest=VERSION, what=FORMAT, source=source, error=DataError)
+    problems = _problems(phone)
+    if problems:
+        raise DataError(f"{source} is not a valid {FORMAT} file:", why="\n".join(problems))
+    state: list[Any] = [phone.os, phone.compute_units, phone.thermal_state and f"thermal {phone.thermal_state}"]
+    state += [None if phone.battery_percent is None else f"battery {phone.battery_percent:g} %"]
+    state += ["low-power mode" if phone.low_power_mode else None, phone.app]
+    ttft = [run.preprocess_ms + run.image_encode_ms + run.prefill_ms + run.first_token_ms for run in phone.runs]
+    gaps = [gap for run in phone.runs for gap in run.itl_ms]
+    quantiles = [float(value) for value in np.quantile(gaps, (0.5, 0.95, 0.99))] if gaps else [None] * 3
+    named: dict[str, Any] = {
+        key: float(np.median([getattr(run, key) for run in phone.runs]))
+        for key in ("preprocess_ms", "image_encode_ms", "prefill_ms", "first_token_ms", "prompt_tokens")
+    }
+    speeds = [1000 * run.prompt_tokens / run.prefill_ms for run in phone.runs if run.prefill_ms]
+    return [
+        Row(
+            bundle=phone.bundle, name=phone.name, runtime=phone.runtime, target=phone.target,
+            precision=phone.precision, device=phone.device, status="ok", verified_by="imported",
+            origin=f"{source}: {', '.join(part for part in state if part)}", load_ms=phone.load_ms,
+            ttft_ms=float(np.median(ttft)), ttft_ms_ci95=median_interval(ttft) if len(ttft) > 4 else None,
+            prefill_tokens_per_s=float(np.median(speeds)) if speeds else None,
+            decode_tokens_per_s=1000 / quantiles[0] if quantiles[0] else None,
+            itl_ms_p50=quantiles[0], itl_ms_p95=quantiles[1], itl_ms_p99=quantiles[2],
+            peak_memory_bytes=phone.peak_memory_bytes, **named,
+        )
+    ]  # fmt: skip
+
+
+def _problems(phone: Phone) -> list[str]:
+    found = [] if phone.runs else ["runs: expected at least one"]
+    if len(phone.bundle) != 64 or set(phone.bundle) - set("0123456789abcdef"):
+        found.append(f"bundle: expected 64 hexadecimal digits, found {phone.bundle[:80]!r}")
+    for number, run in enumerate(phone.runs):
+        times = {"preprocess_ms": run.preprocess_ms, "image_encode_ms": run.image_encode_ms}
+        times |= {"prefill_ms": run.prefill_ms, "first_token_ms": run.first_token_ms}
+        times |= {f"itl_ms[{place}]": gap for place, gap in enumerate(run.itl_ms)}
+        found += [f"runs[{number}].{key}: {value} is negative" for key, value in times.items() if value < 0]
+        if run.prompt_tokens < 1:
+            found.append(f"runs[{number}].prompt_tokens: {run.prompt_tokens} is not at least 1")
+    return found[:20]

@@ -1,0 +1,230 @@
+"""The measuring itself: every subject in a process of its own, all of them taking turns on the same questions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from edgekit.choice import Choice
+from edgekit.console import Bar, progress
+from edgekit.devices import Board
+from edgekit.energy import Rapl
+from edgekit.runtimes.crew import Away, Member, WorkerDied, WorkerError
+from edgekit.runtimes.speed import Test, tests
+from edgekit.runtimes.worker import TRACE, Job
+
+TURNS = 20
+SHORTEST_TURN = 4  # questions; a turn begins with one that is not timed, which should not be most of the work
+STRETCHES = 20  # of a sustained run
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a bench is run; see `edgekit bench --help`."""
+
+    data: str
+    scoring: Choice = "exact"
+    limit: int | None = 1000
+    threads: int = 1
+    warmup: int = 5
+    max_new_tokens: int = 16
+    trace: int = 64
+    prompt_tokens: tuple[int, ...] = (512,)
+    new_tokens: tuple[int, ...] = (128,)
+    repetitions: int = 5
+    sustain_s: float = 0.0
+
+    def speed_tests(self) -> list[Test]:
+        """What each subject is timed on beside the questions."""
+        return tests(self.prompt_tokens, self.new_tokens) if self.repetitions else []
+
+
+@dataclass
+class Measured:
+    """What is known of one subject so far.
+
+    Attributes:
+        title: For the progress display.
+        problem: Why it was given up.
+        answers: One for each question, as `worker.Worker.ask` gives them.
+        figures: Named single values.
+        speeds: Test -> one value per repetition, tokens or pictures per second; or why there are none.
+        sustained: Stretches of the sustained run.
+        joules: Of all turns, where the machine tells.
+    """
+
+    title: str
+    problem: str | None = None
+    answers: list[dict[str, Any]] = field(default_factory=list)
+    figures: dict[str, Any] = field(default_factory=dict)
+    speeds: dict[str, list[float] | str] = field(default_factory=dict)
+    sustained: list[dict[str, float]] = field(default_factory=list)
+    joules: float | None = None
+
+
+@dataclass(frozen=True)
+class _Runner:
+    measured: Measured
+    member: Member | Away
+
+
+def turn_lengths(questions: int) -> list[int]:
+    """Questions of each turn: about TURNS turns, none shorter than SHORTEST_TURN but the last."""
+    each = max(SHORTEST_TURN, math.ceil(questions / TURNS))
+    return [min(each, questions - start) for start in range(0, questions, each)]
+
+
+def measure(
+    jobs: Sequence[tuple[str, Job | str]],
+    settings: Settings,
+    place: Path,
+    questions: int,
+    compare: bool,
+    boards: Sequence[Board | None] = (),
+) -> list[Measured]:
+    """Measure subjects side by side.
+
+    Args:
+        jobs: Title, and the job or why there is none.
+        settings: Of the bench.
+        place: Folder for what the workers write.
+        questions: In the data.
+        compare: Whether the first subject is the reference of the others.
+        boards: Where each job runs, None for here; all here when empty.
+    Returns:
+        In the order of `jobs`; one that went wrong holds its problem.
+    """
+    found = [Measured(title, problem=job if isinstance(job, str) else None) for title, job in jobs]
+    with ExitStack() as stack:
+        runners = []
+        for number, (measured, (_, job)) in enumerate(zip(found, jobs, strict=True)):
+            if isinstance(job, Job):
+                try:
+                    member = _start(job, place / str(number), boards[number] if boards else None)
+                except WorkerError as error:
+                    measured.problem = str(error)
+                    continue
+                stack.enter_context(member)
+                runners.append(_Runner(measured, member))
+                _attempt(runners[-1], lambda one: _load(one, settings.warmup))
+        _answer(runners, questions)
+        for runner in _alive(runners):
+            _attempt(runner, _memory)
+        _test_speed(runners, settings)
+        if settings.trace:
+            _compare(runners, settings.trace, place, compare and found[0].problem is None)
+        for runner in _alive(runners):
+            if settings.sustain_s:
+                _attempt(runner, lambda one: _sustain(one, settings.sustain_s))
+            _attempt(runner, lambda one: one.measured.figures.update(one.member.call("reload")))
+    return found
+
+
+def _start(job: Job, place: Path, board: Board | None) -> Member | Away:
+    return Member(job, place) if board is None else Away(board, job, place)
+
+
+def _alive(runners: Sequence[_Runner]) -> list[_Runner]:
+    return [runner for runner in runners if runner.measured.problem is None]
+
+
+def _attempt(runner: _Runner, step: Callable[[_Runner], None]) -> None:
+    try:
+        step(runner)
+    except WorkerError as error:
+        runner.measured.problem = str(error)
+        runner.member.close()  # its memory is the others'
+
+
+def _load(runner: _Runner, warmup: int) -> None:
+    runner.measured.figures.update(runner.member.call("load"))
+    runner.member.call("warm", count=warmup)
+
+
+def _memory(runner: _Runner) -> None:
+    runner.measured.figures["peak_memory_bytes"] = runner.member.call("memory")
+
+
+def in_turns(runners: Sequence[_Runner], rounds: int) -> Iterator[tuple[int, _Runner]]:
+    """(round, runner): in each round all that are well, and another one first each time."""
+    for number in range(rounds):
+        shift = number % len(runners) if runners else 0
+        for runner in [*runners[shift:], *runners[:shift]]:
+            if runner.measured.problem is None:
+                yield number, runner
+
+
+def _answer(runners: Sequence[_Runner], questions: int) -> None:
+    lengths, meter = turn_lengths(questions), Rapl()
+    alive = _alive(runners)
+    with progress() as bar:
+        task = bar.add_task(_title(alive), total=max(1, questions * len(alive)))
+        for number, runner in in_turns(alive, len(lengths)):
+            _attempt(runner, lambda one, turn=number: _turn(one, turn, lengths[turn], meter))  # type: ignore[misc]
+            _show(bar, task, alive)
+
+
+def _title(alive: Sequence[_Runner]) -> str:
+    if not alive:
+        return "Nothing to ask"
+    names = [runner.measured.title for runner in alive]
+    return names[0] if len(names) == 1 else f"{len(names)} runtimes in turns"
+
+
+def _show(bar: Bar, task: Any, alive: Sequence[_Runner]) -> None:
+    bar.update(task, completed=sum(len(runner.measured.answers) for runner in alive))
+
+
+def _turn(runner: _Runner, turn: int, count: int, meter: Rapl) -> None:
+    before = meter.look()
+    rows = runner.member.call("ask", count=count, turn=turn)
+    if meter and isinstance(runner.member, Member):  # it is this machine's meter
+        spent = meter.joules(before, meter.look())
+        # The untimed answer at a turn's begin costs energy as the others do.
+        runner.measured.joules = (runner.measured.joules or 0.0) + spent * len(rows) / (len(rows) + 1)
+    runner.measured.answers += rows
+
+
+def _test_speed(runners: Sequence[_Runner], settings: Settings) -> None:
+    for test in settings.speed_tests():
+        # One untimed repetition first, as llama-bench does.
+        for number, runner in in_turns(_alive(runners), settings.repetitions + 1):
+            _attempt(runner, lambda one, test=test, first=number == 0: _test(one, test, first))  # type: ignore[misc]
+
+
+def _test(runner: _Runner, test: Test, warming: bool) -> None:
+    speeds = runner.measured.speeds.setdefault(test.name, [])
+    if isinstance(speeds, str):
+        return
+    try:
+        spent = runner.member.call("speed", kind=test.kind, tokens=test.tokens)
+    except WorkerDied:
+        raise
+    except WorkerError as error:
+        runner.measured.speeds[test.name] = str(error)
+        return
+    if not warming:
+        speeds.append(1000 * spent["count"] / spent["ms"])
+
+
+def _compare(runners: Sequence[_Runner], count: int, place: Path, reference: bool) -> None:
+    alive = _alive(runners)
+    if not reference or len(alive) < 2:
+        return
+    first, *others = alive
+    _attempt(first, lambda one: one.member.call("trace", out=str(place), count=count))
+    if first.measured.problem is not None:
+        return
+    for runner in others:
+        _attempt(
+            runner,
+            lambda one: one.measured.figures.update(one.member.call("compare", trace=str(place / TRACE), count=count)),
+        )
+
+
+def _sustain(runner: _Runner, seconds: float) -> None:
+    runner.measured.sustained = runner.member.call("sustain", seconds=seconds, points=STRETCHES)

@@ -1,0 +1,112 @@
+"""Where a bench runs: here, or on a device that can be reached."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from edgekit.devices import DEVICES, ROW, SAMPLES, Address, Board, Timer
+from edgekit.errors import EdgekitError
+from edgekit.files import write_json
+from edgekit.prediction import Prediction
+from edgekit.report import Row
+
+HOST = "host"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a bench runs.
+
+    Attributes:
+        address: Of the device.
+        board: Runs the bundles' workers; None where they run here.
+        timer: Times the bundles beside.
+        missing: Why the device is not at hand; "" where it is.
+    """
+
+    address: Address
+    board: Board | None = None
+    timer: Timer | None = None
+    missing: str = ""
+
+    @property
+    def name(self) -> str:
+        """For the rows of the device."""
+        return str(self.address)
+
+    def described(self) -> dict[str, dict[str, Any]]:
+        """What the device says of itself, by its name."""
+        device = self.board or self.timer
+        return {} if device is None else {self.name: device.describe()}
+
+    def predictions(self, bundles: Sequence[Path]) -> tuple[Prediction, ...]:
+        """What can be said of bundles on a device that is not at hand."""
+        if not self.missing:
+            return ()
+        module = DEVICES.load(self.address.device)
+        return tuple(found for bundle in bundles for found in module.predict(bundle, self.address))
+
+    def notes(self) -> tuple[str, ...]:
+        """For the report."""
+        if not self.missing:
+            return ()
+        return (f"{self.name} is not at hand: {self.missing}. What is said of it is predicted, no row is its.",)
+
+
+@contextmanager
+def place_at(address: Address) -> Iterator[Place]:
+    """The device at an address, ready; one that is not at hand, where something can be predicted of it.
+
+    Raises:
+        EdgekitError: it cannot be reached, and nothing can be said without it.
+    """
+    if address.device == HOST:
+        yield Place(address)
+        return
+    module = DEVICES.load(address.device)
+    if hasattr(module, "predict"):
+        ready, missing = module.reach(address)
+        if not ready:
+            yield Place(address, missing=missing)
+            return
+    with module.connect(address) as device:
+        yield Place(address, board=device) if getattr(module, "ANSWERS", True) else Place(address, timer=device)
+
+
+def time_on(timer: Timer, bundle: Path, runtime: str, threads: int, row: Row, place: Path) -> tuple[Row, list[Any]]:
+    """A bundle's row from a device that times it, and the raw samples.
+
+    Args:
+        timer: The device.
+        bundle: Folder.
+        runtime, threads: Of the job.
+        row: Names and size.
+        place: A new folder, for what the device leaves.
+    """
+    place.mkdir(parents=True)
+    write_json(place / "job.json", {"folder": str(bundle.resolve()), "runtime": runtime, "threads": threads})
+    problem = timer.run(place)
+    if problem is not None:
+        return replace(row, status="failed", reason=problem), []
+    fields_, raw = own_row(place)
+    return replace(row, **fields_), raw
+
+
+def own_row(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Fields of a row, and raw samples, as a device leaves them.
+
+    Raises:
+        EdgekitError: a field that a row does not have.
+    """
+    found = json.loads((folder / ROW).read_text(encoding="utf-8"))
+    unknown = set(found) - {item.name for item in fields(Row)}
+    if unknown:
+        raise EdgekitError(f"The device names {sorted(unknown)[0]!r}, which is no field of a report's row.")
+    raw = folder / SAMPLES
+    lines = raw.read_text(encoding="utf-8").splitlines() if raw.exists() else []
+    return found, [json.loads(line) for line in lines]

@@ -1,0 +1,152 @@
+"""Predictions: the catalogue, the arithmetic, and that nothing predicted looks measured."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from edgekit import schema
+from edgekit.bundle import Bundle
+from edgekit.devices import parse_address, predict
+from edgekit.devices.predict import Figure, Load, Phone, Shares, Work
+from edgekit.errors import EdgekitError
+from edgekit.prediction import Estimate, Prediction, table
+from edgekit.report import read_report
+from edgekit.runtimes import bench
+
+SETTINGS = bench.Settings(
+    data="easy-vqa:test", limit=8, warmup=0, max_new_tokens=3, trace=2, prompt_tokens=(), new_tokens=(), repetitions=0
+)
+FULL = Shares(compute=(0.25, 0.5, 1.0), bandwidth=(0.25, 0.5, 1.0), call_ms=(0.0, 1.0, 2.0))
+
+
+def test_the_catalogue_names_a_source_for_every_number() -> None:
+    phones = predict.catalog()
+    assert len(phones) >= 10 and next(iter(phones)) == "iphone-13" and "iphone-17-pro" in phones
+    assert {phone.year for phone in phones.values()} >= {2021, 2022, 2023, 2024, 2025}
+    for name, phone in phones.items():
+        assert name.startswith(phone.kind), name
+        figures = [item for item in vars(phone).values() if isinstance(item, Figure)]
+        assert figures and all(item.source.startswith("https://") for item in figures)
+        limits = phone.app_limit_gb, phone.app_limit_entitled_gb, phone.memory_gb
+        if all(limits):
+            values = [item.value for item in limits if item is not None]
+            assert values == sorted(values), name  # an app never gets more than there is
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"value": -1}, {"value": math.inf}, {"source": "somewhere"}, {"unit": "GB"}],
+)
+def test_a_catalogue_entry_that_is_not_valid(change: dict[str, object]) -> None:
+    good = {"name": "X", "kind": "iphone", "chip": "A", "year": 2026}
+    figure = {"value": 8, "source": "https://example.com"}
+    assert predict.read_phone({**good, "memory_gb": figure}).memory_gb == Figure(8, "https://example.com")
+    with pytest.raises(EdgekitError):
+        predict.read_phone({**good, "memory_gb": {**figure, **change}})
+
+
+@pytest.mark.parametrize(
+    ("precision", "size"),
+    [("fp32", 4), ("fp16", 2), ("bf16", 2), ("int8", 1), ("int8-static", 1), ("int4", 0.5625), ("palette6", 0.8125)],
+)
+def test_bytes_per_weight(precision: str, size: float) -> None:
+    assert predict.bytes_per_weight(precision) == size
+
+
+def test_times_by_hand() -> None:
+    # 2e9 operations at 1 TFLOPS: 2 ms at best; 1e7 bytes at 10 GB/s: 1 ms.
+    compute = predict.milliseconds(Load(2e9, 1e7), 1, 10, FULL)
+    assert (compute.low, compute.value, compute.high) == (2 + 0, 4 + 1, 8 + 2)
+    memory = predict.milliseconds(Load(1e6, 1e8), 1, 10, FULL)
+    assert (memory.low, memory.value, memory.high) == (10, 20 + 1, 40 + 2)
+    rate = predict.per_second(1, memory)
+    assert rate.low < rate.value < rate.high == pytest.approx(100)
+
+
+@pytest.mark.parametrize(
+    ("weights", "fit"), [(0.5e9, "fits"), (1.5e9, "tight"), (2.5e9, "tight"), (6e9, "does not fit")]
+)
+def test_memory_verdicts(weights: float, fit: str) -> None:
+    needed = predict.memory_needed(Work(0, None, None, None, weights, 0))
+    assert needed.low == pytest.approx(weights * 1.1 + 40e6) and needed.low < needed.value < needed.high
+    figure = Figure(2, "https://x")
+    phone = Phone("P", "iphone", "A", 2026, app_limit_gb=figure, app_limit_entitled_gb=replace(figure, value=3))
+    verdict, why = predict.memory_fit(needed, phone)
+    assert verdict == fit
+    assert ("entitlement" in why) == (weights == 1.5e9)
+    assert predict.memory_fit(needed, Phone("P", "iphone", "A", 2026))[0] == "unknown"
+    assert predict.memory_fit(needed, Phone("P", "iphone", "A", 2026, memory_gb=figure))[0] == (
+        "does not fit" if needed.low > 2e9 else "unknown"
+    )
+
+
+def test_what_a_bundle_has_to_do(tiny_bundle: Path) -> None:
+    bundle = Bundle.load(tiny_bundle)
+    work = predict.work_of(bundle)
+    files = bundle.manifest.files
+    decoder = files["onnx/decoder_model_merged.onnx"].bytes
+    assert work.prompt_tokens == 16 + 32
+    assert work.decode is not None and work.image is not None and work.prefill is not None
+    each = 2 * 2 * 1 * 16 * 2  # key and value, layers, heads, head_dim, bytes
+    assert work.decode.bytes == decoder + each * 48
+    assert work.cache_bytes == each * (48 + predict.ROOM_TOKENS)
+    assert work.prefill.operations == pytest.approx(2 * decoder / 4 * 48 + 2 * 2 * 32 * 48**2)
+    config = json.loads((tiny_bundle / "config.json").read_text())["vision_config"]
+    patches = (64 // config["patch_size"]) ** 2
+    vision = files["onnx/vision_encoder.onnx"].bytes
+    layers, width = config["num_hidden_layers"], config["hidden_size"]
+    assert work.image.operations == pytest.approx(2 * vision / 4 * patches + 4 * layers * width * patches**2)
+
+
+def test_parts_in_one_file_are_not_told_apart(tiny_bundle: Path) -> None:
+    bundle = Bundle.load(tiny_bundle)
+    parts = {name: replace(part, file="model.pte") for name, part in bundle.manifest.components.items()}
+    merged = replace(bundle, manifest=replace(bundle.manifest, components=parts))
+    found = predict.predict_on(merged, predict.catalog()["iphone-15-pro"])
+    assert found.decode_tokens_per_s is None and found.ttft_ms is None and found.memory_fit == "fits"
+    assert any("share one file" in text for text in found.notes)
+
+
+def test_a_missing_peak_gives_no_time(tiny_bundle: Path) -> None:
+    found = predict.predict_on(Bundle.load(tiny_bundle), predict.catalog()["iphone-air"])
+    assert found.decode_tokens_per_s is None and any("bandwidth was not found" in text for text in found.notes)
+
+
+def test_a_bench_without_the_phone(tiny_bundle: Path, tmp_path: Path) -> None:
+    report = bench.bench([tiny_bundle], None, SETTINGS, tmp_path, device="iphone://iphone-15-pro")
+    (row,) = report.rows
+    assert (row.device, row.verified_by, row.status) == ("host", "runtime", "ok")  # measured here, and says so
+    (found,) = report.predictions
+    assert (found.device, found.verified_by, found.bundle) == ("iPhone 15 Pro", "prediction", row.bundle)
+    assert found.decode_tokens_per_s is not None
+    assert found.decode_tokens_per_s.low < found.decode_tokens_per_s.value < found.decode_tokens_per_s.high
+    assert "is not at hand: An iphone is driven from a Mac" in report.notes[-1]
+    assert read_report(json.loads((tmp_path / "report.json").read_text())) == report
+    text = (tmp_path / "report.html").read_text()
+    assert "<h2>Predicted, not measured</h2>" in text and "iPhone 15 Pro (A17 Pro)" in text
+    text = (tmp_path / "report.md").read_text()
+    assert "## Predicted, not measured" in text and "iPhone 15 Pro" in text.split("## Predicted")[1]
+    assert "iPhone 15 Pro" not in (tmp_path / "results.csv").read_text() + (tmp_path / "results.jsonl").read_text()
+    with pytest.raises(EdgekitError, match="no iphone 'iphone-99'"):
+        bench.bench([tiny_bundle], None, SETTINGS, tmp_path, device="iphone://iphone-99")
+
+
+def test_every_predicted_cell_is_marked(tiny_bundle: Path) -> None:
+    address = parse_address("iphone")
+    from edgekit.devices import iphone
+
+    found = iphone.predict(tiny_bundle, address)
+    assert [one.device for one in found] == [phone.name for phone in predict.catalog().values()]
+    for cells in table(found):
+        assert all(cell == "" or ("*" in cell and "[" in cell) for cell in (cells[2], *cells[5:]))
+
+
+def test_predictions_travel_as_json() -> None:
+    one = Prediction("h", "b", "X", "A", "fits", Estimate(1, 0, 2))
+    problems: list[str] = []
+    assert schema.read(Prediction, schema.to_json(one), problems) == one and problems == []
