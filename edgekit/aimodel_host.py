@@ -37,7 +37,9 @@ def pack(header: dict[str, Any], arrays: Arrays) -> bytes:
     """
     listed = {name: [str(array.dtype), list(array.shape)] for name, array in arrays.items()}
     head = json.dumps({**header, "arrays": listed}).encode()
-    return b"".join([LENGTH.pack(len(head)), head, *(np.ascontiguousarray(array).tobytes() for array in arrays.values())])
+    return b"".join(
+        [LENGTH.pack(len(head)), head, *(np.ascontiguousarray(array).tobytes() for array in arrays.values())]
+    )
 
 
 def unpack(read: Any) -> tuple[dict[str, Any], Arrays]:

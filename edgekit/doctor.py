@@ -13,6 +13,7 @@ CORE = ("torch", "transformers", "accelerate", "datasets", "pyarrow", "tokenizer
 EXTRAS = {
     "onnx": ("onnx", "onnxruntime", "onnxscript"),
     "executorch": ("executorch", "torchao"),
+    "coreai": ("coreai-core", "coreai-torch", "coreai-opt"),
     "demo": ("easy-vqa",),
     "lora": ("peft",),
     "tensorboard": ("tensorboard",),

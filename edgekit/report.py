@@ -13,7 +13,7 @@ from edgekit import schema
 from edgekit.errors import EdgekitError
 from edgekit.files import write_json, write_text
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 2: timing_note
 Interval = tuple[float, float]
 
 
@@ -58,6 +58,8 @@ class Row:
     itl_ms_p99: float | None = None
     peak_memory_bytes: int | None = None
     size_bytes: int | None = None
+    timing_note: str | None = None
+    """Why the timings say nothing of the hardware the bundle is for; None where they were measured on its kind."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,7 @@ def to_csv(report: Report) -> str:
     return out.getvalue()
 
 
+NOT_REPRESENTATIVE = "†"
 COLUMNS = (
     "name", "runtime", "precision", "accuracy", "against PyTorch", "tokens equal", "mean KL", "pixels",
     "image ms", "TTFT ms", "decode tok/s", "ITL p95 ms", "load ms", "memory MB", "size MB", "status",
@@ -137,11 +140,16 @@ def _cells(row: Row) -> list[str]:
     ttft = _number(row.ttft_ms, ".1f")
     if row.ttft_ms_ci95 is not None:
         ttft += f" [{row.ttft_ms_ci95[0]:.1f}, {row.ttft_ms_ci95[1]:.1f}]"
+
+    def timed(cell: str) -> str:
+        return f"{cell} {NOT_REPRESENTATIVE}" if cell and row.timing_note is not None else cell
+
     return [
         row.name, row.runtime, row.precision, accuracy, delta,
         _number(None if row.token_agreement is None else 100 * row.token_agreement, ".2f", " %"),
-        _number(row.mean_kl, ".1e"), _number(row.pixel_max_abs, ".1e"), _number(row.image_encode_ms, ".1f"), ttft,
-        _number(row.decode_tokens_per_s, ".0f"), _number(row.itl_ms_p95, ".2f"), _number(row.load_ms, ".0f"),
+        _number(row.mean_kl, ".1e"), _number(row.pixel_max_abs, ".1e"), timed(_number(row.image_encode_ms, ".1f")), timed(ttft),
+        timed(_number(row.decode_tokens_per_s, ".0f")), timed(_number(row.itl_ms_p95, ".2f")),
+        timed(_number(row.load_ms, ".0f")),
         _number(None if row.peak_memory_bytes is None else row.peak_memory_bytes / 1e6, ".0f"),
         _number(None if row.size_bytes is None else row.size_bytes / 1e6, ".2f"),
         row.status if row.reason is None else f"{row.status}: {row.reason}",
@@ -164,6 +172,7 @@ def footnotes(report: Report) -> list[str]:
         "Latencies are medians, batch 1, with a 95 % bootstrap interval for TTFT; TTFT holds preprocessing, image "
         "encoding, prefill and the first token. Memory is the high-water mark of the process.",
         "Every row was run by the runtime it names on this machine (verified_by in report.json).",
+        *(f"{NOT_REPRESENTATIVE} {text}" for text in dict.fromkeys(row.timing_note for row in report.rows) if text),
         *report.notes,
     ]
 

@@ -95,7 +95,8 @@ def write(split: Split, precision: str, folder: Path) -> tuple[dict[str, Compone
             asset = folder / asset_name(program.name)
             _convert(program, context_of(split)).save_asset(asset)
             given = (*program.inputs, *program.states)
-            components[program.name] = Component(f"{asset.name}/{PROGRAM}", given, program.outputs)
+            own = "fp16" if program.name == "token_embedding" and precision != "fp32" else precision
+            components[program.name] = Component(f"{asset.name}/{PROGRAM}", given, program.outputs, own)
     _write_tokenizer(folder)
     write_json(folder / "metadata.json", metadata(split, folder))
     return components, {name: version(name) for name in DISTRIBUTIONS}
@@ -211,7 +212,7 @@ def _convert(program: Program, context: int) -> Any:
     ]
     shapes: Any = (tuple([*given, *(None for _ in program.states)]),)
     with torch.no_grad():
-        traced = torch.export.export(_Flat(program.module), program.example, dynamic_shapes=shapes, strict=False)
+        traced = torch.export.export(_flat(program.module), program.example, dynamic_shapes=shapes, strict=False)
         traced = traced.run_decompositions(get_decomp_table())
     converter = TorchConverter(mode=TorchConverter.Mode.RELEASE)
     converter.add_exported_program(
@@ -223,7 +224,7 @@ def _convert(program: Program, context: int) -> Any:
     return converter.to_coreai()
 
 
-def _Flat(module: nn.Module) -> nn.Module:  # noqa: N802  (a class that needs torch)
+def _flat(module: nn.Module) -> nn.Module:
     from torch import nn
 
     class Flat(nn.Module):
@@ -312,4 +313,3 @@ class Components:
     ) -> tuple[Any, list[Any]]:
         """As `parity.Exported`; the states are kept beside the runtime, `past` is left alone."""
         return self.assets.decode(embeds, mask.shape[1] - embeds.shape[1], positions, deepstack), past
-

@@ -245,6 +245,7 @@ def _row(subject: _Subject, measured: _Measured, device: str, base: _Measured | 
     )  # fmt: skip
     if measured.problem is not None:
         return replace(row, status="failed", reason=measured.problem)
+    note = getattr(RUNTIMES.load(subject.runtime), "timing_note", None)
     answers, figures = measured.answers, measured.figures
     scores = np.array([item["score"] for item in answers])
     ttft = [item["ttft_ms"] for item in answers]
@@ -264,6 +265,7 @@ def _row(subject: _Subject, measured: _Measured, device: str, base: _Measured | 
         ttft_ms_ci95=median_interval(ttft),
         prefill_tokens_per_s=float(np.median(speeds)),
         peak_memory_bytes=figures["peak_memory_bytes"],
+        timing_note=None if note is None else note(),
     )
     if len(gaps):
         p50, p95, p99 = (float(value) for value in np.quantile(gaps, (0.5, 0.95, 0.99)))

@@ -114,6 +114,7 @@ class _Sides:
         self.params = bundle.manifest.preprocessing
         self.parameters_equal = float(_same_parameters(bundle))
         self.precision = bundle.manifest.precision.common
+        self.embedding = bundle.manifest.components["token_embedding"].precision
         self.name = bundle.folder.name
         self.theirs = open_reference(reference, threads)
         self.ours: Session = opened(bundle.folder)
@@ -211,7 +212,7 @@ class _Gap:
 def _compare(result: Parity, sides: _Sides, prompts: Sequence[Prompt], attribution: bool, note: str) -> Parity:
     bars = {**ALWAYS, **bars_of(sides.precision)}
     if sides.modules is not None:
-        bars |= component_bars(sides.precision)
+        bars |= component_bars(sides.precision, sides.embedding)
     elif attribution:
         raise BundleError(
             f"The runtime {result.runtime!r} does not show its modules one by one.",

@@ -92,7 +92,9 @@ def _work(job: Job, out: Path) -> None:
             if number % 20 == 0 or number == total:
                 sys.stdout.write(json.dumps({"done": number, "total": total}) + "\n")
                 sys.stdout.flush()
-    figures: dict[str, Any] = {"load_ms": load_ms, "peak_memory_bytes": peak_memory_bytes()}
+    helper = getattr(session, "helper_memory_bytes", None)  # a runtime in a process of its own
+    memory = peak_memory_bytes() + (0 if helper is None else helper())
+    figures: dict[str, Any] = {"load_ms": load_ms, "peak_memory_bytes": memory}
     chosen = list(samples(job.data, limit=min(job.trace, total)))
     if job.reference is None:
         _write_trace(session, chosen, out, job.max_new_tokens)
