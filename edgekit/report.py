@@ -147,7 +147,8 @@ def _cells(row: Row) -> list[str]:
     return [
         row.name, row.runtime, row.precision, accuracy, delta,
         _number(None if row.token_agreement is None else 100 * row.token_agreement, ".2f", " %"),
-        _number(row.mean_kl, ".1e"), _number(row.pixel_max_abs, ".1e"), timed(_number(row.image_encode_ms, ".1f")), timed(ttft),
+        _number(row.mean_kl, ".1e"), _number(row.pixel_max_abs, ".1e"),
+        timed(_number(row.image_encode_ms, ".1f")), timed(ttft),
         timed(_number(row.decode_tokens_per_s, ".0f")), timed(_number(row.itl_ms_p95, ".2f")),
         timed(_number(row.load_ms, ".0f")),
         _number(None if row.peak_memory_bytes is None else row.peak_memory_bytes / 1e6, ".0f"),

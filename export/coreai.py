@@ -15,8 +15,12 @@ does not pass: their bundles say kind edgekit-vlm.
 
 from __future__ import annotations
 
+import io
+import logging
 import shutil
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -86,8 +90,6 @@ def write(split: Split, precision: str, folder: Path) -> tuple[dict[str, Compone
     Raises:
         MissingExtraError: a package of the extra is not installed.
     """
-    from edgekit.export.executorch import quiet
-
     with quiet():
         _import_tools()
         components = {}
@@ -210,7 +212,7 @@ def _convert(program: Program, context: int) -> Any:
         {axis: names[size] for axis, size in enumerate(spec.shape) if isinstance(size, str)} or None
         for spec in program.inputs
     ]
-    shapes: Any = (tuple([*given, *(None for _ in program.states)]),)
+    shapes: Any = ((*given, *(None for _ in program.states)),)
     with torch.no_grad():
         traced = torch.export.export(_flat(program.module), program.example, dynamic_shapes=shapes, strict=False)
         traced = traced.run_decompositions(get_decomp_table())
@@ -313,3 +315,16 @@ class Components:
     ) -> tuple[Any, list[Any]]:
         """As `parity.Exported`; the states are kept beside the runtime, `past` is left alone."""
         return self.assets.decode(embeds, mask.shape[1] - embeds.shape[1], positions, deepstack), past
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Hide the converter's chatter; it prints to stdout, which belongs to results."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)

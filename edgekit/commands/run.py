@@ -116,7 +116,8 @@ def _tell(said: dict[str, Any], shown: bool) -> None:
     told = "; timings not representative of an Apple device" if said["timing_note"] else ""
     stderr().print(
         f"{said['runtime']}: first token after {times['ttft_ms']:.1f} ms (image {times['image_encode_ms']:.1f}, "
-        f"{times['prompt_tokens']} prompt tokens {times['prefill_ms']:.1f}{kept}), {len(said['token_ids'])} tokens{told}",
+        f"{times['prompt_tokens']} prompt tokens {times['prefill_ms']:.1f}{kept}), {len(said['token_ids'])} tokens"
+        f"{told}",
         style="dim",
         markup=False,
     )
