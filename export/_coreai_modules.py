@@ -151,7 +151,8 @@ def compressed(module: nn.Module, example: tuple[Any, ...], precision: str, *, f
     maker = _palettiser(twin, linear, BITS[precision]) if precision in BITS else _quantiser(twin, linear, precision)
     with torch.no_grad():
         prepared = maker.prepare(example)
-        return maker.finalize(prepared).eval() if final else prepared.eval()
+        made: nn.Module = maker.finalize(prepared) if final else prepared
+    return made.eval()
 
 
 def _quantiser(twin: nn.Module, linear: dict[str, Any], precision: str) -> Any:
