@@ -1,6 +1,6 @@
 """Accuracy, parity and size of Core AI bundles of a student at each precision, on Apple's own runtime.
 
-    python benchmarks/coreai.py [--student demo:student] [--data easy-vqa:test] [--questions 100]
+    python benchmarks/aimodel.py [--student demo:student] [--data easy-vqa:test] [--questions 100]
                                 [--precision fp16 ...] [--json]
 
 All precisions answer the same questions as PyTorch. One line each: greedy answers with the same tokens as PyTorch's,
