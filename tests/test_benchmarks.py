@@ -48,3 +48,13 @@ def test_mil_takes_ratios_within_each_repetition() -> None:
     found = mil.summary({"torch": [(10.0, 1.0), (20.0, 4.0)], "evaluator": [(20.0, 3.0), (20.0, 4.0)]})
     assert found["prefill_ratio"] == 1.5 and found["prefill_ratio_range"] == [1.0, 2.0]
     assert found["decode_ratio_range"] == [1.0, 3.0] and found["torch_decode_ms"] == 2.5
+
+
+def test_aimodel_writes_points_and_megabytes() -> None:
+    row = {
+        "precision": "int8", "n": 8, "accuracy": 0.75, "ci95": (0.409, 0.929), "delta": -0.125,
+        "delta_ci95": (-0.375, 0.0), "identical": 0.875, "logits_max_abs": 0.017, "mean_kl": 5.7e-6,
+        "assets_bytes": 999_014,
+    }  # fmt: skip
+    wanted = "| int8 | 8 | 75.0 % [40.9, 92.9] | -12.5 [-37.5, +0.0] | 87.5 % | 1.7e-02 | 5.7e-06 | 1.00 |"
+    assert script("aimodel").line(row) == wanted
