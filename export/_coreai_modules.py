@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import copy
+import os
+import shutil
+import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from edgekit.errors import EdgekitError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -13,6 +19,7 @@ if TYPE_CHECKING:
 BLOCK = 32  # weights with one scale, for 4 bits
 ROWS = 16  # of a weight with one palette, for 4 and 6 bits
 LARGE = 4096  # parameters of fewer numbers stay in float32: they are no weight of the bundle
+STALE_S = 600  # a lock this old is nobody's: the one file takes seconds to compile
 BITS = {"pal4": 4, "pal6": 6, "pal8": 8}
 
 
@@ -171,6 +178,7 @@ def _palettiser(twin: nn.Module, linear: dict[str, Any], bits: int) -> Any:
     from coreai_opt.palettization import KMeansPalettizer, KMeansPalettizerConfig, ModuleKMeansPalettizerConfig
     from coreai_opt.palettization.spec import PalettizationSpec, PerTensorGranularity
 
+    check_compiler()
     presets = KMeansPalettizerConfig.presets
     config = {4: presets.w4, 6: presets.w6, 8: presets.w8}[bits]().only_for(*linear)
     if bits < 8:
@@ -180,3 +188,27 @@ def _palettiser(twin: nn.Module, linear: dict[str, Any], bits: int) -> Any:
             if part.out_features % ROWS:
                 config.set_module_name(name, whole)
     return KMeansPalettizer(twin, config)
+
+
+def check_compiler() -> None:
+    """coreai-opt compiles its k-means when it is first used, and waits for ever for a lock left by a killed process.
+
+    Raises:
+        EdgekitError: there is no compiler, or such a lock.
+    """
+    from torch.utils.cpp_extension import _get_build_directory
+
+    compiler = os.environ.get("CXX", "c++")
+    if shutil.which(compiler) is None:
+        raise EdgekitError(
+            f"Cannot palettise here: there is no C++ compiler ({compiler}).",
+            why="coreai-opt compiles its k-means when it is first used.",
+            fix="Install one (g++ or clang), or choose int8 or int4.",
+        )
+    lock = Path(_get_build_directory("_core", False)) / "lock"
+    if lock.exists() and time.time() - lock.stat().st_mtime > STALE_S:
+        raise EdgekitError(
+            f"Cannot palettise here: {lock} is locked.",
+            why="A process that compiled coreai-opt's k-means was killed, and every later one would wait for it.",
+            fix=f"Remove that file:  rm {lock}",
+        )

@@ -25,7 +25,7 @@ from edgekit.bundle import MANIFEST, Bundle
 from edgekit.chat import question
 from edgekit.checkpoint import load_model, resolve_checkpoint
 from edgekit.data import samples
-from edgekit.errors import BundleError, DataError, MissingExtraError
+from edgekit.errors import BundleError, DataError, EdgekitError, MissingExtraError
 from edgekit.export import coreai
 from edgekit.export.bundling import export_checkpoint
 from edgekit.families import family_of, fit_image
@@ -346,6 +346,23 @@ def test_timings_are_marked(monkeypatch: pytest.MonkeyPatch) -> None:
     assert gates.failures([row], Gates(max_ttft_ms=20.0)) == []
     assert "cannot be judged here" in gates.failures([marked], Gates(max_ttft_ms=20.0))[0]
     assert gates.failures([marked], Gates(max_size=5)) == []
+
+
+def test_what_palettising_needs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from edgekit.export._coreai_modules import check_compiler
+
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+    monkeypatch.setenv("CXX", sys.executable)  # stands for a compiler: any program that is there
+    check_compiler()
+    (lock,) = [folder / "lock" for folder in tmp_path.rglob("_core")]
+    lock.touch()
+    check_compiler()  # another process may be at it
+    os.utime(lock, (0, 0))
+    with pytest.raises(EdgekitError, match="was killed, and every later one would wait"):
+        check_compiler()
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(EdgekitError, match="there is no C"):
+        check_compiler()
 
 
 def test_missing_extra(monkeypatch: pytest.MonkeyPatch, tiny_checkpoint: Path, tmp_path: Path) -> None:
