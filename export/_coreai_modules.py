@@ -1,4 +1,4 @@
-"""The split's modules as Core AI takes them: a decoder over states, weights in float16, weights compressed."""
+"""The split's modules as Core AI takes them: a decoder over states, outputs in float16, weights compressed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 BLOCK = 32  # weights with one scale, for 4 bits
 ROWS = 16  # of a weight with one palette, for 4 and 6 bits
-LARGE = 4096  # parameters of fewer numbers stay in float32: they are no weight of the bundle
 STALE_S = 600  # a lock this old is nobody's: the one file takes seconds to compile
 BITS = {"pal4": 4, "pal6": 6, "pal8": 8}
 
@@ -111,32 +110,23 @@ def plain_embedding(embedding: nn.Module, dtype: Any) -> nn.Module:
     return Lookup().eval()
 
 
-def half_weights(module: nn.Module) -> nn.Module:
-    """A copy whose large float32 parameters are stored in float16 and widened as it runs; its outputs are float16."""
-    import torch
-    from torch import nn
-    from torch.nn.utils import parametrize
+def half_outputs(module: nn.Module) -> nn.Module:
+    """A module around another one whose outputs are float16; what is inside stays float32.
 
-    class Widen(nn.Module):
-        def forward(self, stored: Tensor) -> Tensor:
-            return stored.float()
+    Weights stored in float16 and widened as the module runs come out as float32 constants: the converter folds them.
+    """
+    from torch import nn
 
     class Narrow(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.module = copy.deepcopy(module)
+            self.module = module
 
         def forward(self, *tensors: Tensor) -> Any:
             out = self.module(*tensors)
             return tuple(part.half() for part in out) if isinstance(out, tuple) else out.half()
 
-    twin = Narrow().eval()
-    for part in list(twin.modules()):
-        for name, parameter in list(part.named_parameters(recurse=False)):
-            if parameter.dtype is torch.float32 and parameter.numel() >= LARGE:
-                setattr(part, name, nn.Parameter(parameter.detach().half(), requires_grad=False))
-                parametrize.register_parametrization(part, name, Widen(), unsafe=True)
-    return twin
+    return Narrow().eval()
 
 
 def compressed(module: nn.Module, example: tuple[Any, ...], precision: str, *, final: bool = True) -> nn.Module:

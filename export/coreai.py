@@ -30,7 +30,7 @@ from edgekit.aimodel import PROGRAM, STATES, Assets, Runner
 from edgekit.bundle import Component, TensorSpec
 from edgekit.errors import MissingExtraError
 from edgekit.export import vision_name
-from edgekit.export._coreai_modules import compressed, decoder, half_weights, plain_embedding
+from edgekit.export._coreai_modules import compressed, decoder, half_outputs, plain_embedding
 from edgekit.families import Split, VisionPart, read_image_processor, read_optional_json
 from edgekit.files import write_json
 from edgekit.registry import missing_extra
@@ -40,13 +40,13 @@ if TYPE_CHECKING:
 
 PRECISIONS = {
     "fp32": "float32, for comparison: Apple's engine takes float16 logits only",
-    "fp16": "float16; the vision encoder's weights too, its arithmetic in float32",
-    "int8": "w8: int8 weights per channel in linear layers; the rest float16",
+    "fp16": "float16; the vision encoder float32 with float16 outputs",
+    "int8": "w8: int8 weights per channel in linear layers; the rest as fp16",
     "int4": "w4_per_block: 4-bit weights in blocks of 32 in linear layers (int8 where the width is no multiple); the "
     "rest float16",
-    "pal8": "palettised: 256 values a tensor in linear layers; the rest float16",
-    "pal6": "palettised: 64 values for each 16 rows in linear layers; the rest float16",
-    "pal4": "palettised: 16 values for each 16 rows in linear layers; the rest float16",
+    "pal8": "palettised: 256 values a tensor in linear layers; the rest as fp16",
+    "pal6": "palettised: 64 values for each 16 rows in linear layers; the rest as fp16",
+    "pal4": "palettised: 16 values for each 16 rows in linear layers; the rest as fp16",
 }
 EXTRA = "coreai"
 PACKAGES = ("coreai", "coreai_torch", "coreai_opt")
@@ -156,8 +156,8 @@ def _vision(name: str, part: VisionPart, split: Split, precision: str) -> Progra
     example = (torch.randn(shape),)
     module: nn.Module = part.module
     if precision != "fp32":
-        # Apple's runtime is slower and less exact with float16 arithmetic here, so only weights and outputs are.
-        module = half_weights(compressed(module, example, precision))
+        # Apple's runtime is slower and less exact with float16 arithmetic here, so only the outputs are.
+        module = half_outputs(compressed(module, example, precision))
     return Program(name, module, example, (TensorSpec("pixel_values", "float32", shape),), tuple(outputs))
 
 
