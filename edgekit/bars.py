@@ -21,6 +21,10 @@ BARS: dict[str, dict[str, float]] = {
     "q5_k_m": {"top1_agreement": 0.97},
     **{word: {"top1_agreement": 0.95} for word in ("q4_k_m", "iq4_nl")},
     **{f"{word}-imatrix": {"top1_agreement": 0.95} for word in ("q4_k_m", "int4", "iq4_nl")},
+    # Palettes of 256, 64 and 16 values for the weights of linear layers.
+    "pal8": {"top1_agreement": 0.99},
+    "pal6": {"top1_agreement": 0.99},
+    "pal4": {"top1_agreement": 0.95},
 }
 # Random weights make nearly every token a close call, so there the logits' distributions are compared instead of best
 # tokens. Measured on tiny models of four families, mean over the prompts, in nats, the highest: fp16 2.8e-6, int8
@@ -36,6 +40,9 @@ RANDOM_BARS: dict[str, dict[str, float]] = {
     "q5_k_m": {"mean_kl": 0.1},
     **{word: {"mean_kl": 0.4} for word in ("q4_k_m", "iq4_nl")},
     **{f"{word}-imatrix": {"mean_kl": 0.4} for word in ("q4_k_m", "int4", "iq4_nl")},
+    "pal8": {"mean_kl": 2e-2},
+    "pal6": {"mean_kl": 0.1},
+    "pal4": {"mean_kl": 0.4},
 }
 # Where a target's runtime cannot hold a bar of PyTorch's float32 by its own make. llama.cpp reads GELU from a table of
 # float16 values, also in a float32 model.
@@ -47,7 +54,7 @@ TARGET_BARS: dict[tuple[str, str], dict[str, float]] = {
 # SmolVLM; int8 45 and 54, 41 and 28; int4 28 and 39 on the demo's student.
 COMPONENT_SNR_DB = {
     "fp32": 80.0, "fp16": 40.0, "int8": 15.0, "int8-static": 15.0, "int4": 8.0, "bf16": 30.0, "q6_k": 15.0,
-    "q5_k_m": 12.0, "q4_k_m": 8.0, "iq4_nl": 8.0,
+    "q5_k_m": 12.0, "q4_k_m": 8.0, "iq4_nl": 8.0, "pal8": 15.0, "pal6": 12.0, "pal4": 8.0,
 }  # fmt: skip
 TARGET_SNR_DB: dict[tuple[str, str], float] = {("gguf", "fp32"): 40.0}
 COMPONENTS = ("vision", "embedding", "decoder")

@@ -14,6 +14,7 @@ EXTRAS = {
     "onnx": ("onnx", "onnxruntime", "onnxscript"),
     "executorch": ("executorch", "torchao"),
     "gguf": ("gguf", "llama-cpp-python"),
+    "coreai": ("coreai-core", "coreai-torch", "coreai-opt"),
     "demo": ("easy-vqa",),
     "lora": ("peft",),
     "tensorboard": ("tensorboard",),

@@ -129,6 +129,8 @@ class Row:
     size_bytes: int | None = None
     energy_j_per_answer: float | None = None
     """Of the whole processor package by RAPL, idle power included; absent where the machine does not tell."""
+    timing_note: str | None = None
+    """Why the timings say nothing of the hardware the bundle is for; None where they were measured on its kind."""
     tests: tuple[SpeedTest, ...] = ()
     sustained: tuple[Stretch, ...] = ()
 
@@ -262,6 +264,7 @@ def to_csv(report: Report) -> str:
     return out.getvalue()
 
 
+NOT_REPRESENTATIVE = "†"
 COLUMNS = (
     "name", "runtime", "precision", "accuracy", "against PyTorch", "tokens equal", "mean KL", "pixels",
     "image ms", "TTFT ms", "decode tok/s", "ITL p95 ms", "load ms", "memory MB", "size MB", "status",
@@ -284,11 +287,17 @@ def _cells(row: Row) -> list[str]:
         delta = f"{100 * row.accuracy_delta:+.2f} [{100 * low:+.2f}, {100 * high:+.2f}]"
     runtime = row.runtime if row.device == "host" else f"{row.runtime} on {row.device}"
     ttft = _spanned(row.ttft_ms, row.ttft_ms_ci95, ".1f")
+
+    def timed(cell: str) -> str:
+        return f"{cell} {NOT_REPRESENTATIVE}" if cell and row.timing_note is not None else cell
+
     return [
         row.name, runtime, row.precision, accuracy, delta,
         _number(None if row.token_agreement is None else 100 * row.token_agreement, ".2f", " %"),
-        _number(row.mean_kl, ".1e"), _number(row.pixel_max_abs, ".1e"), _number(row.image_encode_ms, ".1f"), ttft,
-        _number(row.decode_tokens_per_s, ".0f"), _number(row.itl_ms_p95, ".2f"), _number(row.load_ms, ".0f"),
+        _number(row.mean_kl, ".1e"), _number(row.pixel_max_abs, ".1e"),
+        timed(_number(row.image_encode_ms, ".1f")), timed(ttft),
+        timed(_number(row.decode_tokens_per_s, ".0f")), timed(_number(row.itl_ms_p95, ".2f")),
+        timed(_number(row.load_ms, ".0f")),
         _number(None if row.peak_memory_bytes is None else row.peak_memory_bytes / 1e6, ".0f"),
         _number(None if row.size_bytes is None else row.size_bytes / 1e6, ".2f"),
         row.status if row.reason is None else f"{row.status}: {row.reason}",
@@ -311,8 +320,9 @@ def speed_table(report: Report) -> tuple[list[str], list[list[str]]]:
     head += ["J / answer"] * energy + ["sustained"] * lasting
     cells = []
     for row in rows:
+        marked = row.name if row.timing_note is None else f"{row.name} {NOT_REPRESENTATIVE}"
         line = [
-            row.name, _number(row.preprocess_ms, ".2f"), _spanned(row.image_encode_ms, row.image_encode_ms_ci95, ".2f"),
+            marked, _number(row.preprocess_ms, ".2f"), _spanned(row.image_encode_ms, row.image_encode_ms_ci95, ".2f"),
             _number(row.prefill_ms, ".2f"), _number(row.first_token_ms, ".3f"),
             _spanned(row.ttft_ratio, row.ttft_ratio_ci95, ".3f"), _number(row.itl_ms_p50, ".2f"),
             _number(row.itl_ms_p99, ".2f"), _spanned(row.decode_ratio, row.decode_ratio_ci95, ".2f"),
@@ -369,6 +379,7 @@ def footnotes(report: Report) -> list[str]:
         *(f"{name}: {text}.".replace("..", ".") for name, text in report.methods.items()),
         "TTFT holds preprocessing, image encoding, prefill and the first token; batch 1. Memory is the high-water mark "
         "of the process.",
+        *(f"{NOT_REPRESENTATIVE} {text}" for text in dict.fromkeys(row.timing_note for row in report.rows) if text),
     ]
     if compared:
         lower = [row.name for row in report.rows if _below(row)]

@@ -3,6 +3,8 @@
     TARGETS                                 targets whose bundles it runs; "checkpoint" for a Hugging Face folder
     open_session(folder, threads) -> Session
 
+    timing_note() -> str | None             optional: why its timings say nothing of the hardware its bundles are for
+
 and imports what it needs when a session is opened, so that each process holds one runtime only.
 """
 

@@ -23,7 +23,7 @@ METHODS = {
 
 OF_WORKER = (
     "load_ms", "load_warm_ms", "image_tokens", "peak_memory_bytes",
-    "mean_kl", "top1_agreement", "margin_at_difference", "pixel_max_abs",
+    "timing_note", "mean_kl", "top1_agreement", "margin_at_difference", "pixel_max_abs",
 )  # fmt: skip
 
 

@@ -80,6 +80,8 @@ class Worker:
             ids = self._ready.prepare(self._first.messages, [image.open() for image in self._first.images]).ids
             found["image_tokens"] = int((ids == self._ready.image_token_id).sum())
         found["notes"] = list(getattr(self._ready, "notes", ()))
+        note = getattr(RUNTIMES.load(self._job.runtime), "timing_note", None)
+        found["timing_note"] = None if note is None else note()
         return found
 
     def warm(self, count: int) -> None:

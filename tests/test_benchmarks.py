@@ -82,3 +82,13 @@ def test_two_runs_agree_where_their_intervals_meet() -> None:
     one, two = (Report(2, "d", "exact", 1, {}, (row,)) for row in (base, other))
     found = script("overhead").agree(one, two)
     assert (found["figures"], found["agree"]) == (2, 1) and found["apart"][0].startswith("x ttft_ms")
+
+
+def test_aimodel_writes_points_and_megabytes() -> None:
+    row = {
+        "precision": "int8", "n": 8, "accuracy": 0.75, "ci95": (0.409, 0.929), "delta": -0.125,
+        "delta_ci95": (-0.375, 0.0), "identical": 0.875, "logits_max_abs": 0.017, "mean_kl": 5.7e-6,
+        "assets_bytes": 999_014,
+    }  # fmt: skip
+    wanted = "| int8 | 8 | 75.0 % [40.9, 92.9] | -12.5 [-37.5, +0.0] | 87.5 % | 1.7e-02 | 5.7e-06 | 1.00 |"
+    assert script("aimodel").line(row) == wanted

@@ -143,10 +143,14 @@ def _picture(path: Path) -> Image:
 
 
 def _as_dict(said: Answer, runtime: str) -> dict[str, Any]:
+    from edgekit.runtimes import RUNTIMES
+
+    timing_note = getattr(RUNTIMES.load(runtime), "timing_note", None)
     return {
         "text": said.text,
         "token_ids": said.token_ids,
         "finish": said.finish,
         "runtime": runtime,
         "timings": said.timings.as_dict(),
+        "timing_note": None if timing_note is None else timing_note(),
     }

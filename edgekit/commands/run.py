@@ -182,9 +182,11 @@ def _tell(said: dict[str, Any], shown: bool) -> None:
     print_text("" if shown else said["text"])
     times = said["timings"]
     kept = f", {times['cached_tokens']} kept" if times["cached_tokens"] else ""
+    told = "; timings not representative of an Apple device" if said["timing_note"] else ""
     stderr().print(
         f"{said['runtime']}: first token after {times['ttft_ms']:.1f} ms (image {times['image_encode_ms']:.1f}, "
-        f"{times['prompt_tokens']} prompt tokens {times['prefill_ms']:.1f}{kept}), {len(said['token_ids'])} tokens",
+        f"{times['prompt_tokens']} prompt tokens {times['prefill_ms']:.1f}{kept}), {len(said['token_ids'])} tokens"
+        f"{told}",
         style="dim",
         markup=False,
     )

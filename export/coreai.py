@@ -1,0 +1,330 @@
+"""Core AI, Apple's successor of Core ML: the bundle layout of apple/coreai-models, for iOS 27 and macOS 27.
+
+    model.aimodel      the decoder: inputs_embeds (1, T, D), position_ids (1, P+T) -> logits (1, T, V); the states
+                       k_cache, v_cache (layers, 1, H, S, D_head) are the caller's and are changed in place
+    embed.aimodel      input_ids (1, T) -> embeddings (1, T, D)
+    vision.aimodel     pixel_values (1, 3, H, W), one tile -> image_features (1, N, D); vision_448x448.aimodel and so on
+                       for families of free picture sizes, patches (P, patch) of one picture -> (N, D)
+    tokenizer/         as Apple's engine looks for it
+    metadata.json      metadata_version 0.2, kind vlm
+
+position_ids counts all tokens, those in the states too: its length less T is where the new ones are written. Families
+with M-RoPE or deepstack take `rotary_ids` (3, 1, T) and `deepstack_embeds` (L, 1, T, D) beside it, which Apple's engine
+does not pass: their bundles say kind edgekit-vlm.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import shutil
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgekit.aimodel import PROGRAM, STATES, Assets, Runner
+from edgekit.bundle import Component, TensorSpec
+from edgekit.errors import MissingExtraError
+from edgekit.export import vision_name
+from edgekit.export._coreai_modules import compressed, decoder, half_outputs, plain_embedding
+from edgekit.families import Split, VisionPart, read_image_processor, read_optional_json
+from edgekit.files import write_json
+from edgekit.registry import missing_extra
+
+if TYPE_CHECKING:
+    from torch import nn
+
+PRECISIONS = {
+    "fp32": "float32, for comparison: Apple's engine takes float16 logits only",
+    "fp16": "float16; the vision encoder float32 with float16 outputs",
+    "int8": "w8: int8 weights per channel in linear layers; the rest as fp16",
+    "int4": "w4_per_block: 4-bit weights in blocks of 32 in linear layers (int8 where the width is no multiple); the "
+    "rest float16",
+    "pal8": "palettised: 256 values a tensor in linear layers; the rest as fp16",
+    "pal6": "palettised: 64 values for each 16 rows in linear layers; the rest as fp16",
+    "pal4": "palettised: 16 values for each 16 rows in linear layers; the rest as fp16",
+}
+EXTRA = "coreai"
+PACKAGES = ("coreai", "coreai_torch", "coreai_opt")
+DISTRIBUTIONS = ("coreai-core", "coreai-torch", "coreai-opt")
+HOSTS = ("Linux", "Darwin")
+RUNTIMES = ("coreai",)
+CONTEXT = 2048  # tokens the states hold, unless the model knows fewer positions
+TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
+ASSETS = {"text_decoder": "model.aimodel", "token_embedding": "embed.aimodel"}
+
+
+@dataclass(frozen=True)
+class Program:
+    """One asset.
+
+    Attributes:
+        name: The component's.
+        module: What is traced.
+        example: Inputs of its forward, the states last.
+        inputs, outputs: Names, types and shapes; a name among the sizes is a free size.
+        states: The example's last tensors, which a run changes in place.
+    """
+
+    name: str
+    module: Any
+    example: tuple[Any, ...]
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    states: tuple[TensorSpec, ...] = ()
+
+
+def write(split: Split, precision: str, folder: Path) -> tuple[dict[str, Component], dict[str, str]]:
+    """Write the assets, the tokenizer and metadata.json.
+
+    Args:
+        split: The modules, float32; they stay as they are.
+        precision: One of PRECISIONS.
+        folder: The bundle's.
+    Returns:
+        The components by name, each the program in its asset, and the versions of the tools.
+    Raises:
+        MissingExtraError: a package of the extra is not installed.
+    """
+    with quiet():
+        _import_tools()
+        components = {}
+        for program in programs(split, precision, context_of(split)):
+            asset = folder / asset_name(program.name)
+            _convert(program, context_of(split)).save_asset(asset)
+            given = (*program.inputs, *program.states)
+            own = "fp16" if program.name == "token_embedding" and precision != "fp32" else precision
+            components[program.name] = Component(f"{asset.name}/{PROGRAM}", given, program.outputs, own)
+    _write_tokenizer(folder)
+    write_json(folder / "metadata.json", metadata(split, folder))
+    return components, {name: version(name) for name in DISTRIBUTIONS}
+
+
+def _import_tools() -> None:
+    try:
+        import coreai_opt  # noqa: F401
+        import coreai_torch  # noqa: F401
+    except ModuleNotFoundError as error:
+        if not missing_extra(error, set(PACKAGES)):
+            raise
+        raise MissingExtraError("export to 'coreai'", str(error.name), EXTRA) from error
+
+
+def asset_name(component: str) -> str:
+    """A component's .aimodel in the bundle."""
+    return ASSETS.get(component, component.replace("vision_encoder", "vision") + ".aimodel")
+
+
+def context_of(split: Split) -> int:
+    """Tokens the states hold."""
+    configs: list[Any] = [getattr(part, "config", None) for part in split.text.modules()]
+    known = [int(config.max_position_embeddings) for config in configs if hasattr(config, "max_position_embeddings")]
+    return min([CONTEXT, *known])
+
+
+def programs(split: Split, precision: str, context: int) -> list[Program]:
+    """The assets' modules in their precision.
+
+    Args:
+        split: The modules, float32; they stay as they are.
+        precision: One of PRECISIONS.
+        context: Tokens the states hold.
+    """
+    return [
+        *(_vision(vision_name(bucket), part, split, precision) for bucket, part in split.vision.items()),
+        _embedding(split, precision),
+        _decoder(split, precision, context),
+    ]
+
+
+def _real(precision: str) -> str:
+    return "float32" if precision == "fp32" else "float16"
+
+
+def _vision(name: str, part: VisionPart, split: Split, precision: str) -> Program:
+    import torch
+
+    dtype = _real(precision)
+    shape = tuple(1 if size is None else size for size in part.pixels)
+    outputs = [TensorSpec("image_features", dtype, (*shape[: len(shape) - 3], part.tokens, split.width))]
+    if split.deepstack:
+        outputs.append(TensorSpec("deepstack_features", dtype, (split.deepstack, part.tokens, split.width)))
+    example = (torch.randn(shape),)
+    module: nn.Module = part.module
+    if precision != "fp32":
+        # Apple's runtime is slower and less exact with float16 arithmetic here, so only the outputs are.
+        module = half_outputs(compressed(module, example, precision))
+    return Program(name, module, example, (TensorSpec("pixel_values", "float32", shape),), tuple(outputs))
+
+
+def _embedding(split: Split, precision: str) -> Program:
+    import torch
+
+    dtype = _real(precision)
+    return Program(
+        "token_embedding",
+        plain_embedding(split.token_embedding, getattr(torch, dtype)),
+        (torch.zeros(1, 5, dtype=torch.int32),),
+        (TensorSpec("input_ids", "int32", (1, "tokens")),),
+        (TensorSpec("embeddings", dtype, (1, "tokens", split.width)),),
+    )
+
+
+def _decoder(split: Split, precision: str, context: int) -> Program:
+    import torch
+
+    tokens, past, dtype = 5, 3, _real(precision)  # above 1: torch.export takes a size of 0 or 1 for a constant
+    kind = getattr(torch, dtype)
+    example = [
+        torch.randn(1, tokens, split.width, dtype=kind),
+        torch.arange(past + tokens, dtype=torch.int32).unsqueeze(0),
+    ]
+    inputs = [
+        TensorSpec("inputs_embeds", dtype, (1, "tokens", split.width)),
+        TensorSpec("position_ids", "int32", (1, "past + tokens")),
+    ]
+    if split.position_axes > 1:
+        example.append(torch.arange(tokens, dtype=torch.int32).expand(split.position_axes, 1, -1).contiguous())
+        inputs.append(TensorSpec("rotary_ids", "int32", (split.position_axes, 1, "tokens")))
+    if split.deepstack:
+        example.append(torch.zeros(split.deepstack, 1, tokens, split.width, dtype=kind))
+        inputs.append(TensorSpec("deepstack_embeds", dtype, (split.deepstack, 1, "tokens", split.width)))
+    shape = (split.layers, 1, split.kv_heads, context, split.head_dim)
+    example += [torch.zeros(shape, dtype=kind) for _ in STATES]
+    module = compressed(decoder(split, kind), tuple(example), precision)
+    logits = TensorSpec("logits", dtype, (1, "tokens", split.vocab_size))
+    states = tuple(TensorSpec(name, dtype, shape) for name in STATES)
+    return Program("text_decoder", module, tuple(example), tuple(inputs), (logits,), states)
+
+
+def _convert(program: Program, context: int) -> Any:
+    """A program as Core AI has it, without the stack traces that the converter writes into it by default."""
+    import torch
+    from coreai_torch import TorchConverter, get_decomp_table
+    from torch.export import Dim
+
+    names = {"tokens": Dim("tokens", min=1, max=context), "past + tokens": Dim("length", min=1, max=context)}
+    given = [
+        {axis: names[size] for axis, size in enumerate(spec.shape) if isinstance(size, str)} or None
+        for spec in program.inputs
+    ]
+    shapes: Any = ((*given, *(None for _ in program.states)),)
+    with torch.no_grad():
+        traced = torch.export.export(_flat(program.module), program.example, dynamic_shapes=shapes, strict=False)
+        traced = traced.run_decompositions(get_decomp_table())
+    converter = TorchConverter(mode=TorchConverter.Mode.RELEASE)
+    converter.add_exported_program(
+        traced,
+        input_names=[spec.name for spec in program.inputs],
+        output_names=[spec.name for spec in program.outputs],
+        state_names=[spec.name for spec in program.states],
+    )
+    return converter.to_coreai()
+
+
+def _flat(module: nn.Module) -> nn.Module:
+    from torch import nn
+
+    class Flat(nn.Module):
+        """Any module behind one forward(*tensors), so that all are traced alike."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.module = module
+
+        def forward(self, *tensors: Any) -> Any:
+            return self.module(*tensors)
+
+    return Flat().eval()
+
+
+def _write_tokenizer(folder: Path) -> None:
+    (folder / "tokenizer").mkdir()
+    for name in TOKENIZER:
+        if (folder / name).exists():
+            shutil.copyfile(folder / name, folder / "tokenizer" / name)
+
+
+def metadata(split: Split, folder: Path) -> dict[str, Any]:
+    """metadata.json as apple/coreai-models 0.2 reads it.
+
+    Args:
+        split: Of the model.
+        folder: With the checkpoint's JSON files.
+    """
+    settings, config = read_image_processor(folder), read_optional_json(folder / "config.json")
+    plain = split.position_axes == 1 and not split.deepstack
+    assets = {"main": ASSETS["text_decoder"], "embedding": ASSETS["token_embedding"]}
+    for bucket in split.vision:
+        assets["vision" + (f"_{bucket}" if bucket else "")] = asset_name(vision_name(bucket))
+    vision: dict[str, Any] = {"image_token_id": split.image_token_id}
+    if plain and list(split.vision) == [""]:
+        part = split.vision[""]
+        patch = config.get("vision_config", {}).get("patch_size", 0)
+        vision |= {
+            "image_size": part.pixels[-1],
+            "patch_size": patch[0] if isinstance(patch, list) else patch,
+            "image_token_count": part.tokens,
+            "image_mean": settings.get("image_mean"),
+            "image_std": settings.get("image_std"),
+            "rescale_factor": 1.0,  # Apple's own exporter: their preprocessor starts from values in [0, 1]
+            "image_strategy": "stretch",
+        }
+    return {
+        "metadata_version": "0.2",
+        "kind": "vlm" if plain else "edgekit-vlm",
+        "name": str(config.get("model_type", "student")),
+        "assets": assets,
+        "language": {
+            "tokenizer": "tokenizer",
+            "vocab_size": split.vocab_size,
+            "max_context_length": context_of(split),
+            "embedded_tokenizer": True,
+            "function_map": {"main": ["main"]},
+        },
+        "vision": vision,
+        "source": {"model_definition": "torch"},
+    }
+
+
+def open_components(folder: Path, components: dict[str, Component]) -> Components:
+    """Load the assets back from their files."""
+    return Components(folder, components)
+
+
+class Components:
+    """A bundle's assets in Core AI's runtime, for parity at export."""
+
+    def __init__(self, folder: Path, components: Mapping[str, Component]) -> None:
+        self.assets = Assets(folder, components, Runner(1))
+
+    def encode_image(self, pixel_values: Any, bucket: str = "") -> list[Any]:
+        """As `parity.Exported`; tiles one by one."""
+        return self.assets.encode(vision_name(bucket), pixel_values, tiles=pixel_values.ndim == 4)
+
+    def embed(self, ids: Any) -> Any:
+        """(1, T) -> (1, T, D)."""
+        return self.assets.embed(ids)
+
+    def decode(
+        self, embeds: Any, mask: Any, positions: Any, past: list[Any], deepstack: Any = None
+    ) -> tuple[Any, list[Any]]:
+        """As `parity.Exported`; the states are kept beside the runtime, `past` is left alone."""
+        return self.assets.decode(embeds, mask.shape[1] - embeds.shape[1], positions, deepstack), past
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Hide the converter's chatter; it prints to stdout, which belongs to results."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)

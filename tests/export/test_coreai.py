@@ -1,0 +1,376 @@
+"""Core AI's assets on Apple's own runtime against PyTorch, and what happens when that runtime breaks down."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from edgekit import aimodel
+from edgekit.aimodel import Runner, check_asset, check_ids, check_room
+from edgekit.aimodel_host import pack, unpack
+from edgekit.bundle import MANIFEST, Bundle
+from edgekit.chat import question
+from edgekit.checkpoint import load_model, resolve_checkpoint
+from edgekit.data import samples
+from edgekit.errors import BundleError, DataError, EdgekitError, MissingExtraError
+from edgekit.export import coreai
+from edgekit.export.bundling import export_checkpoint
+from edgekit.families import family_of, fit_image
+from edgekit.files import sha256_file
+from edgekit.recipe import Gates
+from edgekit.report import Report, Row, markdown
+from edgekit.runtimes import RUNTIMES, gates
+from edgekit.runtimes.bench import Settings, bench
+from edgekit.runtimes.generate import answer, follow
+from edgekit.stats import largest_gap
+
+needs_coreai = pytest.mark.skipif(
+    find_spec("coreai") is None or find_spec("coreai_torch") is None or find_spec("coreai_opt") is None,
+    reason="Core AI's packages are not installed (wheels for Linux with glibc 2.34 and macOS, Python 3.11 to 3.13): "
+    "pip install 'edgekit[coreai]'",
+)
+
+
+def made(precision: str, folder: Path, count: int = 6) -> Bundle:
+    """The demo's student: a trained model, so that equal answers prove something."""
+    questions = list(samples("easy-vqa:test", limit=count))
+    return export_checkpoint(resolve_checkpoint("demo:student"), "coreai", precision, folder, samples=questions)
+
+
+@pytest.fixture(scope="module")
+def twin(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return made("fp32", tmp_path_factory.mktemp("coreai") / "fp32")
+
+
+@pytest.fixture(scope="module")
+def shipped(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return made("fp16", tmp_path_factory.mktemp("coreai") / "fp16")
+
+
+@pytest.fixture
+def copy(twin: Bundle, tmp_path: Path) -> Path:
+    """A copy of the fp32 bundle to damage."""
+    shutil.copytree(twin.folder, tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+def reseal(folder: Path, edit: Callable[[dict[str, Any]], None] = lambda _: None) -> None:
+    """Make a bundle's manifest agree with its files again, and change it."""
+    manifest = json.loads((folder / MANIFEST).read_text())
+    for name in manifest["files"]:
+        manifest["files"][name] = {"bytes": (folder / name).stat().st_size, "sha256": sha256_file(folder / name)}
+    edit(manifest)
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+
+
+def opened(folder: Path, **limits: float) -> Any:
+    return RUNTIMES.load("coreai").open_session(folder, 1, **limits)
+
+
+# ------------------------------------------------------------------------------------------------------------ contract
+
+
+@needs_coreai
+def test_fp32_twin(twin: Bundle) -> None:
+    parity = twin.manifest.parity
+    assert parity is not None and parity["passed"] and parity["greedy_identical"] == 1.0
+    assert parity["logits_max_abs"] <= 2e-5 and parity["vision_max_abs"] <= 2e-5  # measured: 2e-6 and 2e-6
+    assert set(twin.manifest.components) == {"vision_encoder", "token_embedding", "text_decoder"}
+    assert set(twin.manifest.tools) >= {"coreai-core", "coreai-torch", "coreai-opt"}
+
+
+@needs_coreai
+def test_fp16_as_it_ships(shipped: Bundle) -> None:
+    parity = shipped.manifest.parity
+    assert parity is not None and parity["passed"] and parity["greedy_identical"] == 1.0
+    assert 1e-4 < parity["logits_max_abs"] < 0.1 and parity["mean_kl"] < 1e-4  # measured: 1.7e-2 and 6e-6
+    types = {spec.name: spec.dtype for part in shipped.manifest.components.values() for spec in part.outputs}
+    assert set(types.values()) == {"float16"}
+
+
+@needs_coreai
+@pytest.mark.parametrize("name", ["twin", "shipped"])
+def test_answers_as_transformers_generate(name: str, request: pytest.FixtureRequest) -> None:
+    import torch
+
+    session = opened(request.getfixturevalue(name).folder)
+    model: Any = load_model(resolve_checkpoint("demo:student"))
+    said = set()
+    for item in samples("easy-vqa:test", limit=8):
+        images = [image.open() for image in item.images]
+        prepared = session.prepare(item.messages, images)
+        ids, pixels = torch.from_numpy(prepared.ids), torch.from_numpy(prepared.pixels)
+        out = model.generate(input_ids=ids, pixel_values=pixels[None], max_new_tokens=6, do_sample=False)
+        ours = answer(session, item.messages, images, max_new_tokens=6)
+        assert ours.token_ids == out[0, ids.shape[1] :].tolist()
+        said.add(ours.text)
+    session.close()
+    assert len(said) > 2  # answers that differ, or the comparison would prove little
+
+
+@needs_coreai
+def test_layout_of_apples_engine(shipped: Bundle) -> None:
+    """The roles, names, types and shapes that apple/coreai-models' VLM engine looks for."""
+    told = json.loads((shipped.folder / "metadata.json").read_text())
+    assert (told["metadata_version"], told["kind"]) == ("0.2", "vlm")
+    assert told["assets"] == {"main": "model.aimodel", "embedding": "embed.aimodel", "vision": "vision.aimodel"}
+    assert all((shipped.folder / asset / "main.mlirb").is_file() for asset in told["assets"].values())
+    assert told["language"]["embedded_tokenizer"] and (shipped.folder / "tokenizer" / "tokenizer.json").is_file()
+    manifest = shipped.manifest
+    assert told["language"]["vocab_size"] == manifest.vocab_size
+    assert told["vision"]["image_token_id"] == manifest.text.image_token_id
+    assert told["vision"]["image_token_count"] == manifest.buckets[""].tokens
+    decoder = manifest.components["text_decoder"]
+    assert [spec.name for spec in decoder.inputs] == ["inputs_embeds", "position_ids", "k_cache", "v_cache"]
+    assert decoder.inputs[2].shape[3] == told["language"]["max_context_length"]
+    pixels = manifest.components["vision_encoder"].inputs[0]
+    assert (pixels.dtype, pixels.shape) == ("float32", (1, 3, *[told["vision"]["image_size"]] * 2))
+    text = b"".join((shipped.folder / asset / "main.mlirb").read_bytes() for asset in told["assets"].values())
+    assert b"site-packages" not in text and b"edgekit" not in text  # release mode: no stack traces
+
+
+@needs_coreai
+def test_a_reset_forgets_and_a_rewind_keeps(twin: Bundle) -> None:
+    session = opened(twin.folder)
+    first, second = list(samples("easy-vqa:test", limit=2))
+    alone = list(follow(session, second.messages, [second.images[0].open()], [5, 6]))
+    answer(session, first.messages, [first.images[0].open()], max_new_tokens=8)
+    again = list(follow(session, second.messages, [second.images[0].open()], [5, 6]))
+    np.testing.assert_array_equal(np.stack(alone), np.stack(again))
+    prepared = session.prepare(question("what is in the image?", 0), [])
+    session.reset()
+    whole = session.prefill(prepared, None)
+    session.decode_step(3)
+    assert session.rewind(4) == 4
+    np.testing.assert_allclose(session.prefill(prepared.tail(4, 0), None), whole, atol=1e-5)
+    session.close()
+
+
+@pytest.mark.slow
+@needs_coreai
+@pytest.mark.parametrize("precision", ["int8", "int4", "pal8", "pal6", "pal4"])
+def test_compressed_precisions(precision: str, tmp_path: Path) -> None:
+    bundle = made(precision, tmp_path / "b", 16)
+    parity = bundle.manifest.parity
+    assert parity is not None and parity["passed"]
+    bar = {"int8": 0.5, "int4": 2.0, "pal8": 0.5, "pal6": 1.0, "pal4": 3.0}[precision]
+    assert 1e-3 < parity["logits_max_abs"] < bar
+
+
+@pytest.mark.slow
+@needs_coreai
+@pytest.mark.parametrize("precision", ["int8", "int4", "pal8", "pal6", "pal4"])
+def test_an_asset_is_the_compressed_module(precision: str, tmp_path: Path) -> None:
+    """coreai-opt's module in PyTorch and the asset made of it, in the same float32: rounding is all that parts them."""
+    import torch
+
+    from edgekit.export._coreai_modules import compressed
+
+    model = load_model(resolve_checkpoint("demo:student"))
+    part = family_of(model.config.model_type).split(model).vision[""]
+    torch.manual_seed(0)
+    pixels = torch.randn([1, *part.pixels[1:]])
+    module = compressed(part.module, (pixels,), precision, final=False)
+    final = compressed(part.module, (pixels,), precision)
+    spec = coreai.TensorSpec("pixel_values", "float32", tuple(pixels.shape))
+    out = coreai.TensorSpec("image_features", "float32", (1, part.tokens, 1))
+    coreai._convert(coreai.Program("vision", final, (pixels,), (spec,), (out,)), 8).save_asset(tmp_path / "v.aimodel")
+    runner = Runner(1)
+    runner.load("vision", tmp_path / "v.aimodel")
+    ours = runner.run("vision", {"pixel_values": pixels.numpy()})["image_features"]
+    runner.close()
+    with torch.no_grad():
+        theirs, plain = module(pixels).numpy(), part.module(pixels).numpy()
+    assert largest_gap(theirs, ours) < 1e-3 < largest_gap(plain, ours)
+
+
+@pytest.mark.slow
+@needs_coreai
+@pytest.mark.parametrize("family", ["smolvlm", "internvl", "qwen2_5_vl", "qwen3_vl"])
+def test_every_family(family: str, tiny_of: Callable[..., Path], tmp_path: Path) -> None:
+    block = {"qwen2_5_vl": 28, "qwen3_vl": 32}.get(family)
+    sizes = None if block is None else [(3 * block, 2 * block), (block, 4 * block)]
+    item = next(iter(samples("easy-vqa:test", limit=1)))
+    bundle = export_checkpoint(tiny_of(family), "coreai", "fp32", tmp_path / "b", sizes=sizes, samples=[item])
+    kind = json.loads((bundle.folder / "metadata.json").read_text())["kind"]
+    assert kind == ("vlm" if block is None else "edgekit-vlm")
+    theirs = RUNTIMES.load("pytorch").open_session(tiny_of(family), 1)
+    ours = opened(bundle.folder)
+    rng = np.random.default_rng(0)
+    for shapes in ([(100, 60)], [(37, 300), (80, 80)], []):
+        messages = question("what is there?", len(shapes))
+        images = [Image.fromarray(rng.integers(0, 256, (h, w, 3), dtype=np.uint8)) for w, h in shapes]
+        shown = [fit_image(image, bundle.manifest.preprocessing) for image in images]
+        wanted = answer(theirs, messages, shown, max_new_tokens=6).token_ids
+        assert answer(ours, messages, images, max_new_tokens=6).token_ids == wanted
+        pairs = zip(follow(theirs, messages, shown, wanted), follow(ours, messages, images, wanted), strict=True)
+        assert max(largest_gap(a, b) for a, b in pairs) < 1e-3
+    ours.close()
+
+
+# ------------------------------------------------------------------------------------------- a runtime that breaks down
+
+
+@needs_coreai
+def test_a_trap_is_an_error_and_not_the_end(twin: Bundle) -> None:
+    runner = Runner(1)
+    embeds = twin.manifest.components["token_embedding"]
+    runner.load("embed", twin.path(embeds.file).parent)
+    ids = np.array([[1, 2]])
+    assert runner.run("embed", {"input_ids": ids})["embeddings"].shape[1] == 2
+    with pytest.raises(BundleError, match="does not run 'embed'"):
+        runner.run("embed", {"no such input": ids})
+    os.kill(runner._process.pid, signal.SIGKILL)
+    with pytest.raises(BundleError, match="its process was ended by SIGKILL"):
+        runner.run("embed", {"input_ids": ids})
+    with pytest.raises(BundleError, match="Earlier its process was ended by SIGKILL"):
+        runner.run("embed", {"input_ids": ids})
+    runner.close()
+
+
+@needs_coreai
+def test_a_trap_is_a_row_of_the_report(copy: Path, tmp_path: Path) -> None:
+    """States of another width than the decoder's, which only the running kernel finds out: a Swift trap."""
+
+    def narrow(manifest: dict[str, Any]) -> None:
+        for spec in manifest["components"]["text_decoder"]["inputs"][2:]:
+            spec["shape"][-1] -= 1
+
+    reseal(copy, narrow)
+    settings = Settings("easy-vqa:test", limit=2, warmup=0, trace=1)
+    report = bench([copy], None, settings, tmp_path / "report")
+    (row,) = report.rows
+    assert row.status == "failed" and row.reason is not None and "Core AI does not run 'text_decoder'" in row.reason
+    assert "not measured" in report.verdict
+
+
+@needs_coreai
+def test_a_time_limit(twin: Bundle) -> None:
+    with pytest.raises(BundleError, match="took longer than 0 s"):
+        opened(twin.folder, load_limit_s=0.0)
+    session = opened(twin.folder)
+    session._runner._limits["run"] = 0.0
+    with pytest.raises(BundleError, match="took longer than 0 s, and its process was ended"):
+        session.embed(np.array([[1]]))
+    assert session._runner._process.poll() is not None
+    session.close()
+
+
+@needs_coreai
+def test_bounds_are_kept_before_the_runtime_sees_them(twin: Bundle) -> None:
+    session = opened(twin.folder)
+    with pytest.raises(DataError, match="more than 2048 tokens"):
+        answer(session, question("word " * 3000, 0), [], max_new_tokens=1)
+    for wrong in (-1, twin.manifest.vocab_size):
+        with pytest.raises(DataError, match=f"Token id {wrong} is outside"):
+            session.decode_step(wrong)
+    item = next(iter(samples("easy-vqa:test", limit=1)))
+    assert answer(session, item.messages, [item.images[0].open()], max_new_tokens=2).token_ids  # it still answers
+    session.close()
+
+
+@needs_coreai
+def test_assets_that_do_not_fit(copy: Path) -> None:
+    told = copy / "model.aimodel" / "metadata.json"
+    before = told.read_text()
+    told.write_text(before.replace('"2.0"', '"3.1"'))
+    reseal(copy)
+    with pytest.raises(BundleError, match=r"model\.aimodel is an asset of version 3\.1; this edgekit runs version 2"):
+        opened(copy)
+    told.write_text(before)
+    (copy / "model.aimodel" / "main.mlirb").write_bytes((copy / "embed.aimodel" / "main.mlirb").read_bytes())
+    reseal(copy)
+    with pytest.raises(BundleError, match=r"model\.aimodel"):
+        opened(copy)
+    (copy / "model.aimodel" / "main.mlirb").write_bytes(b"\0" * 5000)
+    reseal(copy)
+    with pytest.raises(BundleError, match=r"does not load model\.aimodel"):
+        opened(copy)
+
+
+def test_no_asset(tmp_path: Path) -> None:
+    for content in (None, "", "[]", "{}", "\x00"):
+        if content is not None:
+            (tmp_path / "metadata.json").write_text(content)
+        with pytest.raises(BundleError, match="is no Core AI asset"):
+            check_asset(tmp_path)
+    (tmp_path / "metadata.json").write_text('{"assetVersion": "2.7", "producer": "x"}')
+    check_asset(tmp_path)
+
+
+def test_bounds() -> None:
+    check_room(3, 5, 8)
+    with pytest.raises(DataError, match="3 are taken, 6 more were given"):
+        check_room(3, 6, 8)
+    check_ids(np.array([[0, 8]]), 9)
+    with pytest.raises(DataError, match="Token id 9"):
+        check_ids(np.array([[0, 9]]), 9)
+
+
+def test_frames() -> None:
+    arrays = {"a": np.arange(6, dtype=np.float16).reshape(2, 3), "b": np.zeros((0, 4), np.int32), "c": np.array(2.5)}
+    stream = io.BytesIO(pack({"what": "run"}, arrays))
+    header, found = unpack(stream.read)
+    assert header == {"what": "run"} and stream.read() == b"" and list(found) == ["a", "b", "c"]
+    for name, array in arrays.items():
+        assert found[name].dtype == array.dtype
+        np.testing.assert_array_equal(found[name], array)
+
+
+# -------------------------------------------------------------------------------------------------------------- report
+
+
+def test_timings_are_marked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(aimodel.platform, "system", lambda: "Darwin")
+    assert aimodel.timing_note() is None
+    monkeypatch.setattr(aimodel.platform, "system", lambda: "Linux")
+    note = RUNTIMES.load("coreai").timing_note()
+    row = Row("h", "n", "coreai", "coreai", "fp16", "host", "ok", ttft_ms=12.5, itl_ms_p95=3.0, size_bytes=1)
+    marked = replace(row, timing_note=note)
+    text = markdown(Report(2, "d", "exact", 1, {}, (row, marked)))
+    assert "| 12.5 |" in text and "| 12.5 † |" in text and "| 3.00 † |" in text
+    assert text.count("not representative of any Apple device") == 1
+    assert gates.failures([row], Gates(max_ttft_ms=20.0)) == []
+    assert "cannot be judged here" in gates.failures([marked], Gates(max_ttft_ms=20.0))[0]
+    assert gates.failures([marked], Gates(max_size=5)) == []
+
+
+def test_what_palettising_needs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from edgekit.export._coreai_modules import check_compiler
+
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+    monkeypatch.setenv("CXX", sys.executable)  # stands for a compiler: any program that is there
+    check_compiler()
+    (lock,) = [folder / "lock" for folder in tmp_path.rglob("_core")]
+    lock.touch()
+    check_compiler()  # another process may be at it
+    os.utime(lock, (0, 0))
+    with pytest.raises(EdgekitError, match="was killed, and every later one would wait"):
+        check_compiler()
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(EdgekitError, match="there is no C"):
+        check_compiler()
+
+
+def test_missing_extra(monkeypatch: pytest.MonkeyPatch, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    for name in ("coreai_torch", "coreai_opt"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'edgekit\[coreai\]'"):
+        export_checkpoint(tiny_checkpoint, "coreai", "fp32", tmp_path / "b")
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(aimodel, "find_spec", lambda _: None)
+    with pytest.raises(MissingExtraError, match="run a coreai bundle"):
+        Runner(1)
