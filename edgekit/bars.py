@@ -15,6 +15,8 @@ BARS: dict[str, dict[str, float]] = {
     # Steps are sixteen times int8's, so close calls turn round. Measured: all 606 tokens of 300 questions agree on the
     # demo's student, 0.84 to 0.86 on random weights, whose tokens are nearly all close calls.
     "int4": {"top1_agreement": 0.95},
+    "pal6": {"top1_agreement": 0.99},
+    "pal4": {"top1_agreement": 0.95},
 }
 # Random weights make nearly every token a close call, so there the logits' distributions are compared instead of best
 # tokens. Measured on tiny models of four families, mean over the prompts, in nats, the highest: fp16 2.8e-6, int8
@@ -25,11 +27,13 @@ RANDOM_BARS: dict[str, dict[str, float]] = {
     "int8": {"mean_kl": 2e-2},
     "int8-static": {"mean_kl": 5e-2},  # one scale for all inputs, outliers included, where int8 has one for each run
     "int4": {"mean_kl": 0.4},
+    "pal6": {"mean_kl": 2e-2},
+    "pal4": {"mean_kl": 0.4},
 }
 # Signal over error of each module, dB, on the reference's own inputs. Measured for vision and decoder in ONNX Runtime:
 # fp32 119 to 124 on random weights of four families; fp16 73 and 85 on the demo's student, 67 and 53 on a random
 # SmolVLM; int8 45 and 54, 41 and 28; int4 28 and 39 on the demo's student.
-COMPONENT_SNR_DB = {"fp32": 80.0, "fp16": 40.0, "int8": 15.0, "int8-static": 15.0, "int4": 8.0}
+COMPONENT_SNR_DB = {"fp32": 80.0, "fp16": 40.0, "int8": 15.0, "int8-static": 15.0, "int4": 8.0, "pal6": 15.0, "pal4": 8.0}
 COMPONENTS = ("vision", "embedding", "decoder")
 # Whatever the precision: the runtime must see the picture and the words that PyTorch sees.
 ALWAYS = {"pixel_max_abs": 1e-5, "prompt_ids_equal": 1.0, "parameters_equal": 1.0}
