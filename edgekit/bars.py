@@ -33,7 +33,15 @@ RANDOM_BARS: dict[str, dict[str, float]] = {
 # Signal over error of each module, dB, on the reference's own inputs. Measured for vision and decoder in ONNX Runtime:
 # fp32 119 to 124 on random weights of four families; fp16 73 and 85 on the demo's student, 67 and 53 on a random
 # SmolVLM; int8 45 and 54, 41 and 28; int4 28 and 39 on the demo's student.
-COMPONENT_SNR_DB = {"fp32": 80.0, "fp16": 40.0, "int8": 15.0, "int8-static": 15.0, "int4": 8.0, "pal6": 15.0, "pal4": 8.0}
+COMPONENT_SNR_DB = {
+    "fp32": 80.0,
+    "fp16": 40.0,
+    "int8": 15.0,
+    "int8-static": 15.0,
+    "int4": 8.0,
+    "pal6": 15.0,
+    "pal4": 8.0,
+}
 COMPONENTS = ("vision", "embedding", "decoder")
 # Whatever the precision: the runtime must see the picture and the words that PyTorch sees.
 ALWAYS = {"pixel_max_abs": 1e-5, "prompt_ids_equal": 1.0, "parameters_equal": 1.0}
@@ -70,14 +78,16 @@ def random_bars_of(precision: str) -> dict[str, float]:
     return RANDOM_BARS[precision]
 
 
-def component_bars(precision: str) -> dict[str, float]:
+def component_bars(precision: str, words: Mapping[str, str] | None = None) -> dict[str, float]:
     """The bars of each module: its output's signal over error, dB.
 
     Args:
         precision: Common name; of a mixture each module is held to its own part's.
+        words: Precision of vision, embedding or decoder, where a module says its own.
     """
     parts = by_part(precision)
-    own = {name: COMPONENT_SNR_DB.get(parts["text" if name == "decoder" else name]) for name in COMPONENTS}
+    named = {name: parts["text" if name == "decoder" else name] for name in COMPONENTS} | dict(words or {})
+    own = {name: COMPONENT_SNR_DB.get(word) for name, word in named.items()}
     return {f"{name}_snr_db": bar for name, bar in own.items() if bar is not None}
 
 

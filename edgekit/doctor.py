@@ -12,6 +12,7 @@ from typing import Any
 CORE = ("torch", "transformers", "accelerate", "datasets", "pyarrow", "tokenizers", "safetensors", "scipy", "pillow")
 EXTRAS = {
     "onnx": ("onnx", "onnxruntime", "onnxscript"),
+    "coreml": ("coremltools",),
     "executorch": ("executorch", "torchao"),
     "demo": ("easy-vqa",),
     "lora": ("peft",),

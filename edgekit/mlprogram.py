@@ -108,17 +108,23 @@ class Programs:
         done, logits = 0, None
         for real, size in pieces(tokens, self._lengths, self.context - self.length):
             part = slice(done, done + real)
-            feeds = {"inputs_embeds": _pad(embeds[:, part], 1, size), "position_ids": _pad(positions[..., part], -1, size)}
+            feeds = {
+                "inputs_embeds": _pad(embeds[:, part], 1, size),
+                "position_ids": _pad(positions[..., part], -1, size),
+            }
             if deepstack is not None:
                 feeds["deepstack_embeds"] = _pad(deepstack[:, :, part], 2, size)
             logits = self._step(feeds, real, size)
             done += real
         assert logits is not None
-        return logits[0, -1]
+        last: NDArray[np.float32] = logits[0, -1]
+        return last
 
     def check_room(self, tokens: int) -> None:
-        """Raises:
-        DataError: so many tokens do not fit behind those in the cache.
+        """Refuse what does not fit.
+
+        Raises:
+            DataError: so many tokens do not fit behind those in the cache.
         """
         if self.length + tokens > self.context:
             raise DataError(

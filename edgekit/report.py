@@ -138,7 +138,7 @@ def _cells(row: Row) -> list[str]:
     if row.ttft_ms_ci95 is not None:
         ttft += f" [{row.ttft_ms_ci95[0]:.1f}, {row.ttft_ms_ci95[1]:.1f}]"
     return [
-        row.name, row.runtime, row.precision, accuracy, delta,
+        row.name, with_source(row.runtime, row.verified_by), row.precision, accuracy, delta,
         _number(None if row.token_agreement is None else 100 * row.token_agreement, ".2f", " %"),
         _number(row.mean_kl, ".1e"), _number(row.pixel_max_abs, ".1e"), _number(row.image_encode_ms, ".1f"), ttft,
         _number(row.decode_tokens_per_s, ".0f"), _number(row.itl_ms_p95, ".2f"), _number(row.load_ms, ".0f"),
@@ -146,6 +146,18 @@ def _cells(row: Row) -> list[str]:
         _number(None if row.size_bytes is None else row.size_bytes / 1e6, ".2f"),
         row.status if row.reason is None else f"{row.status}: {row.reason}",
     ]  # fmt: skip
+
+
+def with_source(runtime: str, verified_by: str) -> str:
+    """A runtime's name as every line shows it: with `verified_by` where it was not the runtime itself that ran."""
+    return runtime if verified_by == "runtime" else f"{runtime} (verified_by: {verified_by})"
+
+
+EVALUATED = (
+    "verified_by: evaluator means that edgekit's own evaluator ran the very programs and weights that ship: answers, "
+    "accuracy and distances were checked on them, but not Apple's rounding or placement. Times and memory in these "
+    "rows are the evaluator's on this machine and say nothing of a phone."
+)
 
 
 def _number(value: float | None, form: str, unit: str = "") -> str:
@@ -163,7 +175,11 @@ def footnotes(report: Report) -> list[str]:
         "the same questions with its 95 % paired bootstrap interval.",
         "Latencies are medians, batch 1, with a 95 % bootstrap interval for TTFT; TTFT holds preprocessing, image "
         "encoding, prefill and the first token. Memory is the high-water mark of the process.",
-        "Every row was run by the runtime it names on this machine (verified_by in report.json).",
+        *(
+            [EVALUATED]
+            if any(row.verified_by == "evaluator" for row in report.rows)
+            else ["Every row was run by the runtime it names on this machine (verified_by in report.json)."]
+        ),
         *report.notes,
     ]
 

@@ -70,7 +70,8 @@ def _norm_class() -> Any:
         def forward(self, hidden: Tensor) -> Tensor:
             width = hidden.shape[-1]
             both = layer_norm(torch.cat([hidden, -hidden], -1), (2 * self.weight.shape[0],), None, None, self.epsilon)
-            return both[..., :width] * self.weight
+            scaled: Tensor = both[..., :width] * self.weight
+            return scaled
 
     return Norm
 
@@ -94,7 +95,7 @@ def rotary_tables(rotary: Any, context: int, axes: int, width: int) -> list[tupl
     every = torch.arange(context)[None]
     with torch.no_grad():
         if axes == 1:
-            return [tuple(table[0].float() for table in rotary(x, every))]  # type: ignore[list-item]
+            return [tuple(table[0].float() for table in rotary(x, every))]
         owned, found = [], []
         for axis in range(axes):
             positions = torch.zeros(axes, 1, context, dtype=torch.int64)
@@ -190,7 +191,9 @@ def decoder(split: Split, context: int, *, states: bool, fixed: bool) -> nn.Modu
                 start = end - tokens
             deepstack = list(given.pop(0).unbind(0)) if split.deepstack else None
             if states:
-                keys, values = ([getattr(self, f"{kind}_{n}") for n in range(split.layers)] for kind in ("key", "value"))
+                keys, values = (
+                    [getattr(self, f"{kind}_{n}") for n in range(split.layers)] for kind in ("key", "value")
+                )
             else:
                 keys, values = given[::2], given[1::2]
             cache = Held(keys, values, start, end)

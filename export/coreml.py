@@ -20,7 +20,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -119,9 +119,7 @@ def plan(precision: str, options: Mapping[str, str]) -> Plan:
     _refuse(old and "int4" in words.values(), "ios=17", "int4 blocks are new in iOS 18; pal4 is as small")
     _refuse(words["text"] == "fp32" and chosen["cache"] == "states", "cache=states", "Core ML keeps states in Float16")
     buckets = chosen["lengths"] == "buckets"
-    _refuse(
-        buckets and chosen["cache"] == "explicit", "lengths=buckets", "a cache that goes in and out has any length"
-    )
+    _refuse(buckets and chosen["cache"] == "explicit", "lengths=buckets", "a cache that goes in and out has any length")
     if not chosen["context"].isdecimal() or not 2 <= int(chosen["context"]) <= 1 << 20:
         raise EdgekitError(f"--option context={chosen['context']}: not a number of tokens.", fix="Say 2048, or so.")
     context = int(chosen["context"])
@@ -221,8 +219,6 @@ def write(
 
 def _within(chosen: Plan, split: Split) -> Plan:
     """The plan with no more context than the model knows positions."""
-    from dataclasses import replace
-
     configs: list[Any] = [getattr(part, "config", None) for part in split.text.modules()]
     known = [int(config.max_position_embeddings) for config in configs if hasattr(config, "max_position_embeddings")]
     context = min([chosen.context, *known])
@@ -335,7 +331,8 @@ def convert(program: Program, chosen: Plan) -> Any:
     import torch
 
     with torch.no_grad(), patched():
-        traced = torch.jit.trace(program.module, program.example, check_trace=False)
+        trace: Any = torch.jit.trace
+        traced = trace(program.module, program.example, check_trace=False)
         free = {name: ct.RangeDim(1, chosen.context, default=1) for name in ("tokens", "total", "past")}
         options: dict[str, Any] = {}
         if program.states:

@@ -257,6 +257,7 @@ def _row(subject: _Subject, measured: _Measured, device: str, base: _Measured | 
         accuracy_ci95=score_interval(scores),
         mean_kl=figures.get("mean_kl"),
         pixel_max_abs=figures.get("pixel_max_abs"),
+        verified_by=figures.get("verified_by", "runtime"),
         load_ms=figures["load_ms"],
         preprocess_ms=_median(answers, "preprocess_ms"),
         image_encode_ms=_median(answers, "image_encode_ms"),

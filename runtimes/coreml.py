@@ -9,7 +9,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,7 @@ from edgekit.families import Encoded, Pixels, by_bucket, gather, merge_images, s
 from edgekit.mlprogram import Programs, package_of
 from edgekit.processor import Processor
 from edgekit.registry import missing_extra
-from edgekit.runtimes.session import Logits, Prepared
+from edgekit.runtimes.session import Logits, Prepared, VerifiedBy
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -107,7 +107,7 @@ def _native(bundle: Bundle) -> Programs:
 class CoremlSession:
     """A bundle's programs, and the cache of one conversation."""
 
-    def __init__(self, bundle: Bundle, programs: Programs, verified_by: Literal["runtime", "evaluator"]) -> None:
+    def __init__(self, bundle: Bundle, programs: Programs, verified_by: VerifiedBy) -> None:
         self.verified_by = verified_by
         self._programs = programs
         self._manifest = manifest = bundle.manifest

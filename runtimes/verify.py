@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgekit.bars import ALWAYS, bars_of, component_bars, judge
-from edgekit.bundle import Bundle
+from edgekit.bundle import Bundle, Manifest
 from edgekit.chat import Message, question
 from edgekit.checkpoint import check_checkpoint, checkpoint_hash
 from edgekit.console import progress
@@ -26,7 +26,7 @@ from edgekit.runtimes import RUNTIMES, runtime_for
 from edgekit.runtimes.attribute import Followed, attribute
 from edgekit.runtimes.generate import answer, follow
 from edgekit.runtimes.modules import Mix, Reference, open_reference
-from edgekit.runtimes.session import Modules, Prepared, Session
+from edgekit.runtimes.session import Modules, Prepared, Session, verified_by
 from edgekit.schema import to_json
 from edgekit.stats import finite_or_none, kl_divergence, largest_gap
 
@@ -114,6 +114,7 @@ class _Sides:
         self.params = bundle.manifest.preprocessing
         self.parameters_equal = float(_same_parameters(bundle))
         self.precision = bundle.manifest.precision.common
+        self.words = own_precisions(bundle.manifest)
         self.name = bundle.folder.name
         self.theirs = open_reference(reference, threads)
         self.ours: Session = opened(bundle.folder)
@@ -133,6 +134,16 @@ class _Sides:
     def seen(self, images: Sequence[Image]) -> list[Image]:
         """The pictures as the reference is shown them: a bundle of fixed picture sizes resizes before all else."""
         return [fit_image(image, self.params) for image in images]
+
+
+def own_precisions(manifest: Manifest) -> dict[str, str]:
+    """The precision each module says of itself, by the names of its bars: vision, embedding, decoder."""
+    named = {"token_embedding": "embedding", "text_decoder": "decoder"}
+    return {
+        named.get(name, "vision"): part.precision
+        for name, part in manifest.components.items()
+        if part.precision and (name in named or name.startswith("vision_encoder"))
+    }
 
 
 def _same_parameters(bundle: Bundle) -> bool:
@@ -211,7 +222,7 @@ class _Gap:
 def _compare(result: Parity, sides: _Sides, prompts: Sequence[Prompt], attribution: bool, note: str) -> Parity:
     bars = {**ALWAYS, **bars_of(sides.precision)}
     if sides.modules is not None:
-        bars |= component_bars(sides.precision)
+        bars |= component_bars(sides.precision, sides.words)
     elif attribution:
         raise BundleError(
             f"The runtime {result.runtime!r} does not show its modules one by one.",
@@ -242,6 +253,7 @@ def _compare(result: Parity, sides: _Sides, prompts: Sequence[Prompt], attributi
         logits_max_abs=finite_or_none(tally.logits),
         mean_kl=finite_or_none(tally.kl / tokens),
         components=components,
+        verified_by=verified_by(sides.ours),
     )
     figures = {name: getattr(result, name) for name in bars if hasattr(result, name)}
     figures |= {f"{name}_snr_db": module.snr_db for name, module in components.items()}

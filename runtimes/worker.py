@@ -24,7 +24,7 @@ from edgekit.files import write_json
 from edgekit.machine import peak_memory_bytes
 from edgekit.runtimes import RUNTIMES
 from edgekit.runtimes.generate import answer, follow
-from edgekit.runtimes.session import Session
+from edgekit.runtimes.session import Session, verified_by
 from edgekit.stats import finite_or_none, kl_divergence
 
 ANSWERS, FIGURES, TRACE, ERROR = "answers.jsonl", "figures.json", "trace.npz", "error.txt"
@@ -92,7 +92,11 @@ def _work(job: Job, out: Path) -> None:
             if number % 20 == 0 or number == total:
                 sys.stdout.write(json.dumps({"done": number, "total": total}) + "\n")
                 sys.stdout.flush()
-    figures: dict[str, Any] = {"load_ms": load_ms, "peak_memory_bytes": peak_memory_bytes()}
+    figures: dict[str, Any] = {
+        "load_ms": load_ms,
+        "peak_memory_bytes": peak_memory_bytes(),
+        "verified_by": verified_by(session),
+    }
     chosen = list(samples(job.data, limit=min(job.trace, total)))
     if job.reference is None:
         _write_trace(session, chosen, out, job.max_new_tokens)

@@ -49,8 +49,8 @@ def test_make_targets_exist() -> None:
 def test_what_works_today_is_all_there_is() -> None:
     assert FAMILIES.names() == ["idefics3", "internvl", "qwen2_5_vl", "qwen3_vl"]
     assert [name for name in FAMILIES.names() if not hasattr(FAMILIES.load(name), "split")] == []
-    assert (TARGETS.names(), DEVICES.names()) == (["executorch", "onnx"], ["host"])
-    assert RUNTIMES.names() == ["executorch", "onnxruntime", "pytorch"]
+    assert (TARGETS.names(), DEVICES.names()) == (["coreml", "executorch", "onnx"], ["host"])
+    assert RUNTIMES.names() == ["coreml", "executorch", "onnxruntime", "pytorch"]
     assert SOURCES.names() == ["datasets", "easy_vqa", "image_folder", "jsonl", "parquet"]
 
 

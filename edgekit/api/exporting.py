@@ -219,4 +219,5 @@ def _matrix_row(family: str, target: str, precision: str, folder: Path) -> dict[
         return {**row, "passed": False, "why": " ".join(str(error).split())}
     checks = judge(figures, {**ALWAYS, **random_bars_of(precision)})
     passed = all(check["held"] for check in checks.values())
-    return {**row, "passed": passed, "checks": checks, "seconds": time.monotonic() - started}
+    seconds = time.monotonic() - started
+    return {**row, "passed": passed, "checks": checks, "seconds": seconds, "verified_by": figures["verified_by"]}

@@ -13,6 +13,7 @@ import typer
 
 from edgekit.console import note, print_json, print_piece, print_text, stderr
 from edgekit.errors import EdgekitError
+from edgekit.report import with_source
 
 IMAGE = "/image"
 
@@ -113,8 +114,9 @@ def _tell(said: dict[str, Any], shown: bool) -> None:
     print_text("" if shown else said["text"])
     times = said["timings"]
     kept = f", {times['cached_tokens']} kept" if times["cached_tokens"] else ""
+    name = with_source(said["runtime"], said["verified_by"])
     stderr().print(
-        f"{said['runtime']}: first token after {times['ttft_ms']:.1f} ms (image {times['image_encode_ms']:.1f}, "
+        f"{name}: first token after {times['ttft_ms']:.1f} ms (image {times['image_encode_ms']:.1f}, "
         f"{times['prompt_tokens']} prompt tokens {times['prefill_ms']:.1f}{kept}), {len(said['token_ids'])} tokens",
         style="dim",
         markup=False,
