@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from edgekit.bundle import Bundle
 from edgekit.chat import Message
 from edgekit.errors import BundleError, EdgekitError, MissingExtraError
 from edgekit.families import Encoded, Pixels, by_bucket, gather, merge_images, spread_deepstack
-from edgekit.mlprogram import Programs, package_of
+from edgekit.mlprogram import DECODE, FUNCTIONS, Programs, package_of
 from edgekit.processor import Processor
 from edgekit.registry import missing_extra
 from edgekit.runtimes.session import Logits, Prepared, VerifiedBy
@@ -93,14 +94,14 @@ class NativeFunction:
 
 def _native(bundle: Bundle) -> Programs:
     components = bundle.manifest.components
-    opened: dict[str, NativeFunction] = {}
 
+    @cache
     def load(package: str, function: str | None) -> NativeFunction:
-        return opened.setdefault(f"{package}/{function}", NativeFunction(bundle.path(package), function))
+        return NativeFunction(bundle.path(package), function)
 
     decoder = package_of(components["text_decoder"])
-    shared = any(package_of(part) == decoder for name, part in components.items() if name != "text_decoder")
-    metadata = load(decoder, "prefill" if shared else None).metadata
+    shared = DECODE in components
+    metadata = load(decoder, FUNCTIONS["text_decoder"] if shared else None).metadata
     return Programs(components, load, metadata)
 
 
