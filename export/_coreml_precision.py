@@ -11,6 +11,7 @@ from typing import Any
 BLOCK = 32  # inputs that share a scale in int4
 GROUP = 16  # outputs that share a palette
 SMALLEST = 512  # weights of fewer numbers stay as they are
+WEIGHT = {"linear": "weight", "gather": "x"}  # the input that holds it
 PALETTES = {"pal4": 4, "pal6": 6}
 
 
@@ -25,24 +26,35 @@ def compress(converted: Any, word: str, operation: str, *, grouped: bool) -> Any
     """
     from coremltools.optimize import coreml as optimize
 
+    def chosen(model: Any, config: Any) -> Any:
+        # By name: for a type coremltools refuses a model whose linear layer and norm share a constant, as zero biases.
+        return optimize.OptimizationConfig(op_name_configs=dict.fromkeys(weights_of(model, operation), config))
+
     def quantised(model: Any, **settings: Any) -> Any:
         config = optimize.OpLinearQuantizerConfig(mode="linear_symmetric", weight_threshold=SMALLEST, **settings)
-        return optimize.linear_quantize_weights(model, optimize.OptimizationConfig(op_type_configs={operation: config}))
+        return optimize.linear_quantize_weights(model, chosen(model, config))
 
     if word in PALETTES:
         granularity = {"granularity": "per_grouped_channel", "group_size": GROUP} if grouped else {}
         palette = optimize.OpPalettizerConfig(
             mode="custom", lut_function=_clusters(PALETTES[word]), weight_threshold=SMALLEST, **granularity
         )
-        converted = optimize.palettize_weights(
-            converted, optimize.OptimizationConfig(op_type_configs={operation: palette})
-        )
+        converted = optimize.palettize_weights(converted, chosen(converted, palette))
     elif word == "int4":
         converted = quantised(converted, dtype="int4", granularity="per_block", block_size=BLOCK)
     elif word != "int8":
         return converted
     # What a pass above has compressed is no plain weight any longer, and is passed over here.
     return quantised(converted, dtype="int8", granularity="per_channel")
+
+
+def weights_of(converted: Any, operation: str) -> list[str]:
+    """Names of the constants that are weights of an operation, those already compressed left out."""
+    block = next(iter(converted.get_spec().mlProgram.functions["main"].block_specializations.values()))
+    constants = {part.outputs[0].name for part in block.operations if part.type == "const"}
+    key = WEIGHT[operation]
+    used = {part.inputs[key].arguments[0].name for part in block.operations if part.type == operation}
+    return sorted(used & constants)
 
 
 def _clusters(bits: int) -> Any:

@@ -197,6 +197,43 @@ def test_a_trained_student_answers_the_same(tmp_path: Path) -> None:
     assert parity["logits_max_abs"] < 1e-2  # measured: 2.8e-3
 
 
+# ---------------------------------------------------------------------------------------------------------- the weights
+
+
+@needs_coremltools
+def test_what_is_compressed_and_what_a_grid_does_not_fit(tmp_path: Path) -> None:
+    """A norm that shares its zero bias with linear layers, and widths that are no multiples of blocks and groups."""
+    import torch
+    from torch import nn
+
+    from edgekit.bundle import TensorSpec
+    from edgekit.runtimes.mil import Package
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.LayerNorm(64), nn.Linear(64, 64), nn.Linear(64, 40), nn.Linear(40, 30)).eval()
+    for part in model:
+        nn.init.zeros_(part.bias)  # type: ignore[arg-type]
+    x = torch.randn(1, 64)
+    program = coreml.Program(
+        "p", model, (x,), (TensorSpec("x", "float16", (1, 64)),), (TensorSpec("y", "float16", (1, 30)),), "text", ""
+    )
+    wanted, sizes = model(x).detach().numpy(), {}
+    for word, kinds, gap in (
+        ("int4", ["blockwise_shift_scale"] * 3, 0.2),  # 40 inputs are no two blocks of 32: 8 bits
+        ("pal4", ["blockwise_shift_scale"] * 2 + ["lut_to_dense"], 0.2),  # neither 40 nor 30 outputs are groups of 16
+        ("int8", ["blockwise_shift_scale"] * 3, 0.02),
+    ):
+        with coreml.quiet():
+            coreml.convert(program, coreml.plan(word, {})).save(str(tmp_path / f"{word}.mlpackage"))
+        package = Package(tmp_path / f"{word}.mlpackage")
+        operations = package.block("main").operations
+        found = [part.type.removeprefix("constexpr_") for part in operations if part.type.startswith("constexpr_")]
+        assert sorted(found) == kinds
+        assert largest_gap(package.function().predict({"x": x.numpy()})["y"], wanted) < gap * np.abs(wanted).max()
+        sizes[word] = (tmp_path / f"{word}.mlpackage/Data/com.apple.CoreML/weights/weight.bin").stat().st_size
+    assert max(sizes["int4"], sizes["pal4"]) < sizes["int8"] - 1500
+
+
 # --------------------------------------------------------------------------------------------------------- the package
 
 
