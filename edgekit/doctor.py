@@ -12,6 +12,7 @@ from typing import Any
 CORE = ("torch", "transformers", "accelerate", "datasets", "pyarrow", "tokenizers", "safetensors", "scipy", "pillow")
 EXTRAS = {
     "onnx": ("onnx", "onnxruntime", "onnxscript"),
+    "coreml": ("coremltools",),
     "executorch": ("executorch", "torchao"),
     "gguf": ("gguf", "llama-cpp-python"),
     "coreai": ("coreai-core", "coreai-torch", "coreai-opt"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from edgekit import schema
 from edgekit.errors import BundleError
@@ -94,6 +95,8 @@ class Parity:
     why: str = ""
     """Why nothing was compared."""
     runtime: str | None = None
+    verified_by: Literal["runtime", "evaluator"] = "runtime"
+    """Whether the runtime itself ran, or an evaluator of its programs."""
     questions: str | None = None
     """Data spec, or stock."""
     samples: int = 0

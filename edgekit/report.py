@@ -292,7 +292,7 @@ def _cells(row: Row) -> list[str]:
         return f"{cell} {NOT_REPRESENTATIVE}" if cell and row.timing_note is not None else cell
 
     return [
-        row.name, runtime, row.precision, accuracy, delta,
+        row.name, with_source(runtime, row.verified_by), row.precision, accuracy, delta,
         _number(None if row.token_agreement is None else 100 * row.token_agreement, ".2f", " %"),
         _number(row.mean_kl, ".1e"), _number(row.pixel_max_abs, ".1e"),
         timed(_number(row.image_encode_ms, ".1f")), timed(ttft),
@@ -359,6 +359,18 @@ def sustained_ratio(row: Row) -> float | None:
     return median(speeds[-part:]) / median(speeds[:part])
 
 
+def with_source(runtime: str, verified_by: str) -> str:
+    """A runtime's name as every line shows it: with `verified_by` where an evaluator ran in its place."""
+    return f"{runtime} (verified_by: {verified_by})" if verified_by == "evaluator" else runtime
+
+
+EVALUATED = (
+    "verified_by: evaluator means that edgekit's own evaluator ran the very programs and weights that ship: answers, "
+    "accuracy and distances were checked on them, but not Apple's rounding or placement. Times and memory in these "
+    "rows are the evaluator's on this machine and say nothing of a phone."
+)
+
+
 def _number(value: float | None, form: str, unit: str = "") -> str:
     return "" if value is None else f"{value:{form}}{unit}"
 
@@ -388,6 +400,8 @@ def footnotes(report: Report) -> list[str]:
         )
     if elsewhere := [f"{row.name} ({row.origin})" for row in report.rows if row.origin is not None]:
         found.append(f"Not measured here, read from a file: {'; '.join(elsewhere)}.")
+    if any(row.verified_by == "evaluator" for row in report.rows):
+        found.append(EVALUATED)
     if any(row.verified_by == "runtime" for row in report.rows):
         found.append("Rows verified_by runtime were run by the runtime they name on this machine.")
     if report.devices:

@@ -10,6 +10,10 @@ CALIBRATED       optional: precisions that need prompts to calibrate with; `writ
 IN_PLACE         optional: precisions whose decoder appends to one buffer that it takes as past and as present
 TINY             optional: family -> settings of its tiny checkpoint, where the target cannot take the plain one
 details(folder) -> dict    optional: what the manifest keeps as `details`
+OPTIONS          optional: options of its own, by name: a tuple of words, the default first, or a free text's default;
+                 `write` takes those given as `options`
+plan(precision, options)         optional: refuses those that do not go together, before anything is loaded
+label(folder, components, digest)   optional: writes into the program which export it belongs to
 write(split, precision, folder) -> (components, tools)      tokenizer and processor files are there by then
 open_components(folder, components) -> parity.Exported
 """

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
+import json
 import platform
 import shutil
 from collections.abc import Mapping, Sequence
@@ -21,7 +23,7 @@ from edgekit.export import TARGETS, vision_name
 from edgekit.export.genai import write_genai
 from edgekit.export.parity import TorchModules, encode_images, follow, measure
 from edgekit.families import FAMILIES, Size, Split, family_of
-from edgekit.files import new_folder
+from edgekit.files import new_folder, sha256_json
 from edgekit.precision import by_part, is_mixed
 from edgekit.processor import Inputs, Processor
 
@@ -30,9 +32,13 @@ LEFT_BEHIND = {"card.json", "model.safetensors.index.json", MANIFEST}
 PARITY_PROMPTS = ("what is in the image?", "is there a circle?", "what color is the shape?", "describe the picture.")
 
 
-def check_request(target: str, precision: str) -> Any:
-    """The target's module, once target, precision and operating system are known to go together.
+def check_request(target: str, precision: str, options: Mapping[str, str] | None = None) -> Any:
+    """The target's module, once target, precision, options and operating system are known to go together.
 
+    Args:
+        target: Name of a target.
+        precision: Common name, or a mixture.
+        options: Of the target's own, by name.
     Raises:
         EdgekitError: they do not.
     """
@@ -47,7 +53,22 @@ def check_request(target: str, precision: str) -> Any:
         raise EdgekitError(
             f"Target {target!r} cannot be exported on {platform.system()}.", fix=f"Use: {', '.join(module.HOSTS)}."
         )
+    _check_options(target, getattr(module, "OPTIONS", {}), options or {})
+    if hasattr(module, "plan"):
+        module.plan(precision, options or {})
     return module
+
+
+def _check_options(target: str, known: Mapping[str, tuple[str, ...] | str], given: Mapping[str, str]) -> None:
+    for name, value in given.items():
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"Did you mean {near[0]!r}? " if near else ""
+            there = f"There are: {', '.join(known)}." if known else "It has none."
+            raise EdgekitError(f"Target {target!r} has no option {name!r}.", fix=f"{hint}{there}")
+        words = known[name]
+        if not isinstance(words, str) and value not in words:
+            raise EdgekitError(f"--option {name}={value}: no such choice.", fix=f"There are: {', '.join(words)}.")
 
 
 def _check_mixture(target: str, precision: str, parts: Mapping[str, Mapping[str, str]] | None) -> None:
@@ -91,6 +112,7 @@ def export_checkpoint(
     samples: Sequence[Sample] = (),
     calibration: Sequence[Sample] = (),
     with_genai: bool = False,
+    options: Mapping[str, str] | None = None,
     run: str | None = None,
     teacher_sha256: str | None = None,
     replace: bool = False,
@@ -106,12 +128,13 @@ def export_checkpoint(
         samples: Questions for the parity run; drawn pictures and stock questions when there are none.
         calibration: Questions, for a precision that the target calibrates; never those of the parity run.
         with_genai: Write what onnxruntime-genai needs into an ONNX bundle.
+        options: Of the target's own (OPTIONS of its module), by name.
         run, teacher_sha256: Where the student came from.
         replace: Put it in the place of an existing bundle.
     Returns:
         The bundle; `manifest.parity["passed"]` says whether the bars held.
     """
-    module = check_request(target, precision)
+    module = check_request(target, precision, options)
     config = check_checkpoint(checkpoint)
     family = family_of(config["model_type"])
     if not hasattr(family, "split"):
@@ -130,10 +153,14 @@ def export_checkpoint(
                 shutil.copyfile(path, folder / path.name)
         inputs = parity_inputs(processor, samples)
         _check_pixels(split, inputs)
+        given = {"options": options or {}} if hasattr(module, "OPTIONS") else {}
         if needs_calibration(module, precision):
-            components, tools = module.write(split, precision, folder, _encode(processor, calibration))
+            components, tools = module.write(split, precision, folder, _encode(processor, calibration), **given)
         else:
-            components, tools = module.write(split, precision, folder)
+            components, tools = module.write(split, precision, folder, **given)
+        student = checkpoint_hash(checkpoint)
+        if hasattr(module, "label"):
+            module.label(folder, components, export_hash(student, target, precision, processor.params))
         if with_genai:
             in_place = appends_in_place(module, components["text_decoder"], split)
             write_genai(folder, components, split, config, in_place)
@@ -141,6 +168,7 @@ def export_checkpoint(
         parity = measure(split, exported, inputs, precision, target=target)
         parity |= {
             "questions": "given" if samples else "synthetic",
+            "verified_by": getattr(exported, "verified_by", "runtime"),
             **baked_against_original(model, family, split, inputs),
         }
         details = module.details(folder) if hasattr(module, "details") else {}
@@ -160,7 +188,7 @@ def export_checkpoint(
                 appends_in_place(module, components["text_decoder"], split),
             ),
             vocab_size=split.vocab_size,
-            student_sha256=checkpoint_hash(checkpoint),
+            student_sha256=student,
             teacher_sha256=teacher_sha256,
             run=run,
             tools={"edgekit": __version__, "torch": version("torch"), "transformers": version("transformers"), **tools},
@@ -185,6 +213,21 @@ def _check_needs(target: str, module: Any, split: Split) -> None:
 
 def _knowing(needs: set[str]) -> list[str]:
     return [name for name in TARGETS.names() if needs <= getattr(TARGETS.load(name), "KNOWS", frozenset())]
+
+
+def export_hash(student_sha256: str, target: str, precision: str, preprocessing: Mapping[str, Any]) -> str:
+    """What says in a program's own metadata which export it belongs to: a hash of the manifest's fields of that name.
+
+    It cannot be the bundle's hash, which is over the program's own bytes.
+    """
+    return sha256_json(
+        {
+            "student_sha256": student_sha256,
+            "target": target,
+            "precision": precision,
+            "preprocessing": json.loads(json.dumps(preprocessing)),
+        }
+    )
 
 
 def parity_inputs(processor: Processor, samples: Sequence[Sample], stock: int = 32) -> list[Inputs]:

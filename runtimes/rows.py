@@ -73,6 +73,8 @@ def fill(row: Row, measured: Measured, base: Measured | None) -> Row:
     own = Figures(measured.answers)
     row = _latencies(_scores(row, own), own)
     told: dict[str, Any] = {key: measured.figures.get(key) for key in OF_WORKER}
+    if measured.figures.get("verified_by") == "evaluator":
+        row = replace(row, verified_by="evaluator")
     row = replace(
         row,
         **told,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,13 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 Logits = NDArray[np.float32]
+VerifiedBy = Literal["runtime", "evaluator"]
+
+
+def verified_by(session: object) -> VerifiedBy:
+    """What a session's answers were seen on: the runtime itself, or an evaluator of its programs that says so."""
+    found: VerifiedBy = getattr(session, "verified_by", "runtime")
+    return found
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from edgekit.runtimes import RUNTIMES, runtime_for
 from edgekit.runtimes.attribute import Followed, attribute
 from edgekit.runtimes.generate import answer, follow
 from edgekit.runtimes.modules import Mix, Reference, open_reference
-from edgekit.runtimes.session import Modules, Prepared, Session
+from edgekit.runtimes.session import Modules, Prepared, Session, verified_by
 from edgekit.schema import to_json
 from edgekit.stats import finite_or_none, kl_divergence, largest_gap
 
@@ -164,8 +164,11 @@ class _Sides:
 def _own_precisions(bundle: Bundle) -> dict[str, str]:
     """vision, embedding and text -> its precision, where the manifest's components name theirs."""
     part_of = {"token_embedding": "embedding", "text_decoder": "text"}
-    components = bundle.manifest.components.items()
-    return {part_of.get(name, "vision"): part.precision for name, part in components if part.precision}
+    return {
+        part_of.get(name, "vision"): part.precision
+        for name, part in bundle.manifest.components.items()
+        if part.precision and (name in part_of or name.startswith("vision_encoder"))
+    }
 
 
 def _same_parameters(bundle: Bundle) -> bool:
@@ -275,6 +278,7 @@ def _compare(result: Parity, sides: _Sides, prompts: Sequence[Prompt], attributi
         logits_max_abs=finite_or_none(tally.logits),
         mean_kl=finite_or_none(tally.kl / tokens),
         components=components,
+        verified_by=verified_by(sides.ours),
     )
     figures = {name: getattr(result, name) for name in bars if hasattr(result, name)}
     figures |= {f"{name}_snr_db": module.snr_db for name, module in components.items()}

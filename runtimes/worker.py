@@ -29,7 +29,7 @@ from edgekit.machine import peak_memory_bytes
 from edgekit.pictures import upright
 from edgekit.runtimes import RUNTIMES, speed
 from edgekit.runtimes.generate import Answer, answer, follow
-from edgekit.runtimes.session import Session
+from edgekit.runtimes.session import Session, verified_by
 from edgekit.stats import finite_or_none, kl_divergence
 
 TRACE = "trace.npz"
@@ -81,6 +81,7 @@ class Worker:
             found["image_tokens"] = int((ids == self._ready.image_token_id).sum())
         found["notes"] = list(getattr(self._ready, "notes", ()))
         note = getattr(RUNTIMES.load(self._job.runtime), "timing_note", None)
+        found["verified_by"] = verified_by(self._ready)
         found["timing_note"] = None if note is None else note()
         return found
 

@@ -15,6 +15,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 LINKED = ("distill", "export", "runtimes", "devices")
 TOP = ("edgekit.cli", "edgekit.__main__", "edgekit.api", "edgekit.commands", "edgekit.optimum_register")
+EVALUATOR = "edgekit.runtimes.mil"  # what runs a Core ML program where Core ML is not
 REGISTER = "optimum/commands/register/"  # the one folder that lies elsewhere in the wheel: optimum's own namespace
 
 
@@ -52,6 +53,8 @@ def allowed(module: str, name: str) -> bool:
     target = next((folder for folder in LINKED if within(name, f"edgekit.{folder}")), None)
     if any(within(name, top) for top in TOP):
         return False
+    if within(module, "edgekit.export") and within(name, EVALUATOR):
+        return True  # a library of its own: the test below keeps it free of everything else in runtimes/
     return target is None or target == own or (own == "runtimes" and target == "devices")
 
 
@@ -65,7 +68,19 @@ def test_layers_hold() -> None:
     assert not broken
 
 
+def test_the_evaluator_stands_alone() -> None:
+    outside = [
+        f"{module} imports {name}"
+        for module, path in sources()
+        if within(module, EVALUATOR)
+        for name in imported(path)
+        if within(name, "edgekit.runtimes") and not within(name, EVALUATOR)
+    ]
+    assert not outside
+
+
 def test_the_layer_rule_can_fail() -> None:
+    assert not allowed("edgekit.export.onnx", "edgekit.runtimes.miles")
     assert not allowed("edgekit.export.onnx", "edgekit.runtimes.session")
     assert not allowed("edgekit.recipe", "edgekit.distill.loss")
     assert not allowed("edgekit.distill.loss", "edgekit.export.onnx")

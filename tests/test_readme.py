@@ -51,9 +51,9 @@ def test_what_works_today_is_all_there_is() -> None:
         *("gemma3", "idefics3", "internvl", "lfm2_vl", "llava_onevision", "qwen2_5_vl", "qwen3_vl")
     ]
     assert [name for name in FAMILIES.names() if not hasattr(FAMILIES.load(name), "split")] == []
-    assert TARGETS.names() == ["coreai", "executorch", "gguf", "onnx"]
+    assert TARGETS.names() == ["coreai", "coreml", "executorch", "gguf", "onnx"]
     assert DEVICES.names() == ["android", "host", "ipad", "iphone", "mac", "ssh"]
-    assert RUNTIMES.names() == ["coreai", "executorch", "llamacpp", "onnxruntime", "pytorch"]
+    assert RUNTIMES.names() == ["coreai", "coreml", "executorch", "llamacpp", "onnxruntime", "pytorch"]
     assert SOURCES.names() == ["datasets", "easy_vqa", "image_folder", "jsonl", "parquet"]
 
 

@@ -41,7 +41,7 @@ def run(
         threads: CPU threads.
         on_text: Told each piece of text as it comes.
     Returns:
-        text, token_ids, finish (eos, stop or length), runtime and timings in milliseconds.
+        text, token_ids, finish (eos, stop or length), runtime, verified_by and timings in milliseconds.
     """
     from edgekit.chat import question
     from edgekit.runtimes.generate import answer
@@ -55,7 +55,7 @@ def run(
         choose=chooser(sampling, session.vocab_size), stops=stops or [], on_text=on_text,
     )  # fmt: skip
     session.close()
-    return _as_dict(said, name)
+    return _as_dict(said, name, session)
 
 
 def run_all(
@@ -121,7 +121,7 @@ def chat(
     talk = Chat(session, max_new_tokens=max_new_tokens, choose=chooser(sampling, session.vocab_size), stops=stops or [])
 
     def say(text: str, images: Sequence[Path] = (), on_text: Callable[[str], None] | None = None) -> dict[str, Any]:
-        return _as_dict(talk.say(text, [_picture(path) for path in images], on_text=on_text), name)
+        return _as_dict(talk.say(text, [_picture(path) for path in images], on_text=on_text), name, session)
 
     return say
 
@@ -142,8 +142,9 @@ def _picture(path: Path) -> Image:
     return upright(ImageRef(path=path).open())
 
 
-def _as_dict(said: Answer, runtime: str) -> dict[str, Any]:
+def _as_dict(said: Answer, runtime: str, session: Session) -> dict[str, Any]:
     from edgekit.runtimes import RUNTIMES
+    from edgekit.runtimes.session import verified_by
 
     timing_note = getattr(RUNTIMES.load(runtime), "timing_note", None)
     return {
@@ -151,6 +152,7 @@ def _as_dict(said: Answer, runtime: str) -> dict[str, Any]:
         "token_ids": said.token_ids,
         "finish": said.finish,
         "runtime": runtime,
+        "verified_by": verified_by(session),
         "timings": said.timings.as_dict(),
         "timing_note": None if timing_note is None else timing_note(),
     }

@@ -31,6 +31,7 @@ def export(
     calibrate: int | None = None,
     calibration_data: str | None = None,
     with_genai: bool | None = None,
+    options: dict[str, str] | None = None,
     replace: bool = True,
 ) -> list[Bundle]:
     """Export a checkpoint, or the student of the latest run, to each target and precision.
@@ -46,6 +47,7 @@ def export(
         calibrate: How many questions int8-static is calibrated with; the recipe's, else 64, when None.
         calibration_data: Those questions; the run's train questions when None.
         with_genai: Also write what onnxruntime-genai loads; as the recipe says, else not, when None.
+        options: Of the target's own, by name; `OPTIONS` of its module lists them.
         replace: Put a new bundle in the place of an old one.
     """
     from edgekit.checkpoint import resolve_checkpoint
@@ -60,7 +62,7 @@ def export(
         for name in targets
         for item in _exports(run, name, precisions, calibrate, with_genai)
     ]
-    modules = [check_request(job.target, job.precision) for job in jobs]
+    modules = [check_request(job.target, job.precision, options) for job in jobs]
     for job in jobs:
         if job.genai and job.target != "onnx":
             raise EdgekitError(f"Target {job.target!r} has nothing for onnxruntime-genai.", fix="Use --target onnx.")
@@ -95,6 +97,7 @@ def export(
                 samples=questions,
                 calibration=calibration,
                 with_genai=job.genai,
+                options=options,
                 replace=replace,
                 **lineage,
             )
@@ -212,7 +215,8 @@ def _matrix_row(apart: Apart, family: str, target: str, precision: str, folder: 
         return {**row, "passed": False, "why": " ".join(str(error).split())}
     checks = judge(figures, {**ALWAYS, **random_bars_of(precision, target)})
     passed = all(check["held"] for check in checks.values())
-    return {**row, "passed": passed, "checks": checks, "seconds": time.monotonic() - started}
+    seconds = time.monotonic() - started
+    return {**row, "passed": passed, "checks": checks, "seconds": seconds, "verified_by": figures["verified_by"]}
 
 
 def measure_row(family: str, target: str, precision: str, folder: str) -> dict[str, Any]:

@@ -65,6 +65,10 @@ def targets() -> list[dict[str, Any]]:
             {
                 "target": name,
                 "precisions": list(module.PRECISIONS),
+                "options": {
+                    option: words if isinstance(words, str) else list(words)
+                    for option, words in getattr(module, "OPTIONS", {}).items()
+                },
                 "hosts": list(module.HOSTS),
                 "runtimes": list(module.RUNTIMES),
                 "ready": here and not missing,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from edgekit.console import note, print_json, print_text
+from edgekit.errors import EdgekitError
 
 
 def command(
@@ -63,6 +64,14 @@ def command(
             show_default=False,
         ),
     ] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="An option of the target's own as NAME=VALUE, such as ios=17 of coreml; may be repeated. "
+            "`edgekit targets --json` lists them.",
+            show_default=False,
+        ),
+    ] = None,
     json_out: Annotated[bool, typer.Option("--json", help="Print the manifests as JSON.")] = False,
 ) -> None:
     """Export a student and compare it with PyTorch; exit 3 when a bar of that comparison is missed.
@@ -85,6 +94,7 @@ def command(
         calibrate=calibrate,
         calibration_data=calibration_data,
         with_genai=with_genai,
+        options=dict(_pair(text) for text in option or []),
     )
     if json_out:
         print_json(
@@ -97,11 +107,27 @@ def command(
             print_text(
                 f"  {'PASS' if parity['passed'] else 'FAIL'}  on {parity['samples']} prompts: "
                 f"greedy identical {parity['greedy_identical']:.1%}, best token {parity['top1_agreement']:.2%}, "
-                f"logits within {parity['logits_max_abs']:.1e}"
+                f"logits {_within(parity['logits_max_abs'])}{_verified(parity)}"
             )
     if not all((bundle.manifest.parity or {}).get("passed") for bundle in bundles):
         note("A bundle misses its bars against PyTorch; it is kept.  Look closer:  edgekit verify BUNDLE")
         raise typer.Exit(3)
+
+
+def _within(gap: float | None) -> str:
+    return "not finite" if gap is None else f"within {gap:.1e}"
+
+
+def _verified(parity: dict[str, Any]) -> str:
+    how = parity.get("verified_by", "runtime")
+    return "" if how == "runtime" else f"; verified_by: {how}"
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not (name.strip() and equals):
+        raise EdgekitError(f"--option {text!r} is not NAME=VALUE.", fix="For example:  --option ios=17")
+    return name.strip(), value.strip()
 
 
 def _names(text: str) -> list[str]:

@@ -13,6 +13,7 @@ import typer
 
 from edgekit.console import note, plain, print_json, print_piece, print_text, stderr
 from edgekit.errors import EdgekitError
+from edgekit.report import with_source
 
 IMAGE = "/image"
 
@@ -183,8 +184,9 @@ def _tell(said: dict[str, Any], shown: bool) -> None:
     times = said["timings"]
     kept = f", {times['cached_tokens']} kept" if times["cached_tokens"] else ""
     told = "; timings not representative of an Apple device" if said["timing_note"] else ""
+    name = with_source(said["runtime"], said["verified_by"])
     stderr().print(
-        f"{said['runtime']}: first token after {times['ttft_ms']:.1f} ms (image {times['image_encode_ms']:.1f}, "
+        f"{name}: first token after {times['ttft_ms']:.1f} ms (image {times['image_encode_ms']:.1f}, "
         f"{times['prompt_tokens']} prompt tokens {times['prefill_ms']:.1f}{kept}), {len(said['token_ids'])} tokens"
         f"{told}",
         style="dim",

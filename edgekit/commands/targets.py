@@ -61,4 +61,5 @@ def _line(row: dict[str, Any]) -> str:
         f"{name} {'not finite' if check['value'] is None else format(check['value'], '.2g')} (bar {check['bar']:g})"
         for name, check in row["checks"].items()
     )
-    return f"{start} {row['seconds']:5.0f} s  {figures}"
+    source = "" if row["verified_by"] == "runtime" else f", verified_by: {row['verified_by']}"
+    return f"{start} {row['seconds']:5.0f} s  {figures}{source}"

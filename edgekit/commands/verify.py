@@ -47,17 +47,19 @@ def _show(result: dict[str, Any]) -> None:
     if not result["compared"]:
         print_text(f"{'answers   not compared' if result['passed'] else 'FAILED    answers'}: {result['why']}")
         return
+    source = "" if result["verified_by"] == "runtime" else f"  verified_by: {result['verified_by']}"
     for name, check in result["checks"].items():
         print_text(
-            f"{'held  ' if check['held'] else 'MISSED'}    {name:18} {_figure(check['value'])}  (bar {check['bar']:g})"
+            f"{'held  ' if check['held'] else 'MISSED'}    {name:18} {_figure(check['value'])}  "
+            f"(bar {check['bar']:g}){source}"
         )
     for name, module in result["components"].items():
         print_text(
             f"          {name:18} cosine {_figure(module['cosine'])}, SNR {_figure(module['snr_db'])} dB, "
-            f"max difference {_figure(module['max_abs'])}"
+            f"max difference {_figure(module['max_abs'])}{source}"
         )
     seen = f"{result['tokens']} tokens of {result['samples']} answers"
-    print_text(f"          mean KL {_figure(result['mean_kl'])} nats over {seen}")
+    print_text(f"          mean KL {_figure(result['mean_kl'])} nats over {seen}{source}")
     if result["attribution"] is not None:
         _show_attribution(result["attribution"])
 

@@ -1,0 +1,214 @@
+"""A student's modules as Core ML programs take them.
+
+What stands here in another form, the same mathematics each time:
+
+    RMSNorm              a LayerNorm of (x, -x), whose mean is zero: written out, x * x leaves float16's range where x
+                         is above 256, and a norm is one operation instead of six
+    rotary tables        looked up by position: position x frequency has no place in float16's 11 bits
+    tanh GELU            as it is; Core ML has an operation for it
+    the cache            buffers of the module, which become states, or inputs and outputs
+    the causal mask      an input, added to the scores; its last size says how long the cache is after the call
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any
+
+from edgekit.errors import EdgekitError
+from edgekit.mlprogram import HIDDEN
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from edgekit.families import Split
+
+
+def rewritten(module: nn.Module) -> nn.Module:
+    """A copy of a module, its weights shared, with its RMSNorms replaced; the original stays as it is.
+
+    Args:
+        module: In float32.
+    """
+    import torch
+
+    twin = copy.deepcopy(module, {id(weight): weight for weight in module.parameters()}).eval()
+    _replace_norms(twin, _norm_class())
+    for name, buffer in list(twin.named_buffers()):
+        if buffer.is_floating_point() and bool(torch.isneginf(buffer).any()):
+            # Masks over windows: what a device does with infinities in float16 is its own affair.
+            twin.get_submodule(name.rpartition(".")[0]).__dict__["_buffers"][name.rpartition(".")[2]] = buffer.clamp(
+                min=HIDDEN
+            )
+    return twin
+
+
+def _replace_norms(module: nn.Module, stand_in: Any) -> None:
+    from torch import nn
+
+    for name, child in module.named_children():
+        if isinstance(child, nn.RMSNorm) or (type(child).__name__.endswith("RMSNorm") and hasattr(child, "weight")):
+            setattr(module, name, stand_in(child))
+        else:
+            _replace_norms(child, stand_in)
+
+
+def _norm_class() -> Any:
+    import torch
+    from torch import nn
+    from torch.nn.functional import layer_norm
+
+    class Norm(nn.Module):
+        """weight * x / sqrt(mean(x^2) + epsilon), over the last axis."""
+
+        def __init__(self, norm: Any) -> None:
+            super().__init__()
+            self.weight = norm.weight
+            epsilon = getattr(norm, "variance_epsilon", None)
+            self.epsilon: float = norm.eps if epsilon is None else epsilon
+
+        def forward(self, hidden: Tensor) -> Tensor:
+            width = hidden.shape[-1]
+            both = layer_norm(torch.cat([hidden, -hidden], -1), (2 * self.weight.shape[0],), None, None, self.epsilon)
+            scaled: Tensor = both[..., :width] * self.weight
+            return scaled
+
+    return Norm
+
+
+def rotary_tables(rotary: Any, context: int, axes: int, width: int) -> list[tuple[Tensor, Tensor]]:
+    """Cosines and sines (C, D_head) for each position, one pair for each axis of the positions.
+
+    A column that hangs on another axis is zero, so that the sum over the axes is the model's own table.
+
+    Args:
+        rotary: The model's own module: forward(x, position_ids) -> cos, sin (1, T, D_head).
+        context: C, positions.
+        axes: Of position_ids: 1, or 3 for M-RoPE.
+        width: Of the hidden states.
+    Raises:
+        EdgekitError: a column hangs on no axis, or on several.
+    """
+    import torch
+
+    x = torch.zeros(1, 1, width)
+    every = torch.arange(context)[None]
+    with torch.no_grad():
+        if axes == 1:
+            return [tuple(table[0].float() for table in rotary(x, every))]
+        owned, found = [], []
+        for axis in range(axes):
+            positions = torch.zeros(axes, 1, context, dtype=torch.int64)
+            positions[axis] = every
+            cos, sin = (table[0].float() for table in rotary(x, positions))
+            owned.append(sin.abs().amax(0) > 0)
+            found.append((cos, sin))
+    if not bool((torch.stack(owned).sum(0) == 1).all()):
+        raise EdgekitError("This model's rotary columns do not each hang on one axis of its positions.")
+    return [(cos * mine, sin * mine) for (cos, sin), mine in zip(found, owned, strict=True)]
+
+
+def decoder(split: Split, context: int, *, states: bool, fixed: bool) -> nn.Module:
+    """The text decoder, last token's logits only.
+
+    forward(inputs_embeds (1, T, D), attention_mask (1, 1, T, S), position_ids (1, T) or (3, 1, T), then [start (1,)],
+    [deepstack (L, 1, T, D)], and without states key and value (1, H, P, D_head) per layer) -> logits (1, 1, V), and
+    without states the grown keys and values (1, H, P + T, D_head).
+
+    attention_mask is added to the scores: 0 where a token may look. S is P + T, tokens in the cache after the call; the
+    T new ones are its last. With `fixed` S is the whole context and `start` says where the new ones go.
+
+    Args:
+        split: Of the model.
+        context: Tokens the cache holds, and positions there are tables for.
+        states: Keep the cache in buffers `key_0`, `value_0`, ...; else take and give it.
+        fixed: Attend to the whole buffer, so that only T has a free size; with states only.
+    """
+    import torch
+    from torch import nn
+    from transformers import Cache
+
+    class Rotary(nn.Module):
+        def __init__(self, own: Any) -> None:
+            super().__init__()
+            tables = rotary_tables(own, context, split.position_axes, split.width)
+            for axis, (cos, sin) in enumerate(tables):
+                self.register_buffer(f"cos_{axis}", cos, persistent=False)
+                self.register_buffer(f"sin_{axis}", sin, persistent=False)
+
+        def forward(self, x: Tensor, position_ids: Tensor) -> tuple[Tensor, ...]:
+            """cos and sin (1, T, D_head)."""
+            places = [position_ids] if split.position_axes == 1 else list(position_ids.unbind(0))
+            return tuple(
+                sum(getattr(self, f"{kind}_{axis}")[place] for axis, place in enumerate(places))
+                for kind in ("cos", "sin")
+            )
+
+    class Held(Cache):
+        """Keys and values of the call that is traced."""
+
+        def __init__(self, keys: list[Tensor], values: list[Tensor], start: Any, end: Any) -> None:
+            super().__init__(layers=[])
+            self.keys, self.values, self.start, self.end = keys, values, start, end
+
+        def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any) -> Any:
+            if not states:
+                self.keys[layer_idx] = torch.cat([self.keys[layer_idx], key_states], 2)
+                self.values[layer_idx] = torch.cat([self.values[layer_idx], value_states], 2)
+                return self.keys[layer_idx], self.values[layer_idx]
+            keys, values = self.keys[layer_idx], self.values[layer_idx]
+            keys[:, :, self.start : self.end] = key_states
+            values[:, :, self.start : self.end] = value_states
+            if fixed:
+                return keys, values
+            return keys[:, :, : self.end], values[:, :, : self.end]
+
+        def get_seq_length(self, layer_idx: int = 0) -> int:
+            """Nothing of this module's forward may depend on it: positions and the mask are given."""
+            return 0
+
+    class Decoder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            text: Any = rewritten(split.text)
+            self.text_model, self.lm_head = text.text_model, text.lm_head
+            self.text_model.rotary_emb = Rotary(self.text_model.rotary_emb)
+            self.text_model.config._attn_implementation = "sdpa"  # a copy's own
+            if states:
+                for layer in range(split.layers):
+                    for kind in ("key", "value"):
+                        empty = torch.zeros(1, split.kv_heads, context, split.head_dim)
+                        self.register_buffer(f"{kind}_{layer}", empty, persistent=False)
+
+        def forward(self, inputs_embeds: Tensor, attention_mask: Tensor, position_ids: Tensor, *more: Tensor) -> Any:
+            given = list(more)
+            tokens = inputs_embeds.shape[1]
+            if fixed:
+                start: Any = given.pop(0)[0]
+                end = start + tokens
+            else:
+                end = attention_mask.shape[-1]
+                start = end - tokens
+            deepstack = list(given.pop(0).unbind(0)) if split.deepstack else None
+            if states:
+                keys, values = (
+                    [getattr(self, f"{kind}_{n}") for n in range(split.layers)] for kind in ("key", "value")
+                )
+            else:
+                keys, values = given[::2], given[1::2]
+            cache = Held(keys, values, start, end)
+            extra = {} if deepstack is None else {"deepstack_visual_embeds": deepstack}
+            hidden = self.text_model(
+                inputs_embeds=inputs_embeds,
+                attention_mask=attention_mask,
+                position_ids=position_ids,
+                past_key_values=cache,
+                use_cache=True,
+                **extra,
+            ).last_hidden_state
+            logits = self.lm_head(hidden[:, -1:])
+            if states:
+                return logits
+            return (logits, *(part for pair in zip(cache.keys, cache.values, strict=True) for part in pair))
+
+    return Decoder().eval()

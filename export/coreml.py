@@ -1,0 +1,488 @@
+"""Core ML: ML Programs for iPhone, iPad and Mac, in one multifunction package or in several.
+
+    vision_encoder     pixel_values (1, 3, H, W), one tile -> image_features (1, N, D); vision_encoder_448x448 and so on
+                       for families of free picture sizes, patches (P, patch) of one picture -> (N, D)
+    token_embedding    input_ids (1, T) -> inputs_embeds (1, T, D)
+    prefill, decode    inputs_embeds (1, T, D), attention_mask (1, 1, T, S), position_ids (1, T) or (3, 1, T), and where
+                       the options or the model want them start (1,), deepstack_embeds (L, 1, T, D), past_key_0 ... ->
+                       logits (1, 1, V) of the last token, and present_key_0 ... where past_key_0 ... were given
+
+Both functions of the decoder share one set of weights, and states of the same names. Separate packages have one
+function for both: text_decoder.mlpackage.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgekit import __version__
+from edgekit.bundle import Component, TensorSpec
+from edgekit.errors import EdgekitError, MissingExtraError
+from edgekit.export import vision_name
+from edgekit.export._coreml_modules import decoder, rewritten
+from edgekit.export._coreml_precision import BLOCK, GROUP, compress
+from edgekit.export.coreml_patches import patched
+from edgekit.families import Split, VisionPart
+from edgekit.mlprogram import CONTEXT, DECODE, FUNCTIONS, LABEL, LENGTHS, Programs
+from edgekit.precision import by_part, is_mixed
+from edgekit.registry import missing_extra
+
+PRECISIONS = {
+    "fp16": "Float16 weights and arithmetic",
+    "fp32": "Float32 weights and arithmetic; the cache goes in and out, because states are Float16: for checks",
+    "int8": "linear layers int8 per output channel, symmetric; embeddings int8 per token; arithmetic Float16",
+    "int4": f"linear layers int4 in blocks of {BLOCK} inputs, symmetric; embeddings int8; arithmetic Float16",
+    "pal4": f"linear layers as 4-bit palettes, one for {GROUP} outputs (iOS 17: one a layer); embeddings int8; "
+    "arithmetic Float16",
+    "pal6": f"linear layers as 6-bit palettes, one for {GROUP} outputs (iOS 17: one a layer); embeddings int8; "
+    "arithmetic Float16",
+}
+EMBEDDING = {
+    "fp16": "Float16",
+    "fp32": "Float32",
+    "int8": "int8 per token, symmetric",
+}
+PARTS = {"vision": PRECISIONS, "embedding": EMBEDDING, "text": PRECISIONS}
+EXTRA = "coreml"
+PACKAGES = ("coremltools",)
+HOSTS = ("Linux", "Darwin")
+RUNTIMES = ("coreml",)
+OPTIONS: dict[str, tuple[str, ...] | str] = {
+    "ios": ("18", "17"),
+    "layout": ("multifunction", "separate"),
+    "cache": ("states", "explicit"),
+    "lengths": ("range", "buckets"),
+    "context": "2048",
+    "author": f"exported by edgekit {__version__}",
+    "licence": "not stated: --option licence=... says it",
+}
+"""Name -> its words, the default first, or the default of a free text."""
+BUCKETS = (16, 64, 256)  # lengths of a prefill, where they are listed
+PACKAGE = "model.mlpackage"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the options and the precision come to.
+
+    Attributes:
+        words: Precision of vision, embedding and text.
+        ios: 17 or 18.
+        shared: One multifunction package.
+        states: The cache is the program's own.
+        lengths: Sizes of a prefill; empty for any.
+        context: Tokens the cache holds.
+    """
+
+    words: Mapping[str, str]
+    ios: int
+    shared: bool
+    states: bool
+    lengths: tuple[int, ...]
+    context: int
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+def plan(precision: str, options: Mapping[str, str]) -> Plan:
+    """Check that precision and options go together, before anything is loaded.
+
+    Args:
+        precision: One of PRECISIONS, or a mixture of PARTS.
+        options: Those given; the others have their defaults.
+    Raises:
+        EdgekitError: they do not.
+    """
+    words = by_part(precision)
+    if not is_mixed(precision) and precision not in EMBEDDING:
+        words["embedding"] = "int8"
+    chosen = {name: value if isinstance(value, str) else value[0] for name, value in OPTIONS.items()}
+    old = options.get("ios", chosen["ios"]) == "17"
+    if old:
+        chosen |= {"layout": "separate", "cache": "explicit"}
+    if words["text"] == "fp32":
+        chosen["cache"] = "explicit"
+    chosen |= options
+    _refuse(old and chosen["layout"] == "multifunction", "ios=17", "multifunction packages are new in iOS 18")
+    _refuse(old and chosen["cache"] == "states", "ios=17", "states are new in iOS 18")
+    _refuse(old and "int4" in words.values(), "ios=17", "int4 blocks are new in iOS 18; pal4 is as small")
+    _refuse(words["text"] == "fp32" and chosen["cache"] == "states", "cache=states", "Core ML keeps states in Float16")
+    buckets = chosen["lengths"] == "buckets"
+    _refuse(buckets and chosen["cache"] == "explicit", "lengths=buckets", "a cache that goes in and out has any length")
+    if not chosen["context"].isdecimal() or not 2 <= int(chosen["context"]) <= 1 << 20:
+        raise EdgekitError(f"--option context={chosen['context']}: not a number of tokens.", fix="Say 2048, or so.")
+    context = int(chosen["context"])
+    shared = chosen["layout"] == "multifunction"
+    lengths = tuple(size for size in BUCKETS if size < context) if buckets else ()
+    return Plan(
+        words, 17 if old else 18, shared, chosen["cache"] == "states",
+        lengths if shared or not buckets else (1, *lengths), context,
+        {"author": chosen["author"], "license": chosen["licence"]},
+    )  # fmt: skip
+
+
+def _refuse(wrong: bool, option: str, why: str) -> None:
+    if wrong:
+        raise EdgekitError(
+            f"--option {option} does not go with the rest of this export.",
+            why=f"{why[0].upper()}{why[1:]}.",
+            fix="Leave one of them out; docs/coreml.md has a table of what goes together.",
+        )
+
+
+@dataclass(frozen=True)
+class Program:
+    """One function to convert.
+
+    Attributes:
+        name: Of the component.
+        module: What is traced.
+        example: Inputs of its forward.
+        inputs, outputs: Names, types and shapes; a name among the sizes is a free size.
+        part: vision, embedding or text.
+        about: For the package's description.
+        states: Shapes of its states, by name.
+    """
+
+    name: str
+    module: Any
+    example: tuple[Any, ...]
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    part: str
+    about: str
+    states: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+
+def write(
+    split: Split, precision: str, folder: Path, *, options: Mapping[str, str]
+) -> tuple[dict[str, Component], dict[str, str]]:
+    """Write the packages.
+
+    Args:
+        split: The modules, float32.
+        precision: One of PRECISIONS, or a mixture of PARTS.
+        folder: The bundle's.
+        options: Of OPTIONS.
+    Returns:
+        The components by name, and the versions of the tools.
+    Raises:
+        MissingExtraError: coremltools is not installed.
+        EdgekitError: options that do not go together.
+    """
+    chosen = _within(plan(precision, options), split)
+    with quiet(), tempfile.TemporaryDirectory(dir=folder, prefix=".coreml-") as aside:
+        try:
+            import coremltools as ct
+        except ModuleNotFoundError as error:
+            if not missing_extra(error, set(PACKAGES)):
+                raise
+            raise MissingExtraError("export to 'coreml'", "coremltools", EXTRA) from error
+        made = list(programs(split, chosen))
+        files = {}
+        for program in made:
+            package = (Path(aside) if chosen.shared else folder) / f"{program.name}.mlpackage"
+            convert(program, chosen).save(str(package))
+            files[program.name] = package
+        if chosen.shared:
+            together = ct.utils.MultiFunctionDescriptor()
+            for name, package in files.items():
+                together.add_function(str(package), "main", FUNCTIONS.get(name, name))
+            together.default_function_name = FUNCTIONS["text_decoder"]
+            ct.utils.save_multifunction(together, str(folder / PACKAGE))
+    for package in [folder / PACKAGE] if chosen.shared else files.values():
+        _describe(package, chosen, {program.name: program for program in made}, shared=chosen.shared)
+    return (
+        {
+            program.name: Component(
+                f"{PACKAGE if chosen.shared else f'{program.name}.mlpackage'}/Manifest.json",
+                program.inputs,
+                program.outputs,
+                chosen.words[program.part],
+            )
+            for program in made
+        },
+        {package: version(package) for package in PACKAGES},
+    )
+
+
+def _within(chosen: Plan, split: Split) -> Plan:
+    """The plan with no more context than the model knows positions."""
+    configs: list[Any] = [getattr(part, "config", None) for part in split.text.modules()]
+    known = [int(config.max_position_embeddings) for config in configs if hasattr(config, "max_position_embeddings")]
+    context = min([chosen.context, *known])
+    return replace(chosen, context=context, lengths=tuple(size for size in chosen.lengths if size < context))
+
+
+def programs(split: Split, chosen: Plan) -> Iterator[Program]:
+    """The functions, in the order of use.
+
+    Args:
+        split: Of the model; it stays as it is.
+        chosen: The plan.
+    """
+    for bucket, part in split.vision.items():
+        yield _vision(vision_name(bucket), part, split, _float(chosen, "vision"))
+    yield _embedding(split, _float(chosen, "embedding"))
+    yield _decoder("text_decoder", split, chosen, one=False)
+    if chosen.shared:
+        yield _decoder(DECODE, split, chosen, one=True)
+
+
+def _float(chosen: Plan, part: str) -> str:
+    return "float32" if chosen.words[part] == "fp32" else "float16"
+
+
+def _vision(name: str, part: VisionPart, split: Split, dtype: str) -> Program:
+    import torch
+
+    # One tile a run: a fixed shape is what the Neural Engine compiles for.
+    shape = tuple(1 if size is None else size for size in part.pixels)
+    outputs = [TensorSpec("image_features", dtype, (*shape[: len(shape) - 3], part.tokens, split.width))]
+    if split.deepstack:
+        outputs.append(TensorSpec("deepstack_features", dtype, (split.deepstack, part.tokens, split.width)))
+    return Program(
+        name, rewritten(part.module), (torch.randn(shape),), (TensorSpec("pixel_values", dtype, shape),),
+        tuple(outputs), "vision", "one picture, or one tile of it, to image embeddings",
+    )  # fmt: skip
+
+
+def _embedding(split: Split, dtype: str) -> Program:
+    import torch
+    from torch import nn
+
+    class Embedding(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embedding = split.token_embedding
+
+        def forward(self, input_ids: Any) -> Any:
+            return self.embedding(input_ids)
+
+    return Program(
+        "token_embedding", Embedding().eval(), (torch.zeros(1, 5, dtype=torch.int32),),
+        (TensorSpec("input_ids", "int32", (1, "tokens")),),
+        (TensorSpec("inputs_embeds", dtype, (1, "tokens", split.width)),),
+        "embedding", "token ids to embeddings",
+    )  # fmt: skip
+
+
+def _decoder(name: str, split: Split, chosen: Plan, *, one: bool) -> Program:
+    import torch
+
+    fixed = bool(chosen.lengths)
+    tokens, past = (1 if one else 3), 2
+    total = chosen.context if fixed else past + tokens
+    axes = [split.position_axes] if split.position_axes > 1 else []
+    new: Any = 1 if one else "tokens"
+    dtype = _float(chosen, "text")
+    example = [
+        torch.randn(1, tokens, split.width),
+        torch.zeros(1, 1, tokens, total),
+        torch.arange(past, past + tokens, dtype=torch.int32).expand(*axes, 1, -1).contiguous(),
+    ]
+    inputs = [
+        TensorSpec("inputs_embeds", dtype, (1, new, split.width)),
+        TensorSpec("attention_mask", dtype, (1, 1, new, chosen.context if fixed else "total")),
+        TensorSpec("position_ids", "int32", (*axes, 1, new)),
+    ]
+    if fixed:
+        example.append(torch.tensor([past], dtype=torch.int32))
+        inputs.append(TensorSpec("start", "int32", (1,)))
+    if split.deepstack:
+        example.append(torch.randn(split.deepstack, 1, tokens, split.width))
+        inputs.append(TensorSpec("deepstack_embeds", dtype, (split.deepstack, 1, new, split.width)))
+    outputs = [TensorSpec("logits", dtype, (1, 1, split.vocab_size))]
+    keys = [f"{kind}_{layer}" for layer in range(split.layers) for kind in ("key", "value")]
+    states: dict[str, tuple[int, ...]] = {}
+    if chosen.states:
+        states = dict.fromkeys(keys, (1, split.kv_heads, chosen.context, split.head_dim))
+    else:
+        example += [torch.randn(1, split.kv_heads, past, split.head_dim) for _ in keys]
+        inputs += [TensorSpec(f"past_{key}", dtype, (1, split.kv_heads, "past", split.head_dim)) for key in keys]
+        outputs += [TensorSpec(f"present_{key}", dtype, (1, split.kv_heads, "total", split.head_dim)) for key in keys]
+    module = decoder(split, chosen.context, states=chosen.states, fixed=fixed)
+    about = "one token" if one else "a prompt, or more of a conversation,"
+    return Program(
+        name, module, tuple(example), tuple(inputs), tuple(outputs), "text",
+        f"{about} and the cache to the logits of the next token", states,
+    )  # fmt: skip
+
+
+def convert(program: Program, chosen: Plan) -> Any:
+    """Trace and convert one function, its weights compressed; coremltools' model, not yet saved.
+
+    Args:
+        program: From `programs`.
+        chosen: The plan.
+    """
+    import coremltools as ct
+    import torch
+
+    with torch.no_grad(), patched():
+        trace: Any = torch.jit.trace
+        traced = trace(program.module, program.example, check_trace=False)
+        free = {name: ct.RangeDim(1, chosen.context, default=1) for name in ("tokens", "total", "past")}
+        options: dict[str, Any] = {}
+        if program.states:
+            options["states"] = [
+                ct.StateType(ct.TensorType(shape=shape, dtype=np.float16), name=name)
+                for name, shape in program.states.items()
+            ]
+        word = chosen.words[program.part]
+        converted = ct.convert(
+            traced,
+            inputs=[
+                ct.TensorType(spec.name, shape=_shape(spec, free, chosen, program), dtype=np.dtype(spec.dtype).type)
+                for spec in program.inputs
+            ],
+            outputs=[ct.TensorType(spec.name, dtype=np.dtype(spec.dtype).type) for spec in program.outputs],
+            minimum_deployment_target=getattr(ct.target, f"iOS{chosen.ios}"),
+            compute_precision=ct.precision.FLOAT32 if word == "fp32" else ct.precision.FLOAT16,
+            skip_model_load=True,
+            **options,
+        )
+        operation = "gather" if program.part == "embedding" else "linear"
+        return compress(converted, word, operation, grouped=chosen.ios >= 18)
+
+
+def _shape(spec: TensorSpec, free: Mapping[str, Any], chosen: Plan, program: Program) -> Any:
+    import coremltools as ct
+
+    if "tokens" in spec.shape and chosen.lengths and program.part == "text":
+        return ct.EnumeratedShapes(
+            [[size if axis == "tokens" else axis for axis in spec.shape] for size in chosen.lengths]
+        )
+    return tuple(free[axis] if isinstance(axis, str) else axis for axis in spec.shape)
+
+
+def _describe(package: Path, chosen: Plan, made: Mapping[str, Program], *, shared: bool) -> None:
+    """Write what Xcode shows: description, author, licence, and what each input and output is."""
+
+    def say(spec: Any, program: Program) -> None:
+        for features in (spec.input, spec.output):
+            for feature in features:
+                feature.shortDescription = DESCRIPTIONS[feature.name.rstrip("0123456789")]
+
+    mine = made if shared else {package.stem: made[package.stem]}
+    with _edited(package) as model:
+        description = model.description
+        stored = description.metadata
+        stored.shortDescription = "A vision-language model's parts. " + " ".join(
+            f"{FUNCTIONS.get(name, name) if shared else name}: {program.about}." for name, program in mine.items()
+        )
+        stored.author, stored.license = chosen.labels["author"], chosen.labels["license"]
+        stored.versionString = __version__
+        stored.userDefined[CONTEXT] = str(chosen.context)
+        stored.userDefined[LENGTHS] = ",".join(map(str, chosen.lengths))
+        stored.userDefined["edgekit.precision"] = ", ".join(f"{part} {word}" for part, word in chosen.words.items())
+        names = {FUNCTIONS.get(name, name): program for name, program in mine.items()}
+        for function in description.functions:
+            say(function, names[function.name])
+        if not shared:
+            say(description, mine[package.stem])
+
+
+DESCRIPTIONS = {
+    "pixel_values": "Normalised pixels of one tile, or flattened patches of one picture; manifest.json says how to "
+    "prepare them.",
+    "image_features": "Image embeddings; they take the places of the image tokens.",
+    "deepstack_features": "Features for the first decoder layers; deepstack_embeds takes them.",
+    "input_ids": "Token ids.",
+    "inputs_embeds": "Embeddings of the new tokens, image embeddings in the places of image tokens.",
+    "attention_mask": "Added to the scores: 0 where a new token (row) may look at a place of the cache, else -10000.",
+    "position_ids": "Positions of the new tokens.",
+    "start": "Place in the cache where the first new token goes.",
+    "deepstack_embeds": "deepstack_features at image tokens, else 0.",
+    "logits": "Scores of the token that follows.",
+    **{f"{time}_{kind}_": f"{kind.capitalize()}s of a layer {when}."
+       for time, when in (("past", "before this call; the first place is never looked at"), ("present", "after it"))
+       for kind in ("key", "value")},
+}  # fmt: skip
+
+
+@contextmanager
+def _edited(package: Path) -> Iterator[Any]:
+    """The package's model message; what is changed in it is written back."""
+    from coremltools import proto
+
+    path = package / "Data" / "com.apple.CoreML" / "model.mlmodel"
+    model = proto.Model_pb2.Model()
+    model.ParseFromString(path.read_bytes())
+    yield model
+    path.write_bytes(model.SerializeToString())
+
+
+def label(folder: Path, components: Mapping[str, Component], digest: str) -> None:
+    """Write into the packages' metadata which export they belong to.
+
+    Args:
+        folder: The bundle's.
+        components: Of `write`.
+        digest: SHA-256 of the manifest's fields that say what was exported.
+    """
+    for name in {Path(part.file).parent.as_posix() for part in components.values()}:
+        with _edited(folder / name) as model:
+            model.description.metadata.userDefined[LABEL] = digest
+
+
+def open_components(folder: Path, components: dict[str, Component]) -> Components:
+    """Load the packages back from their files, in the evaluator on any system."""
+    return Components(folder, components)
+
+
+class Components:
+    """A bundle's functions in the evaluator, for parity at export."""
+
+    verified_by = "evaluator"
+
+    def __init__(self, folder: Path, components: dict[str, Component]) -> None:
+        from edgekit.runtimes.mil import open_programs
+
+        self._programs: Programs = open_programs(folder, components)
+
+    def encode_image(self, pixel_values: Any, bucket: str = "") -> list[Any]:
+        """As `parity.Exported`; tiles one by one."""
+        parts = list(self._programs.vision(vision_name(bucket), pixel_values))
+        return parts[0] if pixel_values.ndim != 4 else [np.concatenate([part[0] for part in parts])]
+
+    def embed(self, ids: Any) -> Any:
+        """(1, T) -> (1, T, D)."""
+        return self._programs.embed(ids)
+
+    def decode(
+        self, embeds: Any, mask: Any, positions: Any, past: list[Any], deepstack: Any = None
+    ) -> tuple[Any, list[Any]]:
+        """As `parity.Exported`, logits of the last token only; the cache is its own, `past` is left alone."""
+        start = mask.shape[1] - embeds.shape[1]
+        if start != self._programs.length:
+            self._programs.rewind(start)
+        return self._programs.decode(embeds, positions, deepstack)[None, None], past
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Hide the converter's chatter: progress bars, and warnings of versions it was not tried with."""
+    level = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stderr(io.StringIO()),
+            contextlib.redirect_stdout(io.StringIO()),
+        ):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
