@@ -20,11 +20,12 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 
-class BundleSession(ABC):
-    """A session over a bundle's components, as `session.Session` and `session.Modules`.
+class PreparedSession:
+    """A session over a bundle that edgekit's own preprocessing feeds: prompts in, words out.
 
-    A runtime adds how each component is run (`encode_part`, `embed`, `run_decoder`) and what its cache does (`reset`,
-    `rewind`, and `check_room` where it has an end); transformers is never loaded.
+    Attributes:
+        manifest: The bundle's.
+        processor: Of its tokenizer, template and image parameters, for its picture sizes.
     """
 
     def __init__(self, bundle: Bundle) -> None:
@@ -39,6 +40,28 @@ class BundleSession(ABC):
         self.eos_token_ids = frozenset(manifest.text.eos_token_ids)
         self.vocab_size = self.processor.vocab_size
         self.image_token_id = manifest.text.image_token_id
+
+    def prepare(self, messages: list[Message], images: list[Image]) -> Prepared:
+        """By edgekit's own processor."""
+        inputs = self.processor.encode(messages, images)
+        if inputs.pixels is None:
+            return Prepared(inputs.ids, None, positions=inputs.positions)
+        return Prepared(inputs.ids, inputs.pixels.values, inputs.pixels.grids, inputs.positions, inputs.pixels.parts)
+
+    def decode_text(self, ids: list[int]) -> str:
+        """By the bundle's tokenizer."""
+        return self.processor.decode(ids, strip_end=False)
+
+
+class BundleSession(PreparedSession, ABC):
+    """A session over a bundle's components, as `session.Session` and `session.Modules`.
+
+    A runtime adds how each component is run (`encode_part`, `embed`, `run_decoder`) and what its cache does (`reset`,
+    `rewind`, and `check_room` where it has an end); transformers is never loaded.
+    """
+
+    def __init__(self, bundle: Bundle) -> None:
+        super().__init__(bundle)
         self._position = 0
 
     @abstractmethod
@@ -65,7 +88,7 @@ class BundleSession(ABC):
     ) -> Logits:
         """Append embeddings (1, T, D) to the cache; the logits (V,) that follow them."""
 
-    def check_room(self, tokens: int) -> None:  # noqa: B027  (a cache without an end has nothing to refuse)
+    def check_room(self, tokens: int) -> None:
         """Refuse what the cache cannot take any more.
 
         Args:
@@ -73,13 +96,6 @@ class BundleSession(ABC):
         Raises:
             DataError: they do not fit.
         """
-
-    def prepare(self, messages: list[Message], images: list[Image]) -> Prepared:
-        """By edgekit's own processor."""
-        inputs = self.processor.encode(messages, images)
-        if inputs.pixels is None:
-            return Prepared(inputs.ids, None, positions=inputs.positions)
-        return Prepared(inputs.ids, inputs.pixels.values, inputs.pixels.grids, inputs.positions, inputs.pixels.parts)
 
     def encode_image(self, prepared: Prepared) -> Encoded:
         """Each picture by the encoder of its bucket."""
@@ -115,10 +131,6 @@ class BundleSession(ABC):
         self.check_room(embeds.shape[1])
         self._position = int(positions.max()) + 1
         return self.run_decoder(embeds, positions, deepstack)
-
-    def decode_text(self, ids: list[int]) -> str:
-        """By the bundle's tokenizer."""
-        return self.processor.decode(ids, strip_end=False)
 
     def reset(self) -> None:
         """Empty the cache."""

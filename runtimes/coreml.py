@@ -16,16 +16,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.bundle import Bundle
-from edgekit.chat import Message
 from edgekit.errors import BundleError, EdgekitError, MissingExtraError
-from edgekit.families import Encoded, Pixels, by_bucket, gather, merge_images, spread_deepstack
+from edgekit.families import Grid
 from edgekit.mlprogram import DECODE, FUNCTIONS, Programs, package_of
-from edgekit.processor import Processor
 from edgekit.registry import missing_extra
-from edgekit.runtimes.session import Logits, Prepared, VerifiedBy
+from edgekit.runtimes._bundled import BundleSession
+from edgekit.runtimes.session import Logits, VerifiedBy
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    pass
 
 TARGETS = ("coreml",)
 PACKAGES = ("coremltools",)
@@ -105,62 +104,39 @@ def _native(bundle: Bundle) -> Programs:
     return Programs(components, load, metadata)
 
 
-class CoremlSession:
+class CoremlSession(BundleSession):
     """A bundle's programs, and the cache of one conversation."""
 
     def __init__(self, bundle: Bundle, programs: Programs, verified_by: VerifiedBy) -> None:
+        super().__init__(bundle)
         self.verified_by = verified_by
         self._programs = programs
-        self._manifest = manifest = bundle.manifest
-        self._processor = Processor.load(bundle.folder).for_sizes(manifest.preprocessing.get("sizes"))
-        self.eos_token_ids = frozenset(manifest.text.eos_token_ids)
-        self.vocab_size = self._processor.vocab_size
-        self.image_token_id = manifest.text.image_token_id
         self.reset()
 
-    def prepare(self, messages: list[Message], images: list[Image]) -> Prepared:
-        """By edgekit's own processor."""
-        inputs = self._processor.encode(messages, images)
-        if inputs.pixels is None:
-            return Prepared(inputs.ids, None, positions=inputs.positions)
-        return Prepared(inputs.ids, inputs.pixels.values, inputs.pixels.grids, inputs.positions, inputs.pixels.parts)
+    def encode_part(
+        self, component: str, grid: Grid | None, values: NDArray[np.float32]
+    ) -> list[list[NDArray[np.float32]]]:
+        """By the bucket's function, tiles one by one."""
+        return list(self._programs.vision(component, values))
 
-    def encode_image(self, prepared: Prepared) -> Encoded:
-        """Each picture by the function of its bucket, tiles one by one."""
-        assert prepared.pixels is not None
-        encoders = self._manifest.encoders()
-        grids = {name: grid for name, (_, grid) in encoders.items()}
-        parts: list[list[NDArray[np.float32]]] = []
-        for name, values in by_bucket(grids, Pixels(prepared.pixels, prepared.grids)):
-            parts += self._programs.vision(encoders[name][0], values)
-        return gather(parts)
+    def embed(self, ids: NDArray[np.int64]) -> NDArray[np.float32]:
+        """(1, T) -> (1, T, D)."""
+        return self._programs.embed(ids)
 
-    def prefill(self, prepared: Prepared, features: Encoded | None) -> Logits:
-        """The whole prompt, image embeddings merged in."""
-        assert prepared.positions is not None
-        self._programs.check_room(prepared.ids.shape[1])
-        embeds = self.embed(prepared.ids)
-        if features is not None:
-            embeds = merge_images(embeds, prepared.ids, features.embeds, self.image_token_id)
-        return self.decode(embeds, prepared.positions, self._spread(prepared.ids, features, embeds.shape[-1]))
+    def run_decoder(
+        self, embeds: NDArray[np.float32], positions: NDArray[np.int64], deepstack: NDArray[np.float32] | None
+    ) -> Logits:
+        """By the functions for prompts and for single tokens."""
+        return self._programs.decode(embeds, positions, deepstack)
 
-    def decode_step(self, token: int) -> Logits:
-        """One token with the cache."""
-        ids = np.array([[token]], dtype=np.int64)
-        axes = self._manifest.position_axes
-        positions = np.full((1, 1) if axes == 1 else (axes, 1, 1), self._position, dtype=np.int64)
-        self._programs.check_room(1)
-        embeds = self.embed(ids)
-        return self.decode(embeds, positions, self._spread(ids, None, embeds.shape[-1]))
-
-    def decode_text(self, ids: list[int]) -> str:
-        """By the bundle's tokenizer."""
-        return self._processor.decode(ids, strip_end=False)
+    def check_room(self, tokens: int) -> None:
+        """The cache has a fixed end."""
+        self._programs.check_room(tokens)
 
     def reset(self) -> None:
         """Empty the cache."""
+        super().reset()
         self._programs.reset()
-        self._position = 0
 
     def rewind(self, length: int) -> int:
         """Go back: what lies behind the position is never read, and the next prefill says its positions."""
@@ -170,20 +146,3 @@ class CoremlSession:
     def close(self) -> None:
         """Drop the programs."""
         del self._programs
-
-    def embed(self, ids: NDArray[np.int64]) -> NDArray[np.float32]:
-        """(1, T) -> (1, T, D)."""
-        return self._programs.embed(ids)
-
-    def decode(
-        self, embeds: NDArray[np.float32], positions: NDArray[np.int64], deepstack: NDArray[np.float32] | None
-    ) -> Logits:
-        """As `session.Modules`."""
-        self._position = int(positions.max()) + 1
-        return self._programs.decode(embeds, positions, deepstack)
-
-    def _spread(self, ids: NDArray[np.int64], features: Encoded | None, width: int) -> NDArray[np.float32] | None:
-        if not (layers := self._manifest.deepstack):
-            return None
-        deepstack = None if features is None else features.deepstack
-        return spread_deepstack(ids, deepstack, self.image_token_id, layers, width)

@@ -14,16 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.bundle import Bundle
-from edgekit.chat import Message
 from edgekit.errors import BundleError, DataError
 from edgekit.families import FAMILIES, Encoded, Pixels
 from edgekit.llama_modules import LlamaModules
 from edgekit.llama_process import LlamaModel, check_packages, repacking_works
-from edgekit.processor import Processor
+from edgekit.runtimes._bundled import PreparedSession
 from edgekit.runtimes.session import Logits, Prepared
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    pass
 
 TARGETS = ("gguf",)
 PACKAGES = ("gguf", "llama-cpp-python")
@@ -43,10 +42,11 @@ def open_session(folder: Path, threads: int) -> LlamaSession:
     return LlamaSession(Bundle.load(folder), threads)
 
 
-class LlamaSession:
+class LlamaSession(PreparedSession):
     """One context of llama.cpp; its cache holds the tokens at the positions in `_places`."""
 
     def __init__(self, bundle: Bundle, threads: int) -> None:
+        super().__init__(bundle)
         manifest = bundle.manifest
         text = bundle.path(manifest.components["text_decoder"].file)
         vision = bundle.path(next(part.file for name, part in manifest.components.items() if name.startswith("vision")))
@@ -75,19 +75,7 @@ class LlamaSession:
         self._modules = LlamaModules(
             self._model, text, FAMILIES.load(manifest.family), manifest.preprocessing, manifest.deepstack
         )
-        self._manifest = manifest
-        self._processor = Processor.load(bundle.folder).for_sizes(manifest.preprocessing.get("sizes"))
-        self.eos_token_ids = frozenset(manifest.text.eos_token_ids)
-        self.vocab_size = self._processor.vocab_size
-        self.image_token_id = manifest.text.image_token_id
         self.reset()
-
-    def prepare(self, messages: list[Message], images: list[Image]) -> Prepared:
-        """By edgekit's own processor."""
-        inputs = self._processor.encode(messages, images)
-        if inputs.pixels is None:
-            return Prepared(inputs.ids, None, positions=inputs.positions)
-        return Prepared(inputs.ids, inputs.pixels.values, inputs.pixels.grids, inputs.positions, inputs.pixels.parts)
 
     def encode_image(self, prepared: Prepared) -> Encoded:
         """Each tile, or each picture, by clip."""
@@ -108,10 +96,6 @@ class LlamaSession:
         logits = self._model.feed_tokens(np.array([token]), place)
         assert logits is not None
         return logits
-
-    def decode_text(self, ids: list[int]) -> str:
-        """By the bundle's tokenizer."""
-        return self._processor.decode(ids, strip_end=False)
 
     def reset(self) -> None:
         """Empty the cache."""
