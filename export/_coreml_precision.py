@@ -49,12 +49,19 @@ def compress(converted: Any, word: str, operation: str, *, grouped: bool) -> Any
 
 
 def weights_of(converted: Any, operation: str) -> list[str]:
-    """Names of the constants that are weights of an operation, those already compressed left out."""
+    """Names of the constants that are weights of an operation, those already compressed left out.
+
+    They are the constants' own names, which coremltools selects by; their outputs' may differ.
+    """
     block = next(iter(converted.get_spec().mlProgram.functions["main"].block_specializations.values()))
-    constants = {part.outputs[0].name for part in block.operations if part.type == "const"}
+    constants = {
+        part.outputs[0].name: part.attributes["name"].immediateValue.tensor.strings.values[0]
+        for part in block.operations
+        if part.type == "const"
+    }
     key = WEIGHT[operation]
     used = {part.inputs[key].arguments[0].name for part in block.operations if part.type == operation}
-    return sorted(used & constants)
+    return sorted(constants[name] for name in used & constants.keys())
 
 
 def _clusters(bits: int) -> Any:
