@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-EXTRA_MARKS = $(if $(SLOW),,-m "not slow and not gpu and not device")
+EXTRA_MARKS = $(if $(MATRIX),,$(if $(SLOW),-m "not matrix",-m "not slow and not gpu and not device"))
 export HF_HUB_OFFLINE ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 

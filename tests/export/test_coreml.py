@@ -111,8 +111,21 @@ def open_session(folder: Path) -> Any:
 
 
 # Qwen3-VL has what the others have: three axes of positions, deepstack, chosen picture sizes, norms within heads.
+# The slow run has each family and each precision once or more; the rest is marked `matrix` too.
+SLOW = {
+    ("smolvlm", "fp32"), ("smolvlm", "pal4"), ("internvl", "fp16"), ("internvl", "int4"),
+    ("qwen2_5_vl", "fp16"), ("qwen2_5_vl", "int8"), ("qwen3_vl", "pal6"),
+}  # fmt: skip
+
+
+def marks(family: str, precision: str) -> list[Any]:
+    if (family, precision) == ("qwen3_vl", "fp16"):
+        return []
+    return [pytest.mark.slow] if (family, precision) in SLOW else [pytest.mark.slow, pytest.mark.matrix]
+
+
 ROWS = [
-    pytest.param(family, precision, marks=[] if (family, precision) == ("qwen3_vl", "fp16") else [pytest.mark.slow])
+    pytest.param(family, precision, marks=marks(family, precision))
     for family in FAMILIES
     for precision in coreml.PRECISIONS
     if (family, precision) != ("smolvlm", "fp16")  # below, on the bundle that is there anyway

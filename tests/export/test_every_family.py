@@ -87,20 +87,30 @@ def sizes_for(family: str) -> list[Size] | None:
 GAP = {"fp32": 1e-4, "fp16": 0.1, "int8": 1.5, "int8-static": 3.0, "int4": 12.0}
 
 
-# The other families are quantised like these two: those rows wait for the slow run.
-ROWS = [
-    pytest.param(
-        "onnx",
-        family,
-        precision,
-        marks=[pytest.mark.slow] if precision != "fp32" and family not in ("internvl", "qwen3_vl") else [],
-    )
-    for family in FAMILIES
-    for precision in PRECISIONS
-]
-# Lowering takes 10 to 30 processor seconds a row, so these wait for the slow run; test_executorch.py has quicker ones.
+# The usual run has each family in fp32 that test_onnx.py does not have, and one in all precisions. The slow run adds
+# each family and each precision once or more, a minute each; the rest is marked `matrix` too. `edgekit targets --matrix`
+# measures the same rows.
+USUAL = {("onnx", family, "fp32") for family in FAMILIES if family not in ("smolvlm", "qwen2_5_vl")}
+USUAL |= {("onnx", "qwen3_vl", precision) for precision in PRECISIONS}
+SLOW = {
+    *(("onnx", "smolvlm", precision) for precision in ("fp32", "int4")),
+    *(("onnx", "qwen2_5_vl", precision) for precision in ("fp32", "fp16")),
+    *(("onnx", "internvl", precision) for precision in PRECISIONS),
+    ("onnx", "gemma3", "int8"), ("onnx", "lfm2_vl", "int4"), ("onnx", "llava_onevision", "int8"),
+    ("executorch", "internvl", "int4"), ("executorch", "qwen3_vl", "int8"),
+    ("executorch", "smolvlm", "int8-static"), ("executorch", "qwen2_5_vl", "fp32"),
+}  # fmt: skip
+
+
+def row(target: str, family: str, precision: str) -> Any:
+    name = (target, family, precision)
+    slow, rest = pytest.mark.slow, pytest.mark.matrix
+    return pytest.param(*name, marks=[] if name in USUAL else [slow] if name in SLOW else [slow, rest])
+
+
+ROWS = [row("onnx", family, precision) for family in FAMILIES for precision in PRECISIONS]
 ROWS += [
-    pytest.param("executorch", family, precision, marks=pytest.mark.slow)
+    row("executorch", family, precision)
     for family in ("smolvlm", "internvl", "qwen2_5_vl", "qwen3_vl")
     for precision in ("fp32", "int8", "int8-static", "int4")
 ]

@@ -168,6 +168,7 @@ def test_tiles_in_another_order(tiled: tuple[Path, Path], monkeypatch: pytest.Mo
     assert result["prompt_ids_equal"] == 1 and result["attribution"]["largest"] == "preprocessing"
 
 
+@pytest.mark.slow
 def test_the_share_of_quantisation(tiny_checkpoint: Path, tmp_path: Path) -> None:
     from edgekit.export import TARGETS
 
