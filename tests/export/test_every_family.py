@@ -88,8 +88,8 @@ GAP = {"fp32": 1e-4, "fp16": 0.1, "int8": 1.5, "int8-static": 3.0, "int4": 12.0}
 
 
 # The usual run has each family in fp32 that test_onnx.py does not have, and one in all precisions. The slow run adds
-# each family and each precision once or more, a minute each; the rest is marked `matrix` too. `edgekit targets --matrix`
-# measures the same rows.
+# each family and each precision once or more, a minute each; the rest is marked `matrix` too, and is
+# measured by `edgekit targets --matrix` too.
 USUAL = {("onnx", family, "fp32") for family in FAMILIES if family not in ("smolvlm", "qwen2_5_vl")}
 USUAL |= {("onnx", "qwen3_vl", precision) for precision in PRECISIONS}
 SLOW = {
