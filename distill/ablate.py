@@ -220,7 +220,7 @@ class Ablation:
                 self.folder / "gain.svg",
                 rows,  # type: ignore[arg-type]
                 title=f"{len(self.seeds)} seeds, {len(before):,} questions",
-                xlabel="accuracy above plain JSD, points (widest of the 95 % intervals over questions and seeds)",
+                xlabel="points above plain JSD (wider of the two 95 % intervals)",
             )
         return result
 
