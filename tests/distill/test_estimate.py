@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -202,8 +204,13 @@ def test_against_a_measured_run(tmp_path: Path) -> None:
     plan = api.distill_plan(tmp_path / "edgekit.yaml", workspace=tmp_path)
     command = [sys.executable, "-m", "edgekit", "distill", "--json"]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(Path.cwd())}
+    started, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr[-2000:]
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    # Other programs may take the core away: what counts is the share of the time that this one had it.
+    busy = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    share = min(1.0, busy / (time.monotonic() - started))
     manifest = json.loads(done.stdout)
     run = tmp_path / "runs/m"
     stored = sum(path.stat().st_size for path in run.rglob("*") if path.is_file())
@@ -211,7 +218,7 @@ def test_against_a_measured_run(tmp_path: Path) -> None:
     for part in ("questions", "responses"):
         size = sum(path.stat().st_size for path in (run / part).rglob("*.parquet"))
         assert size == pytest.approx(plan["disk_bytes"][part], rel=0.25), part
-    spent = sum(manifest["seconds"].values()) / 3600
+    spent = share * sum(manifest["seconds"].values()) / 3600
     assert plan["hours"]["total"] / 3 < spent < plan["hours"]["total"] * 3
     # Resident memory less what a run of the tiny models takes (0.59 GB); measured: 1.45 to 1.8 times the plan.
     resident = manifest["peak_memory_bytes"] - 0.59e9
