@@ -107,7 +107,10 @@ def calibration_feeds(split: Split, prompts: Sequence[Inputs]) -> dict[str, list
                 given = values[None] if grids[name] is None else values
                 feeds.setdefault(vision_name(name), []).append({"pixel_values": given})
             encoded = encode_images(parts, split, prompt.pixels)
-            embeds, deepstack = merge_images(embeds, ids, encoded.embeds, split.image_token_id), encoded.deepstack
+            # Of the prompt alone: an image token in an answer, as random weights may give one, has no picture.
+            merged = merge_images(embeds[:, : prompt.ids.shape[1]], prompt.ids, encoded.embeds, split.image_token_id)
+            embeds = np.concatenate([merged, embeds[:, prompt.ids.shape[1] :]], axis=1)
+            deepstack = encoded.deepstack
         feeds.setdefault("text_decoder", []).append(_decoder_feed(split, prompt, ids, embeds, deepstack))
     return feeds
 
@@ -122,7 +125,8 @@ def _decoder_feed(split: Split, prompt: Inputs, ids: Any, embeds: Any, deepstack
         "position_ids": np.concatenate([prompt.positions, behind], axis=-1),
     }
     if split.deepstack:
-        feed["deepstack_embeds"] = spread_deepstack(ids, deepstack, split.image_token_id, split.deepstack, split.width)
+        own = spread_deepstack(prompt.ids, deepstack, split.image_token_id, split.deepstack, split.width)
+        feed["deepstack_embeds"] = np.pad(own, ((0, 0), (0, 0), (0, after.size), (0, 0)))
     names = [past for past, _ in map(cache_names, split.tensors())]
     return feed | dict(zip(names, empty_cache(split), strict=True))
 

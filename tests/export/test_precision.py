@@ -21,8 +21,8 @@ from edgekit.export import onnx, onnx_precision
 from edgekit.export.bundling import check_request, drawn_samples, export_checkpoint, parity_inputs
 from edgekit.export.genai import check_genai, genai_config
 from edgekit.export.onnx_attention import drop_round_trips, pack_rotary, rotary_tables
-from edgekit.export.parity import TorchModules, follow
-from edgekit.families import Split, idefics3
+from edgekit.export.parity import TorchModules, encode_images, follow
+from edgekit.families import Split, idefics3, merge_images
 from edgekit.precision import by_part, canonical, folder_name, split_list
 from edgekit.processor import Processor
 from edgekit.recipe import demo_recipe_path, load_recipe
@@ -223,6 +223,23 @@ def test_calibration_sees_what_decoding_sees(tiny_checkpoint: Path, split: Split
     start = prompt.ids.shape[1] - 1
     assert len(tokens) > 1 and feed["inputs_embeds"].shape[1] == prompt.ids.shape[1] + len(tokens)
     np.testing.assert_allclose(logits[0, start : start + len(tokens)], np.stack(wanted), atol=1e-4)
+
+
+def test_calibration_with_an_image_token_in_the_answer(
+    tiny_checkpoint: Path, split: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answer's own image token is embedded as a word; the picture's features stay in the prompt."""
+    (prompt,) = parity_inputs(Processor.load(tiny_checkpoint), (), stock=1)
+    modules = TorchModules(split)
+    monkeypatch.setattr(onnx_precision, "follow", lambda *_: ([], [5, split.image_token_id, 6]))
+    (feed,) = onnx_precision.calibration_feeds(split, [prompt])["text_decoder"]
+    embeds, length = feed["inputs_embeds"], prompt.ids.shape[1]
+    assert embeds.shape[1] == length + 3
+    np.testing.assert_array_equal(embeds[:, length:], modules.embed(np.array([[5, split.image_token_id, 6]])))
+    features = encode_images(modules, split, prompt.pixels)
+    np.testing.assert_array_equal(
+        embeds[:, :length], merge_images(modules.embed(prompt.ids), prompt.ids, features.embeds, split.image_token_id)
+    )
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8", "int4"])
