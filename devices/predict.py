@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.bundle import Bundle
+from edgekit.devices import Address
 from edgekit.errors import EdgekitError
 from edgekit.prediction import Estimate, Fit, Prediction
 
@@ -310,16 +311,17 @@ def _bytes(figure: Figure | None) -> int | None:
     return None if figure is None else round(figure.value * 1e9)
 
 
-def predict_kind(folder: Path, kind: str, model: str) -> list[Prediction]:
+def predict_kind(kind: str, folder: Path, address: Address) -> list[Prediction]:
     """Predictions of a bundle on every device of a kind, or on one model.
 
     Args:
-        folder: The bundle.
         kind: iphone, ipad or mac.
-        model: Name of a file of the catalogue; "" for all of the kind.
+        folder: The bundle.
+        address: Its place names a file of the catalogue; "" for all of the kind.
     Raises:
         EdgekitError: no such model.
     """
+    model = address.place
     models = {name: phone for name, phone in catalog().items() if phone.kind == kind}
     if model and model not in models:
         raise EdgekitError(f"The catalogue has no {kind} {model!r}.", fix=f"There are: {', '.join(models) or 'none'}.")
