@@ -10,11 +10,12 @@ import shutil
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 
 from edgekit import __version__
+from edgekit.bars import MOST_PROMPTS
 from edgekit.bundle import MANIFEST, Bucket, Bundle, Cache, Component, Precision, Text, seal
 from edgekit.checkpoint import check_checkpoint, checkpoint_hash, load_model
 from edgekit.data import ImageRef, Sample
@@ -110,6 +111,7 @@ def export_checkpoint(
     *,
     sizes: Sequence[Size] | None = None,
     samples: Sequence[Sample] = (),
+    settle: bool = False,
     calibration: Sequence[Sample] = (),
     with_genai: bool = False,
     options: Mapping[str, str] | None = None,
@@ -126,6 +128,7 @@ def export_checkpoint(
         out: The bundle's folder; it appears whole or not at all.
         sizes: Picture sizes (width, height) in pixels, where the family has a choice; its own when None.
         samples: Questions for the parity run; drawn pictures and stock questions when there are none.
+        settle: Compare with no more of them than the bars need (`edgekit.bars.settling`).
         calibration: Questions, for a precision that the target calibrates; never those of the parity run.
         with_genai: Write what onnxruntime-genai needs into an ONNX bundle.
         options: Of the target's own (OPTIONS of its module), by name.
@@ -152,10 +155,10 @@ def export_checkpoint(
             if path.suffix in COPIED and path.name not in LEFT_BEHIND:
                 shutil.copyfile(path, folder / path.name)
         inputs = parity_inputs(processor, samples)
-        _check_pixels(split, inputs)
+        _check_pixels(split, inputs[:16])  # stock questions come in all their shapes by then
         given = {"options": options or {}} if hasattr(module, "OPTIONS") else {}
         if needs_calibration(module, precision):
-            components, tools = module.write(split, precision, folder, _encode(processor, calibration), **given)
+            components, tools = module.write(split, precision, folder, _Prompts(processor, calibration), **given)
         else:
             components, tools = module.write(split, precision, folder, **given)
         student = checkpoint_hash(checkpoint)
@@ -165,7 +168,7 @@ def export_checkpoint(
             in_place = appends_in_place(module, components["text_decoder"], split)
             write_genai(folder, components, split, config, in_place)
         exported = module.open_components(folder, components)
-        parity = measure(split, exported, inputs, precision, target=target)
+        parity = measure(split, exported, inputs, precision, target=target, settle=settle or not samples)
         parity |= {
             "questions": "given" if samples else "synthetic",
             "verified_by": getattr(exported, "verified_by", "runtime"),
@@ -230,9 +233,31 @@ def export_hash(student_sha256: str, target: str, precision: str, preprocessing:
     )
 
 
-def parity_inputs(processor: Processor, samples: Sequence[Sample], stock: int = 32) -> list[Inputs]:
+class _Prompts(Sequence[Inputs]):
+    """Samples made ready for the model as they are asked for: the tiles of one picture can take 50 MB."""
+
+    def __init__(self, processor: Processor, samples: Sequence[Sample]) -> None:
+        self._processor, self._samples = processor, samples
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    @overload
+    def __getitem__(self, index: int) -> Inputs: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> _Prompts: ...
+
+    def __getitem__(self, index: int | slice) -> Inputs | _Prompts:
+        if isinstance(index, slice):
+            return _Prompts(self._processor, self._samples[index])
+        sample = self._samples[index]
+        return self._processor.encode(sample.messages, [image.open() for image in sample.images])
+
+
+def parity_inputs(processor: Processor, samples: Sequence[Sample], stock: int = MOST_PROMPTS) -> Sequence[Inputs]:
     """Prompts for the parity run: the given questions, or stock questions on drawn pictures of several shapes."""
-    return _encode(processor, samples or drawn_samples(stock))
+    return _Prompts(processor, samples or drawn_samples(stock))
 
 
 def drawn_samples(count: int) -> list[Sample]:
@@ -249,10 +274,6 @@ def drawn_samples(count: int) -> list[Sample]:
         words = question(PARITY_PROMPTS[number % 4])
         made.append(Sample(str(number), (ImageRef(data=png.getvalue()),), words))
     return made
-
-
-def _encode(processor: Processor, samples: Sequence[Sample]) -> list[Inputs]:
-    return [processor.encode(sample.messages, [image.open() for image in sample.images]) for sample in samples]
 
 
 def baked_against_original(model: Any, family: Any, split: Split, inputs: Sequence[Inputs]) -> dict[str, float]:

@@ -15,8 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.bars import bars_of, judge
-from edgekit.console import progress
+from edgekit.bars import bars_of, judge, settling
 from edgekit.errors import NotFiniteError
 from edgekit.families import Encoded, Pixels, Split, by_bucket, gather, merge_images, spread_deepstack
 from edgekit.processor import Inputs
@@ -131,7 +130,14 @@ def _vision_gap(a: Encoded, b: Encoded) -> float:
 
 
 def measure(
-    split: Split, exported: Exported, inputs: Sequence[Inputs], precision: str, steps: int = 16, target: str = ""
+    split: Split,
+    exported: Exported,
+    inputs: Sequence[Inputs],
+    precision: str,
+    steps: int = 16,
+    target: str = "",
+    *,
+    settle: bool = False,
 ) -> dict[str, Any]:
     """Compare exported components with the PyTorch modules.
 
@@ -142,6 +148,7 @@ def measure(
         precision: Common name; chooses the bars.
         steps: Tokens per answer at most.
         target: Whose own bars go before, where it has some.
+        settle: Stop as soon as the answers are long enough for the bars (`edgekit.bars.settling`).
     Returns:
         The figures (None where the exported components gave NaN or infinity), each bar with its figure, and whether
         every bar held.
@@ -154,30 +161,25 @@ def measure(
     logits: list[float] = []
     kl: list[float] = []
     vision = [0.0]  # prompts without a picture have none
-    with progress() as bar:
-        task = bar.add_task(f"comparing {precision} with PyTorch", total=len(inputs))
-        for number, item in enumerate(inputs, 1):
-            wanted, tokens = follow(reference, split, item, None, steps)
-            if -1 in tokens:
-                raise NotFiniteError(
-                    "The checkpoint's own logits are not finite.",
-                    why="In PyTorch and float32, so no export of it can be right.",
-                    fix="Look at its weights for NaN, and at how it was trained.",
-                )
-            got, best = follow(exported, split, item, tokens, steps)
-            same.append([a == b for a, b in zip(tokens, best, strict=True)])
-            logits += [largest_gap(a, b) for a, b in zip(wanted, got, strict=True)]
-            kl += [kl_divergence(a, b) for a, b in zip(wanted, got, strict=True)]
-            if item.pixels is not None:
-                vision.append(
-                    _vision_gap(*(encode_images(parts, split, item.pixels) for parts in (reference, exported)))
-                )
-            bar.update(task, completed=number)
+    for item in settling(inputs, logits, f"comparing {precision} with PyTorch", count=None if settle else len(inputs)):
+        wanted, tokens = follow(reference, split, item, None, steps)
+        if -1 in tokens:
+            raise NotFiniteError(
+                "The checkpoint's own logits are not finite.",
+                why="In PyTorch and float32, so no export of it can be right.",
+                fix="Look at its weights for NaN, and at how it was trained.",
+            )
+        got, best = follow(exported, split, item, tokens, steps)
+        same.append([a == b for a, b in zip(tokens, best, strict=True)])
+        logits += [largest_gap(a, b) for a, b in zip(wanted, got, strict=True)]
+        kl += [kl_divergence(a, b) for a, b in zip(wanted, got, strict=True)]
+        if item.pixels is not None:
+            vision.append(_vision_gap(*(encode_images(parts, split, item.pixels) for parts in (reference, exported))))
     total = sum(len(answer) for answer in same)
     figures = {
-        "samples": len(inputs),
+        "samples": len(same),
         "tokens": total,
-        "greedy_identical": sum(all(answer) for answer in same) / len(inputs),
+        "greedy_identical": sum(all(answer) for answer in same) / len(same),
         "top1_agreement": sum(sum(answer) for answer in same) / total,
         "logits_max_abs": finite_or_none(max(logits)),
         "vision_max_abs": finite_or_none(max(vision)),

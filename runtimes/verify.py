@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgekit.bars import ALWAYS, bars_of, component_bars, judge
+from edgekit.bars import ALWAYS, MOST_PROMPTS, bars_of, component_bars, judge, settling
 from edgekit.bundle import Bundle
 from edgekit.chat import Message, question
 from edgekit.checkpoint import check_checkpoint, checkpoint_hash
-from edgekit.console import progress
 from edgekit.data import samples
 from edgekit.errors import BundleError, DataError, EdgekitError, NotFiniteError
 from edgekit.families import fit_image
@@ -47,7 +46,7 @@ def verify_bundle(
     folder: Path,
     reference: Path | None,
     data: str | None,
-    count: int,
+    count: int | None,
     *,
     threads: int = 1,
     attribution: bool = False,
@@ -60,7 +59,7 @@ def verify_bundle(
         folder: The bundle.
         reference: The checkpoint it was exported from; without it only its files are checked, and the result says so.
         data: Questions; stock questions on drawn pictures when None.
-        count: How many.
+        count: How many; as many as the bars need (`edgekit.bars.settling`) when None.
         threads: CPU threads of each side.
         attribution: Find out which part costs what.
         plain: The same checkpoint's fp32 bundle of the same target, for the share of quantisation.
@@ -94,7 +93,7 @@ def verify_bundle(
             )
         result = replace(result, runtime=runtime_for(folder), questions=data or "stock")
         with _Sides(bundle, reference, plain, threads) as sides:
-            result = _compare(result, sides, _prompts(data, count), attribution, note)
+            result = _compare(result, sides, _prompts(data, count or MOST_PROMPTS), count, attribution, note)
     elif attribution:
         raise EdgekitError(
             "Losses cannot be attributed without the checkpoint.", fix="Name it:  --reference CHECKPOINT"
@@ -178,14 +177,16 @@ def _same_parameters(bundle: Bundle) -> bool:
     return bool(json.loads(json.dumps(read)) == json.loads(json.dumps(known)))
 
 
-def _prompts(data: str | None, count: int) -> list[Prompt]:
+def _prompts(data: str | None, count: int) -> Iterator[Prompt]:
     if data is not None:
-        chosen = samples(data, limit=count, need_answer=False)
-        return [(sample.messages, [image.open() for image in sample.images]) for sample in chosen]
+        for sample in samples(data, limit=count, need_answer=False):
+            yield sample.messages, [image.open() for image in sample.images]
+        return
     from edgekit.demo.shapes import draw
 
     sizes = ((64, 64), (96, 48), (48, 96), (640, 480))
-    return [(question(STOCK[k % 4]), [draw(k)[0].resize(sizes[k // 4 % 4])]) for k in range(count)]
+    for k in range(count):
+        yield question(STOCK[k % 4]), [draw(k)[0].resize(sizes[k // 4 % 4])]
 
 
 def odd_pictures() -> Iterator[Image]:
@@ -244,7 +245,9 @@ class _Gap:
         )
 
 
-def _compare(result: Parity, sides: _Sides, prompts: Sequence[Prompt], attribution: bool, note: str) -> Parity:
+def _compare(
+    result: Parity, sides: _Sides, prompts: Iterable[Prompt], count: int | None, attribution: bool, note: str
+) -> Parity:
     bars = {**ALWAYS, **bars_of(sides.precision, sides.target)}
     if sides.modules is not None:
         bars |= component_bars(sides.precision, sides.target, sides.parts)
@@ -255,11 +258,8 @@ def _compare(result: Parity, sides: _Sides, prompts: Sequence[Prompt], attributi
             fix="Leave --attribute out.",
         )
     tally = _Tally()
-    with progress() as bar:
-        task = bar.add_task(f"verifying {sides.name}", total=len(prompts))
-        for number, (messages, images) in enumerate(prompts, 1):
-            _one(sides, messages, images, tally)
-            bar.update(task, completed=number)
+    for messages, images in settling(prompts, tally.best, f"verifying {sides.name}", count=count):
+        _one(sides, messages, images, tally)
     odd = list(odd_pictures())
     for image in odd:
         _prepare_both(sides, question(STOCK[0]), [image], tally)
@@ -267,7 +267,7 @@ def _compare(result: Parity, sides: _Sides, prompts: Sequence[Prompt], attributi
     tokens = len(tally.best)
     result = replace(
         result,
-        samples=len(prompts),
+        samples=len(tally.identical),
         tokens=tokens,
         odd_pictures=len(odd),
         pixel_max_abs=finite_or_none(tally.pixels),

@@ -27,7 +27,7 @@ def export(
     out: Path | None = None,
     sizes: list[tuple[int, int]] | None = None,
     data: str | None = None,
-    samples: int = 32,
+    samples: int | None = None,
     calibrate: int | None = None,
     calibration_data: str | None = None,
     with_genai: bool | None = None,
@@ -43,13 +43,14 @@ def export(
         out: Folder of the one bundle, or of several; in the run, or beside the current folder, when None.
         sizes: Picture sizes (width, height) in pixels, where the family has a choice; its own when None.
         data: Questions for the parity run; the run's test questions when None.
-        samples: How many of them.
+        samples: How many of them; 32, and more where the answers are short (`edgekit.bars.settling`), when None.
         calibrate: How many questions int8-static is calibrated with; the recipe's, else 64, when None.
         calibration_data: Those questions; the run's train questions when None.
         with_genai: Also write what onnxruntime-genai loads; as the recipe says, else not, when None.
         options: Of the target's own, by name; `OPTIONS` of its module lists them.
         replace: Put a new bundle in the place of an old one.
     """
+    from edgekit.bars import MOST_PROMPTS
     from edgekit.checkpoint import resolve_checkpoint
     from edgekit.data import samples as read_samples
     from edgekit.export.bundling import check_request, export_checkpoint, needs_calibration
@@ -73,7 +74,7 @@ def export(
         _calibration(calibration_data, job.calibrate) if needs_calibration(module, job.precision) else []
         for job, module in zip(jobs, modules, strict=True)
     ]
-    questions = list(read_samples(data, limit=samples, need_answer=False)) if data else []
+    questions = list(read_samples(data, limit=samples or MOST_PROMPTS, need_answer=False)) if data else []
     lineage: dict[str, Any] = {}
     if run is not None:
         teachers = run.manifest()["inputs"]["teachers_sha256"]
@@ -95,6 +96,7 @@ def export(
                 place,
                 sizes=sizes,
                 samples=questions,
+                settle=samples is None,
                 calibration=calibration,
                 with_genai=job.genai,
                 options=options,

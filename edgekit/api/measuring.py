@@ -19,7 +19,7 @@ def verify(
     *,
     reference: Path | str | None = None,
     data: str | None = None,
-    samples: int = 32,
+    samples: int | None = None,
     threads: int = 1,
     attribute: bool = False,
 ) -> dict[str, Any]:
@@ -29,7 +29,7 @@ def verify(
         bundle: Folder.
         reference: The student's checkpoint; found beside the bundle's run when None.
         data: Questions; the run's test questions, else stock questions, when None.
-        samples: How many.
+        samples: How many; 32, and more where the answers are short (`edgekit.bars.settling`), when None.
         threads: CPU threads of each side.
         attribute: Find out which part costs what; the target's fp32 export is made for it and thrown away.
     Returns:
@@ -59,7 +59,7 @@ def verify(
 
 
 def verify_here(
-    folder: str, reference: str, data: str | None, count: int, threads: int, attribution: bool
+    folder: str, reference: str, data: str | None, count: int | None, threads: int, attribution: bool
 ) -> dict[str, Any]:
     """`verify` with a reference, in this process; see `edgekit.runtimes.verify.verify_bundle`."""
     import tempfile

@@ -43,7 +43,14 @@ def command(
         str | None,
         typer.Option(help="Questions for the parity run; the run's test questions by default.", show_default=False),
     ] = None,
-    samples: Annotated[int, typer.Option(help="Questions in the parity run.", min=1)] = 32,
+    samples: Annotated[
+        int | None,
+        typer.Option(
+            help="Questions in the parity run; 32, and up to 160 until their answers have 300 tokens, by default.",
+            min=1,
+            show_default=False,
+        ),
+    ] = None,
     calibrate: Annotated[
         int | None,
         typer.Option(

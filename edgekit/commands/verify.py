@@ -19,7 +19,14 @@ def command(
     data: Annotated[
         str | None, typer.Option(help="Questions; the run's test questions by default.", show_default=False)
     ] = None,
-    samples: Annotated[int, typer.Option(help="How many questions.", min=1)] = 32,
+    samples: Annotated[
+        int | None,
+        typer.Option(
+            help="How many questions; 32, and up to 160 until their answers have 300 tokens, by default.",
+            min=1,
+            show_default=False,
+        ),
+    ] = None,
     threads: Annotated[int, typer.Option(help="CPU threads of each side.", min=1)] = 1,
     attribute: Annotated[
         bool, typer.Option("--attribute", help="Say which part costs what, and what of it is quantisation.")

@@ -67,7 +67,7 @@ def add_options(parser: ArgumentParser, target: str) -> None:
         "--image-size", action="append", metavar="WxH", help="Picture size, for families that bake it; may be repeated."
     )
     parser.add_argument("--data", help="Questions for the comparison with PyTorch; stock questions by default.")
-    parser.add_argument("--samples", type=int, default=32, help="How many, default 32.")
+    parser.add_argument("--samples", type=int, help="How many; as `edgekit export` by default.")
 
 
 def export(
@@ -77,7 +77,7 @@ def export(
     precision: str,
     image_sizes: list[str] | None,
     data: str | None,
-    samples: int,
+    samples: int | None,
 ) -> None:
     """What `edgekit export MODEL --target TARGET --out OUTPUT` does, with its messages and exit codes.
 
@@ -90,7 +90,9 @@ def export(
     """
     from edgekit.cli import build
 
-    given = ["--target", target, "--precision", precision, "--out", str(output), "--samples", str(samples)]
+    given = ["--target", target, "--precision", precision, "--out", str(output)]
+    if samples is not None:
+        given += ["--samples", str(samples)]
     given += [word for size in image_sizes or [] for word in ("--image-size", size)]
     given += ["--data", data] if data is not None else []
     build()(args=["export", *given, "--", model], prog_name="edgekit")
