@@ -59,12 +59,23 @@ def make_models(work: Path) -> None:
     model.generation_config.update(**ends)
     model.save_pretrained(work / "vlm")
     write_processor(tokenizer, work / "vlm")
+    _say_512(work / "vlm")
     alone: Any = LlamaForCausalLM(LlamaConfig(**text))
     alone.model.load_state_dict(model.model.text_model.state_dict())
     alone.lm_head.load_state_dict(model.lm_head.state_dict())
     alone.save_pretrained(work / "text")
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (work / "text" / name).write_bytes((work / "vlm" / name).read_bytes())
+
+
+def _say_512(folder: Path) -> None:
+    """Processor files for one tile of 512 px, 64 tokens; `write_processor` writes the demo's, of 64 px."""
+    for name, changes in (
+        ("preprocessor_config.json", {"size": {"longest_edge": 512}, "max_image_size": {"longest_edge": 512}}),
+        ("processor_config.json", {"image_seq_len": 64}),
+    ):
+        value = json.loads((folder / name).read_text(encoding="utf-8"))
+        (folder / name).write_text(json.dumps({**value, **changes}), encoding="utf-8")
 
 
 def make_graphs(work: Path) -> None:

@@ -43,20 +43,9 @@ def make_bundle(work: Path) -> Path:
 
     if not (work / "vlm").exists():
         make_models(work)
-        _say_512(work / "vlm")
     if not (work / "bundle").exists():
         export_checkpoint(work / "vlm", "onnx", "int8", work / "bundle")
     return work / "bundle"
-
-
-def _say_512(folder: Path) -> None:
-    """Processor files for one tile of 512 px, 64 tokens; those of make_models are the demo's, of 64 px."""
-    for name, changes in (
-        ("preprocessor_config.json", {"size": {"longest_edge": 512}, "max_image_size": {"longest_edge": 512}}),
-        ("processor_config.json", {"image_seq_len": 64}),
-    ):
-        value = json.loads((folder / name).read_text(encoding="utf-8"))
-        (folder / name).write_text(json.dumps({**value, **changes}), encoding="utf-8")
 
 
 class Direct:

@@ -29,6 +29,7 @@ from edgekit.devices import ROW, SAMPLES, Address
 from edgekit.errors import EdgekitError
 from edgekit.files import write_json, write_text
 
+NAMES = {"iphone": "iPhone", "ipad": "iPad"}
 OPTIONS = {
     "team": "development team that signs the runner app; else EDGEKIT_APPLE_TEAM",
     "profile": "UUID of a provisioning profile instead; else EDGEKIT_APPLE_PROFILE",
@@ -45,7 +46,7 @@ WARMUP = 3
 def missing_here(kind: str) -> str:
     """What this machine lacks to drive such a device, or ""."""
     if platform.system() != "Darwin":
-        what = "A Mac is the device itself" if kind == "mac" else f"An {kind} is driven from a Mac with Xcode"
+        what = "A Mac is the device itself" if kind == "mac" else f"An {NAMES[kind]} is driven from a Mac with Xcode"
         return f"{what}; this is {platform.system()}"
     try:
         import coremltools  # noqa: F401

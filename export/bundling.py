@@ -9,6 +9,7 @@ import platform
 import shutil
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, overload
 
@@ -19,7 +20,7 @@ from edgekit.bars import MOST_PROMPTS
 from edgekit.bundle import MANIFEST, Bucket, Bundle, Cache, Component, Precision, Text, seal
 from edgekit.checkpoint import check_checkpoint, checkpoint_hash, load_model
 from edgekit.data import ImageRef, Sample
-from edgekit.errors import CheckpointError, EdgekitError, UnsupportedError
+from edgekit.errors import CheckpointError, EdgekitError, MissingExtraError, UnsupportedError
 from edgekit.export import TARGETS, vision_name
 from edgekit.export.genai import write_genai
 from edgekit.export.parity import TorchModules, encode_images, follow, measure
@@ -42,6 +43,7 @@ def check_request(target: str, precision: str, options: Mapping[str, str] | None
         options: Of the target's own, by name.
     Raises:
         EdgekitError: they do not.
+        MissingExtraError: a package of the target's extra is not installed.
     """
     module = TARGETS.load(target)
     if is_mixed(precision):
@@ -54,6 +56,9 @@ def check_request(target: str, precision: str, options: Mapping[str, str] | None
         raise EdgekitError(
             f"Target {target!r} cannot be exported on {platform.system()}.", fix=f"Use: {', '.join(module.HOSTS)}."
         )
+    for package in getattr(module, "PACKAGES", ()):
+        if find_spec(package) is None:
+            raise MissingExtraError(f"export to {target!r}", package, module.EXTRA)
     _check_options(target, getattr(module, "OPTIONS", {}), options or {})
     if hasattr(module, "plan"):
         module.plan(precision, options or {})

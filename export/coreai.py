@@ -28,12 +28,10 @@ from typing import TYPE_CHECKING, Any
 
 from edgekit.aimodel import PROGRAM, STATES, Assets, Runner
 from edgekit.bundle import Component, TensorSpec
-from edgekit.errors import MissingExtraError
 from edgekit.export import vision_name
 from edgekit.export._coreai_modules import compressed, decoder, half_outputs, plain_embedding
 from edgekit.families import Split, VisionPart, read_image_processor, read_optional_json
 from edgekit.files import write_json
-from edgekit.registry import missing_extra
 
 if TYPE_CHECKING:
     from torch import nn
@@ -87,11 +85,8 @@ def write(split: Split, precision: str, folder: Path) -> tuple[dict[str, Compone
         folder: The bundle's.
     Returns:
         The components by name, each the program in its asset, and the versions of the tools.
-    Raises:
-        MissingExtraError: a package of the extra is not installed.
     """
     with quiet():
-        _import_tools()
         components = {}
         for program in programs(split, precision, context_of(split)):
             asset = folder / asset_name(program.name)
@@ -102,16 +97,6 @@ def write(split: Split, precision: str, folder: Path) -> tuple[dict[str, Compone
     _write_tokenizer(folder)
     write_json(folder / "metadata.json", metadata(split, folder))
     return components, {name: version(name) for name in DISTRIBUTIONS}
-
-
-def _import_tools() -> None:
-    try:
-        import coreai_opt  # noqa: F401
-        import coreai_torch  # noqa: F401
-    except ModuleNotFoundError as error:
-        if not missing_extra(error, set(PACKAGES)):
-            raise
-        raise MissingExtraError("export to 'coreai'", str(error.name), EXTRA) from error
 
 
 def asset_name(component: str) -> str:

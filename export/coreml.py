@@ -29,7 +29,7 @@ import numpy as np
 
 from edgekit import __version__
 from edgekit.bundle import Component, TensorSpec
-from edgekit.errors import EdgekitError, MissingExtraError
+from edgekit.errors import EdgekitError
 from edgekit.export import vision_name
 from edgekit.export._coreml_modules import decoder, rewritten
 from edgekit.export._coreml_precision import BLOCK, GROUP, compress
@@ -37,7 +37,6 @@ from edgekit.export.coreml_patches import patched
 from edgekit.families import Split, VisionPart
 from edgekit.mlprogram import CONTEXT, DECODE, FUNCTIONS, LABEL, LENGTHS, Programs
 from edgekit.precision import by_part, is_mixed
-from edgekit.registry import missing_extra
 
 PRECISIONS = {
     "fp16": "Float16 weights and arithmetic",
@@ -178,17 +177,12 @@ def write(
     Returns:
         The components by name, and the versions of the tools.
     Raises:
-        MissingExtraError: coremltools is not installed.
         EdgekitError: options that do not go together.
     """
     chosen = _within(plan(precision, options), split)
     with quiet(), tempfile.TemporaryDirectory(dir=folder, prefix=".coreml-") as aside:
-        try:
-            import coremltools as ct
-        except ModuleNotFoundError as error:
-            if not missing_extra(error, set(PACKAGES)):
-                raise
-            raise MissingExtraError("export to 'coreml'", "coremltools", EXTRA) from error
+        import coremltools as ct
+
         made = list(programs(split, chosen))
         files = {}
         for program in made:

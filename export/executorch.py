@@ -24,13 +24,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgekit.bundle import Component, TensorSpec
-from edgekit.errors import EdgekitError, MissingExtraError
+from edgekit.errors import EdgekitError
 from edgekit.export import vision_name
 from edgekit.export._xnnpack import PLAIN, cached_decoder, rewritten, traceable, write_free_sizes_as_minus_one
 from edgekit.families import Split, VisionPart, by_bucket, read_optional_json
 from edgekit.processor import Inputs
 from edgekit.pte import Program, load_custom_ops
-from edgekit.registry import missing_extra
 
 if TYPE_CHECKING:
     from torch import nn
@@ -94,7 +93,6 @@ def write(
     Returns:
         The components by name, all in one file, and the versions of the tools.
     Raises:
-        MissingExtraError: a package of the extra is not installed.
         EdgekitError: a precision that is calibrated, and no pictures.
     """
     with quiet():
@@ -110,14 +108,8 @@ def write(
 
 
 def _import_tools() -> None:
-    try:
-        load_custom_ops()
-        import torchao  # noqa: F401
-        from executorch.extension.llm.custom_ops import custom_ops  # noqa: F401  (what tracing must know of them)
-    except ModuleNotFoundError as error:
-        if not missing_extra(error, set(PACKAGES)):
-            raise
-        raise MissingExtraError("export to 'executorch'", str(error.name), EXTRA) from error
+    load_custom_ops()
+    from executorch.extension.llm.custom_ops import custom_ops  # noqa: F401  (what tracing must know of them)
 
 
 def _context(split: Split) -> int:

@@ -24,7 +24,7 @@ import numpy as np
 
 from edgekit.bundle import Component, TensorSpec
 from edgekit.chat import read_chat_template
-from edgekit.errors import EdgekitError, MissingExtraError
+from edgekit.errors import EdgekitError
 from edgekit.export import vision_name
 from edgekit.export.onnx_attention import drop_round_trips, grouped, pack_rotary, rotary_tables
 from edgekit.export.onnx_precision import (
@@ -43,7 +43,6 @@ from edgekit.files import write_json
 from edgekit.precision import by_part, is_mixed
 from edgekit.processor import Inputs
 from edgekit.quantisation import ONNX as ONNX_SCHEMES
-from edgekit.registry import missing_extra
 
 SCHEMES = ONNX_SCHEMES
 KNOWS = frozenset({"blocks", "states", "pack"})
@@ -68,17 +67,7 @@ def write(
         calibration: Prompts, where a part's precision is in CALIBRATED.
     Returns:
         The components by name, and the versions of the tools.
-    Raises:
-        MissingExtraError: a package of the extra is not installed.
     """
-    try:
-        import onnx  # noqa: F401
-        import onnxruntime  # noqa: F401
-        import onnxscript  # noqa: F401
-    except ModuleNotFoundError as error:
-        if not missing_extra(error, set(PACKAGES)):
-            raise
-        raise MissingExtraError("export to 'onnx'", str(error.name), EXTRA) from error
     (folder / "onnx").mkdir()
     _name_processor(folder)
     words, components, tables = by_part(precision), {}, rotary_tables(split)

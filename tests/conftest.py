@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -45,7 +46,7 @@ def tiny_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 
     made: dict[tuple[object, ...], Path] = {}
 
-    def make(family: str, **settings: int) -> Path:
+    def make(family: str, **settings: Any) -> Path:
         key = (family, *sorted(settings.items()))
         if key not in made:
             made[key] = write_checkpoint(family, tmp_path_factory.mktemp(family), **{"seed": 0, **settings})

@@ -1,13 +1,15 @@
 """Whole checkpoints of every family with random weights, a few hundred kilobytes each: for tests and dry runs.
 
-Shapes are tiny; everything else is as the hub's folders have it: special tokens, chat templates (their image and text
-parts), processor files, the layout of the configuration.
+Shapes are tiny, or `MID`: heads as wide as real ones, several of them, more layers. Everything else is as the hub's
+folders have it: special tokens, chat templates (their image and text parts), processor files, the layout of the
+configuration.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,12 +82,45 @@ IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.2
 STEPS = {"do_resize": True, "do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True, "do_convert_rgb": True}
 
 
+@dataclass(frozen=True)
+class Shape:
+    """How large a model is.
+
+    Attributes:
+        width: Of the language model, a multiple of `head_dim`.
+        head_dim, kv_heads: Of its attention.
+        repeats: How many times its three layers (of two kinds, where a family has two) come.
+        vision_width, vision_heads: Of the vision tower.
+    """
+
+    width: int = 32
+    head_dim: int = 16
+    kv_heads: int = 1
+    repeats: int = 1
+    vision_width: int = 32
+    vision_heads: int = 2
+
+    @property
+    def vision(self) -> dict[str, int]:
+        """Sizes of the tower, as most configurations name them."""
+        return {"hidden_size": self.vision_width, "intermediate_size": 3 * self.vision_width // 2}
+
+    def rotary(self, *sections: int) -> list[int]:
+        """Sections of M-RoPE that are for heads of 16, for these heads."""
+        return [section * self.head_dim // 16 for section in sections]
+
+
+TINY = Shape()
+MID = Shape(width=256, head_dim=64, kv_heads=2, repeats=2, vision_width=192, vision_heads=3)
+
+
 def write_checkpoint(
     family: str,
     folder: Path,
     *,
     seed: int,
-    width: int = 32,
+    width: int | None = None,
+    shape: Shape = TINY,
     vocab_padding: int = 0,
     corpus: Iterable[str] = (),
     window: int = 56,
@@ -96,7 +131,8 @@ def write_checkpoint(
         family: One of NAMES.
         folder: Where to; made if it is not there.
         seed: Of the weights.
-        width: Of the language model, a multiple of 16.
+        width: Of the language model, a multiple of the width of a head; the shape's when None.
+        shape: TINY or MID, or another.
         vocab_padding: Rows of embedding and output head beyond the tokenizer's entries.
         corpus: Texts the tokenizer learns merges from; models of one family with the same corpus share a tokenizer.
         window: Edge of the windows of qwen2_5_vl's tower, pixels; other families have none.
@@ -110,10 +146,11 @@ def write_checkpoint(
     # llama.cpp's clip looks "\n\n" up as one piece, as SmolVLM's own tokenizer has it.
     tokenizer = _tokenizer(special, [*corpus, *(["\n\n"] * 100 if family == "smolvlm" else [])])
     torch.manual_seed(seed)
-    config = config_of(tokenizer, width, tokenizer.get_vocab_size() + vocab_padding)
+    shape = shape if width is None else replace(shape, width=width)
+    config = config_of(tokenizer, shape, tokenizer.get_vocab_size() + vocab_padding)
     if family == "qwen2_5_vl":
         config.vision_config.window_size = window
-    model = _model(config)
+    model = _model(config, shape.width)
     ends = [tokenizer.token_to_id(_ENDS.get(family, "<|im_end|>")), tokenizer.token_to_id(special[0])]
     model.generation_config.eos_token_id, model.generation_config.pad_token_id = ends, 0
     model.save_pretrained(folder)
@@ -123,7 +160,7 @@ def write_checkpoint(
     return folder
 
 
-def _model(config: Any) -> PreTrainedModel:
+def _model(config: Any, width: int) -> PreTrainedModel:
     """An untrained model whose tiny vision tower matters as much to its answers as a trained one's."""
     import torch
     from transformers import AutoModelForImageTextToText
@@ -132,7 +169,7 @@ def _model(config: Any) -> PreTrainedModel:
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() > 1:  # at the usual scale of 0.02 all prompts look the same to so narrow a model
-                parameter.normal_(0, 0.2)
+                parameter.normal_(0, 0.2 if width < 64 else 0.8 / width**0.5)  # a gain above 1 makes layers chaotic
     loaded: PreTrainedModel = model
     return loaded
 
@@ -169,16 +206,16 @@ def _write_tokenizer(tokenizer: Tokenizer, family: str, template: str, folder: P
     wrapped.save_pretrained(folder)
 
 
-def _text(kind: str, tokenizer: Tokenizer, width: int, rows: int, **more: Any) -> dict[str, Any]:
+def _text(kind: str, tokenizer: Tokenizer, shape: Shape, rows: int, **more: Any) -> dict[str, Any]:
     return {
         "model_type": kind,
         "vocab_size": rows,
-        "hidden_size": width,
-        "intermediate_size": 2 * width,
-        "num_hidden_layers": 3,
-        "num_attention_heads": width // 16,
-        "num_key_value_heads": 1,
-        "head_dim": 16,
+        "hidden_size": shape.width,
+        "intermediate_size": 2 * shape.width,
+        "num_hidden_layers": 3 * shape.repeats,
+        "num_attention_heads": shape.width // shape.head_dim,
+        "num_key_value_heads": shape.kv_heads,
+        "head_dim": shape.head_dim,
         "max_position_embeddings": 4096,
         "bos_token_id": 0,
         "eos_token_id": 2,
@@ -194,67 +231,68 @@ def _tokens(tokenizer: Tokenizer) -> dict[str, int | None]:
     return {key: tokenizer.token_to_id(f"<|{name}|>") for key, name in names.items()}
 
 
-def _qwen2_5_vl(tokenizer: Tokenizer, width: int, rows: int) -> Any:
+def _qwen2_5_vl(tokenizer: Tokenizer, shape: Shape, rows: int) -> Any:
     from transformers import Qwen2_5_VLConfig
 
-    rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [2, 3, 3]}
+    rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": shape.rotary(2, 3, 3)}
     vision: dict[str, Any] = {
         "depth": 3,
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_heads": 2,
-        "out_hidden_size": width,
+        **shape.vision,
+        "num_heads": shape.vision_heads,
+        "out_hidden_size": shape.width,
     }
     vision |= {"patch_size": 14, "window_size": 56, "fullatt_block_indexes": [1]}
-    text = _text("qwen2_5_vl_text", tokenizer, width, rows, rope_parameters=rope)
+    text = _text("qwen2_5_vl_text", tokenizer, shape, rows, rope_parameters=rope)
     return Qwen2_5_VLConfig(text_config=text, vision_config=vision, **_tokens(tokenizer))
 
 
-def _qwen3_vl(tokenizer: Tokenizer, width: int, rows: int) -> Any:
+def _qwen3_vl(tokenizer: Tokenizer, shape: Shape, rows: int) -> Any:
     from transformers import Qwen3VLConfig
 
-    rope = {"rope_type": "default", "rope_theta": 5e6, "mrope_section": [4, 2, 2], "mrope_interleaved": True}
+    rope = {
+        "rope_type": "default",
+        "rope_theta": 5e6,
+        "mrope_section": shape.rotary(4, 2, 2),
+        "mrope_interleaved": True,
+    }
     vision: dict[str, Any] = {
         "depth": 3,
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_heads": 2,
-        "out_hidden_size": width,
+        **shape.vision,
+        "num_heads": shape.vision_heads,
+        "out_hidden_size": shape.width,
     }
     vision |= {"patch_size": 16, "num_position_embeddings": 64, "deepstack_visual_indexes": [0, 1]}
-    text = _text("qwen3_vl_text", tokenizer, width, rows, rope_parameters=rope)
+    text = _text("qwen3_vl_text", tokenizer, shape, rows, rope_parameters=rope)
     return Qwen3VLConfig(text_config=text, vision_config=vision, **_tokens(tokenizer))
 
 
-def _internvl(tokenizer: Tokenizer, width: int, rows: int) -> Any:
+def _internvl(tokenizer: Tokenizer, shape: Shape, rows: int) -> Any:
     from transformers import InternVLConfig
 
     vision: dict[str, Any] = {
-        "hidden_size": 32,
-        "intermediate_size": 48,
+        **shape.vision,
         "num_hidden_layers": 2,
-        "num_attention_heads": 2,
+        "num_attention_heads": shape.vision_heads,
     }
     vision |= {"image_size": [56, 56], "patch_size": [14, 14], "attention_bias": True}
-    text = _text("qwen3", tokenizer, width, rows)
+    text = _text("qwen3", tokenizer, shape, rows)
     image = tokenizer.token_to_id("<IMG_CONTEXT>")
     return InternVLConfig(
         text_config=text, vision_config=vision, image_token_id=image, image_seq_length=4, tie_word_embeddings=False
     )
 
 
-def _smolvlm(tokenizer: Tokenizer, width: int, rows: int) -> Any:
+def _smolvlm(tokenizer: Tokenizer, shape: Shape, rows: int) -> Any:
     from transformers import SmolVLMConfig
 
     vision: dict[str, Any] = {
-        "hidden_size": 32,
-        "intermediate_size": 48,
+        **shape.vision,
         "num_hidden_layers": 2,
-        "num_attention_heads": 2,
+        "num_attention_heads": shape.vision_heads,
     }
     vision |= {"image_size": 64, "patch_size": 16}
     return SmolVLMConfig(
-        text_config=_text("llama", tokenizer, width, rows),
+        text_config=_text("llama", tokenizer, shape, rows),
         vision_config=vision,
         scale_factor=2,
         image_token_id=tokenizer.token_to_id("<image>"),
@@ -262,17 +300,17 @@ def _smolvlm(tokenizer: Tokenizer, width: int, rows: int) -> Any:
     )
 
 
-def _siglip(kind: str, **more: Any) -> dict[str, Any]:
-    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
+def _siglip(kind: str, shape: Shape, **more: Any) -> dict[str, Any]:
+    sizes = {**shape.vision, "num_hidden_layers": 2, "num_attention_heads": shape.vision_heads}
     return {"model_type": kind, **sizes, "vision_use_head": False, **more}
 
 
-def _llava_onevision(tokenizer: Tokenizer, width: int, rows: int) -> Any:
+def _llava_onevision(tokenizer: Tokenizer, shape: Shape, rows: int) -> Any:
     from transformers import LlavaOnevisionConfig
 
     return LlavaOnevisionConfig(
-        text_config=_text("qwen2", tokenizer, width, rows),
-        vision_config=_siglip("siglip_vision_model", image_size=42, patch_size=14),
+        text_config=_text("qwen2", tokenizer, shape, rows),
+        vision_config=_siglip("siglip_vision_model", shape, image_size=42, patch_size=14),
         image_token_index=tokenizer.token_to_id("<image>"),
         video_token_index=tokenizer.token_to_id("<video>"),
         image_grid_pinpoints=LLAVA_CANVASES,
@@ -281,15 +319,23 @@ def _llava_onevision(tokenizer: Tokenizer, width: int, rows: int) -> Any:
     )
 
 
-def _gemma3(tokenizer: Tokenizer, width: int, rows: int) -> Any:
+def _gemma3(tokenizer: Tokenizer, shape: Shape, rows: int) -> Any:
     from transformers import Gemma3Config
 
     # A window shorter than any prompt, and a layer of each kind.
-    layers = ["sliding_attention", "full_attention", "sliding_attention"]
-    text = _text("gemma3_text", tokenizer, width, rows, sliding_window=9, layer_types=layers, query_pre_attn_scalar=16)
+    layers = ["sliding_attention", "full_attention", "sliding_attention"] * shape.repeats
+    text = _text(
+        "gemma3_text",
+        tokenizer,
+        shape,
+        rows,
+        sliding_window=9,
+        layer_types=layers,
+        query_pre_attn_scalar=shape.head_dim,
+    )
     return Gemma3Config(
         text_config=text | {"bos_token_id": 2, "eos_token_id": 1, "tie_word_embeddings": True},
-        vision_config=_siglip("siglip_vision_model", image_size=56, patch_size=14),
+        vision_config=_siglip("siglip_vision_model", shape, image_size=56, patch_size=14),
         image_token_index=tokenizer.token_to_id("<image_soft_token>"),
         boi_token_index=tokenizer.token_to_id("<start_of_image>"),
         eoi_token_index=tokenizer.token_to_id("<end_of_image>"),
@@ -297,14 +343,14 @@ def _gemma3(tokenizer: Tokenizer, width: int, rows: int) -> Any:
     )
 
 
-def _lfm2_vl(tokenizer: Tokenizer, width: int, rows: int) -> Any:
+def _lfm2_vl(tokenizer: Tokenizer, shape: Shape, rows: int) -> Any:
     from transformers import Lfm2VlConfig
 
-    layers = ["conv", "full_attention", "conv"]
-    text = _text("lfm2", tokenizer, width, rows, layer_types=layers, block_auto_adjust_ff_dim=False)
+    layers = ["conv", "full_attention", "conv"] * shape.repeats
+    text = _text("lfm2", tokenizer, shape, rows, layer_types=layers, block_auto_adjust_ff_dim=False)
     return Lfm2VlConfig(
         text_config=text | {"bos_token_id": 1, "tie_word_embeddings": True},
-        vision_config=_siglip("siglip2_vision_model", num_patches=16, patch_size=16),
+        vision_config=_siglip("siglip2_vision_model", shape, num_patches=16, patch_size=16),
         image_token_id=tokenizer.token_to_id("<image>"),
         projector_hidden_size=48,
         downsample_factor=2,

@@ -125,7 +125,7 @@ def test_a_bench_without_the_phone(tiny_bundle: Path, tmp_path: Path) -> None:
     assert (found.device, found.verified_by, found.bundle) == ("iPhone 15 Pro", "prediction", row.bundle)
     assert found.decode_tokens_per_s is not None
     assert found.decode_tokens_per_s.low < found.decode_tokens_per_s.value < found.decode_tokens_per_s.high
-    assert "is not at hand: An iphone is driven from a Mac" in report.notes[-1]
+    assert "is not at hand: An iPhone is driven from a Mac" in report.notes[-1]
     assert read_report(json.loads((tmp_path / "report.json").read_text())) == report
     text = (tmp_path / "report.html").read_text()
     assert "<h2>Predicted, not measured</h2>" in text and "iPhone 15 Pro (A17 Pro)" in text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -144,16 +145,7 @@ def test_unknown_names() -> None:
 
 
 def test_missing_extra(monkeypatch: pytest.MonkeyPatch, tiny_checkpoint: Path, tmp_path: Path) -> None:
-    import builtins
-
-    real = builtins.__import__
-
-    def without(name: str, *args: object, **kwargs: object) -> object:
-        if name == "onnxscript":
-            raise ModuleNotFoundError("No module named 'onnxscript'", name="onnxscript")
-        return real(name, *args, **kwargs)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(builtins, "__import__", without)
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(MissingExtraError, match=r"onnxscript is not installed"):
         export_checkpoint(tiny_checkpoint, "onnx", "fp32", tmp_path / "b")
     assert list(tmp_path.iterdir()) == []
