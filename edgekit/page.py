@@ -9,7 +9,8 @@ from importlib.resources import files
 from typing import Any
 
 from edgekit import charts, prediction
-from edgekit.report import COLUMNS, Example, Lineage, Report, Row, footnotes, speed_table, table
+from edgekit.report import Example, Lineage, Report, Row
+from edgekit.report_text import COLUMNS, footnotes, speed_table, table
 
 # Controls, and marks that turn the direction of writing: they could make a name read as another one.
 _UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")

@@ -116,7 +116,7 @@ def export_checkpoint(
     *,
     sizes: Sequence[Size] | None = None,
     samples: Sequence[Sample] = (),
-    settle: bool = False,
+    prompts: int | None = None,
     calibration: Sequence[Sample] = (),
     with_genai: bool = False,
     options: Mapping[str, str] | None = None,
@@ -133,7 +133,7 @@ def export_checkpoint(
         out: The bundle's folder; it appears whole or not at all.
         sizes: Picture sizes (width, height) in pixels, where the family has a choice; its own when None.
         samples: Questions for the parity run; drawn pictures and stock questions when there are none.
-        settle: Compare with no more of them than the bars need (`edgekit.bars.settling`).
+        prompts: How many of them; as many as the bars need (`edgekit.bars.settling`) when None.
         calibration: Questions, for a precision that the target calibrates; never those of the parity run.
         with_genai: Write what onnxruntime-genai needs into an ONNX bundle.
         options: Of the target's own (OPTIONS of its module), by name.
@@ -159,7 +159,7 @@ def export_checkpoint(
         for path in checkpoint.iterdir():
             if path.suffix in COPIED and path.name not in LEFT_BEHIND:
                 shutil.copyfile(path, folder / path.name)
-        inputs = parity_inputs(processor, samples)
+        inputs = parity_inputs(processor, samples, prompts or MOST_PROMPTS)
         _check_pixels(split, inputs[:16])  # stock questions come in all their shapes by then
         given = {"options": options or {}} if hasattr(module, "OPTIONS") else {}
         if needs_calibration(module, precision):
@@ -173,7 +173,7 @@ def export_checkpoint(
             in_place = appends_in_place(module, components["text_decoder"], split)
             write_genai(folder, components, split, config, in_place)
         exported = module.open_components(folder, components)
-        parity = measure(split, exported, inputs, precision, target=target, settle=settle or not samples)
+        parity = measure(split, exported, inputs, precision, target=target, count=prompts)
         parity |= {
             "questions": "given" if samples else "synthetic",
             "verified_by": getattr(exported, "verified_by", "runtime"),

@@ -137,7 +137,7 @@ def measure(
     steps: int = 16,
     target: str = "",
     *,
-    settle: bool = False,
+    count: int | None = None,
 ) -> dict[str, Any]:
     """Compare exported components with the PyTorch modules.
 
@@ -148,7 +148,7 @@ def measure(
         precision: Common name; chooses the bars.
         steps: Tokens per answer at most.
         target: Whose own bars go before, where it has some.
-        settle: Stop as soon as the answers are long enough for the bars (`edgekit.bars.settling`).
+        count: So many of the prompts; as many as the bars need (`edgekit.bars.settling`) when None.
     Returns:
         The figures (None where the exported components gave NaN or infinity), each bar with its figure, and whether
         every bar held.
@@ -161,7 +161,7 @@ def measure(
     logits: list[float] = []
     kl: list[float] = []
     vision = [0.0]  # prompts without a picture have none
-    for item in settling(inputs, logits, f"comparing {precision} with PyTorch", count=None if settle else len(inputs)):
+    for item in settling(inputs, logits, f"comparing {precision} with PyTorch", count=count):
         wanted, tokens = follow(reference, split, item, None, steps)
         if -1 in tokens:
             raise NotFiniteError(

@@ -96,7 +96,7 @@ def export(
                 place,
                 sizes=sizes,
                 samples=questions,
-                settle=samples is None,
+                prompts=samples,
                 calibration=calibration,
                 with_genai=job.genai,
                 options=options,

@@ -116,7 +116,8 @@ def _print_table(report: object) -> None:
     from rich.text import Text
 
     from edgekit import prediction
-    from edgekit.report import COLUMNS, Report, footnotes, markdown, speed_table, table
+    from edgekit.report import Report
+    from edgekit.report_text import COLUMNS, footnotes, markdown, speed_table, table
 
     assert isinstance(report, Report)
     if not sys.stdout.isatty():

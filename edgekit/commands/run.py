@@ -13,7 +13,7 @@ import typer
 
 from edgekit.console import note, plain, print_json, print_piece, print_text, stderr
 from edgekit.errors import EdgekitError
-from edgekit.report import with_source
+from edgekit.report_text import with_source
 
 IMAGE = "/image"
 

@@ -31,7 +31,8 @@ from edgekit.export.bundling import export_checkpoint
 from edgekit.families import family_of, fit_image
 from edgekit.files import sha256_file
 from edgekit.recipe import Gates
-from edgekit.report import Report, Row, markdown
+from edgekit.report import Report, Row
+from edgekit.report_text import markdown
 from edgekit.runtimes import RUNTIMES, gates
 from edgekit.runtimes.bench import Settings, bench
 from edgekit.runtimes.generate import answer, follow
