@@ -24,15 +24,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgekit.bundle import Component, TensorSpec
-from edgekit.errors import EdgekitError
 from edgekit.export import vision_name
+from edgekit.export._executorch_precision import int8_rows, quantise, static
 from edgekit.export._xnnpack import PLAIN, cached_decoder, rewritten, traceable, write_free_sizes_as_minus_one
 from edgekit.families import Split, VisionPart, by_bucket, read_optional_json
 from edgekit.processor import Inputs
 from edgekit.pte import Program, load_custom_ops
 
 if TYPE_CHECKING:
-    from torch import nn
+    pass
 
 PRECISIONS = {
     "fp32": "float32",
@@ -56,7 +56,6 @@ HOSTS = ("Linux", "Darwin")
 RUNTIMES = ("executorch",)
 FILE = "model.pte"
 CONTEXT = 2048  # tokens the cache holds, unless the model knows fewer positions
-GROUP = 32
 TILES = 32  # pictures or tiles of each size that static quantisation sees, at most: its histograms are slow to fill
 
 
@@ -187,52 +186,11 @@ def _vision(name: str, part: VisionPart, split: Split, precision: str, pictures:
         outputs.append(TensorSpec("deepstack_features", "float32", (split.deepstack, part.tokens, split.width)))
     module, example = rewritten(part.module, PLAIN), (torch.randn(shape),)
     if precision == "int8-static":
-        module = _static(name, module, example, pictures)
+        module = static(name, module, example, pictures)
     else:
-        _quantise(module, precision)
+        quantise(module, precision)
     pixels = TensorSpec("pixel_values", "float32", shape)
     return Method(name, module, example, (pixels,), tuple(outputs), precision)
-
-
-def _static(name: str, module: nn.Module, example: tuple[Any, ...], pictures: Sequence[Any]) -> nn.Module:
-    """A vision encoder with int8 inputs and weights of its linear layers and convolutions, by PT2E.
-
-    Args:
-        name: Of the method, for an error.
-        module: Rewritten.
-        example: Inputs to trace with.
-        pictures: Inputs to calibrate with.
-    Raises:
-        EdgekitError: there are none.
-    """
-    import torch
-    from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (
-        XNNPACKQuantizer,
-        get_symmetric_quantization_config,
-    )
-    from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
-
-    if not pictures:
-        raise EdgekitError(
-            f"{name}: int8-static needs pictures to calibrate with, and there are none.",
-            why="It takes pictures of this very size; of none it can tell how large the inputs of a layer become.",
-            fix="Name questions with such pictures:  edgekit export ... --calibration-data SPEC --calibrate 64",
-        )
-
-    def is_layer(node: Any) -> bool:
-        # The means of the norms are linear layers here too, with one output; rounded, they would spoil the norm.
-        return len(node.args) > 1 and node.args[1].meta["val"].shape[0] > 1
-
-    quantiser, config = XNNPACKQuantizer(), get_symmetric_quantization_config(is_per_channel=True)
-    for operator in (torch.ops.aten.linear.default, torch.ops.aten.conv2d.default):
-        quantiser.set_operator_type(operator, config)
-    quantiser.set_filter_function(is_layer)
-    with torch.no_grad(), traceable(module):
-        observed = prepare_pt2e(torch.export.export(module, example, strict=False).module(), quantiser)
-        for picture in pictures:
-            observed(picture)
-        made: nn.Module = convert_pt2e(observed)
-    return made
 
 
 def _embedding(split: Split, precision: str) -> Method:
@@ -249,7 +207,7 @@ def _embedding(split: Split, precision: str) -> Method:
 
     return Method(
         "token_embedding",
-        _rows(split) if precision == "int8" else Embedding().eval(),
+        int8_rows(split) if precision == "int8" else Embedding().eval(),
         (torch.zeros(1, 5, dtype=torch.int64),),
         (TensorSpec("input_ids", "int64", (1, "tokens")),),
         (TensorSpec("inputs_embeds", "float32", (1, "tokens", split.width)),),
@@ -257,42 +215,12 @@ def _embedding(split: Split, precision: str) -> Method:
     )
 
 
-def _rows(split: Split) -> nn.Module:
-    """The embedding as an int8 table, symmetric, with a float32 scale for each row.
-
-    Written with operators that every runtime of ExecuTorch has, `embedding`, a cast and a product; its own
-    `quantized_decomposed::embedding_byte` would ask an app to link one more library.
-    """
-    import torch
-    from torch import nn
-    from torch.nn.functional import embedding
-
-    (held,) = (part for part in split.token_embedding.modules() if isinstance(part, nn.Embedding))
-    with torch.no_grad():
-        table = split.token_embedding(torch.arange(held.num_embeddings)[None])[0].float()
-    scales = table.abs().amax(1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny) / 127
-
-    class Rows(nn.Module):
-        table: torch.Tensor
-        scales: torch.Tensor
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.register_buffer("table", (table / scales).round().to(torch.int8))
-            self.register_buffer("scales", scales)
-
-        def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
-            return embedding(input_ids, self.table).float() * embedding(input_ids, self.scales)
-
-    return Rows().eval()
-
-
 def _decoder(split: Split, precision: str, context: int) -> Method:
     import torch
 
     tokens = 5  # above 1: torch.export takes a size of 0 or 1 for a constant
     module = cached_decoder(split, context)
-    _quantise(module, precision)
+    quantise(module, precision)
     example = [torch.randn(1, tokens, split.width), torch.tensor([3])]
     inputs = [
         TensorSpec("inputs_embeds", "float32", (1, "tokens", split.width)),
@@ -306,32 +234,6 @@ def _decoder(split: Split, precision: str, context: int) -> Method:
         inputs.append(TensorSpec("deepstack_embeds", "float32", (split.deepstack, 1, "tokens", split.width)))
     logits = TensorSpec("logits", "float32", (1, 1, split.vocab_size))
     return Method("text_decoder", module, tuple(example), tuple(inputs), (logits,), precision)
-
-
-def _quantise(module: nn.Module, precision: str) -> None:
-    """Put the weights of linear layers on their grid, in place; the inputs' grid is chosen as the program runs."""
-    import torch
-    from torch import nn
-
-    if precision == "fp32":
-        return
-    from torchao.quantization import quantize_
-    from torchao.quantization.granularity import PerAxis, PerGroup
-    from torchao.quantization.quant_api import Int8DynamicActivationIntxWeightConfig
-
-    def in_groups(part: nn.Module, _: str) -> bool:
-        return precision == "int4" and isinstance(part, nn.Linear) and part.in_features % GROUP == 0
-
-    def per_channel(part: nn.Module, _: str) -> bool:
-        return isinstance(part, nn.Linear) and not in_groups(part, _)
-
-    # Widths that are no multiple of the group keep 8 bits.
-    for wanted, dtype, granularity in (
-        (per_channel, torch.int8, PerAxis(0)),
-        (in_groups, getattr(torch, "int4"), PerGroup(GROUP)),  # noqa: B009  (torch's type stubs lack it)
-    ):
-        config = Int8DynamicActivationIntxWeightConfig(weight_dtype=dtype, weight_granularity=granularity)
-        quantize_(module, config, filter_fn=wanted)
 
 
 def lower(made: list[Method], constant_methods: dict[str, Any]) -> Any:

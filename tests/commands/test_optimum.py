@@ -55,7 +55,7 @@ def test_it_makes_a_bundle(registered: str, tiny_checkpoint: Path, tmp_path: Pat
     assert done.returncode == 0, done.stderr
     bundle = Bundle.load(out)
     assert bundle.manifest.target == "onnx" and bundle.manifest.precision.common == "fp32"
-    assert bundle.manifest.student_sha256 == checkpoint_hash(tiny_checkpoint) and "PASS" in done.stdout
+    assert bundle.manifest.student_sha256 == checkpoint_hash(tiny_checkpoint) and "PASS  on 4 prompts" in done.stdout
 
 
 def test_what_is_wrong_is_said_without_a_traceback(registered: str, tiny_checkpoint: Path, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from edgekit.checkpoint import load_model, resolve_checkpoint
 from edgekit.data import samples
 from edgekit.errors import BundleError, DataError, EdgekitError, MissingExtraError
 from edgekit.export import executorch
+from edgekit.export._executorch_precision import int8_rows
 from edgekit.export.bundling import drawn_samples, export_checkpoint
 from edgekit.files import sha256_file
 from edgekit.runtimes import RUNTIMES
@@ -232,7 +233,7 @@ def test_embeddings_in_rows_of_int8() -> None:
     held = torch.nn.Embedding(3, 3)
     held.weight.data = torch.tensor([[254.0, -4.0, 3.1], [0.5, 0.25, -0.5], [0.0, 0.0, 0.0]])
     split: Any = SimpleNamespace(token_embedding=held)
-    rows: Any = executorch._rows(split)
+    rows: Any = int8_rows(split)
     assert rows.table.dtype == torch.int8
     assert rows.table.tolist() == [[127, -2, 2], [127, 64, -127], [0, 0, 0]]  # 3.1 / 2 and 63.5, to the even one
     found = rows(torch.tensor([[1, 0, 2]]))
