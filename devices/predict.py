@@ -3,19 +3,17 @@
 Each part of the model takes the longer of two times: its operations at the device's peak rate, or its bytes at the
 device's bandwidth, each at the share of that peak that others have reached (`Shares`).
 
-    image        one pass of the vision encoder: 2 x parameters x patches operations
-    prefill      2 x parameters of the decoder's layers x tokens, and attention; its weights are read once
+    image        one pass of the vision encoder
+    prefill      each token of the prompt through the decoder, and attention; its weights are read once
     decode       the decoder's weights and the cache are read for each token
 
-and a call of the runtime on top. Parameters come from the bytes of a part and its precision. A bundle whose parts share
-one file, as an ExecuTorch program's do, does not tell them apart; of it only the memory is said.
+and a call of the runtime on top. Operations and bytes are those that `edgekit inspect` counts in the bundle's own
+files; where what reads them is not installed, only the memory is said.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -23,14 +21,14 @@ from typing import Any
 
 from edgekit.bundle import Bundle
 from edgekit.devices import Address
-from edgekit.errors import EdgekitError
+from edgekit.errors import EdgekitError, MissingExtraError
+from edgekit.inside.counting import Load, inspect_bundle, prompt_tokens
 from edgekit.prediction import Estimate, Fit, Prediction
 
 CATALOG = Path(__file__).parent / "catalog"
 Range = tuple[float, float, float]
 """Low, middle, high."""
 
-QUESTION_TOKENS = 32  # of text around the picture, in the prompt that TTFT is predicted for
 WORKING_SHARE = (0.1, 0.25, 0.6)  # working memory as a share of the weights: activations, unpacked weights
 RUNTIME_BYTES = (40e6, 100e6, 250e6)  # an app and its runtime
 ROOM_TOKENS = 1024  # of cache behind the prompt
@@ -79,14 +77,6 @@ GPU's peak; that good matrix kernels reach 0.45 is an assumption; the middle is 
 
 
 @dataclass(frozen=True)
-class Load:
-    """What one pass of a program costs: operations (a multiply and an add are two), and bytes read."""
-
-    operations: float
-    bytes: float
-
-
-@dataclass(frozen=True)
 class Work:
     """What a bundle has to do; None where it cannot be told."""
 
@@ -96,6 +86,8 @@ class Work:
     decode: Load | None
     weight_bytes: float
     cache_bytes: float
+    missing: str = ""
+    """Why it cannot be told."""
 
 
 @cache
@@ -126,100 +118,26 @@ def read_phone(value: Any) -> Phone:
     return phone
 
 
-def bytes_per_weight(precision: str) -> float:
-    """Bytes that a weight takes, its share of a scale for every 32 included where it has fewer than 8 bits.
-
-    Args:
-        precision: A common name with its bits in it, such as fp16, int8-static or int4.
-    Raises:
-        EdgekitError: no bits in the name.
-    """
-    found = re.search(r"\d+", precision)
-    if found is None:
-        raise EdgekitError(f"The precision {precision!r} does not say how many bits a weight has.")
-    bits = int(found[0])
-    return bits / 8 + (2 / 32 if bits < 8 else 0)
-
-
 def work_of(bundle: Bundle) -> Work:
-    """What a bundle has to do for a prompt of one picture and QUESTION_TOKENS, and for each token after it."""
-    manifest = bundle.manifest
-    component, grid = next(iter(manifest.encoders().values()))
-    bucket = next(iter(manifest.buckets.values()), None)
-    image_tokens = bucket.tokens if bucket is not None else int(manifest.preprocessing.get("image_seq_len", 0))
-    prompt = image_tokens + QUESTION_TOKENS
-    cached = manifest.cache
-    each = 2 * cached.layers * cached.kv_heads * cached.head_dim * bytes_per_weight("fp16")
-    sizes = part_bytes(bundle)
-    weights = float(bundle.size_bytes)
-    if sizes is None or not {"text_decoder", "token_embedding", component} <= set(sizes):
-        return Work(prompt, None, None, None, weights, each * (prompt + ROOM_TOKENS))
-    decoder = sizes["text_decoder"]
-    parameters = decoder / bytes_per_weight(_precision(bundle, "text_decoder"))
-    width = _width(bundle)
-    attention = 2 * cached.layers * width * prompt**2
+    """What a bundle has to do for a prompt of one picture and a question, and for each token after it."""
+    prompt, weights = prompt_tokens(bundle.manifest), float(bundle.size_bytes)
+    try:
+        found = inspect_bundle(bundle, tokens=prompt)
+    except MissingExtraError as error:
+        cached = bundle.manifest.cache
+        row = 2 * cached.layers * cached.kv_heads * cached.head_dim * 2  # float16, as most have it
+        return Work(prompt, None, None, None, weights, row * (prompt + ROOM_TOKENS), error.what)
+    token, image, row = found.per_token, found.per_image, found.cache_bytes_per_token
+    products = token.flops - token.attention_flops
     return Work(
         prompt,
-        _image(bundle, component, sizes[component], grid),
-        Load(2 * parameters * prompt + attention, decoder),
-        Load(2 * parameters + 4 * cached.layers * width * prompt, decoder + each * prompt),
+        None if image is None else Load(image.flops, image.bytes_moved),
+        # Each token of a prompt looks at those before it: half of them on average.
+        Load((products + token.attention_flops / 2) * prompt, token.weight_bytes + row * prompt),
+        Load(token.flops, token.bytes_moved),
         weights,
-        each * (prompt + ROOM_TOKENS),
+        row * (prompt + ROOM_TOKENS),
     )
-
-
-def part_bytes(bundle: Bundle) -> dict[str, float] | None:
-    """Bytes of each component with what lies beside its file, or None where several share one."""
-    components = bundle.manifest.components
-    names = [component.file for component in components.values()]
-    if len(set(names)) != len(names):
-        return None
-    found = {}
-    for name, component in components.items():
-        package, inside, _ = component.file.partition(".mlpackage/")
-        prefix = package + inside if inside else component.file  # weights beside a graph: decoder.onnx_data
-        found[name] = float(sum(item.bytes for file, item in bundle.manifest.files.items() if file.startswith(prefix)))
-    return found
-
-
-def _precision(bundle: Bundle, component: str) -> str:
-    return bundle.manifest.components[component].precision or bundle.manifest.precision.common
-
-
-def _width(bundle: Bundle) -> int:
-    """D of the text decoder's embeddings."""
-    last = bundle.manifest.components["token_embedding"].outputs[0].shape[-1]
-    return last if isinstance(last, int) else 0
-
-
-def _image(bundle: Bundle, component: str, size: float, grid: tuple[int, ...] | None) -> Load | None:
-    """One picture, or one tile of it."""
-    patches = math.prod(grid) if grid is not None else _tile_patches(bundle, component)
-    if patches is None:
-        return None
-    parameters = size / bytes_per_weight(_precision(bundle, component))
-    vision = _config(bundle).get("vision_config", {})
-    layers, width = vision.get("num_hidden_layers", vision.get("depth", 0)), vision.get("hidden_size", 0)
-    return Load(2 * parameters * patches + 4 * layers * width * patches**2, size)
-
-
-def _tile_patches(bundle: Bundle, component: str) -> int | None:
-    """Patches of a tile (..., 3, H, W), where the bundle says how large one is."""
-    shape = bundle.manifest.components[component].inputs[0].shape
-    patch = _config(bundle).get("vision_config", {}).get("patch_size", bundle.manifest.preprocessing.get("patch_size"))
-    if isinstance(patch, list):
-        patch = patch[0]
-    height, width = shape[-2:]
-    if not (isinstance(patch, int) and isinstance(height, int) and isinstance(width, int)):
-        return None
-    return (height // patch) * (width // patch)
-
-
-def _config(bundle: Bundle) -> dict[str, Any]:
-    if "config.json" not in bundle.manifest.files:
-        return {}
-    found = json.loads(bundle.path("config.json").read_text(encoding="utf-8"))
-    return found if isinstance(found, dict) else {}
 
 
 def milliseconds(load: Load, tflops: float, bandwidth_gb_s: float, shares: Shares) -> Estimate:
@@ -281,13 +199,11 @@ def predict_on(bundle: Bundle, phone: Phone, shares: Shares = PHONE_SHARES) -> P
         missing = "operations per second" if phone.gpu_tflops is None else "memory bandwidth"
         notes.append(f"no times: its {missing} was not found published")
     elif work.decode is None:
-        notes.append("no times: the parts of this bundle share one file")
+        notes.append(f"no times: {work.missing}")
     else:
         loads = {"image": work.image, "prefill": work.prefill, "decode": work.decode}
         peaks = phone.gpu_tflops.value, phone.bandwidth_gb_s.value
         times = {name: milliseconds(load, *peaks, shares) for name, load in loads.items() if load is not None}
-        if "image" not in times:
-            notes.append("no image time: the bundle does not say how large a patch is")
     sources = {figure.source for figure in vars(phone).values() if isinstance(figure, Figure)}
     return Prediction(
         bundle=bundle.hash,

@@ -20,6 +20,7 @@ VERBS = (
     "probe",
     "mask",
     "export",
+    "inspect",
     "verify",
     "bench",
     "compare",

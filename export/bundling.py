@@ -20,7 +20,7 @@ from edgekit.bars import MOST_PROMPTS
 from edgekit.bundle import MANIFEST, Bucket, Bundle, Cache, Component, Precision, Text, seal
 from edgekit.checkpoint import check_checkpoint, checkpoint_hash, load_model
 from edgekit.data import ImageRef, Sample
-from edgekit.errors import CheckpointError, EdgekitError, MissingExtraError, UnsupportedError
+from edgekit.errors import CheckpointError, EdgekitError, MissingExtraError, StorageError, UnsupportedError
 from edgekit.export import TARGETS, vision_name
 from edgekit.export.genai import write_genai
 from edgekit.export.parity import TorchModules, encode_images, follow, measure
@@ -143,6 +143,7 @@ def export_checkpoint(
         The bundle; `manifest.parity["passed"]` says whether the bars held.
     """
     module = check_request(target, precision, options)
+    _check_place(out)
     config = check_checkpoint(checkpoint)
     family = family_of(config["model_type"])
     if not hasattr(family, "split"):
@@ -207,6 +208,29 @@ def export_checkpoint(
             details=details,
         )
     return Bundle.load(out)
+
+
+def _check_place(out: Path) -> None:
+    """A bundle takes the place of an older one, and of nothing else: what else is in that folder would be lost.
+
+    Raises:
+        StorageError: there is a file, or a folder that is neither empty nor one bundle.
+    """
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    if not (out / MANIFEST).is_file():
+        raise StorageError(
+            f"{out} exists, and is no bundle.",
+            why="The new bundle would take its place, and what is in it would be lost.",
+            fix=f"Name a folder inside it:  --out {out / 'NAME'}",
+        )
+    inner = sorted(path.parent.name for path in out.glob(f"*/{MANIFEST}"))
+    if inner:
+        raise StorageError(
+            f"{out} holds the bundle {inner[0]!r}, beside its own files.",
+            why="The new bundle would take its place, and that one would be lost.",
+            fix="Move it elsewhere, or name another folder with --out.",
+        )
 
 
 def _check_needs(target: str, module: Any, split: Split) -> None:

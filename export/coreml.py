@@ -104,8 +104,8 @@ def plan(precision: str, options: Mapping[str, str]) -> Plan:
         EdgekitError: they do not.
     """
     words = by_part(precision)
-    if not is_mixed(precision) and precision not in EMBEDDING:
-        words["embedding"] = "int8"
+    if not is_mixed(precision):  # by_part leaves the table alone where a word is one for linear layers
+        words["embedding"] = precision if precision in EMBEDDING else "int8"
     chosen = {name: value if isinstance(value, str) else value[0] for name, value in OPTIONS.items()}
     old = options.get("ios", chosen["ios"]) == "17"
     if old:

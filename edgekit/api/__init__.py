@@ -15,6 +15,7 @@ from edgekit.api.distilling import (
     probe,
 )
 from edgekit.api.exporting import export, matrix
+from edgekit.api.inspecting import inspect
 from edgekit.api.listing import data_check, data_show, devices, doctor, targets
 from edgekit.api.measuring import bench, compare, verify
 
@@ -33,6 +34,7 @@ __all__ = [
     "doctor",
     "export",
     "init",
+    "inspect",
     "mask",
     "matrix",
     "parse_overrides",

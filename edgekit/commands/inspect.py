@@ -1,0 +1,140 @@
+"""`edgekit inspect`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from edgekit.console import plain, print_json, print_text
+
+if TYPE_CHECKING:
+    from edgekit.inside.counting import ComponentFacts, Inspection, Moved
+
+SHOWN = 6
+"""So many names of a list are shown; --operations and --json have all."""
+
+
+def command(
+    source: Annotated[
+        str, typer.Argument(metavar="BUNDLE", help="Folder of a bundle; a checkpoint or demo model too.")
+    ],
+    tokens: Annotated[
+        int | None,
+        typer.Option(
+            help="Tokens in the cache when one is decoded; those of a picture and a question by default.",
+            min=1,
+            show_default=False,
+        ),
+    ] = None,
+    operations: Annotated[bool, typer.Option("--operations", help="List every operation of each component.")] = False,
+    json_out: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+) -> None:
+    """Show what an export holds and costs, of any target: nothing is run.
+
+    Parameters, bits per weight, operations, states, sizes, and what a token and a picture take.
+
+    Example:  edgekit inspect runs/demo/bundles/onnx-int8
+
+    Example:  edgekit inspect bundles/coreml-int4 --tokens 1024 --json
+    """
+    from edgekit import api, schema
+
+    found = api.inspect(source, tokens=tokens)
+    if json_out:
+        print_json(schema.to_json(found))
+    else:
+        _show(found, operations)
+
+
+def _show(found: Inspection, operations: bool) -> None:
+    mark = f"  {found.hash[:12]}" if found.hash else ""
+    print_text(f"{plain(found.name)}: {found.target} {found.precision}, {_bytes(found.size_bytes)}{mark}")
+    _print_components(found)
+    token = f"a token with {found.cache_tokens} in the cache"
+    print_text(_moved(token, found.per_token, f"cache {_bytes(found.cache_bytes_per_token)} a token"))
+    if found.per_image is not None:
+        print_text(_moved("a picture or tile", found.per_image, "pixels and features"))
+    print_text(
+        f"size: weights {_bytes(found.weight_bytes)}, constants {_bytes(found.constant_bytes)}, programs "
+        f"{_bytes(found.program_bytes)}, tokenizer and the rest {_bytes(found.other_bytes)}"
+    )
+    for name, part in found.components.items():
+        _print_lists(name, part, None if operations else SHOWN)
+    print_text(f"apart: {found.apart_means}")
+    for text in found.notes:
+        print_text(f"note: {text}")
+
+
+def _print_components(found: Inspection) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table(box=None, pad_edge=False, header_style="bold")
+    grid.add_column("component")
+    for head in ("parameters", "bits/weight", "weights", "constants", "operations", "apart", "work", "for a"):
+        grid.add_column(head, justify="left" if head == "for a" else "right")
+    for name, part in found.components.items():
+        cells = [
+            name, _parameters(part), "" if part.bits_per_weight is None else f"{part.bits_per_weight:.2f}",
+            _bytes(part.weight_bytes), _bytes(part.constant_bytes), f"{sum(part.operations.values()):,}",
+            f"{sum(part.apart.values()):,}", _work(part.flops), part.run,
+        ]  # fmt: skip
+        grid.add_row(*map(Text, cells))
+    grid.add_row(
+        *map(
+            Text,
+            (
+                "all", f"{found.parameters:,}", f"{found.bits_per_weight:.2f}", _bytes(found.weight_bytes),
+                _bytes(found.constant_bytes),
+            ),
+        )
+    )  # fmt: skip
+    # A pipe has no width: there a line stays one line.
+    Console(highlight=False, width=None if sys.stdout.isatty() else 160).print(grid)
+
+
+def _parameters(part: ComponentFacts) -> str:
+    shared = f" (+{part.shared_parameters:,} shared)" if part.shared_parameters else ""
+    return f"{part.parameters:,}{shared}"
+
+
+def _moved(what: str, moved: Moved, rest: str) -> str:
+    return (
+        f"{what}: {_work(moved.flops)}, {_work(moved.attention_flops)} of it between activations; "
+        f"{_bytes(moved.bytes_moved)} moved, {_bytes(moved.weight_bytes)} of it weights; the rest: {rest}"
+    )
+
+
+def _print_lists(name: str, part: ComponentFacts, most: int | None) -> None:
+    lists = {"operations": part.operations, "apart": part.apart, "stored as": part.weight_types}
+    for title, counts in lists.items():
+        if counts:
+            print_text(f"{name} {title}: {_listed(counts, most)}")
+    for state in part.states:
+        names = state.names[0] if len(state.names) == 1 else f"{state.names[0]} ... {state.names[-1]}"
+        shape = ", ".join(map(str, state.shape))
+        print_text(f"{name} states: {len(state.names)} x {state.dtype} [{shape}], {_bytes(state.bytes)}: {names}")
+
+
+def _listed(counts: dict[str, int], most: int | None) -> str:
+    shown: Iterable[tuple[str, int]] = list(counts.items())[:most]
+    left = len(counts) - most if most is not None and len(counts) > most else 0
+    return ", ".join(f"{plain(key)} {count:,}" for key, count in shown) + (f", and {left} more kinds" if left else "")
+
+
+def _bytes(size: int) -> str:
+    for unit, step in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size >= step:
+            return f"{size / step:.2f} {unit}"
+    return f"{size} B"
+
+
+def _work(flops: int) -> str:
+    for unit, step in (("TFLOP", 1e12), ("GFLOP", 1e9), ("MFLOP", 1e6), ("kFLOP", 1e3)):
+        if flops >= step:
+            return f"{flops / step:.2f} {unit}"
+    return f"{flops} FLOP"
