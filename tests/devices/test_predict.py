@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,8 +13,9 @@ import pytest
 from edgekit import schema
 from edgekit.bundle import Bundle
 from edgekit.devices import parse_address, predict
-from edgekit.devices.predict import Figure, Load, Phone, Shares, Work
+from edgekit.devices.predict import Figure, Phone, Shares, Work
 from edgekit.errors import EdgekitError
+from edgekit.inside.counting import Load, inspect_bundle
 from edgekit.prediction import Estimate, Prediction, table
 from edgekit.report import read_report
 from edgekit.runtimes import bench
@@ -50,14 +52,6 @@ def test_a_catalogue_entry_that_is_not_valid(change: dict[str, object]) -> None:
         predict.read_phone({**good, "memory_gb": {**figure, **change}})
 
 
-@pytest.mark.parametrize(
-    ("precision", "size"),
-    [("fp32", 4), ("fp16", 2), ("bf16", 2), ("int8", 1), ("int8-static", 1), ("int4", 0.5625), ("palette6", 0.8125)],
-)
-def test_bytes_per_weight(precision: str, size: float) -> None:
-    assert predict.bytes_per_weight(precision) == size
-
-
 def test_times_by_hand() -> None:
     # 2e9 operations at 1 TFLOPS: 2 ms at best; 1e7 bytes at 10 GB/s: 1 ms.
     compute = predict.milliseconds(Load(2e9, 1e7), 1, 10, FULL)
@@ -86,30 +80,27 @@ def test_memory_verdicts(weights: float, fit: str) -> None:
 
 
 def test_what_a_bundle_has_to_do(tiny_bundle: Path) -> None:
+    """The figures of `edgekit inspect`, and no others."""
     bundle = Bundle.load(tiny_bundle)
-    work = predict.work_of(bundle)
-    files = bundle.manifest.files
-    decoder = files["onnx/decoder_model_merged.onnx"].bytes
-    assert work.prompt_tokens == 16 + 32
-    assert work.decode is not None and work.image is not None and work.prefill is not None
-    each = 2 * 2 * 1 * 16 * 2  # key and value, layers, heads, head_dim, bytes
-    assert work.decode.bytes == decoder + each * 48
+    work, found = predict.work_of(bundle), inspect_bundle(bundle)
+    assert work.prompt_tokens == found.cache_tokens == 16 + 32
+    assert found.per_image is not None
+    assert work.decode == Load(found.per_token.flops, found.per_token.bytes_moved)
+    assert work.image == Load(found.per_image.flops, found.per_image.bytes_moved)
+    each = 2 * 2 * 1 * 16 * 4  # key and value, layers, heads, head_dim, bytes
     assert work.cache_bytes == each * (48 + predict.ROOM_TOKENS)
-    assert work.prefill.operations == pytest.approx(2 * decoder / 4 * 48 + 2 * 2 * 32 * 48**2)
-    config = json.loads((tiny_bundle / "config.json").read_text())["vision_config"]
-    patches = (64 // config["patch_size"]) ** 2
-    vision = files["onnx/vision_encoder.onnx"].bytes
-    layers, width = config["num_hidden_layers"], config["hidden_size"]
-    assert work.image.operations == pytest.approx(2 * vision / 4 * patches + 4 * layers * width * patches**2)
+    assert work.prefill is not None
+    attention = 4 * 2 * 2 * 16  # operations, layers, query heads, head_dim; for each earlier token
+    products = found.per_token.flops - attention * 48
+    assert work.prefill.operations == pytest.approx(48 * (products + attention * 48 / 2))
+    assert work.prefill.bytes == found.per_token.weight_bytes + each * 48
 
 
-def test_parts_in_one_file_are_not_told_apart(tiny_bundle: Path) -> None:
-    bundle = Bundle.load(tiny_bundle)
-    parts = {name: replace(part, file="model.pte") for name, part in bundle.manifest.components.items()}
-    merged = replace(bundle, manifest=replace(bundle.manifest, components=parts))
-    found = predict.predict_on(merged, predict.catalog()["iphone-15-pro"])
+def test_without_what_reads_the_bundle(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    found = predict.predict_on(Bundle.load(tiny_bundle), predict.catalog()["iphone-15-pro"])
     assert found.decode_tokens_per_s is None and found.ttft_ms is None and found.memory_fit == "fits"
-    assert any("share one file" in text for text in found.notes)
+    assert any("onnx is not installed" in text for text in found.notes)
 
 
 def test_a_missing_peak_gives_no_time(tiny_bundle: Path) -> None:

@@ -26,6 +26,7 @@ from edgekit.export.bundling import baked_against_original, export_checkpoint
 from edgekit.export.genai import check_genai
 from edgekit.export.parity import empty_cache
 from edgekit.families import Pixels, Size, by_bucket, family_of, fit_image, prefer_size, qwen3_vl, read_size
+from edgekit.inside.counting import Inspection, inspect
 from edgekit.processor import Processor
 from edgekit.runtimes import RUNTIMES, runtime_for
 from edgekit.runtimes.generate import answer, follow
@@ -117,6 +118,13 @@ ROWS += [
 ]
 
 
+def compare_insides(ours: Inspection, theirs: Inspection) -> None:
+    """The same model: what a graph is counted to hold and do, beside PyTorch's own count."""
+    assert ours.per_token.flops == theirs.per_token.flops
+    assert ours.components["token_embedding"].parameters == theirs.components["token_embedding"].parameters
+    assert ours.program_bytes > 0
+
+
 @pytest.mark.parametrize(("target", "family", "precision"), ROWS)
 def test_contract(target: str, family: str, precision: str, tiny_of: Maker, tmp_path: Path, one_trace: Any) -> None:
     if target == "onnx":
@@ -148,6 +156,7 @@ def _holds(target: str, family: str, precision: str, checkpoint: Path, tmp_path:
     assert parity is not None and parity["samples"] == 6 and parity["questions"] == "given"
     assert parity["baked_vision_max_abs"] < 5e-5 and parity["baked_logits_max_abs"] < 5e-5
     assert all(check["held"] for check in judge(parity, random_bars_of(precision)).values()), parity
+    compare_insides(inspect(bundle.folder), inspect(checkpoint))
     theirs = RUNTIMES.load("pytorch").open_session(checkpoint, 1)
     ours = RUNTIMES.load(runtime_for(bundle.folder)).open_session(bundle.folder, 1)
     for sizes in ([(100, 60)], [(37, 300), (80, 80)], []):

@@ -477,5 +477,8 @@ def test_bits_per_weight_by_hand(tmp_path: Path) -> None:
     main = inspect(Package(tmp_path / "q.mlpackage")).functions["main"]
     assert main.parameters == 64 * 64 + 64  # coremltools writes a bias of zeros, in fp16
     assert main.stored_bytes == 64 * 64 // 2 + 64 * 2 * 2 + 64 * 2
+    weight = next(one for one in main.weights if one.shape == (64, 64))
+    assert (weight.kind, weight.numbers, 8 * sum(weight.blobs.values()) / weight.numbers) == ("int4", 4096, 4.5)
+    assert weight.used_by == (("linear", "weight"),) and main.products == 64 * 64 and main.between_activations == 0
     assert main.bits_per_weight == 8 * 2432 / 4160
     assert main.operations == {"constexpr_blockwise_shift_scale": 1, "linear": 1}
