@@ -157,6 +157,17 @@ class Bundle:
         """A file of the bundle, never one outside it."""
         return inside(self.folder, name)
 
+    def check_parts(self) -> None:
+        """Look whether the components that a student is split into are all there.
+
+        Raises:
+            BundleError: one is not.
+        """
+        encoders = [component for component, _ in self.manifest.encoders().values()]
+        for name in ("text_decoder", "token_embedding", *encoders):
+            if name not in self.manifest.components:
+                raise BundleError(f"{self.folder} has no component {name!r}.", fix="Export the bundle again.")
+
     @classmethod
     def load(cls, folder: Path, *, verify: bool = True) -> Bundle:
         """Read a bundle and check that it is whole.

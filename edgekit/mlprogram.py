@@ -70,6 +70,8 @@ class Programs:
         try:
             self.context = int(metadata[CONTEXT])
             self._lengths = sorted(int(size) for size in metadata[LENGTHS].split(",") if size)
+            if min([self.context, *self._lengths]) < 1:
+                raise ValueError(f"{CONTEXT} is {self.context}, {LENGTHS} are {metadata[LENGTHS]!r}")
         except (KeyError, ValueError) as error:
             raise BundleError(
                 "The package's metadata do not say how its decoder is called.", why=repr(error), fix="Export it again."
@@ -163,14 +165,26 @@ class Programs:
 
     def _run(self, name: str, feeds: Mapping[str, Any]) -> list[NDArray[np.float32]]:
         part = self._components[name]
+        if unknown := [spec.name for spec in part.inputs if spec.name not in feeds]:
+            raise _not_described(name, f"it takes {unknown[0]!r}")
         given = {spec.name: np.ascontiguousarray(feeds[spec.name]).astype(spec.dtype) for spec in part.inputs}
         stateful = name in ("text_decoder", DECODE) and not self._past
         found = self._functions[name].predict(given, self._state if stateful else None)
+        if absent := [spec.name for spec in part.outputs if spec.name not in found]:
+            raise _not_described(name, f"it gives {absent[0]!r}")
         cached = [spec.name for spec in part.outputs if spec.name.startswith("present_")]
         return [
             np.asarray(found[spec.name]) if spec.name in cached else np.asarray(found[spec.name], dtype=np.float32)
             for spec in part.outputs
         ]
+
+
+def _not_described(component: str, claim: str) -> BundleError:
+    return BundleError(
+        f"The manifest does not describe the program of {component!r}.",
+        why=f"It says that {claim}, which is not so.",
+        fix="Copy or export the bundle again.",
+    )
 
 
 def causal_mask(past: int, tokens: int, wide: int, ahead: int = 0) -> NDArray[np.float32]:

@@ -41,6 +41,7 @@ def open_session(folder: Path, threads: int) -> CoremlSession:
         BundleError: not whole, of a version that is not known, or refused by Core ML.
     """
     bundle = Bundle.load(folder)
+    bundle.check_parts()
     if platform.system() == "Darwin":
         try:
             return CoremlSession(bundle, _native(bundle), "runtime")

@@ -16,6 +16,7 @@ ROOT = Path(__file__).parent.parent
 LINKED = ("distill", "export", "runtimes", "devices")
 TOP = ("edgekit.cli", "edgekit.__main__", "edgekit.api", "edgekit.commands", "edgekit.optimum_register")
 EVALUATOR = "edgekit.runtimes.mil"  # what runs a Core ML program where Core ML is not
+READERS = ("edgekit.export", "edgekit.inside")  # what may read packages back by it
 REGISTER = "optimum/commands/register/"  # the one folder that lies elsewhere in the wheel: optimum's own namespace
 
 
@@ -53,7 +54,7 @@ def allowed(module: str, name: str) -> bool:
     target = next((folder for folder in LINKED if within(name, f"edgekit.{folder}")), None)
     if any(within(name, top) for top in TOP):
         return False
-    if within(module, "edgekit.export") and within(name, EVALUATOR):
+    if any(within(module, reader) for reader in READERS) and within(name, EVALUATOR):
         return True  # a library of its own: the test below keeps it free of everything else in runtimes/
     return target is None or target == own or (own == "runtimes" and target == "devices")
 
@@ -82,6 +83,8 @@ def test_the_evaluator_stands_alone() -> None:
 def test_the_layer_rule_can_fail() -> None:
     assert not allowed("edgekit.export.onnx", "edgekit.runtimes.miles")
     assert not allowed("edgekit.export.onnx", "edgekit.runtimes.session")
+    assert not allowed("edgekit.inside.coreml", "edgekit.runtimes.coreml")
+    assert not allowed("edgekit.bundle", "edgekit.runtimes.mil")
     assert not allowed("edgekit.recipe", "edgekit.distill.loss")
     assert not allowed("edgekit.distill.loss", "edgekit.export.onnx")
     assert not allowed("edgekit.runtimes.bench", "edgekit.api")

@@ -6,6 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from edgekit.bundle import Bundle
+from edgekit.errors import BundleError
 from edgekit.inside import Held, Part, Role, State, is_encoder
 from edgekit.mlprogram import DECODE, FUNCTIONS, package_of
 
@@ -44,8 +45,14 @@ def read(bundle: Bundle) -> dict[str, Part]:
     for name, component in components.items():
         package = package_of(component)
         functions = packages[package].functions
-        facts = functions[FUNCTIONS.get(name, name) if shared else next(iter(functions))]
-        parts[name] = _part(package, name, component, facts)
+        function = FUNCTIONS.get(name, name) if shared else next(iter(functions), "main")
+        if function not in functions:
+            raise BundleError(
+                f"{package} has no function {function!r}.",
+                why=f"It has: {', '.join(functions) or 'none'}.",
+                fix="Copy or export the bundle again.",
+            )
+        parts[name] = _part(package, name, component, functions[function])
     return parts
 
 

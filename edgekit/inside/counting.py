@@ -167,6 +167,7 @@ def inspect_bundle(bundle: Bundle, *, tokens: int | None = None) -> Inspection:
             f"{bundle.folder} is for the target {manifest.target!r}, which nothing here can look into.",
             fix=f"Known: {', '.join(READERS.names())}.",
         )
+    bundle.check_parts()
     reader = READERS.load(manifest.target)
     parts: dict[str, Part] = reader.read(bundle)
     files = {name for part in manifest.components.values() for name in files_of(manifest, part)}

@@ -84,7 +84,7 @@ def inspect(package: Package) -> PackageFacts:
     """Read a package's facts.
 
     Raises:
-        BundleError: a function has no block.
+        BundleError: a function has no block, or a weight is not there.
         EdgekitError: a type in it is not known.
     """
     files = [path for path in package.path.rglob("*") if path.is_file()]
@@ -100,6 +100,8 @@ def _function(package: Package, name: str) -> FunctionFacts:
     operations = list(_operations(package.block(name)))
     weights = _weights(operations)
     stored = {place: size for weight in weights.values() for place, size in weight.blobs.items()}
+    for (file, offset), count in stored.items():
+        package.weights.check(file, offset, count)
     parameters, size = sum(weight.numbers for weight in weights.values()), sum(stored.values())
     states = {
         part.name: part.type.stateType.wrappedType.tensorType

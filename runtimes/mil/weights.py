@@ -52,6 +52,17 @@ class Weights:
             )
         return from_bytes(data[start : start + size], dtype, shape)
 
+    def check(self, name: str, offset: int, size: int) -> None:
+        """Look whether a stored value can be there, without reading it.
+
+        Raises:
+            BundleError: the file is missing or cut short.
+        """
+        if offset + _HEADER + size > len(self._open(name)):
+            raise BundleError(
+                f"The weight file {name} at {offset} is cut short.", fix="Copy or export the package again."
+            )
+
     def _open(self, name: str) -> Any:
         if name not in self._files:
             path = inside(self.folder, name.removeprefix("@model_path/"))

@@ -28,13 +28,36 @@ TOKENS = 48
 
 
 @pytest.fixture(scope="module")
-def of_bundle(tiny_bundle: Path) -> Inspection:
-    return inspect(tiny_bundle)
+def checkpoint(checkpoint_maker: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random checkpoint whose norms and biases differ: a graph keeps one copy of those that are equal."""
+    from safetensors.numpy import load_file, save_file
+
+    folder = checkpoint_maker(tmp_path_factory.mktemp("inside"), seed=3)
+    file, rng = folder / "model.safetensors", np.random.default_rng(0)
+    tensors = {
+        name: value + rng.normal(0, 0.1, value.shape).astype(value.dtype) if value.ndim == 1 else value
+        for name, value in load_file(file).items()
+    }
+    save_file(tensors, file, metadata={"format": "pt"})
+    return folder
 
 
 @pytest.fixture(scope="module")
-def of_checkpoint(tiny_checkpoint: Path) -> Inspection:
-    return inspect(tiny_checkpoint)
+def bundle(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """It as ONNX in float32."""
+    from edgekit.export.bundling import export_checkpoint
+
+    return export_checkpoint(checkpoint, "onnx", "fp32", tmp_path_factory.mktemp("inside-onnx") / "b").folder
+
+
+@pytest.fixture(scope="module")
+def of_bundle(bundle: Path) -> Inspection:
+    return inspect(bundle)
+
+
+@pytest.fixture(scope="module")
+def of_checkpoint(checkpoint: Path) -> Inspection:
+    return inspect(checkpoint)
 
 
 def by_hand(folder: Path) -> dict[str, int]:
@@ -65,8 +88,8 @@ def by_hand(folder: Path) -> dict[str, int]:
     }
 
 
-def test_a_checkpoint_by_hand(of_checkpoint: Inspection, tiny_checkpoint: Path) -> None:
-    want, found = by_hand(tiny_checkpoint), of_checkpoint
+def test_a_checkpoint_by_hand(of_checkpoint: Inspection, checkpoint: Path) -> None:
+    want, found = by_hand(checkpoint), of_checkpoint
     assert found.cache_tokens == TOKENS
     parts = found.components
     assert parts["vision_encoder"].parameters == want["vision"]
@@ -78,21 +101,18 @@ def test_a_checkpoint_by_hand(of_checkpoint: Inspection, tiny_checkpoint: Path) 
     assert found.per_image.attention_flops == 2 * want["seen"]
 
 
-def test_an_onnx_bundle_by_hand(of_bundle: Inspection, tiny_checkpoint: Path, tiny_bundle: Path) -> None:
+def test_an_onnx_bundle_by_hand(of_bundle: Inspection, checkpoint: Path, bundle: Path) -> None:
     """Counted in graphs, where the checkpoint's are PyTorch's own: two ways to the same figures."""
-    want, found = by_hand(tiny_checkpoint), of_bundle
+    want, found = by_hand(checkpoint), of_bundle
     parts = found.components
-    # The head is tied to the embedding in the checkpoint; the two graphs hold a copy each.
-    assert parts["text_decoder"].parameters - parts["text_decoder"].shared_parameters in (
-        want["text"], want["text"] + want["embedding"],
-    )  # fmt: skip
+    assert parts["text_decoder"].parameters == want["text"]
     assert (parts["vision_encoder"].parameters, parts["token_embedding"].parameters) == (
         want["vision"], want["embedding"],
     )  # fmt: skip
     assert found.per_token.flops == 2 * (want["token"] + want["attention"])
     assert found.per_image is not None and found.per_image.flops == 2 * (want["picture"] + want["seen"])
     # All weights of the decoder once, a row of the embedding, a row of the rotary tables, the cache and one row more.
-    wide = Bundle.load(tiny_bundle).manifest.components["token_embedding"].outputs[0].shape[-1]
+    wide = Bundle.load(bundle).manifest.components["token_embedding"].outputs[0].shape[-1]
     assert isinstance(wide, int)
     constants = found.per_token.weight_bytes - parts["text_decoder"].weight_bytes - 4 * wide
     assert 0 <= constants < 500  # two rows of tables, and single numbers
@@ -115,14 +135,12 @@ def test_parts_add_up(of_bundle: Inspection, of_checkpoint: Inspection) -> None:
         assert sum(runs) == found.per_token.flops
 
 
-def test_quantised_graphs_hold_the_same_parameters(
-    tiny_checkpoint: Path, of_bundle: Inspection, tmp_path: Path
-) -> None:
+def test_quantised_graphs_hold_the_same_parameters(checkpoint: Path, of_bundle: Inspection, tmp_path: Path) -> None:
     from edgekit.export.bundling import export_checkpoint
 
     sizes = {}
     for precision in ("int8", "int4"):
-        found = inspect(export_checkpoint(tiny_checkpoint, "onnx", precision, tmp_path / precision).folder)
+        found = inspect(export_checkpoint(checkpoint, "onnx", precision, tmp_path / precision).folder)
         assert found.parameters == of_bundle.parameters and found.per_token.flops == of_bundle.per_token.flops
         assert found.per_image is not None and of_bundle.per_image is not None
         assert found.per_image.flops == of_bundle.per_image.flops
@@ -137,8 +155,8 @@ def test_quantised_graphs_hold_the_same_parameters(
     assert sizes["int4"] is not None and 5 < sizes["int4"] < 6.5
 
 
-def test_tokens_in_the_cache(tiny_bundle: Path, of_bundle: Inspection) -> None:
-    long = inspect(tiny_bundle, tokens=10 * TOKENS)
+def test_tokens_in_the_cache(bundle: Path, of_bundle: Inspection) -> None:
+    long = inspect(bundle, tokens=10 * TOKENS)
     assert long.per_token.attention_flops == 10 * of_bundle.per_token.attention_flops
     assert long.per_token.weight_bytes == of_bundle.per_token.weight_bytes
     row = of_bundle.cache_bytes_per_token
@@ -203,8 +221,8 @@ def test_a_gguf_file(tmp_path: Path) -> None:
         details={"text": {"context": 100}},
         buckets={},
     )
-    bundle: Any = SimpleNamespace(manifest=manifest, path=lambda name: tmp_path / name)
-    parts = gguf.read(bundle)
+    opened: Any = SimpleNamespace(manifest=manifest, path=lambda name: tmp_path / name)
+    parts = gguf.read(opened)
     (table,) = parts["token_embedding"].weights
     assert (table.numbers, table.size_bytes, table.rows, 8 * table.size_bytes / table.numbers) == (1024, 576, 16, 4.5)
     decoder = parts["text_decoder"]
@@ -214,7 +232,7 @@ def test_a_gguf_file(tmp_path: Path) -> None:
     assert [state.shape for state in decoder.states] == [(100, 1, 8)] * 2
     (tmp_path / "t.gguf").write_bytes(b"GGUF")
     with pytest.raises(BundleError, match="damaged"):
-        gguf.read(bundle)
+        gguf.read(opened)
 
 
 def test_what_leaves_the_neural_engine() -> None:
@@ -247,18 +265,18 @@ def run(*words: str) -> Any:
     return CliRunner().invoke(build(), ["inspect", *words])
 
 
-def test_the_command(tiny_bundle: Path, of_bundle: Inspection) -> None:
-    shown = run(str(tiny_bundle))
+def test_the_command(bundle: Path, of_bundle: Inspection) -> None:
+    shown = run(str(bundle))
     assert shown.exit_code == 0, shown.output
     assert f"{of_bundle.parameters:,}" in shown.stdout and "text_decoder operations: " in shown.stdout
     assert "a token with 48 in the cache" in shown.stdout and "6 more kinds" not in run(
-        str(tiny_bundle), "--operations"
+        str(bundle), "--operations"
     ).stdout.partition("size: ")[2].replace(" 6 more", "")
-    found = json.loads(run(str(tiny_bundle), "--json", "--tokens", "7").stdout)
-    assert found == json.loads(json.dumps(schema.to_json(inspect(tiny_bundle, tokens=7))))
+    found = json.loads(run(str(bundle), "--json", "--tokens", "7").stdout)
+    assert found == json.loads(json.dumps(schema.to_json(inspect(bundle, tokens=7))))
     assert found["components"]["vision_encoder"]["operations"]["Conv"] == 1
     assert run("--help").stdout.count("Example:") == 2
-    assert run(str(tiny_bundle), "--tokens", "0").exit_code == 2
+    assert run(str(bundle), "--tokens", "0").exit_code == 2
 
 
 def bad(kind: str, bundle: Path, folder: Path) -> Path:
@@ -280,6 +298,8 @@ def bad(kind: str, bundle: Path, folder: Path) -> Path:
     if kind == "garbage under its right hash":
         graph.write_bytes(b"\xff" * 100)
         manifest["files"]["onnx/decoder_model_merged.onnx"] = {"bytes": 100, "sha256": sha256_file(graph)}
+    if kind == "no decoder":
+        del manifest["components"]["text_decoder"]
     if kind == "an unknown target":
         manifest["target"] = "abacus"
     if kind == "no heads":
@@ -301,46 +321,45 @@ def bad(kind: str, bundle: Path, folder: Path) -> Path:
         ("changed", "not the file that was exported"),
         ("garbage under its right hash", "no ONNX graph"),
         ("an unknown target", "'abacus'"),
+        ("no decoder", "no component 'text_decoder'"),
         ("no heads", "attention heads"),
         ("no JSON", "damaged"),
     ],
 )
-def test_bad_input(kind: str, said: str, tiny_bundle: Path, tmp_path: Path) -> None:
-    shown = run(str(bad(kind, tiny_bundle, tmp_path)))
+def test_bad_input(kind: str, said: str, bundle: Path, tmp_path: Path) -> None:
+    shown = run(str(bad(kind, bundle, tmp_path)))
     assert shown.exit_code == 1, shown.output
     assert said in shown.stderr and "Traceback" not in shown.stderr
 
 
-def test_a_graph_whose_shapes_do_not_fit(tiny_bundle: Path) -> None:
-    model = onnx._open(tiny_bundle / "onnx" / "vision_encoder.onnx")
+def test_a_graph_whose_shapes_do_not_fit(bundle: Path) -> None:
+    model = onnx._open(bundle / "onnx" / "vision_encoder.onnx")
     matrix = next(tensor for tensor in model.graph.initializer if len(tensor.dims) == 2)
     matrix.dims[0] += 1
     with pytest.raises(BundleError, match="do not fit together"):
         onnx._shapes(model, Path("x.onnx"))
 
 
-def test_a_missing_package(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(EdgekitError, match="not installed"):
-        inspect(tiny_bundle)
+        inspect(bundle)
 
 
-def test_an_export_takes_the_place_of_a_bundle_only(
-    tiny_bundle: Path, tiny_checkpoint: Path, tmp_path: Path, checkpoint_maker: Callable[..., Path]
-) -> None:
+def test_an_export_takes_the_place_of_a_bundle_only(bundle: Path, checkpoint: Path, tmp_path: Path) -> None:
     from edgekit.export.bundling import _check_place, export_checkpoint
 
     (tmp_path / "mine").mkdir()
     _check_place(tmp_path / "mine")  # empty
     _check_place(tmp_path / "new")
-    _check_place(tiny_bundle)
+    _check_place(bundle)
     (tmp_path / "mine" / "thesis.txt").write_text("four years")
     with pytest.raises(StorageError, match="is no bundle"):
-        export_checkpoint(tiny_checkpoint, "onnx", "fp32", tmp_path / "mine", replace=True)
-    shutil.copytree(tiny_bundle, tmp_path / "outer")
-    shutil.copytree(tiny_bundle, tmp_path / "outer" / "inner")
+        export_checkpoint(checkpoint, "onnx", "fp32", tmp_path / "mine", replace=True)
+    shutil.copytree(bundle, tmp_path / "outer")
+    shutil.copytree(bundle, tmp_path / "outer" / "inner")
     with pytest.raises(StorageError, match="holds the bundle 'inner'"):
-        export_checkpoint(tiny_checkpoint, "onnx", "fp32", tmp_path / "outer", replace=True)
+        export_checkpoint(checkpoint, "onnx", "fp32", tmp_path / "outer", replace=True)
     assert (tmp_path / "mine" / "thesis.txt").exists() and (tmp_path / "outer" / "inner" / MANIFEST).exists()
 
 
@@ -361,9 +380,9 @@ def test_sizes_of_types() -> None:
     assert size_of("float16", (2, "past", 4), 5) == 2 * 5 * 4 * 2
 
 
-def test_a_decoder_with_a_cache_that_goes_in_and_out(tiny_bundle: Path) -> None:
+def test_a_decoder_with_a_cache_that_goes_in_and_out(bundle: Path) -> None:
     from edgekit.inside.counting import copies_cache
 
-    manifest = Bundle.load(tiny_bundle).manifest
+    manifest = Bundle.load(bundle).manifest
     assert manifest.cache.in_place and not copies_cache(manifest)
     assert copies_cache(replace(manifest, cache=replace(manifest.cache, in_place=False)))
