@@ -41,7 +41,7 @@ def inspect(folder: Path, tokens: int | None) -> Inspection:
     if not hasattr(family, "split"):
         raise EdgekitError(f"A {config['model_type']} model is not known part by part.", fix="Name another checkpoint.")
     model: Any = load_model(folder, attn="eager")
-    split: Split = family.split(model, Processor.load(folder).params.get("sizes"))
+    split: Split = family.split(model, Processor.load(folder).for_sizes(None).params.get("sizes"))
     tokens = tokens or next(iter(split.vision.values())).tokens + QUESTION_TOKENS
     kind, bytes_each = _stored(folder)
     holding = _holding(model, family.PARTS["vision"], kind, bytes_each)

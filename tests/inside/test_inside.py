@@ -45,9 +45,13 @@ def checkpoint(checkpoint_maker: Callable[..., Path], tmp_path_factory: pytest.T
 @pytest.fixture(scope="module")
 def bundle(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """It as ONNX in float32."""
-    from edgekit.export.bundling import export_checkpoint
+    return exported(checkpoint, "fp32", tmp_path_factory.mktemp("inside-onnx") / "b")
 
-    return export_checkpoint(checkpoint, "onnx", "fp32", tmp_path_factory.mktemp("inside-onnx") / "b").folder
+
+def exported(checkpoint: Path, precision: str, out: Path) -> Path:
+    from edgekit.export.bundling import drawn_samples, export_checkpoint
+
+    return export_checkpoint(checkpoint, "onnx", precision, out, samples=drawn_samples(2)).folder
 
 
 @pytest.fixture(scope="module")
@@ -135,12 +139,11 @@ def test_parts_add_up(of_bundle: Inspection, of_checkpoint: Inspection) -> None:
         assert sum(runs) == found.per_token.flops
 
 
+@pytest.mark.slow
 def test_quantised_graphs_hold_the_same_parameters(checkpoint: Path, of_bundle: Inspection, tmp_path: Path) -> None:
-    from edgekit.export.bundling import export_checkpoint
-
     sizes = {}
     for precision in ("int8", "int4"):
-        found = inspect(export_checkpoint(checkpoint, "onnx", precision, tmp_path / precision).folder)
+        found = inspect(exported(checkpoint, precision, tmp_path / precision))
         assert found.parameters == of_bundle.parameters and found.per_token.flops == of_bundle.per_token.flops
         assert found.per_image is not None and of_bundle.per_image is not None
         assert found.per_image.flops == of_bundle.per_image.flops
