@@ -5,6 +5,7 @@ The modules are those that every target exports. They run on shapes alone, witho
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 APART = "no operation: PyTorch runs them all"
 NOTES = ("operations and their count are PyTorch's, of attention written out", "activations and the cache are float32")
 BATCHED = ("bmm", "baddbmm")
+FUSED = "_scaled_dot_product"
 TYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
@@ -162,7 +164,9 @@ def _counted(module: Any, given: tuple[Any, ...], weights: list[Held], states: t
             if "aten" in str(function):
                 self.calls[name] += 1
             formula = flop_registry.get(function._overloadpacket)
-            if formula is not None:
+            if name.startswith(FUSED):
+                self.between += fused_attention(*(tuple(one.shape) for one in args[:3]))
+            elif formula is not None:
                 adds = formula(*args, **(kwargs or {}), out_val=out) // 2
                 self.weighted, self.between = (
                     (self.weighted, self.between + adds) if name in BATCHED else (self.weighted + adds, self.between)
@@ -175,6 +179,11 @@ def _counted(module: Any, given: tuple[Any, ...], weights: list[Held], states: t
     return Part(
         dict(counting.calls), tuple(weights), counting.weighted, 0 if states else counting.between, states=states
     )
+
+
+def fused_attention(query: tuple[int, ...], key: tuple[int, ...], value: tuple[int, ...]) -> int:
+    """Multiply-adds of attention as one operation, of which PyTorch has no formula for every kernel."""
+    return math.prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
 
 
 def _edges(split: Split, bucket: str) -> int:

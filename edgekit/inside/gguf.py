@@ -18,6 +18,7 @@ NOTES = (
     "the cache is llama.cpp's own, float16 unless an app chooses another type",
 )
 CACHE = "float16"
+ADDED = ("v.position_embd", "v.class_embd")  # added to embeddings, and in no product
 TABLE, HEAD = "token_embd.weight", "output.weight"
 
 
@@ -42,7 +43,8 @@ def _part(bundle: Bundle, name: str, component: Component) -> Part:
         chosen = {key: tensor for key, tensor in tensors.items() if tied or key != TABLE}
     held = {key: _held(component.file, key, tensor, table=name == "token_embedding") for key, tensor in chosen.items()}
     cache = bundle.manifest.cache
-    context = int(bundle.manifest.details["text"]["context"])
+    known = _field(reader, f"{reader.fields['general.architecture'].contents()}.context_length")
+    context = int(bundle.manifest.details.get("text", {}).get("context", known))
     states = tuple(
         State(f"{kind} of layer {layer}", CACHE, (context, cache.kv_heads, cache.head_dim))
         for layer in range(cache.layers)
@@ -112,7 +114,9 @@ def _held(file: str, name: str, tensor: Any, *, table: bool) -> Held:
 def _role(name: str, tensor: Any) -> Role:
     if name.startswith("rope_"):
         return "constant"
-    return "product" if len(tensor.shape) > 1 and "position_embd" not in name else "other"
+    if len(tensor.shape) < 2 or name.startswith(ADDED):
+        return "other"
+    return "product"
 
 
 def _names(tensors: dict[str, Any]) -> dict[str, int]:

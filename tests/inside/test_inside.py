@@ -211,6 +211,7 @@ def test_a_gguf_file(tmp_path: Path) -> None:
     for name, rows in (("token_embd.weight", 16), ("blk.0.ffn_up.weight", 8), ("blk.0.attn_q.weight", 4)):
         blocks = writing.quants.quantize(np.ones((rows, 64), f32), q4)
         writer.add_tensor(name, blocks, raw_dtype=q4)
+    writer.add_context_length(100)
     writer.add_tensor("blk.0.ffn_down.weight", np.ones((4, 64), f32))
     writer.add_tensor("output_norm.weight", np.ones(64, f32))
     writer.write_header_to_file()
@@ -221,7 +222,7 @@ def test_a_gguf_file(tmp_path: Path) -> None:
     manifest = SimpleNamespace(
         components={name: Component("t.gguf", spec, spec) for name in ("token_embedding", "text_decoder")},
         cache=SimpleNamespace(layers=1, kv_heads=1, head_dim=8),
-        details={"text": {"context": 100}},
+        details={},
         buckets={},
     )
     opened: Any = SimpleNamespace(manifest=manifest, path=lambda name: tmp_path / name)
@@ -244,6 +245,13 @@ def test_what_leaves_the_neural_engine() -> None:
         ("softmax", "fp32"): 3, ("lstm", "fp16"): 1,
     }  # fmt: skip
     assert coreml.leaving(kinds) == {"gather": 3, "scatter_nd": 1, "softmax in float32": 3, "lstm": 1}
+
+
+def test_attention_as_one_operation() -> None:
+    from edgekit.inside.checkpoint import fused_attention
+
+    # 2 heads, 5 queries on 7 keys of 8 numbers, values of 4.
+    assert fused_attention((1, 2, 5, 8), (1, 2, 7, 8), (1, 2, 7, 4)) == 2 * (5 * 7 * 8 + 5 * 7 * 4)
 
 
 def test_core_ai_types() -> None:
