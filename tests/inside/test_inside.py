@@ -397,3 +397,15 @@ def test_a_decoder_with_a_cache_that_goes_in_and_out(bundle: Path) -> None:
     manifest = Bundle.load(bundle).manifest
     assert manifest.cache.in_place and not copies_cache(manifest)
     assert copies_cache(replace(manifest, cache=replace(manifest.cache, in_place=False)))
+
+
+@pytest.mark.parametrize(
+    "entries", [{"edgekit.context": "-1"}, {"edgekit.prompt_lengths": "16,-4"}, {"edgekit.context": "x"}]
+)
+def test_a_package_whose_metadata_make_no_sense(entries: dict[str, str]) -> None:
+    from edgekit.mlprogram import Programs
+
+    decoder = {"text_decoder": Component("text_decoder.mlpackage/Manifest.json", (), ())}
+    metadata = {"edgekit.context": "8", "edgekit.prompt_lengths": ""} | entries
+    with pytest.raises(BundleError, match="do not say how its decoder is called"):
+        Programs(decoder, lambda package, function: SimpleNamespace(make_state=dict), metadata)
