@@ -49,10 +49,15 @@ RANDOM_BARS: dict[str, dict[str, float]] = {
     "pal6": {"mean_kl": 0.1},
     "pal4": {"mean_kl": 0.4},
 }
-# Where a target's runtime cannot hold a bar of PyTorch's float32 by its own make. llama.cpp reads GELU from a table of
-# float16 values, also in a float32 model.
+# Where a target's runtime cannot hold a bar of PyTorch's float32 by its own make. llama.cpp cuts patches by a float16
+# convolution and reads GELU from a table of float16 values, also in a float32 model.
 TARGET_BARS: dict[tuple[str, str], dict[str, float]] = {
     ("gguf", "fp32"): {"greedy_identical": 1.0, "logits_max_abs": 1e-2},
+}
+# Random weights bring best tokens nearer to each other than that, so there the distributions are held to it alone.
+# Measured on four tiny families: mean KL at most MEASURED.
+TARGET_RANDOM_BARS: dict[tuple[str, str], dict[str, float]] = {
+    ("gguf", "fp32"): {"logits_max_abs": 1e-2, "mean_kl": 1e-5},
 }
 # Signal over error of each module, dB, on the reference's own inputs. Measured for vision and decoder in ONNX Runtime:
 # fp32 119 to 124 on random weights of four families; fp16 73 and 85 on the demo's student, 67 and 53 on a random
@@ -102,8 +107,8 @@ def random_bars_of(precision: str, target: str = "") -> dict[str, float]:
     Raises:
         EdgekitError: none are declared.
     """
-    if (target, precision) in TARGET_BARS:
-        return TARGET_BARS[target, precision]
+    if (target, precision) in TARGET_RANDOM_BARS:
+        return TARGET_RANDOM_BARS[target, precision]
     if precision not in RANDOM_BARS:
         raise EdgekitError(
             f"No bars for random weights are declared for precision {precision!r}.",

@@ -138,6 +138,7 @@ class LlamaModel:
         exact: bool = False,
         image_tokens: tuple[int, int] | None = None,
         extra_bufts: bool = False,
+        watch: bool = False,
     ) -> None:
         """Load files.
 
@@ -148,6 +149,7 @@ class LlamaModel:
             exact: A cache in float32 and plain attention, where llama.cpp would take float16 and its fused one.
             image_tokens: Least and most tokens of a picture, where mtmd is not to go by its own.
             extra_bufts: Let llama.cpp repack weights for this processor.
+            watch: For `pixels` only; pictures are not encoded then.
         Raises:
             BundleError: llama.cpp does not load them.
         """
@@ -156,7 +158,7 @@ class LlamaModel:
             self.about, _ = self.process.ask(
                 "open", model=str(model), mmproj=None if mmproj is None else str(mmproj), threads=threads,
                 context=context, batch=min(BATCH, context), exact=exact, image_tokens=image_tokens,
-                extra_bufts=extra_bufts,
+                extra_bufts=extra_bufts, watch=watch,
             )  # fmt: skip
         except BaseException:
             self.process.close()
@@ -207,6 +209,13 @@ class LlamaModel:
         """
         reply, found = self.process.ask("own", *pictures, text=text, evaluate=evaluate)
         return reply["ids"], reply["position"], found[0] if found else None
+
+    def pixels(self, pictures: list[NDArray[np.uint8]]) -> list[NDArray[np.float32]]:
+        """Pictures (H, W, 3) of any size as mtmd cuts, resizes and normalises them: (3, H, W) each, in its order.
+
+        A float16 convolution has rounded them. The model must have been opened with `watch`.
+        """
+        return self.process.ask("pixels", *pictures)[1]
 
     def perf(self) -> dict[str, float]:
         """llama.cpp's own counters since the last call: t_p_eval_ms, t_eval_ms, n_p_eval, n_eval."""

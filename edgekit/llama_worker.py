@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import ctypes
 import json
+import math
 import os
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -78,6 +80,7 @@ class Model:
         self.size = llama_cpp.llama_vocab_n_tokens(self.vocab)
         self.width = llama_cpp.llama_model_n_embd_inp(self.model)
         self.batch = given["batch"]
+        self.seen: Arrays = []
         self.vision = self._vision(given) if given["mmproj"] else None
 
     def _context(self, given: dict[str, Any]) -> Any:
@@ -102,10 +105,36 @@ class Model:
             params.flash_attn_type = self.lib.LLAMA_FLASH_ATTN_TYPE_DISABLED
         if given["image_tokens"]:
             params.image_min_tokens, params.image_max_tokens = given["image_tokens"]
+        if given["watch"]:
+            params.cb_eval = self._watch()
         vision = self.mtmd.mtmd_init_from_file(given["mmproj"].encode(), self.model, params)
         if not vision:
             raise Refused("llama.cpp does not load the mmproj")
         return vision
+
+    def _watch(self) -> Any:
+        """A callback that keeps what clip's first convolution reads, its prepared pixels, and stops it there."""
+        base = _ggml_base()
+
+        def look(tensor: int, ask: bool, _: Any) -> bool:
+            if ask:
+                return bool(base.ggml_op_desc(tensor) == b"IM2COL")
+            # struct ggml_tensor: its type, a pointer, and ne, the sizes, the innermost first.
+            kind = np.dtype(np.float32 if ctypes.c_int.from_address(tensor).value == 0 else np.float16)
+            sizes = (ctypes.c_int64 * 4).from_address(tensor + 16)[::-1]
+            raw = ctypes.string_at(base.ggml_get_data(tensor), kind.itemsize * int(np.prod(sizes)))
+            self.seen.append(np.frombuffer(raw, kind).reshape(sizes).astype(np.float32))
+            return False
+
+        callback = self.lib.ggml_backend_sched_eval_callback(look)
+        _KEPT.append(callback)
+        return callback
+
+    def pixels(self, chunk: Any) -> Arrays:
+        """(3, H, W) float32 of each picture of an image chunk, as clip gives them to its network."""
+        self.seen.clear()
+        self.mtmd.mtmd_encode_chunk(self.vision, chunk)  # it is stopped on purpose
+        return [_whole(one) for patches in self.seen for one in patches]
 
     def about(self) -> dict[str, Any]:
         """Sizes, as llama.cpp understood the files."""
@@ -211,6 +240,15 @@ class Worker:
                 found.append(self.model.encode_chunk(pictures[-1]))
         return {}, found
 
+    def pixels(self, head: dict[str, Any], arrays: Arrays) -> Reply:
+        """Pictures of any size as mtmd cuts, resizes and normalises them: (3, H, W) each, in its order."""
+        found = []
+        with self.model.chunks(MARKER * len(arrays), arrays) as chunks:
+            for kind, chunk in chunks:
+                if kind == self.model.mtmd.MTMD_INPUT_CHUNK_TYPE_IMAGE:
+                    found += self.model.pixels(chunk)
+        return {}, found
+
     def own(self, head: dict[str, Any], arrays: Arrays) -> Reply:
         """A prompt as llama.cpp's own programs cut and see it, evaluated: ids, the picture's as -1, and logits."""
         model, mtmd = self.model, self.model.mtmd
@@ -304,6 +342,30 @@ class Worker:
             self._model.close()
             self._model = None
         return {}, []
+
+
+def _ggml_base() -> Any:
+    """The library's lowest part, for tensors; llama-cpp-python itself does not show it."""
+    import llama_cpp
+
+    folder = Path(llama_cpp.__file__).parent / "lib"
+    name = next(
+        (path for path in sorted(folder.glob("*ggml-base.*")) if path.suffix in (".so", ".dylib", ".dll")), None
+    )
+    if name is None:
+        raise Refused("this llama-cpp-python has no ggml-base library")
+    base = ctypes.CDLL(str(name))
+    for verb, gives in (("ggml_op_desc", ctypes.c_char_p), ("ggml_get_data", ctypes.c_void_p)):
+        getattr(base, verb).restype, getattr(base, verb).argtypes = gives, [ctypes.c_void_p]
+    return base
+
+
+def _whole(patches: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Patches (rows, columns, 3 * edge * edge) -> the picture (3, H, W) they were cut from."""
+    rows, columns, size = patches.shape
+    edge = math.isqrt(size // 3)
+    parts = patches.reshape(rows, columns, 3, edge, edge).transpose(2, 0, 3, 1, 4)
+    return np.ascontiguousarray(parts.reshape(3, rows * edge, columns * edge))
 
 
 def _quiet() -> None:

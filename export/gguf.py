@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from edgekit.bundle import Component, TensorSpec
 from edgekit.errors import BundleError, EdgekitError
 from edgekit.export import _gguf_files as files
+from edgekit.export._gguf_own import own_preprocessing
 from edgekit.export.parity import TorchModules, follow
 from edgekit.families import Pixels, Split, family_of
 from edgekit.files import write_json
@@ -353,45 +354,3 @@ class Components:
 def open_components(folder: Path, components: dict[str, Component]) -> Components:
     """Load the files back."""
     return Components(folder, _read_details(folder))
-
-
-def own_preprocessing(folder: Path, made: Mapping[str, Any]) -> dict[str, Any]:
-    """Prompts cut by llama.cpp's own tokenizer and clip, against those the student was trained on.
-
-    edgekit's runtime gives llama.cpp prepared tiles in the trained order; other programs leave both to llama.cpp.
-
-    Returns:
-        prompts, text_ids_equal: share of prompts without a picture with the same ids; prompt_ids_equal: with one; and
-        image tokens of both sides, per prompt.
-    """
-    from edgekit.chat import question, render
-    from edgekit.export.bundling import drawn_samples
-    from edgekit.llama_worker import MARKER
-    from edgekit.pictures import as_rgb
-    from edgekit.processor import Processor
-
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    processor = Processor.load(folder)
-    place = int(config["image_token_id"])
-    same, same_text, ours, theirs = [], [], [], []
-    model = LlamaModel(folder / made["text"]["file"], folder / made["mmproj"]["file"], threads=1, context=512)
-    try:
-        for sample in drawn_samples(16)[::4]:
-            images = [image.open() for image in sample.images]
-            wanted = [-1 if one == place else one for one in processor.encode(sample.messages, images).ids[0].tolist()]
-            text = render(processor.template, sample.messages, processor.special).replace(made["placeholder"], MARKER)
-            got, _, _ = model.own(text, [np.ascontiguousarray(np.asarray(as_rgb(image))) for image in images])
-            same.append(got == wanted)
-            ours.append(wanted.count(-1))
-            theirs.append(got.count(-1))
-            plain = processor.prompt(question("What's in the image, 12 or 3?\n\nSay it.", 0), [])
-            same_text.append(model.tokenize(plain) == processor.tokenizer.encode(plain, add_special_tokens=False).ids)
-    finally:
-        model.close()
-    return {
-        "prompts": len(same),
-        "text_ids_equal": float(np.mean(same_text)),
-        "prompt_ids_equal": float(np.mean(same)),
-        "image_tokens_trained": ours,
-        "image_tokens_llamacpp": theirs,
-    }

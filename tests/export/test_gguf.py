@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edgekit.chat import question
 from edgekit.checkpoint import load_model
 from edgekit.errors import BundleError, CheckpointError, EdgekitError, StorageError
 from edgekit.export import _gguf_files as files
+from edgekit.export import _gguf_own as own
 from edgekit.export import gguf as target
 from edgekit.export.bundling import drawn_samples, export_checkpoint
 from edgekit.families import FAMILIES, Pixels
@@ -188,6 +191,51 @@ def test_float32_answers_as_pytorch(family: str, tiny_of: Maker, bundle_of: Call
         assert second.token_ids == anew.token_ids
     finally:
         ours.close()
+
+
+@with_llama
+@pytest.mark.parametrize("family", ["smolvlm", *(pytest.param(f, marks=pytest.mark.slow) for f in FAMILY_NAMES[1:])])
+def test_llama_cpp_leaves_prepared_pictures_as_they_are(family: str, bundle_of: Callable[..., Any]) -> None:
+    bundle = bundle_of(family, "fp32")
+    details, params = bundle.manifest.details, bundle.manifest.preprocessing
+    limits = details["mmproj"]["image_tokens"]
+    model = LlamaModel(
+        *(bundle.folder / details[part]["file"] for part in ("text", "mmproj")), threads=1, context=256, watch=True,
+        image_tokens=None if limits is None else tuple(limits),
+    )  # fmt: skip
+    processor = replace(Processor.load(bundle.folder), params=params)
+    try:
+        for size in own.SIZES:
+            pixels = processor.encode(question("?"), [noise(size)]).pixels
+            assert pixels is not None
+            for picture in processor.family.pictures(Pixels(pixels.values, pixels.grids), params):
+                # What `encode` takes: the last part, where a view of the whole stands behind tiles.
+                assert np.array_equal(denormalise(model.pixels([picture])[-1], params), picture)
+    finally:
+        model.close()
+
+
+def noise(size: tuple[int, int]) -> Any:
+    from PIL import Image
+
+    return Image.fromarray(np.random.default_rng(size[0]).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
+
+
+@with_llama
+def test_own_preprocessing_is_told_apart(bundle_of: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """SmolVLM: tile for tile the same, in the same order; and a picture that was tampered with is seen."""
+    bundle = bundle_of("smolvlm", "fp32")
+    found = bundle.manifest.details["own_preprocessing"]
+    assert found["text_ids_equal"] == found["prompt_ids_equal"] == 1.0
+    assert {tuple(row["size"]) for row in found["pictures"]} == set(own.SIZES)
+    for row in found["pictures"]:
+        assert row["parts"][0] == row["parts"][1] and row["image_tokens"][0] == row["image_tokens"][1]
+        assert row["compared"] == "all" and row["pixels_max"] <= 2
+    loaded = Processor.load(bundle.folder)
+    other = replace(loaded, params={**loaded.params, "resample": 0})
+    monkeypatch.setattr(own.Processor, "load", lambda _: other)
+    (row,) = own.own_preprocessing(bundle.folder, bundle.manifest.details, [noise((113, 37))])["pictures"]
+    assert row["pixels_max"] > 50 and row["ids_equal"]
 
 
 @with_llama
