@@ -55,9 +55,9 @@ TARGET_BARS: dict[tuple[str, str], dict[str, float]] = {
     ("gguf", "fp32"): {"greedy_identical": 1.0, "logits_max_abs": 1e-2},
 }
 # Random weights bring best tokens nearer to each other than that, so there the distributions are held to it alone.
-# Measured on four tiny families: mean KL at most MEASURED.
+# Measured on four tiny families: mean KL at most 1.8e-7.
 TARGET_RANDOM_BARS: dict[tuple[str, str], dict[str, float]] = {
-    ("gguf", "fp32"): {"logits_max_abs": 1e-2, "mean_kl": 1e-5},
+    ("gguf", "fp32"): {"logits_max_abs": 1e-2, "mean_kl": 1e-6},
 }
 # Signal over error of each module, dB, on the reference's own inputs. Measured for vision and decoder in ONNX Runtime:
 # fp32 119 to 124 on random weights of four families; fp16 73 and 85 on the demo's student, 67 and 53 on a random

@@ -27,14 +27,9 @@ def check_checkpoint(folder: Path) -> dict[str, Any]:
         CheckpointError: not there, of a family edgekit does not know, no safetensors, or files cut short.
     """
     if not folder.is_dir():
-        if folder.is_file() and folder.suffix == ".gguf":
-            raise CheckpointError(
-                f"{folder} is a GGUF file.",
-                why="It is a finished export; distillation and export start from the full-precision folder.",
-                fix="Give the Hugging Face folder that it was made from.",
-            )
+        _refuse_gguf(folder)
         raise CheckpointError(f"No model folder at {folder}.", fix="Give a Hugging Face checkpoint folder.")
-    if not (folder / "config.json").exists() and any(folder.glob("*.gguf")):
+    if any(folder.glob("*.gguf")) and not any(folder.glob("*.safetensors")):
         raise CheckpointError(
             f"{folder} holds GGUF files, and no model.",
             why="They are a finished export; distillation and export start from the full-precision folder.",
@@ -128,6 +123,15 @@ def load_model(folder: Path, *, dtype: str = "float32", attn: str = "sdpa") -> P
     return loaded
 
 
+def _refuse_gguf(path: Path) -> None:
+    if path.is_file() and path.suffix == ".gguf":
+        raise CheckpointError(
+            f"{path} is a GGUF file.",
+            why="It is a finished export; distillation and export start from the full-precision folder.",
+            fix="Give the Hugging Face folder that it was made from.",
+        )
+
+
 def resolve_checkpoint(name: str, base: Path | None = None, *, weights: bool = True) -> Path:
     """The folder behind a checkpoint name.
 
@@ -148,6 +152,7 @@ def resolve_checkpoint(name: str, base: Path | None = None, *, weights: bool = T
     for folder in (Path(name), *([base / name] if base else [])):
         if folder.is_dir():
             return folder.resolve()
+        _refuse_gguf(folder)
     return _from_hub(name, weights)
 
 

@@ -31,6 +31,7 @@ EXTRA = "gguf"
 BATCH = 2048  # tokens a call of the library takes at most
 CONTEXT = 8192  # tokens the cache holds, unless the model knows fewer positions
 LAST_LINES = 6
+PIPE = 1 << 20  # bytes; the logits of a token pass in one piece, where 64 kB would want a turn of both sides for each
 
 
 def check_packages(action: str) -> None:
@@ -58,6 +59,7 @@ class LlamaProcess:
         self._process = subprocess.Popen(
             [sys.executable, "-m", "edgekit.llama_worker"],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, env=environment, bufsize=1 << 20,
+            pipesize=PIPE if sys.platform == "linux" else -1,
         )  # fmt: skip
 
     @property

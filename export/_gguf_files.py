@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -347,6 +349,8 @@ def write_gguf(
         kind: F32, F16 or Q8_0.
         card: Folder whose README.md may name licence and base model.
         title: Name for people.
+    Raises:
+        OSError: the disk is full.
     """
     import gguf
 
@@ -368,6 +372,10 @@ def write_gguf(
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
+    except OSError as error:
+        if error.errno is None:  # NumPy's, when a file takes less than it is given
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+        raise
     finally:
         writer.close()
 

@@ -174,7 +174,11 @@ def export_checkpoint(
             in_place = appends_in_place(module, components["text_decoder"], split)
             write_genai(folder, components, split, config, in_place)
         exported = module.open_components(folder, components)
-        parity = measure(split, exported, inputs, precision, target=target, count=prompts)
+        try:
+            parity = measure(split, exported, inputs, precision, target=target, count=prompts)
+        finally:
+            if hasattr(exported, "close"):
+                exported.close()
         parity |= {
             "questions": "given" if samples else "synthetic",
             "verified_by": getattr(exported, "verified_by", "runtime"),

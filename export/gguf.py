@@ -350,6 +350,10 @@ class Components:
             self._modules.model.cut(0)
         return self._modules.decode(embeds, positions, deepstack)[None, None], past
 
+    def close(self) -> None:
+        """End llama.cpp's process, and free the model it holds."""
+        self._modules.model.close()
+
 
 def open_components(folder: Path, components: dict[str, Component]) -> Components:
     """Load the files back."""

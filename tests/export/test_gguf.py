@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 
 from edgekit.chat import question
-from edgekit.checkpoint import load_model
+from edgekit.checkpoint import load_model, resolve_checkpoint
 from edgekit.errors import BundleError, CheckpointError, EdgekitError, StorageError
 from edgekit.export import _gguf_files as files
 from edgekit.export import _gguf_own as own
@@ -253,6 +254,16 @@ def test_types_and_fallbacks_are_recorded(bundle_of: Callable[..., Any]) -> None
 
 
 @with_llama
+def test_an_export_leaves_no_process(tiny_of: Maker, tmp_path: Path) -> None:
+    def running() -> set[int]:
+        return {child.pid for child in psutil.Process().children()}
+
+    before = running()
+    export_checkpoint(tiny_of("smolvlm"), "gguf", "int8", tmp_path / "b", samples=drawn_samples(1))
+    assert running() <= before
+
+
+@with_llama
 def test_a_crash_is_an_error_with_its_last_lines(bundle_of: Callable[..., Any], tmp_path: Path) -> None:
     bundle = bundle_of("smolvlm", "fp32")
     text = bundle.path(bundle.manifest.components["text_decoder"].file)
@@ -292,11 +303,20 @@ def _crash() -> None:
 
 
 @with_llama
-def test_a_full_disk_leaves_nothing(tiny_of: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("where", "name", "what"),
+    [
+        (gguf.GGUFWriter, "write_tensors_to_file", OSError("36864 requested and 22528 written")),  # NumPy's words
+        (target, "quantise", OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))),
+    ],
+)
+def test_a_full_disk_leaves_nothing(
+    where: Any, name: str, what: OSError, tiny_of: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(*_: Any, **__: Any) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        raise what
 
-    monkeypatch.setattr(target, "quantise", full)
+    monkeypatch.setattr(where, name, full)
     with pytest.raises(StorageError, match="No space left"):
         export_checkpoint(tiny_of("smolvlm"), "gguf", "int8", tmp_path / "b", samples=drawn_samples(1))
     assert list(tmp_path.iterdir()) == []
@@ -306,6 +326,8 @@ def test_a_full_disk_leaves_nothing(tiny_of: Maker, tmp_path: Path, monkeypatch:
 def test_a_gguf_is_no_checkpoint(bundle_of: Callable[..., Any], tmp_path: Path) -> None:
     bundle = bundle_of("smolvlm", "fp32")
     text = bundle.path(bundle.manifest.components["text_decoder"].file)
+    with pytest.raises(EdgekitError, match="is a GGUF file"):
+        resolve_checkpoint(text.name, bundle.folder)
     with pytest.raises(EdgekitError, match="is a GGUF file"):
         export_checkpoint(text, "onnx", "fp32", tmp_path / "b")
     (tmp_path / "folder").mkdir()
