@@ -4,6 +4,12 @@ One process of the library, one thread, mid size with random weights by default:
 
     python benchmarks/llamacpp.py BUNDLE [--tokens 32] [--repetitions 9]
 
+Without a bundle it is the text model of SmolVLM-256M's shape alone, with random Q8_0 weights, which are written in
+seconds. `cpu ratio` is the processor time of both processes over that inside llama.cpp's decoding: waiting for a core,
+which a busy machine adds to each message between them, is not in it.
+
+    python benchmarks/llamacpp.py [--threads 1]
+
 With --own DATA it measures accuracy instead: prompts as edgekit feeds them, and as llama.cpp's own programs cut them.
 
     python benchmarks/llamacpp.py BUNDLE --own easy-vqa:test [--limit 300]
@@ -14,16 +20,19 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 
 from edgekit.bundle import Bundle
 from edgekit.chat import question, render
 from edgekit.data import samples
 from edgekit.demo.shapes import draw
+from edgekit.llama_process import LlamaModel
 from edgekit.llama_worker import MARKER
 from edgekit.pictures import as_rgb
 from edgekit.processor import Processor
@@ -66,6 +75,78 @@ def _once(session: LlamaSession, tokens: int) -> dict[str, float]:
     }
 
 
+def random_model(path: Path) -> None:
+    """A text model as SmolVLM-256M's: 30 layers of width 576, MLP 1,536, 9 heads, 3 of keys and values, 49,280 rows."""
+    import gguf
+
+    width, mlp, layers, keys, rows = 576, 1536, 30, 192, 49280
+    rng = np.random.default_rng(0)
+    writer = gguf.GGUFWriter(path, "llama")
+    sizes = {"context_length": 8192, "embedding_length": width, "block_count": layers, "feed_forward_length": mlp}
+    sizes |= {"attention.head_count": 9, "attention.head_count_kv": 3, "rope.dimension_count": 64}
+    for key, size in sizes.items():
+        writer.add_uint32(f"llama.{key}", size)
+    writer.add_float32("llama.attention.layer_norm_rms_epsilon", 1e-5)
+    writer.add_string("tokenizer.ggml.model", "gpt2")
+    writer.add_array("tokenizer.ggml.tokens", [f"[{number}]" for number in range(rows)])
+    writer.add_array("tokenizer.ggml.merges", ["a b"])
+
+    def matrix(name: str, out: int, inner: int) -> None:
+        blocks = rng.integers(0, 256, (out, inner // 32, 34), dtype=np.uint8)
+        blocks[:, :, :2] = np.array([inner**-0.5 / 74], np.float16).view(np.uint8)  # the block's scale comes first
+        writer.add_tensor(name, blocks.reshape(out, -1), raw_dtype=gguf.GGMLQuantizationType.Q8_0)
+
+    shapes = {"attn_q": (width, width), "attn_k": (keys, width), "attn_v": (keys, width), "attn_output": (width, width)}
+    shapes |= {"ffn_gate": (mlp, width), "ffn_up": (mlp, width), "ffn_down": (width, mlp)}
+    matrix("token_embd.weight", rows, width)
+    for layer in range(layers):
+        for norm in ("attn_norm", "ffn_norm"):
+            writer.add_tensor(f"blk.{layer}.{norm}.weight", np.ones(width, np.float32))
+        for name, (out, inner) in shapes.items():
+            matrix(f"blk.{layer}.{name}.weight", out, inner)
+    writer.add_tensor("output_norm.weight", np.ones(width, np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def measure_text(threads: int, tokens: int, repetitions: int) -> list[dict[str, float]]:
+    """As `measure`, of the random text model: a prompt of 80 tokens and single ones; processor time too."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "random-Q8_0.gguf"
+        random_model(path)
+        model = LlamaModel(path, None, threads=threads, context=1024)
+        try:
+            return [_once_text(model, tokens) for _ in range(repetitions + 1)][1:]
+        finally:
+            model.close()
+
+
+def _once_text(model: LlamaModel, tokens: int) -> dict[str, float]:
+    worker = psutil.Process(model.process.pid)
+    model.cut(0)
+    row = {}
+    for part, batches in (("prefill", [80]), ("token", [1] * tokens)):
+        model.perf()
+        before, place, start = _cpu_ms(worker), 0 if part == "prefill" else 80, time.perf_counter()
+        for count in batches:
+            model.feed_tokens(np.arange(count) + 300, np.arange(place, place + count))
+            place += count
+        wall, cpu = 1000 * (time.perf_counter() - start), _cpu_ms(worker) - before
+        theirs = model.perf()
+        own = theirs["t_p_eval_ms"] + theirs["t_eval_ms"]
+        row |= {f"{part}_ms": wall / len(batches), f"{part}_llamacpp_ms": own / len(batches)}
+        row |= {f"{part}_cpu_ms": cpu / len(batches), f"{part}_llamacpp_cpu_ms": theirs["cpu_ms"] / len(batches)}
+    return row
+
+
+def _cpu_ms(worker: psutil.Process) -> float:
+    """Of both processes."""
+    times = worker.cpu_times()
+    return 1000 * (time.process_time() + times.user + times.system)
+
+
 def summary(rows: list[dict[str, float]]) -> dict[str, Any]:
     """Medians, and the median of the ratios taken within each repetition."""
     found = {name: statistics.median(row[name] for row in rows) for name in rows[0]}
@@ -73,6 +154,9 @@ def summary(rows: list[dict[str, float]]) -> dict[str, Any]:
         ratios = [row[f"{part}_ms"] / row[f"{part}_llamacpp_ms"] for row in rows]
         found[f"{part}_ratio"] = statistics.median(ratios)
         found[f"{part}_ratio_range"] = [min(ratios), max(ratios)]  # type: ignore[assignment]
+        if f"{part}_cpu_ms" in found:
+            cpu = (sum(row[f"{part}{of}_cpu_ms"] for row in rows) for of in ("", "_llamacpp"))
+            found[f"{part}_cpu_ratio"] = next(cpu) / next(cpu)
     return found
 
 
@@ -101,12 +185,16 @@ def accuracies(bundle: Path, data: str, limit: int) -> dict[str, float]:
 def main() -> None:
     """Print the summary."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("bundle", type=Path)
+    parser.add_argument("bundle", type=Path, nargs="?")
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--tokens", type=int, default=32)
     parser.add_argument("--repetitions", type=int, default=9)
     parser.add_argument("--own", metavar="DATA")
     parser.add_argument("--limit", type=int, default=300)
     given = parser.parse_args()
+    if given.bundle is None:
+        print(json.dumps(summary(measure_text(given.threads, given.tokens, given.repetitions)), indent=2))
+        return
     if given.own:
         print(json.dumps(accuracies(given.bundle, given.own, given.limit), indent=2))
         return

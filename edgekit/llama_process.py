@@ -220,7 +220,9 @@ class LlamaModel:
         return self.process.ask("pixels", *pictures)[1]
 
     def perf(self) -> dict[str, float]:
-        """llama.cpp's own counters since the last call: t_p_eval_ms, t_eval_ms, n_p_eval, n_eval."""
+        """llama.cpp's own counters since the last call: t_p_eval_ms, t_eval_ms, n_p_eval, n_eval; and cpu_ms, the
+        processor time of its decoding.
+        """
         return self.process.ask("perf")[0]
 
     def peak_memory_bytes(self) -> int:

@@ -81,6 +81,7 @@ class Model:
         self.width = llama_cpp.llama_model_n_embd_inp(self.model)
         self.batch = given["batch"]
         self.seen: Arrays = []
+        self.cpu_s = 0.0  # processor time inside llama_decode
         self.vision = self._vision(given) if given["mmproj"] else None
 
     def _context(self, given: dict[str, Any]) -> Any:
@@ -197,7 +198,9 @@ class Model:
                 batch.embd = own.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
             batch.pos = place.ctypes.data_as(ctypes.POINTER(lib.llama_pos))
             batch.logits = wanted.ctypes.data_as(ctypes.POINTER(ctypes.c_int8))
+            started = time.process_time()
             code = lib.llama_decode(self.context, batch)
+            self.cpu_s += time.process_time() - started
             if code:
                 raise Refused(f"llama_decode gave code {code}" + (": the context is full" if code == 1 else ""))
 
@@ -304,11 +307,12 @@ class Worker:
         return {"done": bool(lib.llama_memory_seq_rm(self.model.memory, 0, head["position"], -1))}, []
 
     def perf(self, head: dict[str, Any], arrays: Arrays) -> Reply:
-        """llama.cpp's own counters since the last call."""
+        """llama.cpp's own counters since the last call, and the processor time of `llama_decode`."""
         found = self.model.lib.llama_perf_context(self.model.context)
         self.model.lib.llama_perf_context_reset(self.model.context)
         names = ("t_p_eval_ms", "t_eval_ms", "n_p_eval", "n_eval")
-        return {name: getattr(found, name) for name in names}, []
+        cpu_ms, self.model.cpu_s = 1000 * self.model.cpu_s, 0.0
+        return {**{name: getattr(found, name) for name in names}, "cpu_ms": cpu_ms}, []
 
     def memory(self, head: dict[str, Any], arrays: Arrays) -> Reply:
         """High-water mark of this process's resident memory."""
