@@ -31,7 +31,6 @@ EXTRA = "gguf"
 BATCH = 2048  # tokens a call of the library takes at most
 CONTEXT = 8192  # tokens the cache holds, unless the model knows fewer positions
 LAST_LINES = 6
-PIPE = 1 << 20  # bytes; the logits of a token pass in one piece, where 64 kB would want a turn of both sides for each
 
 
 def check_packages(action: str) -> None:
@@ -59,7 +58,6 @@ class LlamaProcess:
         self._process = subprocess.Popen(
             [sys.executable, "-m", "edgekit.llama_worker"],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, env=environment, bufsize=1 << 20,
-            pipesize=PIPE if sys.platform == "linux" else -1,
         )  # fmt: skip
 
     @property
@@ -155,16 +153,21 @@ class LlamaModel:
         Raises:
             BundleError: llama.cpp does not load them.
         """
+        shared = tempfile.TemporaryDirectory(prefix="edgekit-llama-", dir=_memory(), ignore_cleanup_errors=True)
+        logits = Path(shared.name) / "logits"
         self.process = LlamaProcess()
         try:
             self.about, _ = self.process.ask(
                 "open", model=str(model), mmproj=None if mmproj is None else str(mmproj), threads=threads,
                 context=context, batch=min(BATCH, context), exact=exact, image_tokens=image_tokens,
-                extra_bufts=extra_bufts, watch=watch,
+                extra_bufts=extra_bufts, watch=watch, shared=str(logits),
             )  # fmt: skip
+            self._logits = np.memmap(logits, np.float32, "r")
         except BaseException:
             self.process.close()
             raise
+        finally:
+            shared.cleanup()  # both have it mapped; where that keeps it, it goes when the system clears up
 
     def encode(self, pictures: list[NDArray[np.uint8]]) -> list[NDArray[np.float32]]:
         """Each picture (H, W, 3), of a size that mtmd leaves as it is, -> (N, width)."""
@@ -174,8 +177,8 @@ class LlamaModel:
         self, ids: NDArray[Any], positions: NDArray[Any], logits: bool = True
     ) -> NDArray[np.float32] | None:
         """Append ids (T,) at positions (T,); the logits (V,) that follow, if they are wanted."""
-        _, found = self.process.ask("tokens", ids.astype(np.int32), positions.astype(np.int32), logits=logits)
-        return found[0] if found else None
+        self.process.ask("tokens", ids.astype(np.int32), positions.astype(np.int32), logits=logits)
+        return np.array(self._logits) if logits else None
 
     def feed_embeds(
         self, embeds: NDArray[np.float32], positions: NDArray[Any], logits: bool = True
@@ -183,10 +186,8 @@ class LlamaModel:
         """Append embeddings (T, width) at positions (T,), or (3, T) with M-RoPE; the logits (V,) that follow."""
         if positions.ndim == 2:  # llama.cpp's fourth axis is for others
             positions = np.concatenate([positions, np.zeros_like(positions[:1])])
-        _, found = self.process.ask(
-            "embeds", embeds.astype(np.float32, copy=False), positions.astype(np.int32), logits=logits
-        )
-        return found[0] if found else None
+        self.process.ask("embeds", embeds.astype(np.float32, copy=False), positions.astype(np.int32), logits=logits)
+        return np.array(self._logits) if logits else None
 
     def cut(self, position: int) -> bool:
         """Forget what stands at a position and behind it; whether that could be done."""
@@ -209,8 +210,8 @@ class LlamaModel:
         Returns:
             Ids, -1 for a picture's; the position after them and the logits (V,) that follow, if evaluated.
         """
-        reply, found = self.process.ask("own", *pictures, text=text, evaluate=evaluate)
-        return reply["ids"], reply["position"], found[0] if found else None
+        reply, _ = self.process.ask("own", *pictures, text=text, evaluate=evaluate)
+        return reply["ids"], reply["position"], np.array(self._logits) if evaluate else None
 
     def pixels(self, pictures: list[NDArray[np.uint8]]) -> list[NDArray[np.float32]]:
         """Pictures (H, W, 3) of any size as mtmd cuts, resizes and normalises them: (3, H, W) each, in its order.
@@ -232,6 +233,12 @@ class LlamaModel:
     def close(self) -> None:
         """End the process."""
         self.process.close()
+
+
+def _memory() -> Path | None:
+    """Where files are kept in memory; None for the usual place of temporary files."""
+    place = Path("/dev/shm")
+    return place if os.access(place, os.W_OK) else None
 
 
 def repacking_works(model: Path, kind: str, cache: Path | None = None) -> bool:

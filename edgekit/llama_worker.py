@@ -80,6 +80,8 @@ class Model:
         self.size = llama_cpp.llama_vocab_n_tokens(self.vocab)
         self.width = llama_cpp.llama_model_n_embd_inp(self.model)
         self.batch = given["batch"]
+        # A file of both processes' memory: through a pipe the logits of a large vocabulary take a tenth of a token.
+        self.shared = np.memmap(given["shared"], np.float32, "w+", shape=(self.size,))
         self.seen: Arrays = []
         self.cpu_s = 0.0  # processor time inside llama_decode
         self.vision = self._vision(given) if given["mmproj"] else None
@@ -204,9 +206,9 @@ class Model:
             if code:
                 raise Refused(f"llama_decode gave code {code}" + (": the context is full" if code == 1 else ""))
 
-    def logits(self) -> NDArray[np.float32]:
-        """(V,) that follow what was fed last."""
-        return np.ctypeslib.as_array(self.lib.llama_get_logits_ith(self.context, -1), (self.size,))
+    def show_logits(self) -> None:
+        """Write those that follow what was fed last, (V,), where the driver reads them."""
+        self.shared[:] = np.ctypeslib.as_array(self.lib.llama_get_logits_ith(self.context, -1), (self.size,))
 
     def close(self) -> None:
         """Free what is held."""
@@ -253,7 +255,7 @@ class Worker:
         return {}, found
 
     def own(self, head: dict[str, Any], arrays: Arrays) -> Reply:
-        """A prompt as llama.cpp's own programs cut and see it, evaluated: ids, the picture's as -1, and logits."""
+        """A prompt as llama.cpp's own programs cut and see it: ids, the picture's as -1; its logits if evaluated."""
         model, mtmd = self.model, self.model.mtmd
         ids: list[int] = []
         position = 0
@@ -267,8 +269,9 @@ class Worker:
                     ids += mtmd.mtmd_input_chunk_get_tokens_text(chunk, ctypes.byref(size))[: size.value]
                 if head["evaluate"]:
                     position = self._evaluate(chunk, position)
-        reply = {"ids": ids, "position": position, "ms": 1000 * (time.perf_counter() - started)}
-        return reply, [model.logits()] if head["evaluate"] else []
+        if head["evaluate"]:
+            model.show_logits()
+        return {"ids": ids, "position": position, "ms": 1000 * (time.perf_counter() - started)}, []
 
     def _evaluate(self, chunk: Any, position: int) -> int:
         """Append a chunk to the cache; the position after it."""
@@ -291,12 +294,16 @@ class Worker:
     def tokens(self, head: dict[str, Any], arrays: Arrays) -> Reply:
         """Append ids (T,) at positions (T,)."""
         self.model.feed(arrays[0], None, arrays[1])
-        return {}, [self.model.logits()] if head["logits"] else []
+        if head["logits"]:
+            self.model.show_logits()
+        return {}, []
 
     def embeds(self, head: dict[str, Any], arrays: Arrays) -> Reply:
         """Append embeddings (T, width) at positions (T,), or (4, T) with M-RoPE."""
         self.model.feed(None, arrays[0], arrays[1])
-        return {}, [self.model.logits()] if head["logits"] else []
+        if head["logits"]:
+            self.model.show_logits()
+        return {}, []
 
     def cut(self, head: dict[str, Any], arrays: Arrays) -> Reply:
         """Forget what stands at a position and behind it; 0 forgets all."""
