@@ -104,11 +104,12 @@ def at_shape(family: str, reshape: Callable[[Any], dict[str, dict[str, Any]]], f
     return folder
 
 
+LONG = pytest.mark.matrix  # more than a minute of processor time
 ROWS = [
-    ("smolvlm", _smolvlm_256m, ("fp32", "q4_k_m")),
-    ("internvl", _internvl3_1b, ("fp32", "q4_k_m")),
-    ("qwen2_5_vl", _qwen2_5_vl_3b, ("fp32", "int8")),
-    ("qwen3_vl", _qwen3_vl_2b, ("fp32", "int4")),
+    pytest.param("smolvlm", _smolvlm_256m, ("fp32", "q4_k_m"), id="smolvlm_256m"),
+    pytest.param("internvl", _internvl3_1b, ("fp32", "q4_k_m"), id="internvl3_1b"),
+    pytest.param("qwen2_5_vl", _qwen2_5_vl_3b, ("fp32", "int8"), id="qwen2_5_vl_3b", marks=LONG),
+    pytest.param("qwen3_vl", _qwen3_vl_2b, ("fp32", "int4"), id="qwen3_vl_2b", marks=LONG),
 ]
 
 
@@ -124,7 +125,6 @@ def test_shapes_of_released_models(
         bundle = export_checkpoint(checkpoint, "gguf", precision, tmp_path / precision, samples=drawn_samples(2))
         parity = bundle.manifest.parity
         assert parity is not None
-        print(family, precision, {k: v for k, v in parity.items() if k != "checks"}, bundle.manifest.details["text"])
         assert all(check["held"] for check in judge(parity, random_bars_of(precision, "gguf")).values()), parity
     session = RUNTIMES.load("llamacpp").open_session(bundle.folder, 1)
     try:
