@@ -114,9 +114,7 @@ ROWS = [
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("family", "reshape", "precisions"), ROWS, ids=[reshape.__name__[1:] for _, reshape, _ in ROWS]
-)
+@pytest.mark.parametrize(("family", "reshape", "precisions"), ROWS)
 def test_shapes_of_released_models(
     family: str, reshape: Callable[[Any], dict[str, dict[str, Any]]], precisions: tuple[str, ...], tmp_path: Path
 ) -> None:
