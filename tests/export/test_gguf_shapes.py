@@ -57,10 +57,10 @@ def _internvl3_1b(config: Any) -> dict[str, dict[str, Any]]:
 
 
 def _qwen2_5_vl_3b(config: Any) -> dict[str, dict[str, Any]]:
-    """Qwen2.5-VL-3B: 2 of 36 layers, 8 of 32."""
+    """Qwen2.5-VL-3B: 3 of 36 layers, 8 of 32."""
     config.text_config.update(
         {"hidden_size": 2048, "intermediate_size": 11008, "num_attention_heads": 16, "num_key_value_heads": 2}
-        | {"head_dim": 128, "num_hidden_layers": 2}
+        | {"head_dim": 128}
     )
     config.text_config.rope_parameters["mrope_section"] = [16, 24, 24]
     config.vision_config.update({"hidden_size": 1280, "intermediate_size": 3420, "num_heads": 16, "depth": 8})
