@@ -16,6 +16,8 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q -c constraints.txt torch==2.13.0
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
+	$(if $(NO_GGUF),,$(BIN)/python -m pip install -q -c constraints.txt -e '.[gguf]' 'llama-cpp-python[server]' \
+	  || echo "llama-cpp-python was not built (it needs a C++ compiler); the tests of GGUF skip.")
 	touch $@
 
 # Distil, export, measure, in demo-run/; the same command goes on where it was stopped.

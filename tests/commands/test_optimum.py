@@ -68,9 +68,7 @@ def test_what_is_wrong_is_said_without_a_traceback(registered: str, tiny_checkpo
         done = optimum_cli("export", "onnx-vlm", *given, path=registered)
         assert done.returncode == 1 and message in done.stderr and "Traceback" not in done.stderr, done.stderr
     # A target whose packages are not there.
-    (tmp_path / "onnxscript.py").write_text(
-        "raise ModuleNotFoundError('No module named onnxscript', name='onnxscript')"
-    )
+    (tmp_path / "sitecustomize.py").write_text("import sys; sys.modules['onnxscript'] = None")
     path = os.pathsep.join(part for part in (str(tmp_path), registered) if part)
     done = optimum_cli("export", "onnx-vlm", "--model", str(tiny_checkpoint), str(tmp_path / "out"), path=path)
     assert done.returncode == 1 and "onnxscript is not installed" in done.stderr and "edgekit[onnx]" in done.stderr
