@@ -7,9 +7,10 @@ vocabulary 49,280; SigLIP base 768 x 12 at 512 px. Checkpoints and graphs are ma
 need `pip install onnxruntime-genai`; without it they are left out, and the output says so.
 
 Every graph is driven by one loop: a cache appended to in place, inputs and outputs bound, logits of the last position
-read. A repetition is a fresh process that runs each way once: a prompt, then single tokens. The order turns, so that
-what else the machine does hits all alike; `ratio` compares within each repetition. `cpu ms` is processor time, which
-waiting for a core does not add to.
+read. A repetition is a fresh process: each way reads a prompt, then all decode in turns of a few tokens, in an order
+that is drawn for each turn, so that what else the machine does hits all alike. The first tokens of a turn are not
+counted: threads of the way before still spin. `ratio` compares within each repetition. `cpu ms` is processor time,
+which waiting for a core does not add to.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import math
 import statistics
 import subprocess
 import sys
@@ -32,6 +34,7 @@ import numpy as np
 WIDTH, LAYERS, KV_HEADS, HEAD_DIM, VOCABULARY = 576, 30, 3, 64, 49280
 PRECISIONS = ("fp32", "int8", "int4")
 EAGER = "PyTorch eager"
+TURN, SETTLE = 8, 3  # tokens of a turn that are counted, and before them tokens that are not
 
 
 def make_models(work: Path) -> None:
@@ -207,35 +210,50 @@ def ways(work: Path, threads: int, room: int) -> dict[str, Callable[[], Any]]:
     return made
 
 
-def once(way: Any, prompt: Any, one: Any, tokens: int) -> dict[str, float]:
-    """One prompt and its tokens: milliseconds of the prompt, and of a token on the clock and on the processor."""
-    way.reset()
+def timed(way: Any, embeds: Any) -> float:
+    """Milliseconds of one step."""
     begun = time.perf_counter()
-    way.step(prompt)
-    prefill = time.perf_counter() - begun
-    way.step(one)
-    steps, cpu = [], time.process_time()
-    for _ in range(tokens):
-        begun = time.perf_counter()
-        way.step(one)
-        steps.append(time.perf_counter() - begun)
-    cpu = (time.process_time() - cpu) / tokens
-    return {"prefill_ms": 1000 * prefill, "step_ms": 1000 * statistics.median(steps), "cpu_ms": 1000 * cpu}
+    way.step(embeds)
+    return 1000 * (time.perf_counter() - begun)
 
 
 def repetition(work: Path, threads: int, prompt: int, tokens: int, number: int) -> dict[str, dict[str, float]]:
-    """The figures of each way in this process, opened and run in the order of this repetition."""
+    """The figures of each way in this process: opened in the order of this repetition, then driven in turns.
+
+    Returns:
+        Name -> milliseconds of the prompt, and of a token on the clock (median) and on the processor (mean).
+    """
     rng = np.random.default_rng(0)
     long, one = (rng.standard_normal((1, length, WIDTH)).astype(np.float32) for length in (prompt, 1))
-    made = ways(work, threads, prompt + tokens + 2)
+    turns = math.ceil(tokens / TURN)
+    made = ways(work, threads, prompt + turns * (TURN + SETTLE) + 2)
     names = list(made)
     order = names[number % len(names) :] + names[: number % len(names)]
     if number % 2:
         order.reverse()
     opened = {name: made[name]() for name in order}
-    for name in order:
-        once(opened[name], long, one, 2)
-    return {name: once(opened[name], long, one, tokens) for name in order}
+    for way in opened.values():
+        way.step(long)
+        way.step(one)
+        way.reset()
+    prefill = {name: timed(opened[name], long) for name in order}
+    steps: dict[str, list[float]] = {name: [] for name in order}
+    cpu = dict.fromkeys(order, 0.0)
+    for _ in range(turns):
+        for name in rng.permutation(order):
+            for _ in range(SETTLE):
+                opened[name].step(one)
+            begun = time.process_time()
+            steps[name] += [timed(opened[name], one) for _ in range(TURN)]
+            cpu[name] += time.process_time() - begun
+    return {
+        name: {
+            "prefill_ms": prefill[name],
+            "step_ms": statistics.median(steps[name]),
+            "cpu_ms": 1000 * cpu[name] / len(steps[name]),
+        }
+        for name in order
+    }
 
 
 def measure(work: Path, threads: int, repeats: int, prompt: int, tokens: int) -> dict[str, list[dict[str, float]]]:

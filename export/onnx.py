@@ -26,7 +26,7 @@ from edgekit.bundle import Component, TensorSpec
 from edgekit.chat import read_chat_template
 from edgekit.errors import EdgekitError
 from edgekit.export import vision_name
-from edgekit.export.onnx_attention import drop_round_trips, grouped, pack_rotary, rotary_tables
+from edgekit.export.onnx_attention import drop_round_trips, drop_statistics, grouped, pack_rotary, rotary_tables
 from edgekit.export.onnx_precision import (
     CALIBRATED,
     EMBEDDING,
@@ -81,6 +81,7 @@ def write(
             model = _trace(graph)
             if part == "text":
                 drop_round_trips(model)
+                drop_statistics(model)
                 if tables is not None:
                     pack_rotary(model, *tables)
             store(model, part, words[part], path, feeds.get(graph.name, ()))

@@ -20,7 +20,7 @@ from edgekit.errors import BundleError, EdgekitError, RecipeError
 from edgekit.export import onnx, onnx_precision
 from edgekit.export.bundling import check_request, drawn_samples, export_checkpoint, parity_inputs
 from edgekit.export.genai import check_genai, genai_config
-from edgekit.export.onnx_attention import drop_round_trips, pack_rotary, rotary_tables
+from edgekit.export.onnx_attention import drop_round_trips, drop_statistics, pack_rotary, rotary_tables
 from edgekit.export.parity import TorchModules, encode_images, follow
 from edgekit.families import Split, idefics3, merge_images
 from edgekit.precision import by_part, canonical, folder_name, split_list
@@ -390,3 +390,33 @@ def test_genai_config_follows_the_bundle(tiny_bundle: Path, split: Split) -> Non
     decoder = made["model"]["decoder"]
     last = decoder["num_hidden_layers"] - 1
     assert decoder["inputs"]["past_key_names"] % last in names and decoder["inputs"]["past_value_names"] % 0 in names
+
+
+def test_statistics_of_norms_that_nothing_reads_are_not_written() -> None:
+    """Mean and deviation go; a sum that the next layer reads stays, and so does the answer."""
+    import onnx_ir
+    from onnx import TensorProto, helper
+    from onnxruntime import InferenceSession
+
+    def norm(names: list[str], into: list[str]) -> Any:
+        return helper.make_node("SkipSimplifiedLayerNormalization", names, into, domain="com.microsoft", epsilon=1e-6)
+
+    shape = (1, 3, 4)
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in ("x", "skip")]
+    weight = helper.make_tensor("w", TensorProto.FLOAT, (4,), [1.0, 2.0, 3.0, 4.0])
+    nodes = [norm(["x", "skip", "w"], ["a", "m", "d", "sum"]), norm(["a", "sum", "w"], ["out", "m2", "d2", "sum2"])]
+    graph = helper.make_graph(
+        nodes, "g", values, [helper.make_tensor_value_info("out", TensorProto.FLOAT, shape)], [weight]
+    )
+    opsets = [helper.make_opsetid("", 20), helper.make_opsetid("com.microsoft", 1)]
+    plain = helper.make_model(graph, opset_imports=opsets, ir_version=10)
+    model = onnx_ir.from_proto(plain)
+    assert drop_statistics(model) == 5
+    assert [[value.name for value in node.outputs] for node in model.graph] == [
+        ["a", "", "", "sum"],
+        ["out", "", "", ""],
+    ]
+    feeds = {name: np.random.default_rng(0).standard_normal(shape).astype(np.float32) for name in ("x", "skip")}
+    made = onnx_ir.to_proto(model)
+    before, after = (InferenceSession(proto.SerializeToString()).run(None, feeds)[0] for proto in (plain, made))
+    np.testing.assert_array_equal(before, after)
