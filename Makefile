@@ -4,6 +4,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 EXTRA_MARKS = $(if $(MATRIX),,$(if $(SLOW),-m "not matrix",-m "not slow and not gpu and not device"))
+# Test processes at once, a file in each; they share the cores, so each computes with one thread.
+WORKERS ?= $(shell $(PYTHON) -c 'import os; print(min(os.cpu_count() or 1, 4))')
 export HF_HUB_OFFLINE ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
@@ -27,8 +29,9 @@ demo: $(STAMP)
 	cd demo-run && ../$(BIN)/edgekit export --target onnx
 	cd demo-run && ../$(BIN)/edgekit bench
 
+test: export OMP_NUM_THREADS ?= 1
 test: lint types
-	$(BIN)/python -m pytest $(EXTRA_MARKS) $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(EXTRA_MARKS) $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
