@@ -30,6 +30,7 @@ BARS: dict[str, dict[str, float]] = {
     "pal8": {"top1_agreement": 0.99},
     "pal6": {"top1_agreement": 0.99},
     "pal4": {"top1_agreement": 0.95},
+    **{f"{word}-calibrated": {"top1_agreement": bar} for word, bar in (("int4", 0.95), ("pal6", 0.99), ("pal4", 0.95))},
 }
 # Random weights make nearly every token a close call, so there the logits' distributions are compared instead of best
 # tokens. Measured on tiny models of four families, mean over the prompts, in nats, the highest: fp16 2.8e-6, int8
@@ -48,6 +49,7 @@ RANDOM_BARS: dict[str, dict[str, float]] = {
     "pal8": {"mean_kl": 2e-2},
     "pal6": {"mean_kl": 0.1},
     "pal4": {"mean_kl": 0.4},
+    **{f"{word}-calibrated": {"mean_kl": bar} for word, bar in (("int4", 0.4), ("pal6", 0.1), ("pal4", 0.4))},
 }
 # Where a target's runtime cannot hold a bar of PyTorch's float32 by its own make. llama.cpp cuts patches by a float16
 # convolution and reads GELU from a table of float16 values, also in a float32 model.
@@ -65,6 +67,7 @@ TARGET_RANDOM_BARS: dict[tuple[str, str], dict[str, float]] = {
 COMPONENT_SNR_DB = {
     "fp32": 80.0, "fp16": 40.0, "int8": 15.0, "int8-static": 15.0, "int4": 8.0, "bf16": 30.0, "q6_k": 15.0,
     "q5_k_m": 12.0, "q4_k_m": 8.0, "iq4_nl": 8.0, "pal8": 15.0, "pal6": 12.0, "pal4": 8.0,
+    "int4-calibrated": 8.0, "pal6-calibrated": 12.0, "pal4-calibrated": 8.0,
 }  # fmt: skip
 TARGET_SNR_DB: dict[tuple[str, str], float] = {("gguf", "fp32"): 40.0}
 COMPONENTS = ("vision", "embedding", "decoder")

@@ -9,7 +9,9 @@ from edgekit.errors import EdgekitError
 WHOLE = "fp32"
 PARTS = ("vision", "embedding", "text")
 # Words for linear layers: as the precision of a whole bundle they leave the embedding table in fp32.
-LINEAR = frozenset({"int8", "int8-static", "int4", "pal8", "pal6", "pal4"})
+LINEAR = frozenset(
+    {"int8", "int8-static", "int4", "pal8", "pal6", "pal4", "int4-calibrated", "pal6-calibrated", "pal4-calibrated"}
+)
 
 
 def split_list(text: str) -> list[str]:

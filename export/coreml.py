@@ -18,7 +18,7 @@ import io
 import logging
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
@@ -32,13 +32,15 @@ from edgekit.bundle import Component, TensorSpec
 from edgekit.errors import EdgekitError
 from edgekit.export import vision_name
 from edgekit.export._coreml_modules import decoder, rewritten
-from edgekit.export._coreml_precision import BLOCK, GROUP, compress
+from edgekit.export._coreml_precision import BLOCK, CALIBRATED_SUFFIX, GROUP, compress
+from edgekit.export._moments import Moments, measure
 from edgekit.export.coreml_patches import patched
 from edgekit.families import Split, VisionPart
 from edgekit.mlprogram import CONTEXT, DECODE, FUNCTIONS, LABEL, LENGTHS, Programs
 from edgekit.precision import by_part, is_mixed
+from edgekit.processor import Inputs
 
-PRECISIONS = {
+PLAIN = {
     "fp16": "Float16 weights and arithmetic",
     "fp32": "Float32 weights and arithmetic; the cache goes in and out, because states are Float16: for checks",
     "int8": "linear layers int8 per output channel, symmetric; embeddings int8 per token; arithmetic Float16",
@@ -47,6 +49,11 @@ PRECISIONS = {
     "arithmetic Float16",
     "pal6": f"linear layers as 6-bit palettes, one for {GROUP} outputs (iOS 17: one a layer); embeddings int8; "
     "arithmetic Float16",
+}
+CALIBRATED = frozenset(word + CALIBRATED_SUFFIX for word in ("int4", "pal4", "pal6"))
+PRECISIONS = PLAIN | {
+    word: f"{PLAIN[word.removesuffix(CALIBRATED_SUFFIX)]}; chosen for the inputs of calibration prompts"
+    for word in sorted(CALIBRATED)
 }
 EMBEDDING = {
     "fp16": "Float16",
@@ -115,7 +122,8 @@ def plan(precision: str, options: Mapping[str, str]) -> Plan:
     chosen |= options
     _refuse(old and chosen["layout"] == "multifunction", "ios=17", "multifunction packages are new in iOS 18")
     _refuse(old and chosen["cache"] == "states", "ios=17", "states are new in iOS 18")
-    _refuse(old and "int4" in words.values(), "ios=17", "int4 blocks are new in iOS 18; pal4 is as small")
+    blocks = any(word.removesuffix(CALIBRATED_SUFFIX) == "int4" for word in words.values())
+    _refuse(old and blocks, "ios=17", "int4 blocks are new in iOS 18; pal4 is as small")
     _refuse(words["text"] == "fp32" and chosen["cache"] == "states", "cache=states", "Core ML keeps states in Float16")
     buckets = chosen["lengths"] == "buckets"
     _refuse(buckets and chosen["cache"] == "explicit", "lengths=buckets", "a cache that goes in and out has any length")
@@ -165,7 +173,7 @@ class Program:
 
 
 def write(
-    split: Split, precision: str, folder: Path, *, options: Mapping[str, str]
+    split: Split, precision: str, folder: Path, calibration: Sequence[Inputs] = (), *, options: Mapping[str, str]
 ) -> tuple[dict[str, Component], dict[str, str]]:
     """Write the packages.
 
@@ -173,13 +181,15 @@ def write(
         split: The modules, float32.
         precision: One of PRECISIONS, or a mixture of PARTS.
         folder: The bundle's.
+        calibration: Prompts, for a precision in CALIBRATED.
         options: Of OPTIONS.
     Returns:
         The components by name, and the versions of the tools.
     Raises:
-        EdgekitError: options that do not go together.
+        EdgekitError: options that do not go together; or a precision that is calibrated, and no prompts.
     """
     chosen = _within(plan(precision, options), split)
+    moments = _moments(split, chosen, calibration)
     with quiet(), tempfile.TemporaryDirectory(dir=folder, prefix=".coreml-") as aside:
         import coremltools as ct
 
@@ -187,7 +197,7 @@ def write(
         files = {}
         for program in made:
             package = (Path(aside) if chosen.shared else folder) / f"{program.name}.mlpackage"
-            convert(program, chosen).save(str(package))
+            convert(program, chosen, moments).save(str(package))
             files[program.name] = package
         if chosen.shared:
             together = ct.utils.MultiFunctionDescriptor()
@@ -209,6 +219,12 @@ def write(
         },
         {package: version(package) for package in PACKAGES},
     )
+
+
+def _moments(split: Split, chosen: Plan, calibration: Sequence[Inputs]) -> Moments:
+    """What calibration is told, where a part's precision wants it."""
+    wanted = {part: word for part, word in chosen.words.items() if word in CALIBRATED}
+    return measure(split, calibration, wanted) if wanted else Moments()
 
 
 def _within(chosen: Plan, split: Split) -> Plan:
@@ -314,12 +330,13 @@ def _decoder(name: str, split: Split, chosen: Plan, *, one: bool) -> Program:
     )  # fmt: skip
 
 
-def convert(program: Program, chosen: Plan) -> Any:
+def convert(program: Program, chosen: Plan, moments: Moments | None = None) -> Any:
     """Trace and convert one function, its weights compressed; coremltools' model, not yet saved.
 
     Args:
         program: From `programs`.
         chosen: The plan.
+        moments: For words in CALIBRATED.
     """
     import coremltools as ct
     import torch
@@ -348,7 +365,8 @@ def convert(program: Program, chosen: Plan) -> Any:
             **options,
         )
         operation = "gather" if program.part == "embedding" else "linear"
-        return compress(converted, word, operation, grouped=chosen.ios >= 18)
+        given = moments if word in CALIBRATED else None
+        return compress(converted, word, operation, grouped=chosen.ios >= 18, moments=given)
 
 
 def _shape(spec: TensorSpec, free: Mapping[str, Any], chosen: Plan, program: Program) -> Any:

@@ -44,7 +44,7 @@ def export(
         sizes: Picture sizes (width, height) in pixels, where the family has a choice; its own when None.
         data: Questions for the parity run; the run's test questions when None.
         samples: How many of them; 32, and more where the answers are short (`edgekit.bars.settling`), when None.
-        calibrate: How many questions int8-static is calibrated with; the recipe's, else 64, when None.
+        calibrate: Questions that a calibrated precision, such as int8-static, is shown; the recipe's, else 64, when None.
         calibration_data: Those questions; the run's train questions when None.
         with_genai: Also write what onnxruntime-genai loads; as the recipe says, else not, when None.
         options: Of the target's own, by name; `OPTIONS` of its module lists them.
@@ -71,7 +71,7 @@ def export(
         data = data or run.recipe().data.test
         calibration_data = calibration_data or run.recipe().data.train
     shown = [
-        _calibration(calibration_data, job.calibrate) if needs_calibration(module, job.precision) else []
+        _calibration(calibration_data, job.calibrate, job.precision) if needs_calibration(module, job.precision) else []
         for job, module in zip(jobs, modules, strict=True)
     ]
     questions = list(read_samples(data, limit=samples or MOST_PROMPTS, need_answer=False)) if data else []
@@ -107,7 +107,7 @@ def export(
     return bundles
 
 
-def _calibration(data: str | None, count: int) -> list[Sample]:
+def _calibration(data: str | None, count: int, precision: str) -> list[Sample]:
     """The questions an export is calibrated with.
 
     Raises:
@@ -117,7 +117,7 @@ def _calibration(data: str | None, count: int) -> list[Sample]:
 
     if data is None:
         raise EdgekitError(
-            "int8-static needs questions to calibrate with, and a checkpoint alone names none.",
+            f"{precision} needs questions to calibrate with, and a checkpoint alone names none.",
             fix="Name some, of the train kind:  --calibration-data SPEC",
         )
     return list(samples(data, limit=count, need_answer=False))

@@ -54,7 +54,7 @@ def command(
     calibrate: Annotated[
         int | None,
         typer.Option(
-            help="Questions int8-static is calibrated with; the recipe's, else 64, by default.",
+            help="Questions a calibrated precision, such as int8-static, is shown; the recipe's, else 64, by default.",
             min=1,
             show_default=False,
         ),

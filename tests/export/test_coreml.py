@@ -36,6 +36,7 @@ FAMILIES = ["smolvlm", "internvl", "qwen2_5_vl", "qwen3_vl"]
 SMALL = {"context": "320"}
 # Largest difference of a logit, of standard deviation 1.0 to 1.1.
 GAP = {"fp32": 1e-4, "fp16": 0.1, "int8": 1.5, "pal6": 3.0, "int4": 12.0, "pal4": 12.0}
+GAP |= {word: GAP[word.removesuffix("-calibrated")] for word in coreml.CALIBRATED}
 
 
 def picture(size: tuple[int, int], seed: int = 0) -> Image.Image:
@@ -44,10 +45,12 @@ def picture(size: tuple[int, int], seed: int = 0) -> Image.Image:
 
 
 def exported(checkpoint: Path, out: Path, precision: str = "fp16", **options: str) -> Bundle:
-    """With a short parity run."""
+    """With a short parity run; a calibrated precision is shown other pictures and questions."""
+    shown = drawn_samples(12)[4:] if precision in coreml.CALIBRATED else []
     return export_checkpoint(
-        checkpoint, "coreml", precision, out, samples=drawn_samples(4), options={**SMALL, **options}
-    )
+        checkpoint, "coreml", precision, out, samples=drawn_samples(4), calibration=shown,
+        options={**SMALL, **options},
+    )  # fmt: skip
 
 
 def compare(checkpoint: Path, bundle: Bundle, gap: float, *, identical: bool = False) -> None:
@@ -115,6 +118,7 @@ def open_session(folder: Path) -> Any:
 SLOW = {
     ("smolvlm", "fp32"), ("smolvlm", "pal4"), ("internvl", "fp16"), ("internvl", "int4"),
     ("qwen2_5_vl", "fp16"), ("qwen2_5_vl", "int8"), ("qwen3_vl", "pal6"),
+    ("smolvlm", "pal4-calibrated"), ("qwen3_vl", "int4-calibrated"),
 }  # fmt: skip
 
 
@@ -317,6 +321,7 @@ def test_options_that_cannot_be() -> None:
     refused("fp16", "context=1:", context="1")
     refused("int4", "Int4 blocks are new in iOS 18", ios="17")
     refused("vision=int4", "Int4 blocks", ios="17")
+    refused("text=int4-calibrated", "Int4 blocks", ios="17")
     refused("fp16", "Multifunction packages are new in iOS 18", ios="17", layout="multifunction")
     refused("fp16", "States are new in iOS 18", ios="17", cache="states")
     refused("fp32", "keeps states in Float16", cache="states")

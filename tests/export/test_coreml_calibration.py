@@ -1,0 +1,268 @@
+"""Core ML weights whose grids are chosen for the inputs of calibration prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from edgekit import api
+from edgekit.bundle import TensorSpec
+from edgekit.chat import question
+from edgekit.checkpoint import load_model
+from edgekit.data import Sample
+from edgekit.errors import EdgekitError
+from edgekit.export import coreml
+from edgekit.export._coreml_precision import BLOCK, best_blocks, best_palette, weights_of
+from edgekit.export._moments import FLOOR, Moments, measure
+from edgekit.export.bundling import drawn_samples, export_checkpoint, parity_inputs
+from edgekit.export.onnx_precision import calibration_feeds
+from edgekit.families import Split, family_of
+from edgekit.processor import Processor
+
+needs_coremltools = pytest.mark.skipif(
+    find_spec("coremltools") is None, reason="coremltools is not installed: pip install 'edgekit[coreml]'"
+)
+Maker = Callable[..., Path]
+Array = NDArray[Any]
+
+
+def split_of(checkpoint: Path) -> Split:
+    model: Any = load_model(checkpoint)
+    split: Split = family_of(model.config.model_type).split(model, None)
+    return split
+
+
+def error(weight: Array, made: Array, importance: Array) -> float:
+    """What is to be small: the square errors, each counted by its input."""
+    return float((importance * (weight.astype(np.float64) - made.astype(np.float64)) ** 2).sum())
+
+
+def from_blocks(scales: Array, whole: Array) -> Array:
+    return np.repeat(scales.astype(np.float64), BLOCK, axis=1) * whole
+
+
+def drawn(seed: int, outputs: int = 16, inputs: int = 64) -> tuple[Array, Array]:
+    """A weight of float16 and an importance over three decades."""
+    rng = np.random.default_rng(seed)
+    return rng.standard_normal((outputs, inputs)).astype(np.float16), 10.0 ** rng.uniform(-2, 1, inputs)
+
+
+# ----------------------------------------------------------------------------------------------------------- the grids
+
+
+@needs_coremltools
+def test_a_palette_goes_where_the_inputs_are_large() -> None:
+    """Two values for 0, 1 and 5: plainly 0.5 and 5; where 0 and 1 count most they get their own."""
+    weight = np.array([[0.0, 1.0, 5.0]], np.float16)
+    values, indices = best_palette(weight, 1)
+    np.testing.assert_array_equal(values[indices], [0.5, 0.5, 5.0])
+    values, indices = best_palette(weight, 1, np.array([100.0, 100.0, 0.01]))
+    # The other is the mean of 1 and 5, weighed: (100 + 0.05) / 100.01, which float16 has at 1 + 2^-11, rounded to 1.
+    np.testing.assert_array_equal(values[indices], [0.0, 1.0, 1.0])
+
+
+@needs_coremltools
+def test_a_palette_has_the_column_that_matters() -> None:
+    """16 values for 1,024 numbers, 16 of which count: these are in the palette."""
+    weight, _ = drawn(0)
+    importance = np.full(64, 1e-6)
+    importance[5] = 1.0
+    values, indices = best_palette(weight, 4, importance)
+    made = values[indices].reshape(weight.shape)
+    np.testing.assert_allclose(made[:, 5], weight[:, 5], atol=2e-3)
+    plain, places = best_palette(weight, 4)
+    assert np.abs(plain[places].reshape(weight.shape)[:, 5] - weight[:, 5]).max() > 0.05
+
+
+@needs_coremltools
+def test_equal_importance_is_the_plain_palette_and_few_numbers_are_exact() -> None:
+    weight, _ = drawn(1)
+    for a, b in zip(best_palette(weight, 4), best_palette(weight, 4, np.full(64, 3.0)), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-3)
+    few = np.array([[1.0, 2.0, 1.0, 4.0]], np.float16)
+    values, indices = best_palette(few, 4, np.ones(4))
+    np.testing.assert_array_equal(values[indices], few[0])
+    assert values.shape == (16,) and values.dtype == np.float16 and indices.dtype == np.uint8
+
+
+@needs_coremltools
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("bits", [4, 6])
+def test_a_calibrated_palette_is_never_worse_where_it_counts(seed: int, bits: int) -> None:
+    weight, importance = drawn(seed)
+    plain, calibrated = (
+        error(weight, values[indices].reshape(weight.shape), importance)
+        for values, indices in (best_palette(weight, bits), best_palette(weight, bits, importance))
+    )
+    assert calibrated < plain
+
+
+def test_a_block_leaves_an_outlier_that_no_input_meets() -> None:
+    """The plain scale, 10/7, would make 1.43 of each 1; the outlier's input is nearly nothing, so the scale is 1."""
+    weight = np.tile(np.array([1.0, -1.0], np.float16), 16)[None]
+    weight[0, 4] = 10
+    importance = np.ones(32)
+    importance[4] = 1e-7
+    scales, whole = best_blocks(weight, importance)
+    assert scales.dtype == np.float16 and scales.shape == (1, 1) and scales[0, 0] == 1
+    np.testing.assert_array_equal(whole, np.where(weight == 10, 7, weight))
+
+
+def test_a_block_has_the_eighth_step_below_zero() -> None:
+    weight = np.resize(np.arange(-8, 8), 64)[None].astype(np.float16)
+    weight[0, 32:] *= 0.25
+    scales, whole = best_blocks(weight, np.ones(64))
+    np.testing.assert_array_equal(scales, [[1, 0.25]])
+    np.testing.assert_array_equal(whole[0], np.resize(np.arange(-8, 8), 64))
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_calibrated_block_is_never_worse_where_it_counts(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    weight, importance = drawn(seed)
+    steps = (np.abs(weight.astype(np.float32)).reshape(16, 2, BLOCK).max(-1) / 7).astype(np.float16)
+    plain = np.clip(np.rint(weight / np.repeat(steps, BLOCK, axis=1)), -7, 7)
+    made = best_blocks(weight, importance)
+    worse = error(weight, from_blocks(steps, plain), importance)
+    assert error(weight, from_blocks(*made), importance) < worse
+    assert np.abs(made[1]).max() <= 8 and made[1].max() <= 7
+    # A few rows at a time come to the same.
+    monkeypatch.setattr("edgekit.export._coreml_precision.ROWS", 200)
+    for whole, apart in zip(made, best_blocks(weight, importance), strict=True):
+        np.testing.assert_array_equal(whole, apart)
+
+
+def test_blocks_of_zeros_stay_zeros() -> None:
+    scales, whole = best_blocks(np.zeros((2, 64), np.float16), np.ones(64))
+    assert np.isfinite(scales).all() and not whole.any()
+
+
+# ---------------------------------------------------------------------------------------------------------- the inputs
+
+
+def test_layers_are_told_by_their_numbers() -> None:
+    rng = np.random.default_rng(0)
+    a, b = (rng.standard_normal((4, 3)).astype(np.float32) for _ in range(2))
+    twin = a.copy()
+    known = Moments([(a, np.array([1.0, 2.0, 3.0])), (b, np.array([0.0, 0.0, 4.0])), (twin, np.array([3.0, 2.0, 1.0]))])
+    # The layer and its twin add up, to 4, 4, 4; a silent input keeps the least there is. The mean is 1.
+    np.testing.assert_allclose(known.of(a.astype(np.float16)), [1, 1, 1])  # type: ignore[arg-type]
+    np.testing.assert_allclose(known.of(b), np.array([FLOOR, FLOOR, 1]) * 3 / (1 + 2 * FLOOR))  # type: ignore[arg-type]
+    changed = a.copy()
+    changed[3, 2] += 0.1
+    assert known.of(changed) is None and known.of(a.T.copy()) is None
+    np.testing.assert_array_equal(Moments([(a, np.zeros(3))]).of(a), np.ones(3))  # type: ignore[arg-type]
+
+
+def test_what_is_measured(tiny_checkpoint: Path) -> None:
+    """The first decoder layer is given its norm of the embeddings, of the picture too; the head, last tokens alone."""
+    import torch
+
+    split = split_of(tiny_checkpoint)
+    prompts = parity_inputs(Processor.load(tiny_checkpoint), (), stock=2)
+    known = measure(split, prompts, {"text": "int4-calibrated"})
+    text: Any = split.text
+    layer = text.text_model.layers[0]
+    # The last token of an answer is nobody's input.
+    feeds = [feed["inputs_embeds"][:, :-1] for feed in calibration_feeds(split, prompts)["text_decoder"]]
+    with torch.no_grad():
+        normed = np.concatenate([layer.input_layernorm(torch.from_numpy(feed))[0].numpy() for feed in feeds])
+    wanted = (normed.astype(np.float64) ** 2).mean(0)
+    np.testing.assert_allclose(
+        known.of(layer.self_attn.q_proj.weight.detach().numpy()), wanted / wanted.mean(), rtol=1e-4
+    )
+    answers = sum(feed.shape[1] - prompt.ids.shape[1] + 1 for feed, prompt in zip(feeds, prompts, strict=True))
+    hidden = []
+    hook = text.lm_head.register_forward_hook(lambda _, given, __: hidden.append(given[0][0, -1].numpy()))
+    calls = measure(split, prompts, {"text": "int4-calibrated"})
+    hook.remove()
+    head = (np.array(hidden, np.float64) ** 2).mean(0)
+    assert len(hidden) >= answers
+    np.testing.assert_allclose(calls.of(text.lm_head.weight.detach().numpy()), head / head.mean(), rtol=1e-4)
+    vision = next(part for part in split.vision[""].module.modules() if isinstance(part, torch.nn.Linear))
+    assert known.of(vision.weight.detach().numpy()) is None
+    assert not any(part._forward_hooks for part in split.text.modules())
+
+
+def test_nothing_to_calibrate_with(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    split, processor = split_of(tiny_checkpoint), Processor.load(tiny_checkpoint)
+    with pytest.raises(EdgekitError, match=r"pal4-calibrated needs questions[\s\S]*--calibration-data"):
+        measure(split, [], {"vision": "pal4-calibrated"})
+    words = [processor.encode(question("what?", 0), [])]
+    with pytest.raises(EdgekitError, match="pal4-calibrated needs pictures to calibrate the vision encoder"):
+        measure(split, words, {"vision": "pal4-calibrated", "text": "pal4-calibrated"})
+    assert measure(split, words, {"text": "int4-calibrated"}).layers
+    if find_spec("coremltools") is not None:
+        with pytest.raises(EdgekitError, match="pal6-calibrated needs questions"):
+            export_checkpoint(tiny_checkpoint, "coreml", "pal6-calibrated", tmp_path / "b")
+        with pytest.raises(EdgekitError, match=r"pal4-calibrated needs questions.*a checkpoint alone names none"):
+            api.export(tiny_checkpoint, targets=["coreml"], precisions=["pal4-calibrated"], out=tmp_path / "b")
+    assert list(tmp_path.iterdir()) == []
+
+
+# ---------------------------------------------------------------------------------------------------------- the program
+
+
+@needs_coremltools
+def test_a_calibrated_program_is_nearer_on_such_inputs(tmp_path: Path) -> None:
+    """Inputs whose channels differ by a hundred times; the type of the weights in the file is the plain one's."""
+    import torch
+    from torch import nn
+
+    from edgekit.runtimes.mil import Package
+
+    torch.manual_seed(0)
+    model = nn.Linear(64, 64).eval()
+    size = 10.0 ** torch.linspace(-1, 1, 64)[torch.randperm(64)]
+    inputs = torch.randn(200, 64) * size
+    weight = model.weight.detach()
+    known = Moments([(weight.numpy(), (inputs.double() ** 2).mean(0).numpy())])
+    shape = (TensorSpec("x", "float16", (200, 64)),), (TensorSpec("y", "float16", (200, 64)),)
+    program = coreml.Program("p", model, (inputs,), *shape, "text", "")
+    wanted = model(inputs).detach().numpy()
+    for word, kind in (("int4", "constexpr_blockwise_shift_scale"), ("pal4", "constexpr_lut_to_dense")):
+        gaps, bytes_ = [], []
+        for name in (word, f"{word}-calibrated"):
+            with coreml.quiet():
+                coreml.convert(program, coreml.plan(name, {}), known).save(str(tmp_path / f"{name}.mlpackage"))
+            package = Package(tmp_path / f"{name}.mlpackage")
+            found = [one.type for one in package.block("main").operations if one.type.startswith("constexpr")]
+            assert found == [kind]
+            gaps.append(float(((package.function().predict({"x": inputs.numpy()})["y"] - wanted) ** 2).mean()))
+            bytes_.append((tmp_path / f"{name}.mlpackage/Data/com.apple.CoreML/weights/weight.bin").stat().st_size)
+        assert gaps[1] < 0.8 * gaps[0], (word, gaps)
+        assert bytes_[0] == bytes_[1]
+
+
+FAMILIES = ["smolvlm", "internvl", "qwen2_5_vl", "qwen3_vl"]
+
+
+@needs_coremltools
+@pytest.mark.parametrize(
+    "family", [pytest.param(name, marks=[] if name == "smolvlm" else [pytest.mark.slow]) for name in FAMILIES]
+)
+def test_every_linear_weight_of_a_program_is_known(family: str, tiny_of: Maker) -> None:
+    """Converters fold, rename and share; a weight that is not found again would silently stay uncalibrated."""
+    from coremltools.optimize import coreml as optimize
+
+    checkpoint = tiny_of(family)
+    split = split_of(checkpoint)
+    shown: list[Sample] = drawn_samples(4)
+    known = measure(split, parity_inputs(Processor.load(checkpoint), shown), dict.fromkeys(("vision", "text"), "pal4"))
+    chosen = coreml.plan("fp16", {"context": "64", "layout": "separate"})
+    found = 0
+    for program in coreml.programs(split, chosen):
+        if program.part == "embedding":
+            continue
+        with coreml.quiet():
+            converted = coreml.convert(program, chosen)
+            about = optimize.get_weights_metadata(converted, weight_threshold=0)
+        for name in weights_of(converted, "linear"):
+            assert known.of(about[name].val) is not None, (program.name, name)
+            found += 1
+    assert found >= 12
