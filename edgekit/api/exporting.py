@@ -44,7 +44,7 @@ def export(
         sizes: Picture sizes (width, height) in pixels, where the family has a choice; its own when None.
         data: Questions for the parity run; the run's test questions when None.
         samples: How many of them; 32, and more where the answers are short (`edgekit.bars.settling`), when None.
-        calibrate: Questions that a calibrated precision, such as int8-static, is shown; the recipe's, else 64, when None.
+        calibrate: How many questions a calibrated precision (int8-static) is shown; the recipe's, else 64, when None.
         calibration_data: Those questions; the run's train questions when None.
         with_genai: Also write what onnxruntime-genai loads; as the recipe says, else not, when None.
         options: Of the target's own, by name; `OPTIONS` of its module lists them.
