@@ -173,17 +173,17 @@ def test_what_is_measured(tiny_checkpoint: Path) -> None:
     with torch.no_grad():
         normed = np.concatenate([layer.input_layernorm(torch.from_numpy(feed))[0].numpy() for feed in feeds])
     wanted = (normed.astype(np.float64) ** 2).mean(0)
-    np.testing.assert_allclose(
-        known.of(layer.self_attn.q_proj.weight.detach().numpy()), wanted / wanted.mean(), rtol=1e-4
-    )
+    found = known.of(layer.self_attn.q_proj.weight.detach().numpy())
+    np.testing.assert_allclose(found, wanted / wanted.mean(), rtol=1e-4)  # type: ignore[arg-type]
     answers = sum(feed.shape[1] - prompt.ids.shape[1] + 1 for feed, prompt in zip(feeds, prompts, strict=True))
-    hidden = []
+    hidden: list[Array] = []
     hook = text.lm_head.register_forward_hook(lambda _, given, __: hidden.append(given[0][0, -1].numpy()))
     calls = measure(split, prompts, {"text": "int4-calibrated"})
     hook.remove()
     head = (np.array(hidden, np.float64) ** 2).mean(0)
-    assert len(hidden) >= answers
-    np.testing.assert_allclose(calls.of(text.lm_head.weight.detach().numpy()), head / head.mean(), rtol=1e-4)
+    assert len(hidden) == answers
+    found = calls.of(text.lm_head.weight.detach().numpy())
+    np.testing.assert_allclose(found, head / head.mean(), rtol=1e-4)  # type: ignore[arg-type]
     vision = next(part for part in split.vision[""].module.modules() if isinstance(part, torch.nn.Linear))
     assert known.of(vision.weight.detach().numpy()) is None
     assert not any(part._forward_hooks for part in split.text.modules())
