@@ -84,22 +84,31 @@ def weights_of(converted: Any, operation: str) -> list[str]:
 
 def _palettise(converted: Any, names: list[str], bits: int, known: Moments, *, grouped: bool) -> Any:
     """The weights of these names as palettes."""
+    from coremltools.models.utils import _apply_graph_pass
     from coremltools.optimize import coreml as optimize
+    from coremltools.optimize.coreml._quantization_passes import palettize_weights
+
+    class Weighed(palettize_weights):  # type: ignore[misc]
+        @staticmethod
+        def blockwise_compress(
+            original_data: Any, mode: str, nbits: Any, block_sizes: Any, *_: Any, **more: Any
+        ) -> Any:
+            """coremltools' parameters of one weight: indices, table, axis; None where groups do not fit."""
+            importance = known.of(original_data)
+            return palettize_weights.blockwise_compress(
+                original_data, mode, nbits, block_sizes, lambda group: best_palette(group, bits, importance),
+                channel_axis=more["channel_axis"],
+            )  # fmt: skip
 
     granularity = {"granularity": "per_grouped_channel", "group_size": GROUP} if grouped else {}
-    about = optimize.get_weights_metadata(converted, weight_threshold=0) if known.layers else {}
-
-    def config(name: str) -> Any:
-        importance = known.of(about[name].val) if name in about else None
-        return optimize.OpPalettizerConfig(
-            mode="custom",
-            lut_function=lambda weight: best_palette(weight, bits, importance),
-            weight_threshold=SMALLEST,
-            **granularity,
-        )
-
-    configs = {name: config(name) for name in names}
-    return optimize.palettize_weights(converted, optimize.OptimizationConfig(op_name_configs=configs))
+    config = optimize.OpPalettizerConfig(
+        mode="custom",
+        lut_function=lambda group: best_palette(group, bits),
+        weight_threshold=SMALLEST,
+        **granularity,
+    )
+    configs = optimize.OptimizationConfig(op_name_configs=dict.fromkeys(names, config))
+    return _apply_graph_pass(converted, Weighed(configs))
 
 
 def best_palette(
