@@ -90,13 +90,11 @@ def _palettise(converted: Any, names: list[str], bits: int, known: Moments, *, g
 
     class Weighed(palettize_weights):  # type: ignore[misc]
         @staticmethod
-        def blockwise_compress(
-            original_data: Any, mode: str, nbits: Any, block_sizes: Any, *_: Any, **more: Any
-        ) -> Any:
+        def blockwise_compress(original_data: Any, mode: str, nbits: Any, blocks: Any, *_: Any, **more: Any) -> Any:
             """coremltools' parameters of one weight: indices, table, axis; None where groups do not fit."""
             importance = known.of(original_data)
             return palettize_weights.blockwise_compress(
-                original_data, mode, nbits, block_sizes, lambda group: best_palette(group, bits, importance),
+                original_data, mode, nbits, blocks, lambda group: best_palette(group, bits, importance),
                 channel_axis=more["channel_axis"],
             )  # fmt: skip
 
@@ -192,7 +190,8 @@ def _best_rows(weight: NDArray[Any], importance: NDArray[np.float64]) -> tuple[N
 
 def _rounded(blocks: NDArray[np.float32], scales: NDArray[np.float32]) -> NDArray[np.float32]:
     """Core ML's int4 has an eighth step below zero, which coremltools' own grid leaves unused."""
-    return np.clip(np.rint(blocks / scales), LOWEST, HIGHEST)
+    whole: NDArray[np.float32] = np.clip(np.rint(blocks / scales), LOWEST, HIGHEST)
+    return whole
 
 
 def _error(
