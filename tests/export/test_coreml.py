@@ -342,6 +342,7 @@ def test_what_options_come_to() -> None:
     assert coreml.plan("fp16", {"lengths": "buckets", "layout": "separate"}).lengths == (1, 16, 64, 256)
     assert {word: coreml.plan(word, {}).words["embedding"] for word in coreml.PRECISIONS} == {
         "fp16": "fp16", "fp32": "fp32", "int8": "int8", "int4": "int8", "pal4": "int8", "pal6": "int8",
+        **dict.fromkeys(coreml.CALIBRATED, "int8"),
     }  # fmt: skip
     assert coreml.plan("vision=fp16,text=pal6", {}).words == {"vision": "fp16", "embedding": "fp32", "text": "pal6"}
 
