@@ -31,10 +31,11 @@ Maker = Callable[..., Path]
 Array = NDArray[Any]
 
 
-def split_of(checkpoint: Path) -> Split:
-    model: Any = load_model(checkpoint)
-    split: Split = family_of(model.config.model_type).split(model, None)
-    return split
+def opened(checkpoint: Path) -> tuple[Split, Processor]:
+    """The modules and the processor of an export with its own picture sizes."""
+    processor, model = Processor.load(checkpoint).for_sizes(None), load_model(checkpoint)
+    config: Any = model.config
+    return family_of(config.model_type).split(model, processor.params.get("sizes")), processor
 
 
 def error(weight: Array, made: Array, importance: Array) -> float:
@@ -162,8 +163,8 @@ def test_what_is_measured(tiny_checkpoint: Path) -> None:
     """The first decoder layer is given its norm of the embeddings, of the picture too; the head, last tokens alone."""
     import torch
 
-    split = split_of(tiny_checkpoint)
-    prompts = parity_inputs(Processor.load(tiny_checkpoint), (), stock=2)
+    split, processor = opened(tiny_checkpoint)
+    prompts = parity_inputs(processor, (), stock=2)
     known = measure(split, prompts, {"text": "int4-calibrated"})
     text: Any = split.text
     layer = text.text_model.layers[0]
@@ -189,7 +190,7 @@ def test_what_is_measured(tiny_checkpoint: Path) -> None:
 
 
 def test_nothing_to_calibrate_with(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    split, processor = split_of(tiny_checkpoint), Processor.load(tiny_checkpoint)
+    split, processor = opened(tiny_checkpoint)
     with pytest.raises(EdgekitError, match=r"pal4-calibrated needs questions[\s\S]*--calibration-data"):
         measure(split, [], {"vision": "pal4-calibrated"})
     words = [processor.encode(question("what?", 0), [])]
@@ -255,9 +256,8 @@ def test_every_linear_weight_of_a_program_is_known(family: str, tiny_of: Maker) 
             asked.append((found := super().of(weight)) is not None)
             return found
 
-    checkpoint = tiny_of(family)
-    split = split_of(checkpoint)
-    shown = parity_inputs(Processor.load(checkpoint), drawn_samples(4))
+    split, processor = opened(tiny_of(family))
+    shown = parity_inputs(processor, drawn_samples(4))
     known = Spy(measure(split, shown, dict.fromkeys(("vision", "text"), "pal4-calibrated")).layers)
     chosen = coreml.plan("pal4-calibrated", {"context": "64", "layout": "separate"})
     for program in coreml.programs(split, chosen):
