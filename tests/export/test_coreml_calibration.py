@@ -156,7 +156,7 @@ def test_layers_are_told_by_their_numbers() -> None:
     changed = a.copy()
     changed[3, 2] += 0.1
     assert known.of(changed) is None and known.of(a.T.copy()) is None
-    np.testing.assert_array_equal(Moments([(a, np.zeros(3))]).of(a), np.ones(3))  # type: ignore[arg-type]
+    np.testing.assert_array_equal(Moments([(a, np.zeros(3))]).of(a), np.ones(3))
 
 
 def test_what_is_measured(tiny_checkpoint: Path) -> None:
