@@ -30,7 +30,7 @@ CALIBRATED_SUFFIX = "-calibrated"
 # Scales that are tried: the block's largest magnitude over each of these; over 7 it is the plain grid's own. Far above
 # it the largest is cut off, for the sake of the others.
 STEPS = np.geomspace(5, 35, 56)
-ROWS = 1 << 20  # numbers that are searched at a time: the search holds several arrays of float32 as large
+AT_ONCE = 1 << 20  # numbers that are searched at a time: several float32 arrays of that size are held
 LOWEST, HIGHEST = -8, 7
 
 
@@ -162,7 +162,7 @@ def best_blocks(weight: NDArray[Any], importance: NDArray[np.float64]) -> tuple[
     Returns:
         Scales (N, K / BLOCK) of the weight's type, and whole numbers -8 to 7 (N, K).
     """
-    rows = max(1, ROWS // weight.shape[1])
+    rows = max(1, AT_ONCE // weight.shape[1])
     parts = [_best_rows(weight[start : start + rows], importance) for start in range(0, len(weight), rows)]
     scales, whole = (np.concatenate(made) for made in zip(*parts, strict=True))
     return scales, whole

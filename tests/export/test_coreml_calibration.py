@@ -132,7 +132,7 @@ def test_a_calibrated_block_is_never_worse_where_it_counts(seed: int, monkeypatc
     assert error(weight, from_blocks(*made), importance) < worse
     assert np.abs(made[1]).max() <= 8 and made[1].max() <= 7
     # A few rows at a time come to the same.
-    monkeypatch.setattr("edgekit.export._coreml_precision.ROWS", 200)
+    monkeypatch.setattr("edgekit.export._coreml_precision.AT_ONCE", 200)
     for whole, apart in zip(made, best_blocks(weight, importance), strict=True):
         np.testing.assert_array_equal(whole, apart)
 
