@@ -162,7 +162,7 @@ def _speed(
         return None
     if all(samples):
         mine = [_turns(items, field) for items in samples]
-        if all(len(values) for values in mine):
+        if all(len(values) > 1 for values in mine):  # one turn says nothing of how far turns lie apart
             # Tokens per second are compared by the milliseconds behind them.
             ratio, chance = median_change(mine[1], mine[0])
             ratio = ratio if upper else 1 / ratio
@@ -179,7 +179,8 @@ def _ratio(figure: str, before: Row, after: Row, field: str, upper: bool) -> Cha
         return None
     p = _p_of_intervals(then, getattr(before, f"{field}_ci95"), now, getattr(after, f"{field}_ci95"))
     text, way = _percent(now / then), _way(now / then - 1, upper)
-    return Change(before.name, figure, then, now, text, p, "from the rows' intervals", way)
+    method = "from the rows' intervals" if p is not None else "no interval"
+    return Change(before.name, figure, then, now, text, p, method, way)
 
 
 def _plain(figure: str, before: Row, after: Row, field: str, tolerance: float) -> Change | None:

@@ -55,9 +55,9 @@ class Figures:
         """Over the questions."""
         return float(np.median(self.values(key)))
 
-    def interval(self, key: str) -> Interval:
-        """Of that median."""
-        return median_interval(self.values(key), self.turns)
+    def interval(self, key: str) -> Interval | None:
+        """Of that median; None after a single turn, which says nothing of the next."""
+        return median_interval(self.values(key), self.turns) if len(set(self.turns)) > 1 else None
 
 
 def fill(row: Row, measured: Measured, base: Measured | None) -> Row:
@@ -119,7 +119,7 @@ def _latencies(row: Row, own: Figures) -> Row:
     return replace(
         row,
         decode_tokens_per_s=1000 / p50,
-        decode_tokens_per_s_ci95=(1000 / high, 1000 / low),
+        decode_tokens_per_s_ci95=(1000 / high, 1000 / low) if len(set(turns)) > 1 else None,
         itl_ms_p50=p50,
         itl_ms_p95=p95,
         itl_ms_p99=p99,
@@ -136,13 +136,15 @@ def _against(row: Row, own: Figures, base: Figures) -> Row:
         accuracy_p=gain.p_value,
         token_agreement=_agreement(own.answers, base.answers),
         ttft_ratio=ttft,
-        ttft_ratio_ci95=ttft_ci95,
+        ttft_ratio_ci95=ttft_ci95 if len(set(own.turns) & set(base.turns)) > 1 else None,
     )
     (gaps, turns), (base_gaps, base_turns) = own.gaps(), base.gaps()
-    if not set(turns) & set(base_turns):
+    shared = set(turns) & set(base_turns)
+    if not shared:
         return row
     slower, (low, high) = median_ratio(gaps, turns, base_gaps, base_turns)
-    return replace(row, decode_ratio=1 / slower, decode_ratio_ci95=(1 / high, 1 / low))
+    interval = (1 / high, 1 / low) if len(shared) > 1 else None
+    return replace(row, decode_ratio=1 / slower, decode_ratio_ci95=interval)
 
 
 def _agreement(ours: Sequence[dict[str, Any]], theirs: Sequence[dict[str, Any]]) -> float:

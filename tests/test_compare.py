@@ -64,6 +64,16 @@ def test_a_tiny_change_is_not_worth_a_failure() -> None:
     assert "TTFT ms" not in worse(old, new)
 
 
+def test_a_single_turn_each_proves_nothing_of_speed() -> None:
+    old, new = measured(), measured(ttft=12.0)
+    for one in (old, new):
+        for items in one.raw.values():
+            for item in items:
+                item["turn"] = 0
+    change = next(change for change in compare(old, new) if change.figure == "decode tokens/s")
+    assert (change.p, change.method) == (None, "no interval")
+
+
 def test_one_question_lost_is_chance() -> None:
     change = compare(measured(), measured(right=159))[0]
     assert (change.figure, change.verdict, change.p) == ("accuracy", "same", 1.0)

@@ -17,7 +17,7 @@ from edgekit.demo.shapes import draw
 from edgekit.errors import BundleError, EdgekitError, NotFiniteError
 from edgekit.recipe import Gates
 from edgekit.report import Row, read_report
-from edgekit.runtimes import RUNTIMES, bench, gates, measure, runtime_for
+from edgekit.runtimes import RUNTIMES, bench, gates, measure, rows, runtime_for
 from edgekit.runtimes.generate import answer, follow
 from edgekit.runtimes.sampling import Sampling, chooser, greedy
 from edgekit.runtimes.verify import verify_bundle
@@ -293,3 +293,21 @@ def test_a_hostile_picture_is_a_clear_error(tiny_bundle: Path, tmp_path: Path) -
     Image.new("RGB", (3, 3)).save(tmp_path / "ok.png")
     said = api.run(tiny_bundle, "q", [tmp_path / "ok.png"], max_new_tokens=3)
     assert said["runtime"] == "onnxruntime" and len(said["token_ids"]) <= 3
+
+
+@pytest.mark.parametrize(("turns", "known"), [((0, 0), False), ((0, 1), True)])
+def test_one_turn_gives_no_interval_of_latency(turns: tuple[int, int], known: bool) -> None:
+    """What lies between two questions of one turn says nothing of how far turns lie apart."""
+    answers = [
+        {
+            "turn": turn, "score": 1.0, "token_ids": [1, 2], "prompt_tokens": 9, "preprocess_ms": 1.0,
+            "image_encode_ms": 2.0 + place, "prefill_ms": 3.0, "first_token_ms": 0.1, "ttft_ms": 6.0 + place,
+            "itl_ms": [1.0 + place],
+        }
+        for place, turn in enumerate(turns)
+    ]  # fmt: skip
+    measured = measure.Measured("a", answers=answers)
+    row = rows.fill(Row("b" * 64, "a", "onnxruntime", "onnx", "int8", "host", "ok"), measured, measured)
+    assert row.ttft_ms == 6.5 and row.ttft_ratio == 1.0 and row.decode_ratio == 1.0
+    intervals = (row.ttft_ms_ci95, row.image_encode_ms_ci95, row.decode_tokens_per_s_ci95, row.ttft_ratio_ci95)
+    assert [interval is not None for interval in (*intervals, row.decode_ratio_ci95)] == [known] * 5
