@@ -31,12 +31,14 @@ from edgekit import __version__
 from edgekit.bundle import Component, TensorSpec
 from edgekit.errors import EdgekitError
 from edgekit.export import vision_name
+from edgekit.export._coreml_metadata import describe
+from edgekit.export._coreml_metadata import label as label
 from edgekit.export._coreml_modules import decoder, rewritten
 from edgekit.export._coreml_precision import BLOCK, CALIBRATED_SUFFIX, GROUP, compress
 from edgekit.export._moments import Moments, measure
 from edgekit.export.coreml_patches import patched
 from edgekit.families import Split, VisionPart
-from edgekit.mlprogram import CONTEXT, DECODE, FUNCTIONS, LABEL, LENGTHS, Programs
+from edgekit.mlprogram import CONTEXT, DECODE, FUNCTIONS, LENGTHS, Programs
 from edgekit.precision import by_part, is_mixed
 from edgekit.processor import Inputs
 
@@ -205,8 +207,19 @@ def write(
                 together.add_function(str(package), "main", FUNCTIONS.get(name, name))
             together.default_function_name = FUNCTIONS["text_decoder"]
             ct.utils.save_multifunction(together, str(folder / PACKAGE))
-    for package in [folder / PACKAGE] if chosen.shared else files.values():
-        _describe(package, chosen, {program.name: program for program in made}, shared=chosen.shared)
+    settings = {
+        CONTEXT: str(chosen.context),
+        LENGTHS: ",".join(map(str, chosen.lengths)),
+        "edgekit.precision": ", ".join(f"{part} {word}" for part, word in chosen.words.items()),
+    }
+    labels = (chosen.labels["author"], chosen.labels["license"])
+    about = {program.name: program.about for program in made}
+    if chosen.shared:
+        functions = {FUNCTIONS.get(name, name): what for name, what in about.items()}
+        describe(folder / PACKAGE, functions, settings, *labels)
+    else:
+        for name, package in files.items():
+            describe(package, {name: about[name]}, settings, *labels)
     return (
         {
             program.name: Component(
@@ -377,76 +390,6 @@ def _shape(spec: TensorSpec, free: Mapping[str, Any], chosen: Plan, program: Pro
             [[size if axis == "tokens" else axis for axis in spec.shape] for size in chosen.lengths]
         )
     return tuple(free[axis] if isinstance(axis, str) else axis for axis in spec.shape)
-
-
-def _describe(package: Path, chosen: Plan, made: Mapping[str, Program], *, shared: bool) -> None:
-    """Write what Xcode shows: description, author, licence, and what each input and output is."""
-
-    def say(spec: Any, program: Program) -> None:
-        for features in (spec.input, spec.output):
-            for feature in features:
-                feature.shortDescription = DESCRIPTIONS[feature.name.rstrip("0123456789")]
-
-    mine = made if shared else {package.stem: made[package.stem]}
-    with _edited(package) as model:
-        description = model.description
-        stored = description.metadata
-        stored.shortDescription = "A vision-language model's parts. " + " ".join(
-            f"{FUNCTIONS.get(name, name) if shared else name}: {program.about}." for name, program in mine.items()
-        )
-        stored.author, stored.license = chosen.labels["author"], chosen.labels["license"]
-        stored.versionString = __version__
-        stored.userDefined[CONTEXT] = str(chosen.context)
-        stored.userDefined[LENGTHS] = ",".join(map(str, chosen.lengths))
-        stored.userDefined["edgekit.precision"] = ", ".join(f"{part} {word}" for part, word in chosen.words.items())
-        names = {FUNCTIONS.get(name, name): program for name, program in mine.items()}
-        for function in description.functions:
-            say(function, names[function.name])
-        if not shared:
-            say(description, mine[package.stem])
-
-
-DESCRIPTIONS = {
-    "pixel_values": "Normalised pixels of one tile, or flattened patches of one picture; manifest.json says how to "
-    "prepare them.",
-    "image_features": "Image embeddings; they take the places of the image tokens.",
-    "deepstack_features": "Features for the first decoder layers; deepstack_embeds takes them.",
-    "input_ids": "Token ids.",
-    "inputs_embeds": "Embeddings of the new tokens, image embeddings in the places of image tokens.",
-    "attention_mask": "Added to the scores: 0 where a new token (row) may look at a place of the cache, else -10000.",
-    "position_ids": "Positions of the new tokens.",
-    "start": "Place in the cache where the first new token goes.",
-    "deepstack_embeds": "deepstack_features at image tokens, else 0.",
-    "logits": "Scores of the token that follows.",
-    **{f"{time}_{kind}_": f"{kind.capitalize()}s of a layer {when}."
-       for time, when in (("past", "before this call; the first place is never looked at"), ("present", "after it"))
-       for kind in ("key", "value")},
-}  # fmt: skip
-
-
-@contextmanager
-def _edited(package: Path) -> Iterator[Any]:
-    """The package's model message; what is changed in it is written back."""
-    from coremltools import proto
-
-    path = package / "Data" / "com.apple.CoreML" / "model.mlmodel"
-    model = proto.Model_pb2.Model()
-    model.ParseFromString(path.read_bytes())
-    yield model
-    path.write_bytes(model.SerializeToString())
-
-
-def label(folder: Path, components: Mapping[str, Component], digest: str) -> None:
-    """Write into the packages' metadata which export they belong to.
-
-    Args:
-        folder: The bundle's.
-        components: Of `write`.
-        digest: SHA-256 of the manifest's fields that say what was exported.
-    """
-    for name in {Path(part.file).parent.as_posix() for part in components.values()}:
-        with _edited(folder / name) as model:
-            model.description.metadata.userDefined[LABEL] = digest
 
 
 def open_components(folder: Path, components: dict[str, Component]) -> Components:
