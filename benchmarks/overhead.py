@@ -153,9 +153,9 @@ def summary(spent: dict[str, list[tuple[float, float]]]) -> dict[str, Any]:
     found: dict[str, Any] = {"repetitions": len(spent["direct"])}
     for place, kind in enumerate(("wall", "cpu")):
         ratios = [ours[place] / theirs[place] for ours, theirs in zip(spent["edgekit"], spent["direct"], strict=True)]
-        low, high = median_interval(ratios)
+        interval = median_interval(ratios)
         found[f"{kind}_overhead_percent"] = 100 * (statistics.median(ratios) - 1)
-        found[f"{kind}_overhead_ci95"] = [100 * (low - 1), 100 * (high - 1)]
+        found[f"{kind}_overhead_ci95"] = interval and [100 * (bound - 1) for bound in interval]
         for name, values in spent.items():
             found[f"{name}_{kind}_ms"] = statistics.median(value[place] for value in values)
     return found

@@ -100,8 +100,8 @@ def turn_medians(samples: ArrayLike, turns: ArrayLike) -> NDArray[np.float64]:
 
 def median_interval(
     samples: ArrayLike, turns: ArrayLike | None = None, *, draws: int = 2000, seed: int = 0
-) -> tuple[float, float]:
-    """Percentile-bootstrap 95 % interval of a median, in the samples' own unit.
+) -> tuple[float, float] | None:
+    """Percentile-bootstrap 95 % interval of a median, in the samples' own unit; None of one sample, or one turn.
 
     Args:
         samples: (n,) values.
@@ -110,6 +110,8 @@ def median_interval(
         draws, seed: Of the bootstrap.
     """
     values = np.asarray(samples, dtype=float) if turns is None else turn_medians(samples, turns)
+    if len(values) < 2:
+        return None  # it says nothing of how far another would lie from it
     rng = np.random.default_rng(seed)
     medians = np.median(values[rng.integers(len(values), size=(draws, len(values)))], axis=1)
     low, high = np.quantile(medians, (0.025, 0.975))
@@ -118,7 +120,7 @@ def median_interval(
 
 def median_ratio(
     new: ArrayLike, new_turns: ArrayLike, old: ArrayLike, old_turns: ArrayLike
-) -> tuple[float, tuple[float, float]]:
+) -> tuple[float, tuple[float, float] | None]:
     """How much larger one runtime's samples are than another's that took turns with it.
 
     The medians of each turn are divided, so that what slows the machine for minutes falls out.

@@ -56,8 +56,8 @@ class Figures:
         return float(np.median(self.values(key)))
 
     def interval(self, key: str) -> Interval | None:
-        """Of that median; None after a single turn, which says nothing of the next."""
-        return median_interval(self.values(key), self.turns) if len(set(self.turns)) > 1 else None
+        """Of that median; None after a single turn."""
+        return median_interval(self.values(key), self.turns)
 
 
 def fill(row: Row, measured: Measured, base: Measured | None) -> Row:
@@ -115,11 +115,10 @@ def _latencies(row: Row, own: Figures) -> Row:
     if not gaps:
         return row
     p50, p95, p99 = (float(value) for value in np.quantile(gaps, (0.5, 0.95, 0.99)))
-    low, high = median_interval(gaps, turns)
     return replace(
         row,
         decode_tokens_per_s=1000 / p50,
-        decode_tokens_per_s_ci95=(1000 / high, 1000 / low) if len(set(turns)) > 1 else None,
+        decode_tokens_per_s_ci95=_rate(median_interval(gaps, turns), 1000),
         itl_ms_p50=p50,
         itl_ms_p95=p95,
         itl_ms_p99=p99,
@@ -136,15 +135,18 @@ def _against(row: Row, own: Figures, base: Figures) -> Row:
         accuracy_p=gain.p_value,
         token_agreement=_agreement(own.answers, base.answers),
         ttft_ratio=ttft,
-        ttft_ratio_ci95=ttft_ci95 if len(set(own.turns) & set(base.turns)) > 1 else None,
+        ttft_ratio_ci95=ttft_ci95,
     )
     (gaps, turns), (base_gaps, base_turns) = own.gaps(), base.gaps()
-    shared = set(turns) & set(base_turns)
-    if not shared:
+    if not set(turns) & set(base_turns):
         return row
-    slower, (low, high) = median_ratio(gaps, turns, base_gaps, base_turns)
-    interval = (1 / high, 1 / low) if len(shared) > 1 else None
-    return replace(row, decode_ratio=1 / slower, decode_ratio_ci95=interval)
+    slower, slower_ci95 = median_ratio(gaps, turns, base_gaps, base_turns)
+    return replace(row, decode_ratio=1 / slower, decode_ratio_ci95=_rate(slower_ci95, 1))
+
+
+def _rate(times: Interval | None, unit: float) -> Interval | None:
+    """The interval of a speed, from that of the time it takes."""
+    return None if times is None else (unit / times[1], unit / times[0])
 
 
 def _agreement(ours: Sequence[dict[str, Any]], theirs: Sequence[dict[str, Any]]) -> float:
