@@ -38,7 +38,7 @@ def describe(package: Path, about: Mapping[str, str], settings: Mapping[str, str
         settings: Further entries, by key.
         author, licence: As given.
     """
-    with _edited(package) as model:
+    with edited(package) as model:
         description = model.description
         stored = description.metadata
         stored.shortDescription = "A vision-language model's parts. " + " ".join(
@@ -53,7 +53,7 @@ def describe(package: Path, about: Mapping[str, str], settings: Mapping[str, str
 
 
 @contextmanager
-def _edited(package: Path) -> Iterator[Any]:
+def edited(package: Path) -> Iterator[Any]:
     """The package's model message; what is changed in it is written back."""
     from coremltools import proto
 
@@ -73,5 +73,5 @@ def label(folder: Path, components: Mapping[str, Component], digest: str) -> Non
         digest: SHA-256 of the manifest's fields that say what was exported.
     """
     for name in {Path(part.file).parent.as_posix() for part in components.values()}:
-        with _edited(folder / name) as model:
+        with edited(folder / name) as model:
             model.description.metadata.userDefined[LABEL] = digest

@@ -21,6 +21,7 @@ from edgekit.chat import question
 from edgekit.data import samples
 from edgekit.errors import BundleError, DataError, EdgekitError, MissingExtraError
 from edgekit.export import coreml
+from edgekit.export._coreml_metadata import edited
 from edgekit.export.bundling import check_request, drawn_samples, export_checkpoint, export_hash
 from edgekit.families import fit_image
 from edgekit.files import sha256_file
@@ -101,7 +102,7 @@ def resealed(folder: Path) -> Path:
 
 def edit(folder: Path, change: Callable[[Any], None]) -> Path:
     """Change the package's model message."""
-    with coreml._edited(folder / "model.mlpackage") as model:
+    with edited(folder / "model.mlpackage") as model:
         change(model)
     return resealed(folder)
 
