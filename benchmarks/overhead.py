@@ -63,8 +63,8 @@ class Direct:
             for name in ("vision_encoder", "token_embedding", "text_decoder")
         )
         self.image_token, cache = manifest.text.image_token_id, manifest.cache
-        if not cache.in_place:
-            raise SystemExit("this script drives decoders that append in place")
+        if not cache.in_place or "position_ids" in {value.name for value in self.decoder.get_inputs()}:
+            raise SystemExit("this script drives decoders that append in place and count positions by themselves")
         shape = (1, cache.kv_heads, room, cache.head_dim)
         self.buffers = {
             f"{layer}.{part}": onnxruntime.OrtValue.ortvalue_from_numpy(np.zeros(shape, dtype=np.float32))
@@ -77,7 +77,6 @@ class Direct:
         tokens = embeds.shape[1]
         binding = self.decoder.io_binding()
         binding.bind_cpu_input("inputs_embeds", embeds)
-        binding.bind_cpu_input("position_ids", np.arange(start, start + tokens)[None])
         binding.bind_cpu_input("attention_mask", np.ones((1, start + tokens), dtype=np.int64))
         for name, buffer in self.buffers.items():
             binding.bind_ortvalue_input(f"past_key_values.{name}", buffer)

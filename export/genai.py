@@ -93,6 +93,8 @@ def genai_config(
     context = int(text.get("max_position_embeddings", 2048))
     end = split.eos_token_ids
     heads = int(text["num_attention_heads"])
+    taken = {spec.name for spec in components["text_decoder"].inputs}
+    positions = {"position_ids": "position_ids"} if "position_ids" in taken else {}  # a name it lacks is an error
     decoder = {
         "session_options": {"log_id": "onnxruntime-genai", "provider_options": []},
         "filename": components["text_decoder"].file,
@@ -101,7 +103,7 @@ def genai_config(
         "inputs": {
             "inputs_embeds": "inputs_embeds",
             "attention_mask": "attention_mask",
-            "position_ids": "position_ids",
+            **positions,
             "past_key_names": "past_key_values.%d.key",
             "past_value_names": "past_key_values.%d.value",
         },

@@ -84,10 +84,12 @@ def write(
                 drop_statistics(model)
                 if tables is not None:
                     pack_rotary(model, *tables)
-            store(model, part, words[part], path, feeds.get(graph.name, ()))
+            inputs = {value.name: graph.inputs[value.name] for value in model.graph.inputs}
+            given = [{name: feed[name] for name in inputs} for feed in feeds.get(graph.name, ())]
+            store(model, part, words[part], path, given)
             components[graph.name] = Component(
                 f"onnx/{path.name}",
-                _specs(graph.inputs, graph.shapes),
+                _specs(inputs, graph.shapes),
                 _specs(graph.outputs, graph.shapes),
                 words[part],
             )
@@ -331,7 +333,8 @@ class Components:
             }
         except Exception as error:  # onnxruntime raises types of its own, from C++, with no common base
             raise EdgekitError("ONNX Runtime does not load what was exported.", why=str(error)[:500]) from error
-        self.cache_names = [spec.name for spec in components["text_decoder"].inputs if spec.name.startswith("past_")]
+        self.inputs = [spec.name for spec in components["text_decoder"].inputs]
+        self.cache_names = [name for name in self.inputs if name.startswith("past_")]
 
     def encode_image(self, pixel_values: Any, bucket: str = "") -> list[Any]:
         """As `parity.Exported`."""
@@ -350,9 +353,8 @@ class Components:
         feeds = {"inputs_embeds": embeds.astype(np.float32), "attention_mask": mask, "position_ids": positions}
         if deepstack is not None:
             feeds["deepstack_embeds"] = deepstack
-        logits, *grown = self.sessions["text_decoder"].run(
-            None, {**feeds, **dict(zip(self.cache_names, past, strict=True))}
-        )
+        feeds |= dict(zip(self.cache_names, past, strict=True))
+        logits, *grown = self.sessions["text_decoder"].run(None, {name: feeds[name] for name in self.inputs})
         return logits, grown
 
 

@@ -215,6 +215,9 @@ def rotary_tables(split: Split) -> tuple[NDArray[np.float32], NDArray[np.float32
 def pack_rotary(model: Any, cos: NDArray[np.float32], sin: NDArray[np.float32]) -> int:
     """Hand queries, keys and values to the attention node as one product makes them, unrotated; it rotates them.
 
+    The node counts positions by itself, from the lengths that it has of the mask. An input for them that nothing reads
+    any longer is taken out of the graph.
+
     Args:
         model: onnx_ir's, after `drop_round_trips`; layers of another make stay as they are.
         cos, sin: From `rotary_tables`.
@@ -231,14 +234,13 @@ def pack_rotary(model: Any, cos: NDArray[np.float32], sin: NDArray[np.float32]) 
             type=onnx_ir.TensorType(onnx_ir.DataType.FLOAT),
             shape=onnx_ir.Shape(table.shape),
         )
-    positions = next(value for value in model.graph.inputs if value.name == "position_ids")
     changed = 0
     for node in list(model.graph):
         packed = _packed(node, cos.shape[1]) if node.op_type == "GroupQueryAttention" else None
         if packed is None:
             continue
         attributes = dict(node.attributes) | {"do_rotary": onnx_ir.AttrInt64("do_rotary", 1)}
-        inputs = [packed, None, None, *node.inputs[3:7], held["cos_cache"], held["sin_cache"], positions]
+        inputs = [packed, None, None, *node.inputs[3:7], held["cos_cache"], held["sin_cache"]]
         new = onnx_ir.Node(node.domain, node.op_type, inputs, attributes.values(), outputs=_moved(node))
         model.graph.insert_before(node, new)
         model.graph.remove(node, safe=True)
@@ -247,6 +249,8 @@ def pack_rotary(model: Any, cos: NDArray[np.float32], sin: NDArray[np.float32]) 
         for value in held.values():
             model.graph.register_initializer(value)
         _drop_unused(model)
+        for value in [value for value in model.graph.inputs if value.name == "position_ids" and not value.uses()]:
+            model.graph.inputs.remove(value)
     return changed
 
 

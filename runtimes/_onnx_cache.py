@@ -23,6 +23,7 @@ class KeyValueCache:
     def __init__(self, session: Any, manifest: Manifest) -> None:
         self._session, self._in_place = session, manifest.cache.in_place
         component = manifest.components["text_decoder"]
+        self._inputs = {spec.name for spec in component.inputs}
         past = [spec for spec in component.inputs if spec.name.startswith("past_")]
         self._past = [spec.name for spec in past]
         self._present = [spec.name for spec in component.outputs if spec.name.startswith("present")]
@@ -61,12 +62,14 @@ class KeyValueCache:
 
         Args:
             feeds: The decoder's inputs but the mask and the cache, for one prompt: inputs_embeds (1, T, D) among them.
+                What the graph does not take, as positions that it counts by itself, is left out.
         Returns:
             Logits (1, T, V).
         """
         tokens = feeds["inputs_embeds"].shape[1]
         self.length += tokens
-        feeds = {**feeds, "attention_mask": np.ones((1, self.length), dtype=np.int64)}
+        feeds = {name: array for name, array in feeds.items() if name in self._inputs}
+        feeds["attention_mask"] = np.ones((1, self.length), dtype=np.int64)
         if self._in_place:
             return self._append(feeds, tokens)
         logits: NDArray[np.float32]

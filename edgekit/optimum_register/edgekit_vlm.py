@@ -7,11 +7,13 @@ needs no optimum.
 
 from __future__ import annotations
 
+import sys
 from argparse import ArgumentParser
 from pathlib import Path
 from typing import Any
 
 TYPED = "vlm"
+TASKS = ("image-text-to-text", "image-to-text")  # what optimum calls them: Gemma 3 is of its second
 
 
 def __getattr__(name: str) -> Any:
@@ -45,6 +47,7 @@ def _command(target: str) -> Any:
         def run(self) -> None:
             """Export, and say how it compares with PyTorch."""
             given = self.args
+            check_task(given.model, given.task)
             export(target, given.model, given.output, given.precision, given.image_size, given.data, given.samples)
 
     Export.__name__ = Export.__qualname__ = f"{target.title()}VlmExport"
@@ -59,6 +62,9 @@ def add_options(parser: ArgumentParser, target: str) -> None:
         target: Name in edgekit.export.
     """
     parser.add_argument("--model", required=True, help="Hugging Face folder, demo:teacher or demo:student.")
+    parser.add_argument(
+        "--task", default="auto", help=f"{TASKS[0]}, or auto: optimum infers it from the model's class."
+    )
     parser.add_argument("output", type=Path, help="Folder of the bundle; it appears whole or not at all.")
     parser.add_argument(
         "--precision", default="fp32", help=f"How weights are stored, default fp32; `edgekit targets` lists {target}'s."
@@ -68,6 +74,39 @@ def add_options(parser: ArgumentParser, target: str) -> None:
     )
     parser.add_argument("--data", help="Questions for the comparison with PyTorch; stock questions by default.")
     parser.add_argument("--samples", type=int, help="How many; as `edgekit export` by default.")
+
+
+def check_task(model: str, task: str) -> None:
+    """End the program where a model is of another task than edgekit exports.
+
+    Args:
+        model: Checkpoint.
+        task: Of optimum's names; `auto` asks its TasksManager by the class that config.json names. A model without
+            a class that transformers has is left to the export, which says what it lacks.
+    """
+    import transformers
+    from optimum.exporters.tasks import TasksManager
+
+    from edgekit.errors import EdgekitError
+    from edgekit.families import read_optional_json
+
+    if task == "auto":
+        (name, *_) = read_optional_json(Path(model) / "config.json").get("architectures") or [""]
+        found = getattr(transformers, str(name), None)
+        if found is None:
+            return
+        try:
+            task = TasksManager.infer_task_from_model(found)
+        except ValueError:  # a class of none of its tasks: the export knows more of it
+            return
+    if TasksManager.map_from_synonym(task) not in TASKS:
+        error = EdgekitError(
+            f"{model} is for {task}; edgekit exports vision-language models, {TASKS[0]}.",
+            why="Named by --task, or inferred by optimum from the class in config.json.",
+            fix="optimum's own `optimum-cli export onnx` and its kin take models of other tasks.",
+        )
+        sys.stderr.write(f"{error}\n")
+        raise SystemExit(error.exit_code)
 
 
 def export(

@@ -21,7 +21,7 @@ from edgekit.export import onnx, onnx_precision
 from edgekit.export.bundling import check_request, drawn_samples, export_checkpoint, parity_inputs
 from edgekit.export.genai import check_genai, genai_config
 from edgekit.export.onnx_attention import drop_round_trips, drop_statistics, pack_rotary, rotary_tables
-from edgekit.export.parity import TorchModules, encode_images, follow
+from edgekit.export.parity import TorchModules, empty_cache, encode_images, follow
 from edgekit.families import Split, idefics3, merge_images
 from edgekit.precision import by_part, canonical, folder_name, split_list
 from edgekit.processor import Processor
@@ -303,19 +303,19 @@ def test_one_attention_node_a_layer(tiny_bundle: Path, split: Split) -> None:
     assert not {"Softmax", "RotaryEmbedding", "Expand", "Reshape"} & set(found)
 
 
-def test_positions_are_the_callers(tiny_bundle: Path, split: Split) -> None:
-    """The node rotates by the given positions, not by the place in the cache."""
+def test_positions_are_counted_from_the_mask(tiny_bundle: Path, split: Split) -> None:
+    """Each row of a batch begins at zero and ends where its mask does: padding at the right moves nothing."""
     rng = np.random.default_rng(0)
     exported = onnx.open_components(tiny_bundle, Bundle.load(tiny_bundle).manifest.components)
-    past = [rng.standard_normal((1, split.kv_heads, 3, split.head_dim)).astype(np.float32) for _ in range(4)]
-    embeds, mask = rng.standard_normal((1, 2, split.width)).astype(np.float32), np.ones((1, 5), dtype=np.int64)
-    answers = []
-    for positions in (np.array([[3, 4]]), np.array([[30, 47]])):
-        wanted, _ = TorchModules(split).decode(embeds, mask, positions, past)
-        got, _ = exported.decode(embeds, mask, positions, past)
-        np.testing.assert_allclose(got, wanted, atol=1e-5)
-        answers.append(got)
-    assert np.abs(answers[0] - answers[1]).max() > 1e-3
+    assert "position_ids" not in exported.inputs
+    embeds, mask = rng.standard_normal((2, 6, split.width)).astype(np.float32), np.ones((2, 6), dtype=np.int64)
+    mask[1, 4:] = 0
+    positions = np.tile(np.arange(6), (2, 1))
+    got, _ = exported.decode(embeds, mask, positions, [np.repeat(part, 2, 0) for part in empty_cache(split)])
+    for row, length in ((0, 6), (1, 4)):
+        alone = embeds[row : row + 1, :length]
+        wanted, _ = TorchModules(split).decode(alone, mask[:1, :length], positions[:1, :length], empty_cache(split))
+        np.testing.assert_allclose(got[row : row + 1, :length], wanted, atol=1e-5)
 
 
 def test_passes_leave_what_they_do_not_know() -> None:
