@@ -5,8 +5,9 @@ One process of the library, one thread, mid size with random weights by default:
     python benchmarks/llamacpp.py BUNDLE [--tokens 32] [--repetitions 9]
 
 Without a bundle it is the text model of SmolVLM-256M's shape alone, with random Q8_0 weights, which are written in
-seconds. `cpu ratio` is the processor time of both processes over that inside llama.cpp's decoding: waiting for a core,
-which a busy machine adds to each message between them, is not in it.
+seconds. `token` is one of a greedy answer, `tg` one of the test of that name, `sampled` one that edgekit chooses
+itself, for which the logits cross to its process. `cpu ratio` is the processor time of both processes over that inside
+llama.cpp's decoding: waiting for a core, which a busy machine adds to each message between them, is not in it.
 
     python benchmarks/llamacpp.py [--threads 1]
 
@@ -22,6 +23,7 @@ import json
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -61,8 +63,7 @@ def _once(session: LlamaSession, tokens: int) -> dict[str, float]:
     prefill = time.perf_counter() - start
     theirs_prefill = session.perf()
     start = time.perf_counter()
-    for token in range(tokens):
-        session.decode_step(token % session.vocab_size)
+    session.decode_steps([token % session.vocab_size for token in range(tokens)])
     decode = time.perf_counter() - start
     theirs = session.perf()
     return {
@@ -70,8 +71,8 @@ def _once(session: LlamaSession, tokens: int) -> dict[str, float]:
         "prefill_ms": 1000 * prefill,
         # llama.cpp counts a batch of one token as evaluation, whatever it is part of.
         "prefill_llamacpp_ms": theirs_prefill["t_p_eval_ms"] + theirs_prefill["t_eval_ms"],
-        "token_ms": 1000 * decode / tokens,
-        "token_llamacpp_ms": theirs["t_eval_ms"] / tokens,
+        "tg_ms": 1000 * decode / tokens,
+        "tg_llamacpp_ms": theirs["t_eval_ms"] / tokens,
     }
 
 
@@ -125,20 +126,34 @@ def measure_text(threads: int, tokens: int, repetitions: int) -> list[dict[str, 
 
 def _once_text(model: LlamaModel, tokens: int) -> dict[str, float]:
     worker = psutil.Process(model.process.pid)
-    model.cut(0)
     row = {}
-    for part, batches in (("prefill", [80]), ("token", [1] * tokens)):
+
+    def one_by_one() -> None:
+        for place in range(80, 80 + tokens):
+            model.feed_tokens(np.array([300]), np.array([place]))
+
+    parts: dict[str, Callable[[], object]] = {
+        "prefill": lambda: model.feed_tokens(np.arange(80) + 300, np.arange(80)),
+        "token": lambda: list(model.greedy(300, 80, tokens, ())),
+        "tg": lambda: model.feed_each(np.full(tokens, 300), 80 + np.arange(tokens)),
+        "sampled": one_by_one,
+    }
+    model.cut(0)
+    for part, run in parts.items():
+        model.cut(0 if part == "prefill" else 80)
         model.perf()
-        before, place, start = _cpu_ms(worker), 0 if part == "prefill" else 80, time.perf_counter()
-        for count in batches:
-            model.feed_tokens(np.arange(count) + 300, np.arange(place, place + count))
-            place += count
-        wall, cpu = 1000 * (time.perf_counter() - start), _cpu_ms(worker) - before
+        before, start = _cpu_ms(worker), time.perf_counter()
+        run()
+        wall, cpu, count = 1000 * (time.perf_counter() - start), _cpu_ms(worker) - before, _count(part, tokens)
         theirs = model.perf()
         own = theirs["t_p_eval_ms"] + theirs["t_eval_ms"]
-        row |= {f"{part}_ms": wall / len(batches), f"{part}_llamacpp_ms": own / len(batches)}
-        row |= {f"{part}_cpu_ms": cpu / len(batches), f"{part}_llamacpp_cpu_ms": theirs["cpu_ms"] / len(batches)}
+        row |= {f"{part}_ms": wall / count, f"{part}_llamacpp_ms": own / count}
+        row |= {f"{part}_cpu_ms": cpu / count, f"{part}_llamacpp_cpu_ms": theirs["cpu_ms"] / count}
     return row
+
+
+def _count(part: str, tokens: int) -> int:
+    return 1 if part == "prefill" else tokens
 
 
 def _cpu_ms(worker: psutil.Process) -> float:
@@ -150,7 +165,9 @@ def _cpu_ms(worker: psutil.Process) -> float:
 def summary(rows: list[dict[str, float]]) -> dict[str, Any]:
     """Medians, and the median of the ratios taken within each repetition."""
     found = {name: statistics.median(row[name] for row in rows) for name in rows[0]}
-    for part in ("prefill", "token"):
+    for part in ("prefill", "token", "tg", "sampled"):
+        if f"{part}_ms" not in found:
+            continue
         ratios = [row[f"{part}_ms"] / row[f"{part}_llamacpp_ms"] for row in rows]
         found[f"{part}_ratio"] = statistics.median(ratios)
         found[f"{part}_ratio_range"] = [min(ratios), max(ratios)]  # type: ignore[assignment]

@@ -6,6 +6,7 @@ kernel), so it has one of its own here, and such an end becomes an error with it
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -13,6 +14,8 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Generator, Iterable
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,7 +27,7 @@ from numpy.typing import NDArray
 
 from edgekit.errors import BundleError, MissingExtraError
 from edgekit.files import write_json
-from edgekit.llama_worker import receive, send
+from edgekit.llama_wire import FAILED, NOT_FINITE, Arrays, Message, Shared, receive, send
 
 PACKAGES = ("gguf", "llama-cpp-python")
 EXTRA = "gguf"
@@ -76,11 +79,22 @@ class LlamaProcess:
         Raises:
             BundleError: the library refuses, or its process ended; the library's last lines are in it.
         """
-        assert self._process.stdin is not None and self._process.stdout is not None
+        self.tell(verb, list(arrays), **head)
+        return self.hear(verb)
+
+    def tell(self, verb: str, arrays: Arrays, **head: Any) -> None:
+        """A question whose replies are read by `hear`."""
+        assert self._process.stdin is not None
+        # A process that has ended is found out where its reply is read.
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            send(self._process.stdin, {"verb": verb, **head}, arrays)  # type: ignore[arg-type]
+
+    def hear(self, verb: str) -> Message:
+        """The next reply; errors as of `ask`."""
+        assert self._process.stdout is not None
         try:
-            send(self._process.stdin, {"verb": verb, **head}, list(arrays))  # type: ignore[arg-type]
             reply = receive(self._process.stdout)  # type: ignore[arg-type]
-        except (BrokenPipeError, ConnectionResetError):
+        except ConnectionResetError:
             reply = None
         if reply is None:
             raise BundleError(
@@ -93,6 +107,10 @@ class LlamaProcess:
     def _how_it_ended(self) -> str:
         code = self._process.wait()
         return f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+
+    def ended(self) -> bool:
+        """Whether it has."""
+        return self._process.poll() is not None
 
     def log(self) -> str:
         """All that the library printed."""
@@ -155,14 +173,14 @@ class LlamaModel:
         """
         shared = tempfile.TemporaryDirectory(prefix="edgekit-llama-", dir=_memory(), ignore_cleanup_errors=True)
         logits = Path(shared.name) / "logits"
-        self.process = LlamaProcess()
+        self.process, self._pause_s = LlamaProcess(), 5e-4
         try:
             self.about, _ = self.process.ask(
                 "open", model=str(model), mmproj=None if mmproj is None else str(mmproj), threads=threads,
                 context=context, batch=min(BATCH, context), exact=exact, image_tokens=image_tokens,
                 extra_bufts=extra_bufts, watch=watch, shared=str(logits),
             )  # fmt: skip
-            self._logits = np.memmap(logits, np.float32, "r")
+            self._shared = Shared(logits, self.about["vocab_size"], context, make=False)
         except BaseException:
             self.process.close()
             raise
@@ -178,7 +196,52 @@ class LlamaModel:
     ) -> NDArray[np.float32] | None:
         """Append ids (T,) at positions (T,); the logits (V,) that follow, if they are wanted."""
         self.process.ask("tokens", ids.astype(np.int32), positions.astype(np.int32), logits=logits)
-        return np.array(self._logits) if logits else None
+        return np.array(self._shared.logits) if logits else None
+
+    def feed_each(self, ids: NDArray[Any], positions: NDArray[Any]) -> NDArray[np.float32]:
+        """Append ids (T,) at positions (T,) one by one; the logits (V,) that follow the last."""
+        self.process.ask("each", ids.astype(np.int32), positions.astype(np.int32))
+        return np.array(self._shared.logits)
+
+    def greedy(
+        self, token: int, position: int, limit: int, ends: Iterable[int]
+    ) -> Generator[tuple[int, float], None, None]:
+        """Append a token at a position, then the best token after it behind it, and so on, in llama.cpp's process.
+
+        Args:
+            token, position: The first, and where it stands.
+            limit: How many to append at most.
+            ends: Tokens that end it when they come.
+        Yields:
+            Each best token, not appended yet, and the milliseconds of its step; NOT_FINITE for logits that are not.
+            When the iterator is closed, what was appended behind the last token that was taken is forgotten.
+        """
+        self._shared.clear()
+        self.process.tell("greedy", [], token=token, position=position, limit=limit, ends=sorted(ends))
+        taken = 0
+        try:
+            while taken < limit:
+                best, milliseconds = self._wait(taken)
+                if best == FAILED:
+                    break
+                taken += 1
+                yield best, milliseconds
+                if best == NOT_FINITE or best in ends:
+                    break
+        finally:
+            self._shared.enough[0] = 1
+            fed = self.process.hear("greedy")[0]["fed"]
+            if fed > taken:
+                self.cut(position + taken)
+
+    def _wait(self, number: int) -> tuple[int, float]:
+        """A greedy answer's token, or FAILED where none comes; looked for four times in the time of the last one."""
+        while (found := self._shared.take(number)) is None:
+            if self.process.ended():
+                return FAILED, 0.0
+            time.sleep(self._pause_s)
+        self._pause_s = min(max(found[1] / 4000, 2e-4), 5e-3)
+        return found
 
     def feed_embeds(
         self, embeds: NDArray[np.float32], positions: NDArray[Any], logits: bool = True
@@ -187,7 +250,7 @@ class LlamaModel:
         if positions.ndim == 2:  # llama.cpp's fourth axis is for others
             positions = np.concatenate([positions, np.zeros_like(positions[:1])])
         self.process.ask("embeds", embeds.astype(np.float32, copy=False), positions.astype(np.int32), logits=logits)
-        return np.array(self._logits) if logits else None
+        return np.array(self._shared.logits) if logits else None
 
     def cut(self, position: int) -> bool:
         """Forget what stands at a position and behind it; whether that could be done."""
@@ -211,7 +274,7 @@ class LlamaModel:
             Ids, -1 for a picture's; the position after them and the logits (V,) that follow, if evaluated.
         """
         reply, _ = self.process.ask("own", *pictures, text=text, evaluate=evaluate)
-        return reply["ids"], reply["position"], np.array(self._logits) if evaluate else None
+        return reply["ids"], reply["position"], np.array(self._shared.logits) if evaluate else None
 
     def pixels(self, pictures: list[NDArray[np.uint8]]) -> list[NDArray[np.float32]]:
         """Pictures (H, W, 3) of any size as mtmd cuts, resizes and normalises them: (3, H, W) each, in its order.

@@ -1,13 +1,12 @@
 """llama.cpp in a process of its own: `python -m edgekit.llama_worker`, driven over its standard input and output.
 
-A message is a line of JSON and then the bytes of its arrays. What the library prints goes to standard error, which the
+Messages are those of `edgekit.llama_wire`. What the library prints goes to standard error, which the
 driver keeps: when the library ends the process, its last lines say why.
 """
 
 from __future__ import annotations
 
 import ctypes
-import json
 import math
 import os
 import sys
@@ -15,50 +14,20 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgekit.llama_wire import FAILED, NOT_FINITE, Arrays, Shared, receive, send
+from edgekit.llama_wire import Message as Reply
 from edgekit.machine import peak_memory_bytes
 
-Arrays = list[NDArray[Any]]
-Reply = tuple[dict[str, Any], Arrays]
 MARKER = "<__media__>"
 
 
 class Refused(Exception):
     """llama.cpp said no, and the process lives on."""
-
-
-def send(stream: BinaryIO, head: dict[str, Any], arrays: Arrays) -> None:
-    """Write one message."""
-    contiguous = [np.ascontiguousarray(array) for array in arrays]
-    specs = [[array.dtype.str, list(array.shape)] for array in contiguous]
-    stream.write(json.dumps({**head, "arrays": specs}).encode() + b"\n")
-    for array in contiguous:
-        stream.write(array.data.cast("B") if array.size else b"")
-    stream.flush()
-
-
-def receive(stream: BinaryIO) -> Reply | None:
-    """Read one message; None at the end of the stream."""
-    line = stream.readline()
-    if not line.endswith(b"\n"):
-        return None
-    head = json.loads(line)
-    arrays: Arrays = []
-    for dtype, shape in head.pop("arrays"):
-        array: NDArray[Any] = np.empty(shape, dtype=np.dtype(dtype))
-        view = array.data.cast("B") if array.size else memoryview(b"")
-        done = 0
-        while done < len(view):
-            count = stream.readinto(view[done:])  # type: ignore[attr-defined]
-            if not count:
-                return None
-            done += count
-        arrays.append(array)
-    return head, arrays
 
 
 class Model:
@@ -80,8 +49,9 @@ class Model:
         self.size = llama_cpp.llama_vocab_n_tokens(self.vocab)
         self.width = llama_cpp.llama_model_n_embd_inp(self.model)
         self.batch = given["batch"]
-        # A file of both processes' memory: through a pipe the logits of a large vocabulary take a tenth of a token.
-        self.shared = np.memmap(given["shared"], np.float32, "w+", shape=(self.size,))
+        self.shared = Shared(Path(given["shared"]), self.size, given["context"], make=True)
+        self._logits: tuple[int, NDArray[np.float32]] = (0, np.empty(0, np.float32))
+        self.single = _Single(llama_cpp)
         self.seen: Arrays = []
         self.cpu_s = 0.0  # processor time inside llama_decode
         self.vision = self._vision(given) if given["mmproj"] else None
@@ -200,15 +170,31 @@ class Model:
                 batch.embd = own.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
             batch.pos = place.ctypes.data_as(ctypes.POINTER(lib.llama_pos))
             batch.logits = wanted.ctypes.data_as(ctypes.POINTER(ctypes.c_int8))
-            started = time.process_time()
-            code = lib.llama_decode(self.context, batch)
-            self.cpu_s += time.process_time() - started
-            if code:
-                raise Refused(f"llama_decode gave code {code}" + (": the context is full" if code == 1 else ""))
+            self._decode(batch)
+
+    def step(self, token: int, position: int) -> None:
+        """Append one token; logits are kept of it."""
+        self._decode(self.single.at(token, position))
+
+    def _decode(self, batch: Any) -> None:
+        started = time.process_time()
+        code = self.lib.llama_decode(self.context, batch)
+        self.lib.llama_synchronize(self.context)  # its counters end here, and not where the next batch begins
+        self.cpu_s += time.process_time() - started
+        if code:
+            raise Refused(f"llama_decode gave code {code}" + (": the context is full" if code == 1 else ""))
+
+    def logits(self) -> NDArray[np.float32]:
+        """Those that follow what was fed last, (V,), in the library's own memory."""
+        place = ctypes.addressof(self.lib.llama_get_logits_ith(self.context, -1).contents)
+        if place != self._logits[0]:
+            there = (ctypes.c_float * self.size).from_address(place)
+            self._logits = place, np.frombuffer(there, np.float32)
+        return self._logits[1]
 
     def show_logits(self) -> None:
-        """Write those that follow what was fed last, (V,), where the driver reads them."""
-        self.shared[:] = np.ctypeslib.as_array(self.lib.llama_get_logits_ith(self.context, -1), (self.size,))
+        """Write them where the driver reads them."""
+        self.shared.logits[:] = self.logits()
 
     def close(self) -> None:
         """Free what is held."""
@@ -216,6 +202,22 @@ class Model:
             self.mtmd.mtmd_free(self.vision)
         self.lib.llama_free(self.context)
         self.lib.llama_model_free(self.model)
+
+
+class _Single:
+    """A batch of one token, made once: making one costs a small model a percent of each token."""
+
+    def __init__(self, lib: Any) -> None:
+        self.token, self.position, self.wanted = lib.llama_token(), lib.llama_pos(), ctypes.c_int8(1)
+        self.batch = lib.llama_batch()
+        self.batch.n_tokens = 1
+        self.batch.token, self.batch.pos = ctypes.pointer(self.token), ctypes.pointer(self.position)
+        self.batch.logits = ctypes.pointer(self.wanted)
+
+    def at(self, token: int, position: int) -> Any:
+        """The batch with a token at a position."""
+        self.token.value, self.position.value = token, position
+        return self.batch
 
 
 class Worker:
@@ -293,10 +295,46 @@ class Worker:
 
     def tokens(self, head: dict[str, Any], arrays: Arrays) -> Reply:
         """Append ids (T,) at positions (T,)."""
-        self.model.feed(arrays[0], None, arrays[1])
+        ids, places = arrays
+        if len(ids) == 1:
+            self.model.step(int(ids[0]), int(places[0]))
+        else:
+            self.model.feed(ids, None, places)
         if head["logits"]:
             self.model.show_logits()
         return {}, []
+
+    def each(self, head: dict[str, Any], arrays: Arrays) -> Reply:
+        """Append ids (T,) at positions (T,) one by one."""
+        for token, place in zip(*(array.tolist() for array in arrays), strict=True):
+            self.model.step(token, place)
+        self.model.show_logits()
+        return {}, []
+
+    def greedy(self, head: dict[str, Any], arrays: Arrays) -> Reply:
+        """Append a token, then the best token after it, and so on; each best one is put where the driver looks.
+
+        It ends behind an end token, at the limit, and where the driver has enough. The reply says how many were
+        appended.
+        """
+        model, shared, ends = self.model, self.model.shared, frozenset(head["ends"])
+        token, fed = int(head["token"]), 0
+        try:
+            while fed < head["limit"] and not shared.enough[0]:
+                started = time.perf_counter()
+                model.step(token, head["position"] + fed)
+                logits = model.logits()
+                token = int(logits.argmax())
+                if not math.isfinite(logits[token]):
+                    token = NOT_FINITE
+                shared.put(fed, token, time.perf_counter() - started)
+                fed += 1
+                if token < 0 or token in ends:
+                    break
+        except Refused:
+            shared.put(fed, FAILED, 0.0)
+            raise
+        return {"fed": fed}, []
 
     def embeds(self, head: dict[str, Any], arrays: Arrays) -> Reply:
         """Append embeddings (T, width) at positions (T,), or (4, T) with M-RoPE."""

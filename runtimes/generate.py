@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from edgekit.chat import Message, question
 from edgekit.runtimes.sampling import Choose, greedy
-from edgekit.runtimes.session import Logits, Prepared, Session
+from edgekit.runtimes.session import Logits, Prepared, Session, Unattended
 from edgekit.runtimes.stream import TextStream
 
 if TYPE_CHECKING:
@@ -199,27 +200,41 @@ def _go_on(
     on_token: Callable[[int], None] | None,
     on_text: Callable[[str], None] | None,
 ) -> Answer:
-    timings, clock, logits = start.timings, start.clock, start.logits
+    timings = start.timings
     tokens: list[int] = []
-    finish: Finish | None = None
+    with closing(_tokens(session, start, choose, max_new_tokens)) as coming:
+        for token, milliseconds in coming:
+            tokens.append(token)
+            if len(tokens) == 1:
+                timings.first_token_ms = milliseconds
+            else:
+                timings.itl_ms.append(milliseconds)
+            if on_token is not None:
+                on_token(token)
+            piece = stream.push(token)
+            finish = _finish(session, tokens, stream, max_new_tokens)
+            if finish is not None:
+                piece += stream.finish()
+            if on_text is not None and piece:
+                on_text(piece)
+            if finish is not None:
+                return Answer(stream.text.strip(), tokens, timings, finish)
+    raise AssertionError("a session stopped before the answer's end")
+
+
+def _tokens(session: Session, start: _Start, choose: Choose, limit: int) -> Generator[tuple[int, float], None, None]:
+    """Each token of an answer and its milliseconds, until the iterator is closed."""
+    clock = start.clock
+    tokens = [choose(start.logits, start.ids)]
+    yield tokens[0], clock.lap()
+    if choose is greedy and isinstance(session, Unattended):
+        yield from session.greedy_steps(tokens[0], limit - 1)
+        return
     while True:
-        tokens.append(choose(logits, start.ids + tokens))
-        if len(tokens) == 1:
-            timings.first_token_ms = clock.lap()
-        else:
-            timings.itl_ms.append(clock.lap())
-        if on_token is not None:
-            on_token(tokens[-1])
-        piece = stream.push(tokens[-1])
-        finish = _finish(session, tokens, stream, max_new_tokens)
-        if finish is not None:
-            piece += stream.finish()
-        if on_text is not None and piece:
-            on_text(piece)
-        if finish is not None:
-            return Answer(stream.text.strip(), tokens, timings, finish)
         clock.lap()  # showing text is no part of a token's time
         logits = session.decode_step(tokens[-1])
+        tokens.append(choose(logits, start.ids + tokens))
+        yield tokens[-1], clock.lap()
 
 
 def _finish(session: Session, tokens: list[int], stream: TextStream, max_new_tokens: int) -> Finish | None:

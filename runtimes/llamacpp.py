@@ -7,6 +7,8 @@ manifest's details.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +20,9 @@ from edgekit.errors import BundleError, DataError
 from edgekit.families import FAMILIES, Encoded, Pixels
 from edgekit.llama_modules import LlamaModules
 from edgekit.llama_process import LlamaModel, check_packages, repacking_works
+from edgekit.llama_wire import NOT_FINITE
 from edgekit.runtimes._bundled import PreparedSession
+from edgekit.runtimes.sampling import not_finite
 from edgekit.runtimes.session import Logits, Prepared
 
 if TYPE_CHECKING:
@@ -96,6 +100,24 @@ class LlamaSession(PreparedSession):
         logits = self._model.feed_tokens(np.array([token]), place)
         assert logits is not None
         return logits
+
+    def decode_steps(self, tokens: Sequence[int]) -> Logits:
+        """Tokens one by one with the cache, in llama.cpp's process."""
+        places = self._next + np.arange(len(tokens))
+        self._grow(places)
+        return self._model.feed_each(np.array(tokens), places)
+
+    def greedy_steps(self, token: int, limit: int) -> Iterator[tuple[int, float]]:
+        """As `session.Unattended`, in llama.cpp's process."""
+        room, best = self._context - len(self._places), token
+        with closing(self._model.greedy(token, self._next, min(limit, room), self.eos_token_ids)) as steps:
+            for best, milliseconds in steps:
+                self._grow(np.array([self._next]))
+                if best == NOT_FINITE:
+                    raise not_finite()
+                yield best, milliseconds
+        if limit > room and best not in self.eos_token_ids:
+            self._grow(np.array([self._next]))
 
     def reset(self) -> None:
         """Empty the cache."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
@@ -108,6 +109,27 @@ class Session(Protocol):
 
     def close(self) -> None:
         """Free what the session holds."""
+
+
+@runtime_checkable
+class Unattended(Protocol):
+    """A session whose runtime takes several steps by itself, where a message for each token would cost time."""
+
+    def decode_steps(self, tokens: Sequence[int]) -> Logits:
+        """Append tokens one by one, as so many `decode_step`; the logits (V,) that follow the last."""
+
+    def greedy_steps(self, token: int, limit: int) -> Iterator[tuple[int, float]]:
+        """Append a token, then the best token that follows, and so on.
+
+        Args:
+            token: The first.
+            limit: How many to append at most; fewer where an end token comes.
+        Yields:
+            Each best token, not appended yet, and the milliseconds of its step. When the iterator is closed, what was
+            appended behind the last token that was taken is forgotten.
+        Raises:
+            NotFiniteError: a logit is NaN or infinite.
+        """
 
 
 @runtime_checkable

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from importlib.util import find_spec
@@ -18,13 +19,14 @@ import pytest
 
 from edgekit.chat import question
 from edgekit.checkpoint import load_model, resolve_checkpoint
-from edgekit.errors import BundleError, CheckpointError, EdgekitError, StorageError
+from edgekit.errors import BundleError, CheckpointError, DataError, EdgekitError, StorageError
 from edgekit.export import _gguf_files as files
 from edgekit.export import _gguf_own as own
 from edgekit.export import gguf as target
 from edgekit.export.bundling import drawn_samples, export_checkpoint
 from edgekit.families import FAMILIES, Pixels
 from edgekit.llama_process import LlamaModel, LlamaProcess, repacking_works
+from edgekit.llama_wire import NOT_FINITE, Shared
 from edgekit.pictures import denormalise, normalise
 from edgekit.processor import Processor
 from edgekit.runtimes import RUNTIMES
@@ -192,6 +194,72 @@ def test_float32_answers_as_pytorch(family: str, tiny_of: Maker, bundle_of: Call
         assert second.token_ids == anew.token_ids
     finally:
         ours.close()
+
+
+@with_llama
+@pytest.mark.parametrize("family", ["smolvlm", pytest.param("qwen2_5_vl", marks=pytest.mark.slow)])
+def test_steps_of_its_own_are_single_steps(family: str, bundle_of: Callable[..., Any]) -> None:
+    """A greedy answer and given tokens, run in llama.cpp's process, beside one message for each token."""
+    session = RUNTIMES.load("llamacpp").open_session(bundle_of(family, "fp32").folder, 1)
+    session.eos_token_ids = frozenset()  # random weights may end at once
+    sample = drawn_samples(1)[0]
+    prepared = session.prepare(sample.messages, [image.open() for image in sample.images])
+    features = session.encode_image(prepared)
+
+    def begin() -> int:
+        session.reset()
+        return int(session.prefill(prepared, features).argmax())
+
+    try:
+        tokens, logits = [begin()], []
+        for _ in range(6):
+            logits.append(session.decode_step(tokens[-1]))
+            tokens.append(int(logits[-1].argmax()))
+        steps = list(session.greedy_steps(begin(), 6))
+        assert [token for token, _ in steps] == tokens[1:] and all(0 < spent < 10_000 for _, spent in steps)
+        begin()
+        np.testing.assert_array_equal(session.decode_steps(tokens[:5]), logits[4])
+        # Closed early, it has appended no more than was taken, however far llama.cpp has gone on meanwhile.
+        coming = session.greedy_steps(begin(), 100)
+        assert [next(coming)[0] for _ in range(2)] == tokens[1:3]
+        time.sleep(0.2)
+        coming.close()
+        np.testing.assert_array_equal(session.decode_step(tokens[2]), logits[2])
+        # An end token is the last; a full cache is an error where the first token has no room.
+        session.eos_token_ids = frozenset({tokens[3]})
+        said = [token for token, _ in session.greedy_steps(begin(), 100)]
+        assert said == tokens[1 : 1 + tokens[1:].index(tokens[3]) + 1]
+        session.eos_token_ids = frozenset()
+        first, session._context = begin(), len(session._places) + 2
+        coming = session.greedy_steps(first, 5)
+        assert [next(coming)[0] for _ in range(2)] == tokens[1:3]
+        with pytest.raises(DataError, match="take more than"):
+            next(coming)
+        # And the process may end in the middle.
+        session._context += 1000
+        coming = session.greedy_steps(begin(), 500)
+        next(coming)
+        os.kill(session._model.process.pid, 9)
+        with pytest.raises(BundleError, match="was ended by SIGKILL"):
+            list(coming)
+    finally:
+        session.close()
+
+
+def test_what_is_shared(tmp_path: Path) -> None:
+    """Tokens and times pass whole; what is no token is told apart; logits do not touch them."""
+    ours, theirs = Shared(tmp_path / "s", 5, 3, make=True), Shared(tmp_path / "s", 5, 3, make=False)
+    assert theirs.take(0) is None
+    for number, (token, seconds) in enumerate(((0, 0.0), (151_935, 0.0123456), (NOT_FINITE, 9e9))):
+        ours.put(number, token, seconds)
+    ours.logits[:] = np.arange(5)
+    assert theirs.take(0) == (0, 0.0) and theirs.take(1) == (151_935, 12.345)
+    assert theirs.take(2) == (NOT_FINITE, (2**32 - 1) / 1000)
+    assert theirs.logits.tolist() == [0, 1, 2, 3, 4] and not theirs.enough[0]
+    theirs.enough[0] = 1
+    assert ours.enough[0]
+    ours.clear()
+    assert theirs.take(1) is None and not theirs.enough[0]
 
 
 @with_llama

@@ -6,7 +6,7 @@ import io
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -266,6 +266,49 @@ def test_stop_and_length(tiny_bundle: Path) -> None:
 
 
 # -------------------------------------------------------------------------------------------------------- edgekit run
+
+
+class ByItself:
+    """A session that takes greedy steps itself, over one that does not; what was taken and forgotten is noted."""
+
+    def __init__(self, session: Any) -> None:
+        self.session, self.asked, self.closed_after = session, list[tuple[int, int]](), list[int]()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.session, name)
+
+    def decode_steps(self, tokens: Sequence[int]) -> Any:
+        return [self.session.decode_step(token) for token in tokens][-1]
+
+    def greedy_steps(self, token: int, limit: int) -> Iterator[tuple[int, float]]:
+        self.asked.append((token, limit))
+        taken = 0
+        try:
+            while taken < limit:
+                token, taken = int(self.session.decode_step(token).argmax()), taken + 1
+                yield token, 7.0 + taken
+        finally:
+            self.closed_after.append(taken)
+
+
+def test_a_session_that_goes_on_by_itself(tiny_bundle: Path) -> None:
+    """Greedy answers are its own steps with its own times, ended where the answer ends; sampled ones are not."""
+    plain = opened(tiny_bundle)
+    plain.eos_token_ids = frozenset()
+    own = ByItself(plain)
+    wanted = answer(plain, question("what is there?", 1), pictures()[:1], max_new_tokens=6)
+    said = answer(own, question("what is there?", 1), pictures()[:1], max_new_tokens=6)
+    assert said.token_ids == wanted.token_ids and said.finish == "length"
+    assert said.timings.itl_ms == [8.0, 9.0, 10.0, 11.0, 12.0]
+    assert own.asked == [(wanted.token_ids[0], 5)] and own.closed_after == [5]
+    plain.eos_token_ids = frozenset(wanted.token_ids[2:3])
+    ended = answer(own, question("what is there?", 1), pictures()[:1], max_new_tokens=6)
+    place = wanted.token_ids.index(wanted.token_ids[2])
+    assert ended.token_ids == wanted.token_ids[: place + 1] and ended.finish == "eos"
+    assert own.closed_after[1:] == ([place] if place else [])
+    sampled = chooser(Sampling(1.0, seed=0))
+    answer(own, question("what is there?", 1), pictures()[:1], max_new_tokens=6, choose=sampled)
+    assert len(own.asked) == (2 if place else 1)
 
 
 def test_run_turns_a_photo_upright(tmp_path: Path, tiny_bundle: Path) -> None:
