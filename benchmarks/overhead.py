@@ -2,7 +2,7 @@
 
     python benchmarks/overhead.py direct BUNDLE --repetitions 20 --new-tokens 16
     python benchmarks/overhead.py direct --make FOLDER      # makes a bundle of SmolVLM-256M's shape first
-    python benchmarks/overhead.py agree BUNDLE --reference CHECKPOINT --data easy-vqa:test --limit 400
+    python benchmarks/overhead.py agree BUNDLE [BUNDLE ...] --runs 4 --reference CHECKPOINT --data easy-vqa:test
 
 `direct`: one picture and one question, prepared once. One way is edgekit's session under the loop of `edgekit bench`;
 the other is the same graphs in the same ONNX Runtime, called by a loop written out below: encode, embed, merge,
@@ -10,7 +10,8 @@ prefill, and greedy steps with the cache bound in place. Both give the same toke
 turns, their order changes each time, and the ratio is taken within each repetition; `cpu` is processor time, which
 waiting for a core does not add to.
 
-`agree`: the bench twice, one after the other; of all figures with a 95 % interval, how many overlap from run to run.
+`agree`: the bench several times, one after the other; of all figures with a 95 % interval, how many overlap from each
+run to the next.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from itertools import pairwise
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -206,26 +208,29 @@ def main() -> None:
     """Print JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["direct", "agree"])
-    parser.add_argument("bundle", type=Path, nargs="?")
+    parser.add_argument("bundle", type=Path, nargs="*")
     parser.add_argument("--make", type=Path)
     parser.add_argument("--repetitions", type=int, default=20)
     parser.add_argument("--processes", type=int, default=4, help="that the repetitions are shared among")
     parser.add_argument("--new-tokens", type=int, default=16)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--runs", type=int, default=2)
     parser.add_argument("--reference", type=Path)
     parser.add_argument("--data", default="easy-vqa:test")
     parser.add_argument("--limit", type=int, default=400)
     given = parser.parse_args()
-    folder = make_bundle(given.make) if given.make else given.bundle
+    folders = [make_bundle(given.make)] if given.make else given.bundle
     if given.what == "direct":
-        found = overhead(folder, given.threads, given.new_tokens, given.repetitions, given.processes)
+        found = overhead(folders[0], given.threads, given.new_tokens, given.repetitions, given.processes)
     else:
         from edgekit.runtimes.bench import Settings, bench
 
         settings = Settings(given.data, limit=given.limit, threads=given.threads, trace=0, repetitions=0)
         with tempfile.TemporaryDirectory() as place:
-            runs = [bench([folder], given.reference, settings, Path(place) / str(number)) for number in range(2)]
-        found = agree(*runs)
+            runs = [bench(folders, given.reference, settings, Path(place) / str(n)) for n in range(given.runs)]
+        pairs = [agree(one, other) for one, other in pairwise(runs)]
+        found = {name: sum(pair[name] for pair in pairs) for name in ("figures", "agree")}
+        found["apart"] = [text for pair in pairs for text in pair["apart"]]
     print(json.dumps(found, indent=2))
 
 
