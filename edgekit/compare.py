@@ -1,14 +1,15 @@
 """Two reports side by side: what got significantly worse.
 
 Rows are matched by name, runtime and device. Where both reports have their raw samples beside them, accuracies are
-compared question by question and latencies by the medians of their turns; else by the intervals that the rows hold.
-p-values are adjusted by Holm over all comparisons of the call. A latency must also be worse by more than a tolerance:
-with enough samples a change too small to matter is significant too. Memory and size are one number each, and are held
-to the tolerance alone.
+compared question by question and latencies by the medians of their processes, or turns; else by the intervals that the
+rows hold. p-values are adjusted by Holm over all comparisons of the call. A latency must also be worse by more than a
+tolerance: with enough samples a change too small to matter is significant too. Memory and size are one number each, and
+are held to the tolerance alone.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ from typing import Any
 
 from edgekit.errors import DataError
 from edgekit.report import Interval, Report, Row, read_report
-from edgekit.stats import holm, median_change, paired, turn_medians, two_shares
+from edgekit.stats import FEWEST_PROCESSES, holm, median_change, paired, process_change, turn_medians, two_shares
 
 ALPHA = 0.05
 TOLERANCE = 0.05
@@ -161,7 +162,13 @@ def _speed(
     if not then or not now:
         return None
     if all(samples):
-        mine = [_turns(items, field) for items in samples]
+        ran = [_medians(items, field, "process") for items in samples]
+        if all(len(values) >= FEWEST_PROCESSES for values in ran):
+            ratio, chance = process_change(ran[1], ran[0])
+            ratio = ratio if upper else 1 / ratio
+            method = "medians of the processes, Welch's t on the logarithm"
+            return Change(before.name, figure, then, now, _percent(ratio), chance, method, _way(ratio - 1, upper))
+        mine = [_medians(items, field, "turn") for items in samples]
         if all(len(values) > 1 for values in mine):  # one turn says nothing of how far turns lie apart
             # Tokens per second are compared by the milliseconds behind them.
             ratio, chance = median_change(mine[1], mine[0])
@@ -191,12 +198,14 @@ def _plain(figure: str, before: Row, after: Row, field: str, tolerance: float) -
     return Change(before.name, figure, then, now, _percent(now / then), None, "tolerance only", way)
 
 
-def _turns(items: list[Any], field: str) -> list[float]:
-    """Milliseconds of each turn: TTFT, or the time between tokens."""
+def _medians(items: list[Any], field: str, unit: str) -> list[float]:
+    """Milliseconds of each turn or process: TTFT, or the time between tokens."""
+    usual = itertools.count() if unit == "turn" else itertools.repeat(0)
+    units = [item.get(unit, other) for item, other in zip(items, usual, strict=False)]
     if field == "ttft_ms":
-        pairs = [(float(item["ttft_ms"]), item.get("turn", place)) for place, item in enumerate(items)]
+        pairs = [(float(item["ttft_ms"]), place) for item, place in zip(items, units, strict=True)]
     else:
-        pairs = [(float(gap), item.get("turn", n)) for n, item in enumerate(items) for gap in item["itl_ms"]]
+        pairs = [(float(gap), place) for item, place in zip(items, units, strict=True) for gap in item["itl_ms"]]
     if not pairs:
         return []
     return [float(value) for value in turn_medians([value for value, _ in pairs], [turn for _, turn in pairs])]

@@ -281,6 +281,9 @@ class Bench:
     """Lengths of the `tg` speed tests; 0 leaves them out."""
     repetitions: int = 5
     """Of each speed test; 0 leaves all of them out."""
+    processes: int = 5
+    """Fresh ones of each row, one after the other through the questions, which intervals of latencies are made of;
+    fewer where a process would have less than 4 turns."""
 
 
 @dataclass(frozen=True)

@@ -63,6 +63,7 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "bench.prompt_tokens": (lambda v: all(n >= 0 for n in v), "of lengths of at least 0"),
     "bench.new_tokens": (lambda v: all(n >= 0 for n in v), "of lengths of at least 0"),
     "bench.repetitions": (lambda v: v >= 0, "at least 0"),
+    "bench.processes": (lambda v: v >= 1, "at least 1"),
     "gates.max_drop": (lambda v: v is None or -100 <= v <= 100, "in [-100, 100]"),
     "gates.max_ttft_ms": (lambda v: v is None or v > 0, "above 0"),
     "gates.min_decode": (lambda v: v is None or v > 0, "above 0"),

@@ -166,6 +166,8 @@ class Report:
     predictions: tuple[Prediction, ...] = ()
     """Of a device that is not at hand; never among the rows."""
     turns: int | None = None
+    processes: int | None = None
+    """Fresh ones of each row that ran here, one after the other."""
     """Turns that each row took; 1 is one after the other."""
     methods: dict[str, str] = field(default_factory=dict)
     """What each interval and test is."""

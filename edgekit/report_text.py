@@ -150,6 +150,10 @@ def _number(value: float | None, form: str, unit: str = "") -> str:
     return "" if value is None else f"{value:{form}}{unit}"
 
 
+def _fresh(processes: int | None) -> str:
+    return f"{processes} fresh processes, one after the other," if processes and processes > 1 else "a fresh process"
+
+
 def footnotes(report: Report) -> list[str]:
     """How to read the tables."""
     first = [row for row in report.rows if row.n is not None]
@@ -162,7 +166,7 @@ def footnotes(report: Report) -> list[str]:
         prompt += f", {first[0].image_tokens} of them the image's" if first[0].image_tokens else ""
     found = [
         f"{count}{report.data}, scored by {report.scoring}; greedy decoding{prompt}; {report.threads} thread(s) per "
-        f"runtime; a fresh process for each row, {turns if report.turns != 1 else 'one after the other'}.",
+        f"runtime; {_fresh(report.processes)} for each row, {turns if report.turns != 1 else 'one after the other'}.",
         *(f"{name}: {text}.".replace("..", ".") for name, text in report.methods.items()),
         "TTFT holds preprocessing, image encoding, prefill and the first token; batch 1. Memory is the high-water mark "
         "of the process.",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -98,17 +98,36 @@ def turn_medians(samples: ArrayLike, turns: ArrayLike) -> NDArray[np.float64]:
     return np.array([np.median(values[places == turn]) for turn in np.unique(places)])
 
 
+FEWEST_PROCESSES = 3  # of which an interval is made; of two it would be wide beyond use
+
+
 def median_interval(
-    samples: ArrayLike, turns: ArrayLike | None = None, *, draws: int = 2000, seed: int = 0
+    samples: ArrayLike,
+    turns: ArrayLike | None = None,
+    processes: Mapping[int, int] | None = None,
+    *,
+    draws: int = 2000,
+    seed: int = 0,
 ) -> tuple[float, float] | None:
-    """Percentile-bootstrap 95 % interval of a median, in the samples' own unit; None of one sample, or one turn.
+    """95 % interval of a median, in the samples' own unit; None of one sample, or one turn.
+
+    Where a program's memory comes to lie makes a difference that stays for as long as its process does, so with three
+    processes or more it is Student's t over the medians of the processes, on the logarithm, about the median of all.
+    Else it is a percentile bootstrap over turns, or over samples where there are no turns.
 
     Args:
-        samples: (n,) values.
+        samples: (n,) values; positive where there are processes.
         turns: (n,) the turn each was measured in. Samples of one turn stand close together in time, and a machine's
             speed wanders, so they are not independent: whole turns are drawn then, each by its median.
+        processes: Turn -> the process that ran it.
         draws, seed: Of the bootstrap.
     """
+    if turns is not None and processes is not None and len(set(processes.values())) >= FEWEST_PROCESSES:
+        whole = np.asarray(samples, dtype=float)
+        medians = turn_medians(whole, [processes[int(turn)] for turn in np.asarray(turns)])
+        low, high = seeds_interval(np.log(medians))
+        half = math.exp((high - low) / 2)
+        return float(np.median(whole)) / half, float(np.median(whole)) * half
     values = np.asarray(samples, dtype=float) if turns is None else turn_medians(samples, turns)
     if len(values) < 2:
         return None  # it says nothing of how far another would lie from it
@@ -119,7 +138,11 @@ def median_interval(
 
 
 def median_ratio(
-    new: ArrayLike, new_turns: ArrayLike, old: ArrayLike, old_turns: ArrayLike
+    new: ArrayLike,
+    new_turns: ArrayLike,
+    old: ArrayLike,
+    old_turns: ArrayLike,
+    processes: Mapping[int, int] | None = None,
 ) -> tuple[float, tuple[float, float] | None]:
     """How much larger one runtime's samples are than another's that took turns with it.
 
@@ -128,8 +151,9 @@ def median_ratio(
     Args:
         new, old: Values.
         new_turns, old_turns: The turn of each; turns that only one of them has are left out.
+        processes: Turn -> process, as for `median_interval`; both changed theirs between the same turns.
     Returns:
-        Median of the turns' ratios, and its 95 % bootstrap interval.
+        Median of the turns' ratios, and its 95 % interval, as `median_interval` makes it.
     """
     shared = np.intersect1d(new_turns, old_turns)
     medians = []
@@ -137,7 +161,24 @@ def median_ratio(
         kept = np.isin(turns, shared)
         medians.append(turn_medians(np.asarray(values, dtype=float)[kept], np.asarray(turns)[kept]))
     ratios = medians[0] / medians[1]
-    return float(np.median(ratios)), median_interval(ratios)
+    return float(np.median(ratios)), median_interval(ratios, shared if processes else None, processes)
+
+
+def process_change(new: ArrayLike, old: ArrayLike) -> tuple[float, float]:
+    """How much larger the medians of some processes are than those of other processes of another run.
+
+    Args:
+        new, old: (n,), (m,) positive values, one per process, at least two of each.
+    Returns:
+        The ratio of their geometric means, and the two-sided p-value of no change by Welch's t test on the logarithm.
+    """
+    from scipy.stats import ttest_ind
+
+    logs = [np.log(np.asarray(sample, dtype=float)) for sample in (new, old)]
+    ratio = float(np.exp(logs[0].mean() - logs[1].mean()))
+    if all(np.ptp(values) == 0 for values in logs):
+        return ratio, 1.0 if ratio == 1 else 0.0
+    return ratio, float(ttest_ind(*logs, equal_var=False).pvalue)
 
 
 def median_change(new: ArrayLike, old: ArrayLike, *, draws: int = 2000, seed: int = 0) -> tuple[float, float]:

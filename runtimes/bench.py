@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +22,7 @@ from edgekit.recipe import Gates
 from edgekit.report import SCHEMA_VERSION, Lineage, Report, Row, write_report
 from edgekit.runtimes import RUNTIMES, gates, runtime_for, where
 from edgekit.runtimes.examples import choose_examples
-from edgekit.runtimes.measure import Measured, Settings, measure, turn_lengths
+from edgekit.runtimes.measure import Measured, Settings, measure, turn_lengths, turns_of_process
 from edgekit.runtimes.rows import METHODS, adjust, fill
 from edgekit.runtimes.worker import Job
 from edgekit.schema import to_json
@@ -85,6 +86,7 @@ def bench(
             boards,
         )
         timed = _timed(subjects, at, settings.threads, Path(place))
+    rounds = len(turn_lengths(total))
     devices = [where.HOST if board is None else at.name for board in boards]
     rows = _rows(subjects, measured, devices, bool(reference))
     examples = choose_examples(settings.data, settings.limit, rows, measured)
@@ -102,6 +104,7 @@ def bench(
         devices=about,
         predictions=at.predictions([one.folder for one in subjects if one.target != "checkpoint" and not one.problem]),
         turns=len(turn_lengths(total)) if len(subjects) > 1 else 1,
+        processes=math.ceil(rounds / turns_of_process(rounds, settings.processes)),
         methods=METHODS,
         lineage=tuple(one.lineage for one in subjects if one.lineage is not None),
     )

@@ -19,6 +19,7 @@ from edgekit.runtimes.worker import TRACE, Job
 
 TURNS = 20
 SHORTEST_TURN = 4  # questions; a turn begins with one that is not timed, which should not be most of the work
+TURNS_OF_PROCESS = 4  # at least, before a fresh process takes over
 STRETCHES = 20  # of a sustained run
 
 
@@ -36,6 +37,7 @@ class Settings:
     prompt_tokens: tuple[int, ...] = (512,)
     new_tokens: tuple[int, ...] = (128,)
     repetitions: int = 5
+    processes: int = 5
     sustain_s: float = 0.0
 
     def speed_tests(self) -> list[Test]:
@@ -66,16 +68,23 @@ class Measured:
     joules: float | None = None
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Runner:
     measured: Measured
     member: Member | Away
+    renew: Callable[[], Member] | None = None
+    """Starts another process of the same job; None where that costs too much: on a board."""
 
 
 def turn_lengths(questions: int) -> list[int]:
     """Questions of each turn: about TURNS turns, none shorter than SHORTEST_TURN but the last."""
     each = max(SHORTEST_TURN, math.ceil(questions / TURNS))
     return [min(each, questions - start) for start in range(0, questions, each)]
+
+
+def turns_of_process(rounds: int, processes: int) -> int:
+    """Rounds that each of so many processes has; fewer processes where that would be less than TURNS_OF_PROCESS."""
+    return max(TURNS_OF_PROCESS, math.ceil(rounds / processes))
 
 
 def measure(
@@ -109,9 +118,11 @@ def measure(
                     measured.problem = str(error)
                     continue
                 stack.enter_context(member)
-                runners.append(_Runner(measured, member))
+                away = bool(boards) and boards[number] is not None
+                renew = None if away else _Renewing(job, place / str(number), stack)
+                runners.append(_Runner(measured, member, renew))
                 _attempt(runners[-1], lambda one: _load(one, settings.warmup))
-        _answer(runners, questions)
+        _answer(runners, questions, settings)
         for runner in _alive(runners):
             _attempt(runner, _memory)
         _test_speed(runners, settings)
@@ -126,6 +137,20 @@ def measure(
 
 def _start(job: Job, place: Path, board: Board | None) -> Member | Away:
     return Member(job, place) if board is None else Away(board, job, place)
+
+
+@dataclass
+class _Renewing:
+    """Starts one process after another of a job, each with a folder of its own."""
+
+    job: Job
+    place: Path
+    stack: ExitStack
+    count: int = 0
+
+    def __call__(self) -> Member:
+        self.count += 1
+        return self.stack.enter_context(Member(self.job, self.place.with_name(f"{self.place.name}-{self.count}")))
 
 
 def _alive(runners: Sequence[_Runner]) -> list[_Runner]:
@@ -158,14 +183,32 @@ def in_turns(runners: Sequence[_Runner], rounds: int) -> Iterator[tuple[int, _Ru
                 yield number, runner
 
 
-def _answer(runners: Sequence[_Runner], questions: int) -> None:
+def _answer(runners: Sequence[_Runner], questions: int, settings: Settings) -> None:
     lengths, meter = turn_lengths(questions), Rapl()
+    each = turns_of_process(len(lengths), settings.processes)
     alive = _alive(runners)
     with progress() as bar:
         task = bar.add_task(_title(alive), total=max(1, questions * len(alive)))
         for number, runner in in_turns(alive, len(lengths)):
-            _attempt(runner, lambda one, turn=number: _turn(one, turn, lengths[turn], meter))  # type: ignore[misc]
+            if number and number % each == 0:
+                _attempt(runner, lambda one: _renew(one, settings.warmup))
+            if runner.measured.problem is None:
+                _attempt(
+                    runner,
+                    lambda one, turn=number: _turn(one, turn, lengths[turn], meter, turn // each),  # type: ignore[misc]
+                )
             _show(bar, task, alive)
+
+
+def _renew(runner: _Runner, warmup: int) -> None:
+    """A fresh process goes on with the questions: where memory comes to lie is drawn anew."""
+    if runner.renew is None:
+        return
+    runner.member.close()
+    runner.member = runner.renew()
+    runner.member.call("load")
+    runner.member.call("skip", count=len(runner.measured.answers))
+    runner.member.call("warm", count=warmup)
 
 
 def _title(alive: Sequence[_Runner]) -> str:
@@ -179,14 +222,14 @@ def _show(bar: Bar, task: Any, alive: Sequence[_Runner]) -> None:
     bar.update(task, completed=sum(len(runner.measured.answers) for runner in alive))
 
 
-def _turn(runner: _Runner, turn: int, count: int, meter: Rapl) -> None:
+def _turn(runner: _Runner, turn: int, count: int, meter: Rapl, process: int) -> None:
     before = meter.look()
     rows = runner.member.call("ask", count=count, turn=turn)
     if meter and isinstance(runner.member, Member):  # it is this machine's meter
         spent = meter.joules(before, meter.look())
         # The untimed answer at a turn's begin costs energy as the others do.
         runner.measured.joules = (runner.measured.joules or 0.0) + spent * len(rows) / (len(rows) + 1)
-    runner.measured.answers += rows
+    runner.measured.answers += [{**row, "process": 0 if runner.renew is None else process} for row in rows]
 
 
 def _test_speed(runners: Sequence[_Runner], settings: Settings) -> None:

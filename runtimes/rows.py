@@ -16,8 +16,9 @@ METHODS = {
     "accuracy": "95 % Wilson interval; BCa bootstrap for graded scores",
     "against PyTorch": "difference on the same questions; 95 % paired percentile bootstrap, 10,000 draws; exact "
     "McNemar p-value (paired permutation for graded scores), adjusted by Holm for all rows compared",
-    "latency": "medians over the questions; 95 % percentile bootstrap over the medians of the turns, 2,000 draws",
-    "ratio to PyTorch": "median of the ratios within each turn; 95 % percentile bootstrap over the turns",
+    "latency": "medians over the questions; 95 % by Student's t over the medians of the processes, on the logarithm; "
+    "with fewer than 3 processes a percentile bootstrap over the medians of the turns, 2,000 draws",
+    "ratio to PyTorch": "median of the ratios within each turn; 95 % as for latency",
     "speed tests": "mean and standard deviation over the repetitions, as llama-bench",
 }
 
@@ -46,6 +47,11 @@ class Figures:
         """The turn of each question."""
         return [int(item["turn"]) for item in self.answers]
 
+    @property
+    def processes(self) -> dict[int, int]:
+        """Turn -> the process that ran it."""
+        return {int(item["turn"]): int(item.get("process", 0)) for item in self.answers}
+
     def gaps(self) -> tuple[list[float], list[int]]:
         """Every inter-token time in milliseconds, and its turn."""
         pairs = [(gap, item["turn"]) for item in self.answers for gap in item["itl_ms"]]
@@ -57,7 +63,7 @@ class Figures:
 
     def interval(self, key: str) -> Interval | None:
         """Of that median; None after a single turn."""
-        return median_interval(self.values(key), self.turns)
+        return median_interval(self.values(key), self.turns, self.processes)
 
 
 def fill(row: Row, measured: Measured, base: Measured | None) -> Row:
@@ -118,7 +124,7 @@ def _latencies(row: Row, own: Figures) -> Row:
     return replace(
         row,
         decode_tokens_per_s=1000 / p50,
-        decode_tokens_per_s_ci95=_rate(median_interval(gaps, turns), 1000),
+        decode_tokens_per_s_ci95=_rate(median_interval(gaps, turns, own.processes), 1000),
         itl_ms_p50=p50,
         itl_ms_p95=p95,
         itl_ms_p99=p99,
@@ -127,7 +133,7 @@ def _latencies(row: Row, own: Figures) -> Row:
 
 def _against(row: Row, own: Figures, base: Figures) -> Row:
     gain = paired(own.values("score"), base.values("score"))
-    ttft, ttft_ci95 = median_ratio(own.values("ttft_ms"), own.turns, base.values("ttft_ms"), base.turns)
+    ttft, ttft_ci95 = median_ratio(own.values("ttft_ms"), own.turns, base.values("ttft_ms"), base.turns, own.processes)
     row = replace(
         row,
         accuracy_delta=gain.delta,
@@ -140,7 +146,7 @@ def _against(row: Row, own: Figures, base: Figures) -> Row:
     (gaps, turns), (base_gaps, base_turns) = own.gaps(), base.gaps()
     if not set(turns) & set(base_turns):
         return row
-    slower, slower_ci95 = median_ratio(gaps, turns, base_gaps, base_turns)
+    slower, slower_ci95 = median_ratio(gaps, turns, base_gaps, base_turns, own.processes)
     return replace(row, decode_ratio=1 / slower, decode_ratio_ci95=_rate(slower_ci95, 1))
 
 

@@ -122,6 +122,11 @@ class Worker:
             )
         return rows
 
+    def skip(self, count: int) -> None:
+        """Leave out questions that a process before has answered."""
+        for _ in range(count):
+            next(self._rest, None)
+
     def memory(self) -> int:
         """Bytes: the high-water mark so far."""
         # A runtime with a process of its own has its memory there.

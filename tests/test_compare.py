@@ -74,6 +74,30 @@ def test_a_single_turn_each_proves_nothing_of_speed() -> None:
     assert (change.p, change.method) == (None, "no interval")
 
 
+def test_processes_are_what_is_compared_where_there_are_some() -> None:
+    """10 % slower in every turn is beyond doubt among turns, and nothing where processes lie 20 % apart."""
+    old, new = measured(seed=0), measured(ttft=11.0, seed=1)
+    assert "TTFT ms" in worse(old, new)
+    for one in (old, new):
+        for items in one.raw.values():
+            for item in items:
+                item["process"] = item["turn"] // 4
+                slow = 1 + 0.2 * (item["process"] % 2)
+                item["ttft_ms"], item["itl_ms"] = item["ttft_ms"] * slow, [gap * slow for gap in item["itl_ms"]]
+    change = next(change for change in compare(old, new) if change.figure == "TTFT ms")
+    assert change.method.startswith("medians of the processes") and change.p is not None and change.p > 0.05
+    assert "TTFT ms" not in worse(old, new)
+    assert "TTFT ms" in worse(old, measured_in_processes(ttft=20.0))
+
+
+def measured_in_processes(ttft: float) -> Measured:
+    found = measured(ttft=ttft, seed=2)
+    for items in found.raw.values():
+        for item in items:
+            item["process"] = item["turn"] // 4
+    return found
+
+
 def test_one_question_lost_is_chance() -> None:
     change = compare(measured(), measured(right=159))[0]
     assert (change.figure, change.verdict, change.p) == ("accuracy", "same", 1.0)

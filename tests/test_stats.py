@@ -16,6 +16,7 @@ from edgekit.stats import (
     median_interval,
     median_ratio,
     paired,
+    process_change,
     score_interval,
     turn_medians,
     two_shares,
@@ -120,6 +121,29 @@ def test_turns_by_hand() -> None:
     assert median_interval(samples, turns) == (2.0, 22.0)
 
 
+def test_processes_by_hand() -> None:
+    """Three processes of medians 1, e and e^2: t(0.975, 2) = 4.303 times their deviation 1 over the root of 3."""
+    samples, turns = np.exp([0.0, 0.0, 1.0, 1.0, 2.0, 2.0]), [0, 1, 2, 3, 4, 5]
+    processes = {turn: turn // 2 for turn in turns}
+    interval = median_interval(samples, turns, processes)
+    assert interval is not None
+    assert np.log(interval) == pytest.approx([1 - 4.302653 / math.sqrt(3), 1 + 4.302653 / math.sqrt(3)])
+    assert median_interval(samples, turns, dict.fromkeys(turns, 0)) == median_interval(samples, turns)
+    ratio, interval = median_ratio(samples * np.exp([0, 0, 1, 1, 2, 2]), turns, samples, turns, processes)
+    assert ratio == pytest.approx(math.e) and interval is not None
+    assert np.log(interval) == pytest.approx([1 - 4.302653 / math.sqrt(3), 1 + 4.302653 / math.sqrt(3)])
+
+
+def test_a_change_between_processes() -> None:
+    from scipy.stats import ttest_ind
+
+    ratio, p = process_change([2.0, 2.2, 1.9], [1.0, 1.1, 1.0, 0.9])
+    assert ratio == pytest.approx((2.0 * 2.2 * 1.9) ** (1 / 3) / (1.1 * 0.9) ** 0.25)
+    wanted = ttest_ind(np.log([2.0, 2.2, 1.9]), np.log([1.0, 1.1, 1.0, 0.9]), equal_var=False).pvalue
+    assert p == pytest.approx(wanted) and p < 1e-3
+    assert process_change([2.0, 2.0], [2.0, 2.0]) == (1.0, 1.0) and process_change([4.0, 4.0], [2.0, 2.0]) == (2.0, 0.0)
+
+
 def test_a_ratio_within_turns_does_not_feel_the_machine() -> None:
     turns = [0, 0, 1, 1, 2, 2]
     old = np.array([10.0, 10.0, 30.0, 30.0, 20.0, 20.0])  # the machine slows down threefold, and recovers
@@ -183,3 +207,23 @@ def test_intervals_of_medians_cover_95_of_100(wander: float) -> None:
         low, high = median_interval(np.exp(noise), turns, draws=1000, seed=number)
         covered += low <= 1.0 <= high
     assert 0.93 <= covered / runs <= 0.97, covered / runs
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("between", [0.0, 0.05, 0.3])
+def test_intervals_of_processes_cover_95_of_100(between: float) -> None:
+    """Five processes of four turns, each process as fast as its memory came to lie; the bootstrap over turns fails."""
+    rng = np.random.default_rng(6)
+    runs, turns = 2000, np.repeat(np.arange(20), 15)
+    processes = {turn: turn // 4 for turn in range(20)}
+    covered, by_turns = 0, 0
+    for number in range(runs):
+        place = between * rng.standard_normal(5)[turns // 4]
+        values = np.exp(place + 0.1 * rng.standard_normal(300) + 0.03 * rng.standard_normal(20)[turns])
+        for which in (processes, None):
+            interval = median_interval(values, turns, which, draws=500, seed=number)
+            assert interval is not None
+            inside = interval[0] <= 1.0 <= interval[1]
+            covered, by_turns = covered + (inside and which is not None), by_turns + (inside and which is None)
+    assert 0.93 <= covered / runs <= 0.97, covered / runs
+    assert between == 0 or by_turns / runs < 0.9, by_turns / runs

@@ -107,6 +107,7 @@ def bench(
     prompt_tokens: Sequence[int] | None = None,
     new_tokens: Sequence[int] | None = None,
     repetitions: int | None = None,
+    processes: int | None = None,
     sustain_s: float = 0.0,
     imports: Sequence[Path] = (),
     measure: bool = True,
@@ -124,6 +125,7 @@ def bench(
         bars: Fields of `Gates` that override the recipe's.
         prompt_tokens, new_tokens: Lengths of the speed tests `pp` and `tg`, 0 for none; the recipe's when None.
         repetitions: Of each speed test, 0 for none; the recipe's when None.
+        processes: Fresh ones of each row, one after the other through the questions; the recipe's when None.
         sustain_s: Seconds that each row answers without a pause at the end, to see whether it slows down.
         imports: Files with results measured elsewhere, whose rows are added; see `edgekit.imports`.
         measure: False adds them to the report that lies in `out` already.
@@ -165,6 +167,7 @@ def bench(
         prompt_tokens=usual.prompt_tokens if prompt_tokens is None else tuple(prompt_tokens),
         new_tokens=usual.new_tokens if new_tokens is None else tuple(new_tokens),
         repetitions=usual.repetitions if repetitions is None else repetitions,
+        processes=usual.processes if processes is None else processes,
         sustain_s=sustain_s,
     )
     given = {key: value for key, value in (bars or {}).items() if value is not None}

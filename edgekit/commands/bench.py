@@ -51,6 +51,10 @@ def command(
         int | None,
         typer.Option("--repetitions", "-r", help="Of each pp, tg and img test; 0 for none.", min=0, show_default=False),
     ] = None,
+    processes: Annotated[
+        int | None,
+        typer.Option(help="Fresh processes of each row, one after the other.", min=1, show_default=False),
+    ] = None,
     sustain: Annotated[
         str | None, typer.Option(help="Answer so long without a pause, to see it slow down: 30s, 5m.", metavar="TIME")
     ] = None,
@@ -76,8 +80,8 @@ def command(
     report, folder = api.bench(
         bundles, reference=reference, data=data, limit=limit, threads=threads, device=device, out=out,
         bars={**bars, "max_memory": max_memory}, prompt_tokens=_lengths(prompt_tokens, "-p"),
-        new_tokens=_lengths(new_tokens, "-n"), repetitions=repetitions, sustain_s=_seconds(sustain),
-        imports=imports or [], measure=measure,
+        new_tokens=_lengths(new_tokens, "-n"), repetitions=repetitions, processes=processes,
+        sustain_s=_seconds(sustain), imports=imports or [], measure=measure,
     )  # fmt: skip
     if json_out:
         print_json(to_json(report))

@@ -284,6 +284,29 @@ def test_llama_cpp_leaves_prepared_pictures_as_they_are(family: str, bundle_of: 
         model.close()
 
 
+@with_llama
+def test_llama_cpp_still_takes_no_epsilon_of_qwen2vl(tiny_of: Maker, tmp_path: Path) -> None:
+    """Its loader of that architecture leaves the key unread, so norms add 0. Where this fails, docs/gguf.md's remark on
+    it and the epsilon of test_gguf_shapes.py's row have had their time.
+    """
+    logits = []
+    for epsilon in (1e-12, 1e-2):
+        folder = tmp_path / f"{epsilon:g}"
+        shutil.copytree(tiny(tiny_of, "qwen2_5_vl"), folder)
+        config = json.loads((folder / "config.json").read_text())
+        config["text_config"]["rms_norm_eps"] = epsilon
+        (folder / "config.json").write_text(json.dumps(config))
+        bundle = export_checkpoint(folder, "gguf", "fp32", tmp_path / f"b{epsilon:g}", samples=drawn_samples(1))
+        reader = gguf.GGUFReader(bundle.path(bundle.manifest.components["text_decoder"].file))
+        assert reader.fields["qwen2vl.attention.layer_norm_rms_epsilon"].contents() == pytest.approx(epsilon)
+        session = RUNTIMES.load("llamacpp").open_session(bundle.folder, 1)
+        try:
+            logits.append(session.prefill(session.prepare(question("what is there?", 0), []), None))
+        finally:
+            session.close()
+    np.testing.assert_array_equal(*logits)
+
+
 def noise(size: tuple[int, int]) -> Any:
     from PIL import Image
 

@@ -60,7 +60,8 @@ def _qwen2_5_vl_3b(config: Any) -> dict[str, dict[str, Any]]:
     """Qwen2.5-VL-3B: 3 of 36 layers, 8 of 32."""
     config.text_config.update(
         {"hidden_size": 2048, "intermediate_size": 11008, "num_attention_heads": 16, "num_key_value_heads": 2}
-        | {"head_dim": 128}
+        # llama.cpp does not read qwen2vl's epsilon (test_gguf.py); these embeddings are small enough to feel that.
+        | {"head_dim": 128, "rms_norm_eps": 1e-12}
     )
     config.text_config.rope_parameters["mrope_section"] = [16, 24, 24]
     config.vision_config.update({"hidden_size": 1280, "intermediate_size": 3420, "num_heads": 16, "depth": 8})

@@ -190,6 +190,10 @@ def test_bench_rows(benched: tuple[bench.Report, Path], tiny_bundle: Path) -> No
     assert len(raw) == 48 and {row["runtime"] for row in raw} == {"pytorch", "onnxruntime"}
     assert np.median([row["ttft_ms"] for row in raw if row["runtime"] == "onnxruntime"]) == good.ttft_ms
     assert [row["turn"] for row in raw] == [n // 4 for n in range(24)] * 2 and report.turns == 6
+    # Two processes of each row, and no question twice or left out.
+    assert [row["process"] for row in raw] == ([0] * 16 + [1] * 8) * 2 and report.processes == 2
+    assert len({row["id"] for row in raw}) == 24 and [row["id"] for row in raw[:24]] == [row["id"] for row in raw[24:]]
+    assert "2 fresh processes, one after the other, for each row" in (out / "report.md").read_text()
     for row in (reference, good):
         assert row.tests[0].test == "pp20" and row.tests[1].test == "tg8" and row.tests[2].test == "img"
         assert all(len(test.samples) == 3 and test.mean == pytest.approx(np.mean(test.samples)) for test in row.tests)
@@ -226,6 +230,8 @@ def test_a_process_that_dies_is_a_row(
 def test_turns() -> None:
     assert measure.turn_lengths(24) == [4] * 6 and measure.turn_lengths(1000) == [50] * 20
     assert measure.turn_lengths(7) == [4, 3] and measure.turn_lengths(0) == []
+    assert measure.turns_of_process(20, 5) == 4 and measure.turns_of_process(20, 3) == 7
+    assert measure.turns_of_process(6, 5) == 4 and measure.turns_of_process(20, 1) == 20
     runners = [measure._Runner(measure.Measured(name), None) for name in "abc"]  # type: ignore[arg-type]
     order = [(n, runner.measured.title) for n, runner in measure.in_turns(runners, 2)]
     assert order == [(0, "a"), (0, "b"), (0, "c"), (1, "b"), (1, "c"), (1, "a")]
