@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import math
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import pytest
 
 from edgekit.data import samples
 from edgekit.recipe import GenData
@@ -17,6 +22,7 @@ def script(name: str) -> Any:
     spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
     return module
 
@@ -65,7 +71,8 @@ def test_overhead_asks_both_ways_the_same(tiny_bundle: Path) -> None:
     overhead = script("overhead")
     made = overhead.ways(tiny_bundle, 1, 3)
     assert made["direct"]() == made["edgekit"]() and len(made["direct"]()) == 3
-    assert overhead.overhead(made, 4)["repetitions"] == 4
+    spent = overhead.timed(tiny_bundle, 1, 3, 4, number=1)
+    assert {name: len(values) for name, values in spent.items()} == {"direct": 4, "edgekit": 4}
 
 
 def test_overhead_by_hand() -> None:
@@ -92,3 +99,32 @@ def test_aimodel_writes_points_and_megabytes() -> None:
     }  # fmt: skip
     wanted = "| int8 | 8 | 75.0 % [40.9, 92.9] | -12.5 [-37.5, +0.0] | 87.5 % | 1.7e-02 | 5.7e-06 | 1.00 |"
     assert script("aimodel").line(row) == wanted
+
+
+def test_a_prediction_takes_no_figure_of_its_own_shape() -> None:
+    """Others reach half of the peak: 2 GFLOP at 1 TFLOPS take 4 ms, and 100 nodes of 10 us one more."""
+    predicted = script("predicted")
+    host = {"fp32_tops": 1.0, "int8_tops": 4.0, "gb_s": 10.0, "node_us": 10.0}
+    row = predicted.Row("a", "onnx fp32 img", 2e9, 1e6, 100, 77.0)
+    others = [
+        predicted.Row(name, row.key, 1e9 * size, 1e6, 50, 2.0 * size + 0.5) for size, name in ((1, "b"), (3, "c"))
+    ]
+    assert predicted.predict(row, [row, *others], host) == pytest.approx(5.0)
+    slow = replace(row, key="onnx int8 img")  # another precision: its own peak, and no share known but the rows' own
+    fast = [replace(one, key=slow.key, ms=1000 * one.operations / 4e12 + 0.5) for one in others]
+    assert predicted.predict(slow, [slow, *others, *fast], host) == pytest.approx(0.5 + 1.0)
+    found = predicted.summary([(row, 77.0), (replace(row, ms=10.0), 5.0), (replace(row, key="x pp128"), 38.5),
+                               (replace(row, key="x tg32"), 77.0)])  # fmt: skip
+    assert found["median_error"] == 0.25 and found["median_error_pp128"] == 0.5
+
+
+def test_the_hosts_peaks_are_of_their_kind() -> None:
+    """An int8 product counts right, and the chain has as many nodes as it is divided by."""
+    predicted = script("predicted")
+    (product,) = predicted.product(8, 1)()
+    assert product.shape == (8, 8) and product.dtype == np.int32
+    (last,) = predicted.small_nodes(1, 4)()
+    value = 1.0
+    for _ in range(2):
+        value = math.erf(-value)
+    np.testing.assert_allclose(last, np.full(64, value), rtol=1e-5)

@@ -57,6 +57,8 @@ def test_times_by_hand() -> None:
     compute = predict.milliseconds(Load(2e9, 1e7), 1, 10, FULL)
     assert (compute.low, compute.value, compute.high) == (2 + 0, 4 + 1, 8 + 2)
     memory = predict.milliseconds(Load(1e6, 1e8), 1, 10, FULL)
+    wider = predict.milliseconds(Load(1e6, 1e8), 1, 10, replace(FULL, form=(0.5, 1.0, 3.0)))
+    assert (wider.low, wider.value, wider.high) == (memory.low / 2, memory.value, memory.high * 3)
     assert (memory.low, memory.value, memory.high) == (10, 20 + 1, 40 + 2)
     rate = predict.per_second(1, memory)
     assert rate.low < rate.value < rate.high == pytest.approx(100)
