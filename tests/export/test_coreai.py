@@ -16,20 +16,20 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from edgekit import aimodel
 from edgekit.aimodel import Runner, check_asset, check_ids, check_room
 from edgekit.aimodel_host import pack, unpack
-from edgekit.bundle import MANIFEST, Bundle
+from edgekit.bundle import MANIFEST, Bundle, TensorSpec
 from edgekit.chat import question
 from edgekit.checkpoint import load_model, resolve_checkpoint
 from edgekit.data import samples
-from edgekit.errors import BundleError, DataError, EdgekitError, MissingExtraError
+from edgekit.errors import BundleError, DataError, EdgekitError, MissingExtraError, UnsupportedError
 from edgekit.export import coreai
 from edgekit.export.bundling import export_checkpoint
-from edgekit.families import family_of, fit_image
+from edgekit.families import family_of, read_size
 from edgekit.files import sha256_file
+from edgekit.processor import Processor
 from edgekit.recipe import Gates
 from edgekit.report import Report, Row
 from edgekit.report_text import markdown
@@ -173,53 +173,69 @@ def test_compressed_precisions(precision: str, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @needs_coreai
+@pytest.mark.parametrize("part", ["vision", "decoder"])
 @pytest.mark.parametrize("precision", ["int8", "int4", "pal8", "pal6", "pal4"])
-def test_an_asset_is_the_compressed_module(precision: str, tmp_path: Path) -> None:
+def test_an_asset_is_the_compressed_module(precision: str, part: str, tmp_path: Path) -> None:
     """coreai-opt's module in PyTorch and the asset made of it, in the same float32: rounding is all that parts them."""
     import torch
 
-    from edgekit.export._coreai_modules import compressed
+    from edgekit.export._coreai_modules import compressed, decoder
 
     model = load_model(resolve_checkpoint("demo:student"))
-    part = family_of(model.config.model_type).split(model).vision[""]
+    split = family_of(model.config.model_type).split(model)
     torch.manual_seed(0)
-    pixels = torch.randn([1, *part.pixels[1:]])
-    module = compressed(part.module, (pixels,), precision, final=False)
-    final = compressed(part.module, (pixels,), precision)
-    spec = coreai.TensorSpec("pixel_values", "float32", tuple(pixels.shape))
-    out = coreai.TensorSpec("image_features", "float32", (1, part.tokens, 1))
-    coreai._convert(coreai.Program("vision", final, (pixels,), (spec,), (out,)), 8).save_asset(tmp_path / "v.aimodel")
+    if part == "vision":
+        plain, names = split.vision[""].module, ["pixel_values"]
+        example = [torch.randn([1, *split.vision[""].pixels[1:]])]
+    else:
+        plain, names = decoder(split, torch.float32), ["inputs_embeds", "position_ids", *aimodel.STATES]
+        states = torch.randn(2, split.layers, 1, split.kv_heads, 16, split.head_dim)
+        example = [torch.randn(1, 5, split.width), torch.arange(8, dtype=torch.int32)[None], *states]
+
+    def given() -> tuple[torch.Tensor, ...]:  # fresh ones: a run changes the states
+        return tuple(tensor.clone() for tensor in example)
+
+    specs = [
+        TensorSpec(name, str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape))
+        for name, tensor in zip(names, example, strict=True)
+    ]
+    final = compressed(plain, given(), precision)
+    out = TensorSpec("out", "float32", (1,))
+    program = coreai.Program(part, final, given(), tuple(specs[:2]), (out,), tuple(specs[2:]))
+    coreai._convert(program, 16).save_asset(tmp_path / "a.aimodel")
     runner = Runner(1)
-    runner.load("vision", tmp_path / "v.aimodel")
-    ours = runner.run("vision", {"pixel_values": pixels.numpy()})["image_features"]
+    runner.load(part, tmp_path / "a.aimodel")
+    arrays = {name: tensor.numpy() for name, tensor in zip(names, given(), strict=True)}
+    for name in names[2:]:
+        runner.keep(name, arrays.pop(name))
+    ours = runner.run(part, arrays, names[2:])["out"]
     runner.close()
     with torch.no_grad():
-        theirs, plain = module(pixels).numpy(), part.module(pixels).numpy()
-    assert largest_gap(theirs, ours) < 1e-3 < largest_gap(plain, ours)
+        theirs = compressed(plain, given(), precision, final=False)(*given()).numpy()
+        original = plain(*given()).numpy()
+    near, far = largest_gap(theirs, ours), largest_gap(original, ours)
+    print(f"{precision} {part}: {near:.1e} from the compressed module, {far:.1e} from its original")
+    assert near < 1e-3 < far
 
 
-@pytest.mark.slow
-@needs_coreai
-@pytest.mark.parametrize("family", ["smolvlm", "internvl", "qwen2_5_vl", "qwen3_vl"])
-def test_every_family(family: str, tiny_of: Callable[..., Path], tmp_path: Path) -> None:
-    block = {"qwen2_5_vl": 28, "qwen3_vl": 32}.get(family)
-    sizes = None if block is None else [(3 * block, 2 * block), (block, 4 * block)]
-    item = next(iter(samples("easy-vqa:test", limit=1)))
-    bundle = export_checkpoint(tiny_of(family), "coreai", "fp32", tmp_path / "b", sizes=sizes, samples=[item])
-    kind = json.loads((bundle.folder / "metadata.json").read_text())["kind"]
-    assert kind == ("vlm" if block is None else "edgekit-vlm")
-    theirs = RUNTIMES.load("pytorch").open_session(tiny_of(family), 1)
-    ours = opened(bundle.folder)
-    rng = np.random.default_rng(0)
-    for shapes in ([(100, 60)], [(37, 300), (80, 80)], []):
-        messages = question("what is there?", len(shapes))
-        images = [Image.fromarray(rng.integers(0, 256, (h, w, 3), dtype=np.uint8)) for w, h in shapes]
-        shown = [fit_image(image, bundle.manifest.preprocessing) for image in images]
-        wanted = answer(theirs, messages, shown, max_new_tokens=6).token_ids
-        assert answer(ours, messages, images, max_new_tokens=6).token_ids == wanted
-        pairs = zip(follow(theirs, messages, shown, wanted), follow(ours, messages, images, wanted), strict=True)
-        assert max(largest_gap(a, b) for a, b in pairs) < 1e-3
-    ours.close()
+@pytest.mark.parametrize(
+    ("family", "kind", "assets"),
+    [
+        ("smolvlm", "vlm", ["vision.aimodel"]),
+        ("internvl", "vlm", ["vision.aimodel"]),
+        ("qwen2_5_vl", "edgekit-vlm", ["vision_84x56.aimodel", "vision_28x112.aimodel"]),
+        ("qwen3_vl", "edgekit-vlm", ["vision_96x64.aimodel", "vision_32x128.aimodel"]),
+    ],
+)
+def test_what_apples_engine_is_told(family: str, kind: str, assets: list[str], tiny_of: Callable[..., Path]) -> None:
+    """Families that its engine cannot run are of another kind, so that it refuses them, with an asset for each size."""
+    wanted = [read_size(name.split("_")[1].removesuffix(".aimodel")) for name in assets if "_" in name] or None
+    sizes = Processor.load(tiny_of(family)).for_sizes(wanted).params.get("sizes")
+    model = load_model(tiny_of(family))
+    told = coreai.metadata(family_of(model.config.model_type).split(model, sizes), tiny_of(family))
+    assert told["kind"] == kind
+    assert [name for role, name in told["assets"].items() if role.startswith("vision")] == assets
+    assert ("image_size" in told["vision"]) == (kind == "vlm")
 
 
 # ------------------------------------------------------------------------------------------- a runtime that breaks down
@@ -302,6 +318,64 @@ def test_assets_that_do_not_fit(copy: Path) -> None:
         opened(copy)
 
 
+@needs_coreai
+def test_no_process_is_left(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Runner] = []
+    monkeypatch.setattr(coreai, "Runner", lambda threads: made.append(Runner(threads)) or made[-1])
+    whole = Bundle.load(copy)
+    coreai.open_components(copy, whole.manifest.components).close()
+    (copy / "vision.aimodel" / "main.mlirb").write_bytes(b"")
+    with pytest.raises(BundleError, match=r"does not load vision\.aimodel"):
+        coreai.open_components(copy, whole.manifest.components)
+    assert [runner._process.poll() is None for runner in made] == [False, False]
+
+
+@needs_coreai
+def test_damaged_bundles(copy: Path) -> None:
+    """Before anything is run: a program cut short, one that is gone, an asset that is gone."""
+    program = copy / "model.aimodel" / "main.mlirb"
+    program.write_bytes(program.read_bytes()[:-1])
+    with pytest.raises(BundleError, match=r"model\.aimodel/main\.mlirb"):
+        opened(copy)
+    program.unlink()
+    with pytest.raises(BundleError, match=r"model\.aimodel/main\.mlirb"):
+        opened(copy)
+    shutil.rmtree(copy / "vision.aimodel")
+    with pytest.raises(BundleError, match=r"\.aimodel/"):
+        opened(copy)
+
+
+@needs_coreai
+def test_an_interrupted_export_leaves_nothing(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C while the second asset is converted: the first is written by then."""
+
+    class First:
+        def save_asset(self, path: Path) -> None:
+            path.mkdir()
+            written.append(path)
+
+    def convert(program: coreai.Program, context: int) -> First:
+        if written:
+            raise KeyboardInterrupt
+        return First()
+
+    written: list[Path] = []
+    monkeypatch.setattr(coreai, "_convert", convert)
+    with pytest.raises(KeyboardInterrupt):
+        export_checkpoint(tiny_checkpoint, "coreai", "fp32", tmp_path / "b")
+    assert [path.name for path in written] == ["vision.aimodel"] and list(tmp_path.iterdir()) == []
+
+
+@needs_coreai
+def test_families_that_it_has_no_place_for(tiny_of: Callable[..., Path], tmp_path: Path) -> None:
+    for family in ("gemma3", "lfm2_vl", "llava_onevision"):
+        with pytest.raises(UnsupportedError, match="Target 'coreai' cannot hold this model"):
+            export_checkpoint(tiny_of(family), "coreai", "fp32", tmp_path / "b")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_no_asset(tmp_path: Path) -> None:
     for content in (None, "", "[]", "{}", "\x00"):
         if content is not None:
@@ -310,6 +384,23 @@ def test_no_asset(tmp_path: Path) -> None:
             check_asset(tmp_path)
     (tmp_path / "metadata.json").write_text('{"assetVersion": "2.7", "producer": "x"}')
     check_asset(tmp_path)
+
+
+def test_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two seconds of waiting, the first of which lasts an hour, since the process was stopped."""
+    now = [0.0]
+    asked = []
+
+    def select(reading: Any, writing: Any, rest: Any, seconds: float) -> Any:
+        asked.append(seconds)
+        now[0] += 3600.0 if len(asked) == 1 else seconds
+        return [], [], []
+
+    monkeypatch.setattr(aimodel.select, "select", select)
+    monkeypatch.setattr(aimodel.time, "monotonic", lambda: now[0])
+    with pytest.raises(TimeoutError):
+        aimodel.Patience(2.5).wait([0], [])
+    assert asked == [1.0, 1.0, 0.5]
 
 
 def test_bounds() -> None:
@@ -356,9 +447,8 @@ def test_what_palettising_needs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     monkeypatch.setenv("CXX", sys.executable)  # stands for a compiler: any program that is there
     check_compiler()
     (lock,) = [folder / "lock" for folder in tmp_path.rglob("_core")]
-    lock.touch()
-    check_compiler()  # another process may be at it
-    os.utime(lock, (0, 0))
+    with lock.open("w"):
+        check_compiler()  # another process is at it
     with pytest.raises(EdgekitError, match="was killed, and every later one would wait"):
         check_compiler()
     monkeypatch.setenv("CXX", "no-such-compiler")
