@@ -15,12 +15,14 @@ from torch import Tensor
 
 from edgekit.errors import BundleError, EdgekitError
 from edgekit.files import inside
-from edgekit.runtimes.mil.program import Block, Compiler, Constant, Frame
+from edgekit.runtimes.mil.program import Block, Compiler, Constant, Frame, Kept
 from edgekit.runtimes.mil.proto import read_model
 from edgekit.runtimes.mil.values import DType, dtype_numbered, shape_of
 from edgekit.runtimes.mil.weights import Weights
 
 SPEC_VERSIONS = range(6, 11)  # iOS 15, the first with ML Programs, to iOS 26
+KEEP = {"auto": 16 << 20, "dense": float("inf"), "stored": 0}
+"""Bytes of decompressed weights to hold, by what a package may be told."""
 _AGAIN = "Copy or export the package again."
 
 
@@ -180,19 +182,20 @@ class Package:
         default: The function run when none is named.
     """
 
-    def __init__(self, path: Path, *, keep: str = "dense") -> None:
+    def __init__(self, path: Path, *, keep: str = "auto") -> None:
         """Open a package; weights are mapped, not read.
 
         Args:
             path: The `.mlpackage` folder.
-            keep: "dense" decompresses each weight once, when its function is loaded; "stored" whenever it is used,
-                which is slower and needs the memory of one weight at a time.
+            keep: What becomes of compressed weights, a word of KEEP: "dense" decompresses each once, when its function
+                is loaded; "stored" whenever it is used, most of them a few rows at a time; "auto" the first 16 MiB
+                once and the others whenever they are used. The results are the same.
         Raises:
             MissingExtraError: coremltools is not installed.
             BundleError: not a whole package with an ML Program of a known version.
         """
-        if keep not in ("dense", "stored"):
-            raise EdgekitError(f"Weights cannot be kept {keep!r}.", fix="Choose dense or stored.")
+        if keep not in KEEP:
+            raise EdgekitError(f"Weights cannot be kept {keep!r}.", fix=f"Choose {', '.join(KEEP)}.")
         self.path = path
         file = _model_file(path)
         self.model = read_model(file)
@@ -210,7 +213,7 @@ class Package:
         self.weights = Weights(file.parent)
         self.functions = sorted(self.model.mlProgram.functions)
         self.default = self.model.description.defaultFunctionName or _first(self.functions, path)
-        self._dense: dict[Any, Any] | None = {} if keep == "dense" else None
+        self._kept = Kept(KEEP[keep])
         self._loaded: dict[str, Function] = {}
 
     def function(self, name: str | None = None) -> Function:
@@ -238,7 +241,7 @@ class Package:
     def _load(self, name: str) -> Function:
         message, block = self.model.mlProgram.functions[name], self.block(name)
         described = {part.name: part.type for part in self._described(name)}
-        compiler = Compiler(self.weights.read, self._dense)
+        compiler = Compiler(self.weights.read, self._kept)
         scope: dict[str, int | Constant] = {}
         inputs, states, slots = [], [], []
         for part in message.inputs:
