@@ -13,14 +13,14 @@ from torch import nn
 
 pytest.importorskip("coremltools")
 
-import coreml_models as models  # noqa: E402  (it needs coremltools)
-import coremltools as ct  # noqa: E402
+import coreml_models as models
+import coremltools as ct
 
-from edgekit.runtimes.mil import Package, stored  # noqa: E402
-from edgekit.runtimes.mil import package as packages  # noqa: E402
-from edgekit.runtimes.mil.ops import linear, operations  # noqa: E402
-from edgekit.runtimes.mil.stored import Packed, Rows, Stored  # noqa: E402
-from edgekit.runtimes.mil.values import DTYPES  # noqa: E402
+from edgekit.runtimes.mil import Package, stored
+from edgekit.runtimes.mil import package as packages
+from edgekit.runtimes.mil.ops import linear, operations
+from edgekit.runtimes.mil.stored import Packed, Rows, Stored
+from edgekit.runtimes.mil.values import DTYPES
 
 ROWS, WIDTH = 24, 64
 
