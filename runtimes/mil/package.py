@@ -118,10 +118,15 @@ class Function:
         Raises:
             EdgekitError: an input is missing, unknown, or of the wrong shape or type, or an operation fails.
         """
+        if not isinstance(inputs, Mapping):
+            raise EdgekitError(
+                f"Function {self.name!r} takes its inputs by name, not as {type(inputs).__name__}.",
+                fix=f"Give predict a dictionary of {', '.join(part.name for part in self.inputs)}.",
+            )
         unknown = inputs.keys() - {part.name for part in self.inputs}
         if unknown:
             raise EdgekitError(
-                f"Function {self.name!r} has no input {', '.join(sorted(unknown))}.",
+                f"Function {self.name!r} has no input {', '.join(sorted(map(str, unknown)))}.",
                 fix=f"It has: {', '.join(part.name for part in self.inputs)}.",
             )
         values = [_given(self.name, part, inputs) for part in self.inputs]
@@ -133,7 +138,7 @@ class Function:
 
     def _check(self, state: State) -> None:
         for part in self.states:
-            found = state.tensors.get(part.name)
+            found = state.tensors.get(part.name) if isinstance(state, State) else None
             if found is None or not part.shapes.allow(tuple(found.shape)) or found.dtype != part.dtype.torch:
                 raise EdgekitError(
                     f"This state does not fit function {self.name!r}.",
@@ -164,12 +169,18 @@ def _given(function: str, part: Input, inputs: Mapping[str, Any]) -> Tensor:
             why=f"The package takes {part.shapes}.",
         )
     whole = not part.dtype.torch.is_floating_point
-    if whole and (value.is_floating_point() or value.is_complex()):
+    if value.is_complex() or (whole and value.is_floating_point()):
         raise EdgekitError(
             f"Input {part.name!r} of function {function!r} is {str(value.dtype).removeprefix('torch.')}.",
             why=f"The package takes {part.dtype.name}.",
         )
-    return value.to(part.dtype.torch)
+    made = value.to(part.dtype.torch)
+    if whole and not torch.equal(made.to(value.dtype), value):
+        raise EdgekitError(
+            f"Input {part.name!r} of function {function!r} has numbers that {part.dtype.name} cannot hold.",
+            why=f"They are {int(value.min())} to {int(value.max())}.",
+        )
+    return made
 
 
 class Package:
@@ -182,7 +193,7 @@ class Package:
         default: The function run when none is named.
     """
 
-    def __init__(self, path: Path, *, keep: str = "auto") -> None:
+    def __init__(self, path: Path | str, *, keep: str = "auto") -> None:
         """Open a package; weights are mapped, not read.
 
         Args:
@@ -196,7 +207,7 @@ class Package:
         """
         if keep not in KEEP:
             raise EdgekitError(f"Weights cannot be kept {keep!r}.", fix=f"Choose {', '.join(KEEP)}.")
-        self.path = path
+        self.path = path = Path(path)
         file = _model_file(path)
         self.model = read_model(file)
         if self.model.specificationVersion not in SPEC_VERSIONS:
