@@ -1,12 +1,16 @@
-"""Time and memory of evaluating a stateful decoder from its Core ML package, beside PyTorch eager on the same modules.
+"""One picture, a prompt and 32 tokens: Core ML bundles in the evaluator beside PyTorch eager, in time and memory.
 
-    python benchmarks/mil.py [--layers 30] [--width 576] [--prompt 80] [--repeats 5] [--precision fp16] [--json]
+    edgekit export CHECKPOINT --target coreml --precision fp16,int8,int4,pal4,pal6 --out BUNDLES
+    python benchmarks/mil.py --reference CHECKPOINT BUNDLES/* [--repeats 5] [--tokens 32] [--json]
 
-The default is SmolVLM-256M's text model in shape (30 layers of width 576, MLP 1,536, vocabulary 49,280) with random
-weights, its keys and values as Core ML states. Both sides take the same steps in turn in one process: a prefill, then
-single tokens on the growing cache. The ratio is taken within each repetition; below 1 the evaluator is faster.
-Memory is the process's own (anonymous) memory that loading and running the package added, and the mapped pages of the
-weight file beside it, in a fresh process that never builds the PyTorch model.
+Each is run through the session that `edgekit run` and `edgekit bench` open. In every repetition PyTorch (the checkpoint
+in float32) goes first and each bundle follows, in one process, on the same picture, words and forced tokens; ratios are
+taken within a repetition, below 1 the evaluator is faster. Times are CPU time of the process: with one thread that is
+what the work takes on a core of its own. Preprocessing is in none of them.
+
+Memory is the peak of a fresh process that opens one bundle and answers once, over what that process held when all was
+imported: its own pages and those of the mapped weight file. `--keep` measures another way to hold compressed weights
+than the runtime's own.
 """
 
 from __future__ import annotations
@@ -16,167 +20,131 @@ import json
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
+from PIL import Image
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "helpers"))
+from edgekit.bundle import Bundle
+from edgekit.chat import question
+from edgekit.machine import peak_memory_bytes
+from edgekit.runtimes import coreml, pytorch
+from edgekit.runtimes._bundled import PreparedSession
+from edgekit.runtimes.mil import package as packages
+from edgekit.runtimes.mil.ops import operations
+from edgekit.runtimes.mil.proto import model_module
+from edgekit.runtimes.session import Session
 
-HEADS = 4  # coreml_models.Decoder's query heads; half as many hold keys and values
-CONTEXT = 256
-
-
-def build(folder: Path, args: argparse.Namespace) -> Any:
-    """The decoder in PyTorch, and its package in `folder`."""
-    import coreml_models as models
-    import coremltools as ct
-
-    torch.manual_seed(0)
-    mlp = args.width * 8 // 3
-    model = models.Decoder(args.width, args.layers, CONTEXT, args.vocabulary, mlp).eval()
-    tokens, length = (ct.RangeDim(1, CONTEXT, default=1) for _ in range(2))
-    half = np.float16
-    converted = models.convert(
-        model,
-        (torch.randn(1, 3, args.width), models.causal(3, 5)),
-        folder,
-        inputs=[
-            ct.TensorType("x", shape=(1, tokens, args.width), dtype=half),
-            ct.TensorType("mask", shape=(1, 1, tokens, length), dtype=half),
-        ],
-        outputs=[ct.TensorType("out", dtype=half)],
-        states=model.states(),
-    )
-    if args.precision != "fp16":
-        compress(converted, args.precision).save(str(folder))
-    return model
+PARTS = ("encode", "prefill", "decode", "all")
 
 
-def compress(converted: Any, precision: str) -> Any:
-    from coremltools.optimize import coreml as co
-
-    if precision == "palette4":
-        config = co.OptimizationConfig(co.OpPalettizerConfig(mode="uniform", nbits=4))
-        return co.palettize_weights(converted, config)
-    blocks: dict[str, Any] = {"dtype": "int4", "granularity": "per_block"} if precision == "int4" else {}
-    config = co.OptimizationConfig(co.OpLinearQuantizerConfig(mode="linear_symmetric", **blocks))
-    return co.linear_quantize_weights(converted, config)
+def asked(session: Session | PreparedSession, words: int) -> Any:
+    """The prompt for a picture of noise and a question of so many words."""
+    noise = np.random.default_rng(0).integers(0, 256, (512, 512, 3), dtype=np.uint8)
+    return session.prepare(question(" ".join(["what"] * words), 1), [Image.fromarray(noise)])
 
 
-def script(args: argparse.Namespace) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Inputs of a prefill and of single tokens."""
-    import coreml_models as models
-
-    torch.manual_seed(1)
-    sizes = [args.prompt, *[1] * args.tokens]
-    ends = np.cumsum(sizes)
-    return [(torch.randn(1, n, args.width), models.causal(n, int(end))) for n, end in zip(sizes, ends, strict=True)]
-
-
-Step = Callable[[torch.Tensor, torch.Tensor], Any]
-
-
-def timed(step: Step, steps: list[tuple[torch.Tensor, torch.Tensor]]) -> tuple[float, float, Any]:
-    """Prefill and mean decode time in ms, and the last logits."""
-    spent, found = [], None
-    for x, mask in steps:
-        start = time.perf_counter()
-        found = step(x, mask)
-        spent.append(1000 * (time.perf_counter() - start))
-    return spent[0], statistics.fmean(spent[1:]), found
+def answer(session: Session, prepared: Any, tokens: int) -> tuple[dict[str, float], np.ndarray[Any, Any]]:
+    """CPU milliseconds of each part, `decode` of one token; and all logits (tokens + 1, V)."""
+    session.reset()
+    marks, logits = [time.process_time()], []
+    features = session.encode_image(prepared)
+    marks.append(time.process_time())
+    logits.append(session.prefill(prepared, features))
+    marks.append(time.process_time())
+    for token in range(tokens):
+        logits.append(session.decode_step(10 + token))
+    marks.append(time.process_time())
+    encode, prefill, decode = (1000 * (end - start) for start, end in pairwise(marks))
+    spent = (encode, prefill, decode / tokens, encode + prefill + decode)
+    return dict(zip(PARTS, spent, strict=True)), np.stack(logits)
 
 
-def measure(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
-    from edgekit.runtimes.mil import Package
+def weight_bytes(bundle: Path) -> int:
+    """Of the packages' weight files."""
+    return sum(path.stat().st_size for path in bundle.rglob("weight.bin"))
 
-    model = build(folder, args)
-    start = time.perf_counter()
-    function = Package(folder, keep=args.keep).function()
-    load_ms = 1000 * (time.perf_counter() - start)
-    steps = script(args)
-    rows: dict[str, list[tuple[float, float]]] = {"torch": [], "evaluator": []}
-    worst = 0.0
+
+def memory(bundle: Path, args: argparse.Namespace) -> dict[str, float]:
+    """Peak of this process beyond its imports, in bytes and over the weights."""
+    operations(), model_module()
+    prepared = asked(PreparedSession(Bundle.load(bundle)), args.words)
+    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew
+    before = peak_memory_bytes()
+    answer(coreml.open_session(bundle, args.threads), prepared, args.tokens)
+    added = peak_memory_bytes() - before
+    return {"added_bytes": added, "over_weights": added / weight_bytes(bundle)}
+
+
+def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """A row for each bundle."""
+    reference: Any = pytorch.open_session(args.reference, args.threads)
+    sessions: list[Any] = [coreml.open_session(bundle, args.threads) for bundle in args.bundles]
+    prompt, prompts = asked(reference, args.words), [asked(session, args.words) for session in sessions]
+    eager, times = [], [[] for _ in sessions]
+    gaps = [0.0] * len(sessions)
     for repeat in range(args.repeats + 1):
-        for buffer in model.buffers():
-            buffer.zero_()
-        state = function.make_state()
-        with torch.no_grad():
-            *eager, want = timed(model, steps)
-        *ours, got = timed(lambda x, mask: function.predict({"x": x, "mask": mask}, state)["out"], steps)  # noqa: B023
-        worst = max(worst, float(np.abs(got.astype(np.float32) - want.numpy()).max() / want.abs().max()))
-        if repeat:  # the first one warms both
-            rows["torch"].append((eager[0], eager[1]))
-            rows["evaluator"].append((ours[0], ours[1]))
-    return {"load_ms": load_ms, "relative_logit_error": worst, **summary(rows)}
+        spent, want = answer(reference, prompt, args.tokens)
+        eager.append(spent)
+        for at, session in enumerate(sessions):
+            spent, got = answer(session, prompts[at], args.tokens)
+            times[at].append(spent)
+            gaps[at] = max(gaps[at], float(np.abs(got[:, : want.shape[1]] - want).max() / np.abs(want).max()))
+        print(f"repetition {repeat} of {args.repeats}", file=sys.stderr)
+    rows = []
+    for bundle, mine, gap in zip(args.bundles, times, gaps, strict=True):
+        row: dict[str, Any] = {"bundle": bundle.name, "weight_bytes": weight_bytes(bundle), "logit_gap": gap}
+        row |= {"prompt_tokens": int(prompt.ids.shape[1])}
+        for part in PARTS:
+            ratios = [one[part] / base[part] for one, base in zip(mine[1:], eager[1:], strict=True)]  # the first warms
+            row[f"{part}_ms"] = statistics.median(one[part] for one in mine[1:])
+            row[f"eager_{part}_ms"] = statistics.median(base[part] for base in eager[1:])
+            row[part] = {"median": statistics.median(ratios), "range": [min(ratios), max(ratios)]}
+        again = [sys.executable, __file__, *sys.argv[1:], "--memory-of", str(bundle)]
+        row |= json.loads(subprocess.run(again, check=True, stdout=subprocess.PIPE, text=True).stdout)
+        rows.append(row)
+    return rows
 
 
-def summary(rows: dict[str, list[tuple[float, float]]]) -> dict[str, Any]:
-    """Medians in ms of each side, and the median of the ratios within repetitions."""
-    found: dict[str, Any] = {}
-    for at, name in enumerate(("prefill", "decode")):
-        for side, times in rows.items():
-            found[f"{side}_{name}_ms"] = statistics.median(row[at] for row in times)
-        ratios = [mine[at] / theirs[at] for mine, theirs in zip(rows["evaluator"], rows["torch"], strict=True)]
-        found[f"{name}_ratio"], found[f"{name}_ratio_range"] = statistics.median(ratios), [min(ratios), max(ratios)]
-    return found
-
-
-def own_memory() -> dict[str, int]:
-    """Bytes of this process that are its own, and that are mapped from files."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    found = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines if line.startswith("Rss")}
-    return {"anonymous": found["RssAnon"], "mapped": found["RssFile"]}
-
-
-def memory(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
-    """Bytes added by loading and by steps; the peak is looked at after each step and while loading ends."""
-    from edgekit.runtimes.mil import Package
-    from edgekit.runtimes.mil.ops import operations
-
-    operations()
-    steps = script(args)
-    before = own_memory()
-    function = Package(folder, keep=args.keep).function()
-    state = function.make_state()
-    peaks = [own_memory()]
-    for x, mask in steps:
-        function.predict({"x": x, "mask": mask}, state)
-        peaks.append(own_memory())
-    weights = sum(path.stat().st_size for path in folder.rglob("weight.bin"))
-    added = {kind: max(peak[kind] for peak in peaks) - before[kind] for kind in before}
-    return {
-        "weight_bytes": weights,
-        "added_own_bytes": added["anonymous"],
-        "added_mapped_bytes": added["mapped"],
-        "added_over_weights": sum(added.values()) / weights,
-    }
+def table(rows: list[dict[str, Any]]) -> str:
+    """Markdown."""
+    lines = [
+        "| bundle | weights MB | encode | prefill | decode | all [range] | peak MB | over weights |",
+        "|---" * 8 + "|",
+    ]
+    for row in rows:
+        parts = " | ".join(f"{row[part]['median']:.2f}" for part in PARTS[:3])
+        low, high = row["all"]["range"]
+        lines.append(
+            f"| {row['bundle']} | {row['weight_bytes'] / 1e6:.0f} | {parts} | {row['all']['median']:.2f} [{low:.2f}, "
+            f"{high:.2f}] | {row['added_bytes'] / 1e6:.0f} | {row['over_weights']:.2f} |"
+        )
+    first = rows[0]
+    eager = ", ".join(f"{part} {first[f'eager_{part}_ms']:.0f} ms" for part in PARTS)
+    return "\n".join([*lines, f"PyTorch eager: {eager}; {first['prompt_tokens']} tokens of prompt"])
 
 
 def main() -> None:
+    """Measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    sizes = {"layers": 30, "width": 576, "vocabulary": 49280, "prompt": 80, "tokens": 16, "repeats": 5}
-    for name, value in sizes.items():
+    parser.add_argument("bundles", type=Path, nargs="+")
+    parser.add_argument("--reference", type=Path, required=True)
+    for name, value in {"repeats": 5, "tokens": 32, "words": 16, "threads": 1}.items():
         parser.add_argument(f"--{name}", type=int, default=value)
-    parser.add_argument("--precision", choices=["fp16", "int8", "int4", "palette4"], default="fp16")
-    parser.add_argument("--keep", choices=["dense", "stored"], default="dense")
+    parser.add_argument("--keep", choices=list(packages.KEEP))
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--memory-of", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    torch.set_num_threads(1)
+    if args.keep:
+        packages.KEEP["auto"] = packages.KEEP[args.keep]
     if args.memory_of:
         print(json.dumps(memory(args.memory_of, args)))
         return
-    with tempfile.TemporaryDirectory() as folder:
-        package = Path(folder) / "decoder.mlpackage"
-        found = measure(package, args)
-        again = [sys.executable, __file__, *sys.argv[1:], "--memory-of", str(package)]
-        found |= json.loads(subprocess.run(again, check=True, stdout=subprocess.PIPE, text=True).stdout)
-    print(json.dumps(found) if args.json else "\n".join(f"{key:24} {value}" for key, value in found.items()))
+    rows = measure(args)
+    print(json.dumps(rows, indent=1) if args.json else table(rows))
 
 
 if __name__ == "__main__":

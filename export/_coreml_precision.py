@@ -3,13 +3,13 @@
 Only linear layers are compressed, and the table of token embeddings: tables of positions and norms stay as they are.
 A layer that a grid does not fit, because its width is no multiple of a block, gets 8 bits per channel.
 
-Calibrated grids are chosen for the least error of the layer's output instead of the weights', each weight's error
-counted by the mean square of its input (`_moments.py`):
+Grids are chosen for the least square error of the weights. Calibrated ones are for that of the layer's output, each
+weight's error counted by the mean square of its input (`_moments.py`):
 
-    palettes      weighted 1-D k-means, exact. Source: SqueezeLLM, arXiv:2306.07629, section 4.1; there a weight counts
-                  by the loss's Fisher information, here all outputs of a layer count the same
-    int4 blocks   a search for each block's scale. Source: llama.cpp, ggml-quants.c, make_qx_quants, with its importance
-                  matrix for weights
+    palettes      1-D k-means, exact, weighted where calibrated. Source: SqueezeLLM, arXiv:2306.07629, section 4.1; a
+                  weight counts by the loss's Fisher information there, while here all outputs of a layer are alike
+    int4 blocks   a search for each block's scale. Source: llama.cpp, ggml-quants.c, make_qx_quants; where calibrated
+                  with its importance matrix for weights
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ def best_palette(
 
 
 def _quantise(converted: Any, config: Any, known: Moments) -> Any:
-    """coremltools' `linear_quantize_weights`, with searched scales for 4-bit blocks of weights that are known."""
+    """coremltools' `linear_quantize_weights`, with searched scales for 4-bit blocks."""
     from coremltools.models.utils import _apply_graph_pass
     from coremltools.optimize.coreml._quantization_passes import linear_quantize_weights
 
@@ -143,9 +143,11 @@ def _quantise(converted: Any, config: Any, known: Moments) -> Any:
         def blockwise_compress_by_dtype(cls, original_data: Any, dtype: Any, mode: str, block_sizes: Any) -> Any:
             """coremltools' parameters of one weight: data, scale, offset, nbits; None where blocks do not fit."""
             plain = super().blockwise_compress_by_dtype(original_data, dtype, mode, block_sizes)
-            importance = known.of(original_data) if plain is not None and plain.nbits == 4 else None
-            if importance is None:
+            if plain is None or plain.nbits != 4:
                 return plain
+            importance = known.of(original_data)
+            if importance is None:
+                importance = np.ones(original_data.shape[1])
             scale, data = best_blocks(original_data, importance)
             # The type of 4 bits is a remark on int8 that NumPy keeps when it converts from another type.
             return plain._replace(data=data.astype(plain.data.dtype), scale=scale.reshape(plain.scale.shape))

@@ -20,7 +20,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -33,12 +33,12 @@ from edgekit.errors import EdgekitError
 from edgekit.export import vision_name
 from edgekit.export._coreml_metadata import describe
 from edgekit.export._coreml_metadata import label as label
-from edgekit.export._coreml_modules import decoder, rewritten
 from edgekit.export._coreml_precision import BLOCK, CALIBRATED_SUFFIX, GROUP, compress
+from edgekit.export._coreml_programs import Plan, Program, programs
 from edgekit.export._moments import Moments, measure
 from edgekit.export.coreml_patches import patched
-from edgekit.families import Split, VisionPart
-from edgekit.mlprogram import CONTEXT, DECODE, FUNCTIONS, LENGTHS, Programs
+from edgekit.families import Split
+from edgekit.mlprogram import CONTEXT, FUNCTIONS, LENGTHS, Programs
 from edgekit.precision import by_part, is_mixed
 from edgekit.processor import Inputs
 
@@ -79,28 +79,6 @@ OPTIONS: dict[str, tuple[str, ...] | str] = {
 """Name -> its words, the default first, or the default of a free text."""
 BUCKETS = (16, 64, 256)  # lengths of a prefill, where they are listed
 PACKAGE = "model.mlpackage"
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What the options and the precision come to.
-
-    Attributes:
-        words: Precision of vision, embedding and text.
-        ios: 17 or 18.
-        shared: One multifunction package.
-        states: The cache is the program's own.
-        lengths: Sizes of a prefill; empty for any.
-        context: Tokens the cache holds.
-    """
-
-    words: Mapping[str, str]
-    ios: int
-    shared: bool
-    states: bool
-    lengths: tuple[int, ...]
-    context: int
-    labels: Mapping[str, str] = field(default_factory=dict)
 
 
 def plan(precision: str, options: Mapping[str, str]) -> Plan:
@@ -148,30 +126,6 @@ def _refuse(wrong: bool, option: str, why: str) -> None:
             why=f"{why[0].upper()}{why[1:]}.",
             fix="Leave one of them out; docs/coreml.md has a table of what goes together.",
         )
-
-
-@dataclass(frozen=True)
-class Program:
-    """One function to convert.
-
-    Attributes:
-        name: Of the component.
-        module: What is traced.
-        example: Inputs of its forward.
-        inputs, outputs: Names, types and shapes; a name among the sizes is a free size.
-        part: vision, embedding or text.
-        about: For the package's description.
-        states: Shapes of its states, by name.
-    """
-
-    name: str
-    module: Any
-    example: tuple[Any, ...]
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
-    part: str
-    about: str
-    states: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 def write(
@@ -246,101 +200,6 @@ def _within(chosen: Plan, split: Split) -> Plan:
     known = [int(config.max_position_embeddings) for config in configs if hasattr(config, "max_position_embeddings")]
     context = min([chosen.context, *known])
     return replace(chosen, context=context, lengths=tuple(size for size in chosen.lengths if size < context))
-
-
-def programs(split: Split, chosen: Plan) -> Iterator[Program]:
-    """The functions, in the order of use.
-
-    Args:
-        split: Of the model; it stays as it is.
-        chosen: The plan.
-    """
-    for bucket, part in split.vision.items():
-        yield _vision(vision_name(bucket), part, split, _float(chosen, "vision"))
-    yield _embedding(split, _float(chosen, "embedding"))
-    yield _decoder("text_decoder", split, chosen, one=False)
-    if chosen.shared:
-        yield _decoder(DECODE, split, chosen, one=True)
-
-
-def _float(chosen: Plan, part: str) -> str:
-    return "float32" if chosen.words[part] == "fp32" else "float16"
-
-
-def _vision(name: str, part: VisionPart, split: Split, dtype: str) -> Program:
-    import torch
-
-    # One tile a run: a fixed shape is what the Neural Engine compiles for.
-    shape = tuple(1 if size is None else size for size in part.pixels)
-    outputs = [TensorSpec("image_features", dtype, (*shape[: len(shape) - 3], part.tokens, split.width))]
-    if split.deepstack:
-        outputs.append(TensorSpec("deepstack_features", dtype, (split.deepstack, part.tokens, split.width)))
-    return Program(
-        name, rewritten(part.module), (torch.randn(shape),), (TensorSpec("pixel_values", dtype, shape),),
-        tuple(outputs), "vision", "one picture, or one tile of it, to image embeddings",
-    )  # fmt: skip
-
-
-def _embedding(split: Split, dtype: str) -> Program:
-    import torch
-    from torch import nn
-
-    class Embedding(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.embedding = split.token_embedding
-
-        def forward(self, input_ids: Any) -> Any:
-            return self.embedding(input_ids)
-
-    return Program(
-        "token_embedding", Embedding().eval(), (torch.zeros(1, 5, dtype=torch.int32),),
-        (TensorSpec("input_ids", "int32", (1, "tokens")),),
-        (TensorSpec("inputs_embeds", dtype, (1, "tokens", split.width)),),
-        "embedding", "token ids to embeddings",
-    )  # fmt: skip
-
-
-def _decoder(name: str, split: Split, chosen: Plan, *, one: bool) -> Program:
-    import torch
-
-    fixed = bool(chosen.lengths)
-    tokens, past = (1 if one else 3), 2
-    total = chosen.context if fixed else past + tokens
-    axes = [split.position_axes] if split.position_axes > 1 else []
-    new: Any = 1 if one else "tokens"
-    dtype = _float(chosen, "text")
-    example = [
-        torch.randn(1, tokens, split.width),
-        torch.zeros(1, 1, tokens, total),
-        torch.arange(past, past + tokens, dtype=torch.int32).expand(*axes, 1, -1).contiguous(),
-    ]
-    inputs = [
-        TensorSpec("inputs_embeds", dtype, (1, new, split.width)),
-        TensorSpec("attention_mask", dtype, (1, 1, new, chosen.context if fixed else "total")),
-        TensorSpec("position_ids", "int32", (*axes, 1, new)),
-    ]
-    if fixed:
-        example.append(torch.tensor([past], dtype=torch.int32))
-        inputs.append(TensorSpec("start", "int32", (1,)))
-    if split.deepstack:
-        example.append(torch.randn(split.deepstack, 1, tokens, split.width))
-        inputs.append(TensorSpec("deepstack_embeds", dtype, (split.deepstack, 1, new, split.width)))
-    outputs = [TensorSpec("logits", dtype, (1, 1, split.vocab_size))]
-    keys = [f"{kind}_{layer}" for layer in range(split.layers) for kind in ("key", "value")]
-    states: dict[str, tuple[int, ...]] = {}
-    if chosen.states:
-        states = dict.fromkeys(keys, (1, split.kv_heads, chosen.context, split.head_dim))
-    else:
-        example += [torch.randn(1, split.kv_heads, past, split.head_dim) for _ in keys]
-        inputs += [TensorSpec(f"past_{key}", dtype, (1, split.kv_heads, "past", split.head_dim)) for key in keys]
-        outputs += [TensorSpec(f"present_{key}", dtype, (1, split.kv_heads, "total", split.head_dim)) for key in keys]
-    module = decoder(split, chosen.context, states=chosen.states, fixed=fixed)
-    about = "one token" if one else "a prompt, or more of a conversation,"
-    return Program(
-        name, module, tuple(example), tuple(inputs), tuple(outputs), "text",
-        f"{about} and the cache to the logits of the next token", states,
-    )  # fmt: skip
 
 
 def convert(program: Program, chosen: Plan, moments: Moments | None = None) -> Any:

@@ -15,12 +15,14 @@ from torch import Tensor
 
 from edgekit.errors import BundleError, EdgekitError
 from edgekit.files import inside
-from edgekit.runtimes.mil.program import Block, Compiler, Constant, Frame
+from edgekit.runtimes.mil.program import Block, Compiler, Constant, Frame, Kept
 from edgekit.runtimes.mil.proto import read_model
 from edgekit.runtimes.mil.values import DType, dtype_numbered, shape_of
 from edgekit.runtimes.mil.weights import Weights
 
 SPEC_VERSIONS = range(6, 11)  # iOS 15, the first with ML Programs, to iOS 26
+KEEP = {"auto": 16 << 20, "dense": float("inf"), "stored": 0}
+"""Bytes of decompressed weights to hold, by what a package may be told."""
 _AGAIN = "Copy or export the package again."
 
 
@@ -116,10 +118,15 @@ class Function:
         Raises:
             EdgekitError: an input is missing, unknown, or of the wrong shape or type, or an operation fails.
         """
+        if not isinstance(inputs, Mapping):
+            raise EdgekitError(
+                f"Function {self.name!r} takes its inputs by name, not as {type(inputs).__name__}.",
+                fix=f"Give predict a dictionary of {', '.join(part.name for part in self.inputs)}.",
+            )
         unknown = inputs.keys() - {part.name for part in self.inputs}
         if unknown:
             raise EdgekitError(
-                f"Function {self.name!r} has no input {', '.join(sorted(unknown))}.",
+                f"Function {self.name!r} has no input {', '.join(sorted(map(str, unknown)))}.",
                 fix=f"It has: {', '.join(part.name for part in self.inputs)}.",
             )
         values = [_given(self.name, part, inputs) for part in self.inputs]
@@ -131,7 +138,7 @@ class Function:
 
     def _check(self, state: State) -> None:
         for part in self.states:
-            found = state.tensors.get(part.name)
+            found = state.tensors.get(part.name) if isinstance(state, State) else None
             if found is None or not part.shapes.allow(tuple(found.shape)) or found.dtype != part.dtype.torch:
                 raise EdgekitError(
                     f"This state does not fit function {self.name!r}.",
@@ -162,12 +169,18 @@ def _given(function: str, part: Input, inputs: Mapping[str, Any]) -> Tensor:
             why=f"The package takes {part.shapes}.",
         )
     whole = not part.dtype.torch.is_floating_point
-    if whole and (value.is_floating_point() or value.is_complex()):
+    if value.is_complex() or (whole and value.is_floating_point()):
         raise EdgekitError(
             f"Input {part.name!r} of function {function!r} is {str(value.dtype).removeprefix('torch.')}.",
             why=f"The package takes {part.dtype.name}.",
         )
-    return value.to(part.dtype.torch)
+    made = value.to(part.dtype.torch)
+    if whole and not torch.equal(made.to(value.dtype), value):
+        raise EdgekitError(
+            f"Input {part.name!r} of function {function!r} has numbers that {part.dtype.name} cannot hold.",
+            why=f"They are {int(value.min())} to {int(value.max())}.",
+        )
+    return made
 
 
 class Package:
@@ -180,20 +193,21 @@ class Package:
         default: The function run when none is named.
     """
 
-    def __init__(self, path: Path, *, keep: str = "dense") -> None:
+    def __init__(self, path: Path | str, *, keep: str = "auto") -> None:
         """Open a package; weights are mapped, not read.
 
         Args:
             path: The `.mlpackage` folder.
-            keep: "dense" decompresses each weight once, when its function is loaded; "stored" whenever it is used,
-                which is slower and needs the memory of one weight at a time.
+            keep: What becomes of compressed weights, a word of KEEP: "dense" decompresses each once, when its function
+                is loaded; "stored" whenever it is used, most of them a few rows at a time; "auto" the first 16 MiB
+                once and the others whenever they are used. The results are the same.
         Raises:
             MissingExtraError: coremltools is not installed.
             BundleError: not a whole package with an ML Program of a known version.
         """
-        if keep not in ("dense", "stored"):
-            raise EdgekitError(f"Weights cannot be kept {keep!r}.", fix="Choose dense or stored.")
-        self.path = path
+        if keep not in KEEP:
+            raise EdgekitError(f"Weights cannot be kept {keep!r}.", fix=f"Choose {', '.join(KEEP)}.")
+        self.path = path = Path(path)
         file = _model_file(path)
         self.model = read_model(file)
         if self.model.specificationVersion not in SPEC_VERSIONS:
@@ -210,7 +224,7 @@ class Package:
         self.weights = Weights(file.parent)
         self.functions = sorted(self.model.mlProgram.functions)
         self.default = self.model.description.defaultFunctionName or _first(self.functions, path)
-        self._dense: dict[Any, Any] | None = {} if keep == "dense" else None
+        self._kept = Kept(KEEP[keep])
         self._loaded: dict[str, Function] = {}
 
     def function(self, name: str | None = None) -> Function:
@@ -238,7 +252,7 @@ class Package:
     def _load(self, name: str) -> Function:
         message, block = self.model.mlProgram.functions[name], self.block(name)
         described = {part.name: part.type for part in self._described(name)}
-        compiler = Compiler(self.weights.read, self._dense)
+        compiler = Compiler(self.weights.read, self._kept)
         scope: dict[str, int | Constant] = {}
         inputs, states, slots = [], [], []
         for part in message.inputs:

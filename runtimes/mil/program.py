@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from torch import Tensor
 
 from edgekit.errors import BundleError, EdgekitError
 from edgekit.runtimes.mil.ops import CONVERT, Operation, operations
-from edgekit.runtimes.mil.values import Blob, value_of
+from edgekit.runtimes.mil.stored import Stored, stored
+from edgekit.runtimes.mil.values import Blob, dtype_numbered, shape_of, value_of
 
 _STATE_OPERATIONS = ("read_state", "write_state", "coreml_update_state")
 
@@ -46,6 +49,18 @@ class Step:
     outputs: list[int]
     needs_frame: bool
     frees: list[int] = field(default_factory=list)
+
+    def given(self, slots: Sequence[Any]) -> dict[str, Any]:
+        """Its inputs, as the operation takes them."""
+        given = dict(self.fixed)
+        for name, sources, many, convert in self.loads:
+            found = [slots[source] if isinstance(source, int) else source.value for source in sources]
+            given[name] = convert(found if many else found[0])
+        return given
+
+    def is_constant(self) -> bool:
+        """Whether all of its inputs are known beforehand."""
+        return all(isinstance(source, Constant) for _, sources, _, _ in self.loads for source in sources)
 
     def reads(self) -> set[int]:
         """Slots it reads, nested blocks included."""
@@ -84,10 +99,7 @@ class Frame:
         for slot, value in zip(block.inputs, values, strict=True):
             slots[slot] = value
         for step in block.steps:
-            given = dict(step.fixed)
-            for name, sources, many, convert in step.loads:
-                found = [slots[source] if isinstance(source, int) else source.value for source in sources]
-                given[name] = convert(found if many else found[0])
+            given = step.given(slots)
             if step.needs_frame:
                 given["frame"] = self
             try:
@@ -116,19 +128,37 @@ def _failed(step: Step, given: Mapping[str, Any], error: Exception) -> EdgekitEr
     )
 
 
+class Kept:
+    """Decompressed weights that are held, shared between the functions of a package.
+
+    Attributes:
+        made: Results by what they are made of.
+        room: Bytes that are left for more.
+    """
+
+    def __init__(self, room: float) -> None:
+        self.made: dict[Any, tuple[Any, ...]] = {}
+        self.room = room
+
+    def takes(self, size: int) -> bool:
+        """Whether so many bytes still fit; if so, they are taken."""
+        fits = size <= self.room
+        self.room -= size if fits else 0
+        return fits
+
+
 class Compiler:
     """Turns the blocks of one function into steps.
 
     Args:
         blob: Reads a value from a weight file.
-        dense: Decompressed weights by what they are made of, shared between the functions of a package; None to
-            decompress them anew whenever they are used.
+        kept: Decompressed weights; those that do not fit are made whenever they are used.
     """
 
-    def __init__(self, blob: Blob, dense: dict[Any, Any] | None) -> None:
+    def __init__(self, blob: Blob, kept: Kept) -> None:
         self.size = 0
         self._blob = blob
-        self._dense = dense
+        self._kept = kept
         self._made_of: dict[int, Any] = {}  # by the identity of each constant that is alive
 
     def slot(self) -> int:
@@ -147,7 +177,7 @@ class Compiler:
         inputs = [self.slot() for _ in message.inputs]
         scope.update(zip((part.name for part in message.inputs), inputs, strict=True))
         steps = [step for part in message.operations if (step := self._operation(part, scope)) is not None]
-        block = Block(inputs, steps, [_named(name, scope) for name in message.outputs])
+        block = Block(inputs, steps, [_whole(_named(name, scope)) for name in message.outputs])
         _free(block)
         _update_in_place(block)
         return block
@@ -161,11 +191,12 @@ class Compiler:
             scope[message.outputs[0].name] = Constant(value)
             return None
         step = self._step(message, scope)
-        if kind.startswith("constexpr_") and self._dense is not None:
+        if kind.startswith("constexpr_") and step.is_constant():
             results = self._decompressed(message, step, scope)
-            for part, value in zip(message.outputs, results, strict=True):
+            for part, value in zip(message.outputs, results, strict=bool(results)):
                 scope[part.name] = Constant(value)
-            return None
+            if results:
+                return None
         for part, slot in zip(message.outputs, step.outputs, strict=True):
             scope[part.name] = slot
         return step
@@ -174,7 +205,7 @@ class Compiler:
         name = message.outputs[0].name if message.outputs else _own_name(message)
         known = _known(message.type, name)
         fixed: dict[str, Any] = {}
-        loads = []
+        loads: list[tuple[str, list[int | Constant], bool, Callable[[Any], Any]]] = []
         for key, sources in self._sources(message, scope).items():
             if key not in known.kinds:
                 raise EdgekitError(
@@ -183,7 +214,10 @@ class Compiler:
                 )
             expected = known.kinds[key]
             many = expected.startswith("list[") or len(sources) != 1
-            if all(isinstance(source, Constant) for source in sources):
+            lazy = expected != "Weight" and any(_is_stored(source) for source in sources)
+            if lazy:
+                loads.append((key, sources, many, partial(_dense, CONVERT[expected])))
+            elif all(isinstance(source, Constant) for source in sources):
                 values = [source.value for source in sources if isinstance(source, Constant)]
                 fixed[key] = CONVERT[expected](values if many else values[0])
             else:
@@ -214,15 +248,19 @@ class Compiler:
         return found
 
     def _decompressed(self, message: Any, step: Step, scope: dict[str, int | Constant]) -> tuple[Any, ...]:
-        assert self._dense is not None
+        """Results of a compressed weight: whole where they fit, else by rows; none where it can be neither."""
         key = (message.type, tuple(sorted(self._origins(message, scope))))
-        if key not in self._dense:
-            result = step.call(**step.fixed)
-            self._dense[key] = result if isinstance(result, tuple) else (result,)
-        for value in self._dense[key]:
+        results = self._kept.made.get(key, ())
+        if not results and self._kept.takes(sum(_size(part.type.tensorType) for part in message.outputs)):
+            result = step.call(**step.given(()))
+            results = self._kept.made[key] = result if isinstance(result, tuple) else (result,)
+        if not results:
+            as_stored = {name: sources[0].value for name, sources, *_ in step.loads if isinstance(sources[0], Constant)}
+            weight = stored(message.type, step.fixed | as_stored)
+            results = () if weight is None else (weight,)
+        for value in results:
             self._made_of[id(value)] = key
-        found: tuple[Any, ...] = self._dense[key]
-        return found
+        return results
 
     def _origins(self, message: Any, scope: dict[str, int | Constant]) -> list[tuple[str, Any]]:
         """What a compressed weight is made of, equal in every function that shares it."""
@@ -237,10 +275,30 @@ class Compiler:
                     found.append((key, part.value.SerializeToString(deterministic=True)))
                 else:
                     source = _named(part.name, scope)
-                    if not isinstance(source, Constant):
-                        raise BundleError(f"A compressed weight is made of {part.name!r}, which is no constant.")
+                    assert isinstance(source, Constant)
                     found.append((key, repr(self._made_of[id(source.value)]).encode()))
         return found
+
+
+def _size(tensor: Any) -> int:
+    """Bytes of a value of a `TensorType` as it is held here."""
+    return math.prod(shape_of(tensor)) * dtype_numbered(tensor.dataType).torch.itemsize
+
+
+def _is_stored(source: int | Constant) -> bool:
+    return isinstance(source, Constant) and isinstance(source.value, Stored)
+
+
+def _whole(source: int | Constant) -> int | Constant:
+    return Constant(source.value.dense()) if isinstance(source, Constant) and _is_stored(source) else source
+
+
+def _dense(convert: Callable[[Any], Any], value: Any) -> Any:
+    """An input that no operation takes as it is stored."""
+    many = [
+        part.dense() if isinstance(part, Stored) else part for part in (value if isinstance(value, list) else [value])
+    ]
+    return convert(many if isinstance(value, list) else many[0])
 
 
 def _own_name(message: Any) -> str:

@@ -141,7 +141,7 @@ def from_bytes(data: NDArray[np.uint8], dtype: DType, shape: tuple[int, ...]) ->
     return torch.from_numpy(values.reshape(shape))
 
 
-Blob = Callable[[str, int, DType, tuple[int, ...]], Tensor]
+Blob = Callable[[str, int, DType, tuple[int, ...]], Any]
 _FIELDS = ("floats", "ints", "bools", "longInts", "doubles")
 
 

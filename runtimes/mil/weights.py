@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from edgekit.errors import BundleError
 from edgekit.files import inside
+from edgekit.runtimes.mil.stored import Packed
 from edgekit.runtimes.mil.values import DType, from_bytes
 
 _HEADER = 64
@@ -31,8 +31,10 @@ class Weights:
         self.folder = folder
         self._files: dict[str, Any] = {}
 
-    def read(self, name: str, offset: int, dtype: DType, shape: tuple[int, ...]) -> Tensor:
-        """One stored value; it shares the file's memory where its type allows (see `from_bytes`).
+    def read(self, name: str, offset: int, dtype: DType, shape: tuple[int, ...]) -> Any:
+        """One stored value, a tensor that shares the file's memory where its type allows (see `from_bytes`).
+
+        Of types of less than a byte it is left as it lies there.
 
         Raises:
             BundleError: the file is missing or cut short, or has something else at that offset.
@@ -50,6 +52,8 @@ class Weights:
                 why=f"A {dtype.name} {list(shape)} starts at {start}; the file has {len(data)} bytes.",
                 fix="Copy or export the package again.",
             )
+        if dtype.bits < 8:
+            return Packed(data[start : start + size], dtype, shape)
         return from_bytes(data[start : start + size], dtype, shape)
 
     def check(self, name: str, offset: int, size: int) -> None:

@@ -457,6 +457,10 @@ def test_inputs_that_do_not_fit(bundle: Bundle) -> None:
     }
     with pytest.raises(EdgekitError, match=r"'inputs_embeds' of function 'decode' has the shape \[1, 2, "):
         decode.predict(feeds)
+    feeds["inputs_embeds"] = feeds["inputs_embeds"][:, :1]
+    for state in (embedding.make_state(), {}):
+        with pytest.raises(EdgekitError, match=r"does not fit function 'decode'[\s\S]*make_state"):
+            decode.predict(feeds, state)  # type: ignore[arg-type]
 
 
 def test_missing_extra(monkeypatch: pytest.MonkeyPatch, tiny_checkpoint: Path, tmp_path: Path) -> None:

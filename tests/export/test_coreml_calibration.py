@@ -240,6 +240,28 @@ def test_a_calibrated_program_is_nearer_on_such_inputs(tmp_path: Path) -> None:
         assert bytes_[0] == bytes_[1]
 
 
+@needs_coremltools
+def test_plain_int4_is_searched_too(tmp_path: Path) -> None:
+    """An identity gives the layer's weights: the file holds what the search finds with all inputs counted alike."""
+    import torch
+    from torch import nn
+
+    from edgekit.runtimes.mil import Package
+
+    torch.manual_seed(0)
+    model, inputs = nn.Linear(64, 64, bias=False).eval(), torch.eye(64)
+    shape = (TensorSpec("x", "float16", (64, 64)),), (TensorSpec("y", "float16", (64, 64)),)
+    with coreml.quiet():
+        made = coreml.convert(coreml.Program("p", model, (inputs,), *shape, "text", ""), coreml.plan("int4", {}))
+        made.save(str(tmp_path / "p.mlpackage"))
+    found = Package(tmp_path / "p.mlpackage").function().predict({"x": inputs.numpy()})["y"].T
+    weight = model.weight.detach().numpy().astype(np.float16)
+    np.testing.assert_array_equal(found, from_blocks(*best_blocks(weight, np.ones(64))).astype(np.float16))
+    steps = np.repeat(np.abs(weight).reshape(64, 2, BLOCK).max(-1) / np.float16(7), BLOCK, axis=1)
+    plain = np.clip(np.rint(weight / steps), -7, 7) * steps  # coremltools' own grid
+    assert error(weight, found, np.ones(64)) < 0.9 * error(weight, plain, np.ones(64))
+
+
 FAMILIES = ["smolvlm", "internvl", "qwen2_5_vl", "qwen3_vl"]
 
 

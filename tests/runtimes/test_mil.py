@@ -393,6 +393,32 @@ def test_packages_that_are_not_whole(small: Path, tmp_path: Path) -> None:
         Package(small, keep="sparse")
 
 
+def test_inputs_that_no_function_takes(small: Path) -> None:
+    function = Package(str(small)).function()
+    name = function.inputs[0].name
+
+    def refused(match: str, value: Any, *, by_name: bool = True) -> None:
+        with pytest.raises(EdgekitError, match=match):
+            function.predict({name: value} if by_name else value)
+
+    refused("takes its inputs by name, not as ndarray", np.zeros((1, 64)), by_name=False)
+    refused("has no input 3", {3: np.zeros((1, 64))}, by_name=False)
+    refused("is complex64", np.zeros((1, 64), np.complex64))
+    refused("no array of numbers", "cat")
+    refused("no array of numbers", [[1.0], [1.0, 2.0]])
+
+
+def test_whole_numbers_that_do_not_fit_their_type(tmp_path: Path) -> None:
+    """2^40 would become 0."""
+    model = nn.Embedding(4, 8).eval()
+    shape = [ct.TensorType("ids", shape=(1, 2), dtype=np.int32)]
+    models.convert(model, (torch.zeros(1, 2, dtype=torch.int32),), tmp_path / "m.mlpackage", inputs=shape)
+    function = Package(tmp_path / "m.mlpackage").function()
+    assert len(function.predict({"ids": np.array([[0, 3]])})) == 1
+    with pytest.raises(EdgekitError, match=r"numbers that int32 cannot hold[\s\S]*0 to 1099511627776"):
+        function.predict({"ids": np.array([[0, 2**40]])})
+
+
 def identity_model(folder: Path) -> bytes:
     message = Package(folder).model
     message.identity.SetInParent()

@@ -7,7 +7,8 @@ To add one, write a function in a file of this folder, with the operation's own 
         return alpha * torch.tanh(x * beta)
 
 The annotation says what the function gets: `Tensor` the value itself, `int`, `float`, `bool`, `str`, `Ints` or `Bools`
-a Python value read out of it, `list[Tensor]` or `list[Any]` one entry for each value of a variadic input, `Frame` and
+a Python value read out of it, `list[Tensor]` or `list[Any]` one entry for each value of a variadic input, `Weight` a
+matrix that may still be compressed (stored.py), `Frame` and
 `list[Block]` the running program and the operation's nested blocks. A default makes an input optional. A trailing
 underscore of the function's name is dropped (`abs_` is `abs`).
 
@@ -30,9 +31,14 @@ from typing import Any, TypeVar, overload
 import torch
 from torch import Tensor
 
+from edgekit.runtimes.mil.stored import Rows
+
 F = TypeVar("F", bound=Callable[..., Any])
 Ints = tuple[int, ...]
 Bools = tuple[bool, ...]
+Weight = Tensor | Rows
+AT_ONCE = 1 << 20
+"""Float32 numbers that large operations hold at a time, where they can be cut."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +78,7 @@ def _one(value: Any) -> Any:
 
 CONVERT: dict[str, Callable[[Any], Any]] = {
     "Tensor": _same,
+    "Weight": _same,
     "Any": _same,
     "str": _same,
     "list[Tensor]": _same,

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from edgekit.runtimes.mil.ops import operation, table
+from edgekit.runtimes.mil.ops import AT_ONCE, operation, table
 from edgekit.runtimes.mil.values import dtype_named
 
 table(
@@ -191,10 +191,17 @@ def softplus_parametric(x: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:
     return _per_channel(alpha, x) * _softplus(_per_channel(beta, x) * x)
 
 
-@operation
+@operation(exact=True)
 def softmax(x: Tensor, axis: int = -1) -> Tensor:
-    """Along one axis."""
-    return torch.softmax(x, axis)
+    """Along one axis; of float16 in float32, a few rows at a time."""
+    if x.dtype is not torch.float16:
+        return torch.softmax(x, axis)
+    last = axis % x.dim() == x.dim() - 1
+    if not last or x.numel() <= AT_ONCE:
+        return torch.softmax(x.float(), axis).half()
+    rows = x.reshape(-1, x.shape[-1])
+    step = max(1, AT_ONCE // x.shape[-1])
+    return torch.cat([torch.softmax(part.float(), -1).half() for part in torch.split(rows, step)]).view(x.shape)
 
 
 @operation

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from edgekit.runtimes.mil.ops import Ints, operation
+from edgekit.runtimes.mil.ops import Ints, Weight, operation
 from edgekit.runtimes.mil.values import dtype_named
 
 
@@ -21,10 +21,14 @@ def _positive(indices: Tensor, size: int) -> Tensor:
 
 
 @operation(exact=True)
-def gather(x: Tensor, indices: Tensor, axis: int = 0, batch_dims: int = 0, validate_indices: bool = False) -> Tensor:
+def gather(x: Weight, indices: Tensor, axis: int = 0, batch_dims: int = 0, validate_indices: bool = False) -> Tensor:
     """Slices of x along an axis; the first `batch_dims` axes of both go together."""
-    axis %= x.dim()
+    axis %= len(x.shape)
     at = _positive(indices, x.shape[axis])
+    if not isinstance(x, Tensor):
+        if axis == 0 and not batch_dims:
+            return x.take(at.reshape(-1)).reshape(*indices.shape, x.shape[1])
+        x = x.dense()
     if not batch_dims:
         return x.index_select(axis, at.reshape(-1)).reshape([*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :]])
     batch, middle, rest = x.shape[:batch_dims], x.shape[batch_dims:axis], x.shape[axis + 1 :]

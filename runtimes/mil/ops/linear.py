@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from edgekit.runtimes.mil.ops import operation
+from edgekit.runtimes.mil.ops import AT_ONCE, Weight, operation
+from edgekit.runtimes.mil.stored import scratch
 
-_BLOCK = 1 << 18  # weights widened at a time: 1 MiB of float32, which stays in the cache
+_TILE = 1 << 17  # weights widened at a time: 512 KiB of float32, which stays in the cache
 
 
 @operation(exact=True)
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def linear(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
     """x @ weight^T + bias, summed in float32.
 
-    A float16 weight (O, I) is widened a few rows at a time, so no float32 copy of it is ever held.
+    A float16 weight is widened a few rows at a time and a compressed one made so, therefore no float32 copy of it is
+    ever held.
 
     Args:
         x: (..., I).
@@ -24,26 +28,44 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     Returns:
         (..., O).
     """
-    if x.dtype is not torch.float16:
+    half = x.dtype is torch.float16
+    if isinstance(weight, Tensor) and not half:
         return functional.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
-    rows = x.numel() // x.shape[-1] if x.shape[-1] else 0
-    if rows == 1 and bias is None:
-        return functional.linear(x, weight)  # PyTorch's float16 matrix-vector product sums in float32
-    wide = x.reshape(-1, x.shape[-1]).float()
-    out = torch.empty(*x.shape[:-1], weight.shape[0], dtype=torch.float16)
-    flat, step = out.view(-1, weight.shape[0]), max(1, _BLOCK // max(1, weight.shape[1]))
+    wide = x.reshape(-1, x.shape[-1])
+    if bias is not None and not bool(bias.any()):
+        bias = None  # Core ML writes zeros where a layer has none
+    # PyTorch's float16 matrix-vector product sums in float32, and rounds: a bias must come before that.
+    direct = not half or (len(wide) == 1 and bias is None and weight.dtype is x.dtype)
+    if direct and isinstance(weight, Tensor):
+        return functional.linear(x, weight)
+    wide = wide if direct else wide.float()
+    out = torch.empty(*x.shape[:-1], weight.shape[0], dtype=x.dtype)
+    flat, step = out.view(-1, weight.shape[0]), max(1, _TILE // max(1, weight.shape[1]))
     for start in range(0, weight.shape[0], step):
-        part = slice(start, start + step)
-        flat[:, part] = functional.linear(wide, weight[part].float(), None if bias is None else bias[part].float())
+        stop = min(start + step, weight.shape[0])
+        tile = weight[start:stop] if isinstance(weight, Tensor) else weight.rows(start, stop)
+        if tile.dtype is not wide.dtype:
+            tile = scratch("wide", tuple(tile.shape), wide.dtype).copy_(tile)
+        flat[:, start:stop] = functional.linear(wide, tile, None if bias is None else bias[start:stop].to(wide.dtype))
     return out
 
 
-@operation
+@operation(exact=True)
 def matmul(x: Tensor, y: Tensor, transpose_x: bool = False, transpose_y: bool = False) -> Tensor:
-    """x @ y over the last two axes; a vector is a row on the left and a column on the right."""
+    """x @ y over the last two axes, summed in float32; a vector is a row on the left and a column on the right."""
+    x, y = _transposed(x, transpose_x), _transposed(y, transpose_y)
     if not x.is_floating_point():
-        return _transposed(x, transpose_x).long().matmul(_transposed(y, transpose_y).long()).to(x.dtype)
-    return torch.matmul(_transposed(x, transpose_x), _transposed(y, transpose_y))
+        return x.long().matmul(y.long()).to(x.dtype)
+    if x.dtype is not torch.float16 and y.dtype is not torch.float16:
+        return torch.matmul(x, y)
+    count = max(x.numel(), y.numel(), math.prod(x.shape[:-1]) * y.shape[-1])
+    if x.dim() == y.dim() > 2 and x.shape[:-2] == y.shape[:-2] and count > AT_ONCE:
+        # One matrix after another, so that attention over a picture holds no float32 scores of all heads.
+        out = torch.empty(*x.shape[:-1], y.shape[-1], dtype=torch.float16)
+        for left, right, into in zip(x.flatten(0, -3), y.flatten(0, -3), out.flatten(0, -3), strict=True):
+            into.copy_(left.float() @ right.float())
+        return out
+    return torch.matmul(x.float(), y.float()).half()
 
 
 def _transposed(x: Tensor, wanted: bool) -> Tensor:
