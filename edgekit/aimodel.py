@@ -6,7 +6,6 @@ import json
 import os
 import platform
 import select
-import signal
 import subprocess
 import sys
 import tempfile
@@ -20,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.aimodel_host import Arrays, pack, unpack
+from edgekit.apart import how_it_ended
 from edgekit.bundle import Component
 from edgekit.errors import BundleError, DataError, MissingExtraError
 
@@ -50,6 +50,30 @@ def check_asset(path: Path) -> None:
             why=f"It was written by {found.get('producer', 'an unknown producer')}.",
             fix="Export it again with the coreai-core of constraints.txt.",
         )
+
+
+class Patience:
+    """Seconds left to wait; those in which this process was itself stopped, as by Ctrl-Z, do not count."""
+
+    STEP_S = 1.0
+
+    def __init__(self, seconds: float) -> None:
+        self.left_s = seconds
+
+    def wait(self, reading: Sequence[int], writing: Sequence[int]) -> None:
+        """Until one of these descriptors is ready.
+
+        Raises:
+            TimeoutError: no seconds are left.
+        """
+        while True:
+            step, start = min(self.STEP_S, max(0.0, self.left_s)), time.monotonic()
+            ready, free, _ = select.select(reading, writing, [], step)
+            self.left_s -= min(step, time.monotonic() - start)
+            if ready or free:
+                return
+            if self.left_s <= 0.0:
+                raise TimeoutError
 
 
 class Runner:
@@ -142,10 +166,10 @@ class Runner:
         if self._end:
             raise BundleError(f"Core AI does not {task}.", why=f"Earlier {self._end}.")
         limit = self._limits["load" if header["what"] == "load" else "run"]
-        deadline = time.monotonic() + limit
+        patience = Patience(limit)
         try:
-            self._write(pack(header, arrays), deadline)
-            answer, out = unpack(lambda count: self._read(count, deadline))
+            self._write(pack(header, arrays), patience)
+            answer, out = unpack(lambda count: self._read(count, patience))
         except (EOFError, BrokenPipeError) as error:
             self._end = self._how_it_ended()
             raise BundleError(f"Core AI does not {task}.", why=f"{self._end}.") from error
@@ -158,21 +182,17 @@ class Runner:
             raise BundleError(f"Core AI does not {task}.", why=str(answer["error"])[:500])
         return answer, out
 
-    def _write(self, data: bytes, deadline: float) -> None:
+    def _write(self, data: bytes, patience: Patience) -> None:
         os.set_blocking(self._to, False)
         view = memoryview(data)
         while view:
-            _, ready, _ = select.select([], [self._to], [], max(0.0, deadline - time.monotonic()))
-            if not ready:
-                raise TimeoutError
+            patience.wait([], [self._to])
             view = view[os.write(self._to, view[: 1 << 16]) :]
 
-    def _read(self, count: int, deadline: float) -> bytes:
+    def _read(self, count: int, patience: Patience) -> bytes:
         parts, left = [], count
         while left:
-            ready, _, _ = select.select([self._from], [], [], max(0.0, deadline - time.monotonic()))
-            if not ready:
-                raise TimeoutError
+            patience.wait([self._from], [])
             part = os.read(self._from, min(left, 1 << 20))
             if not part:
                 raise EOFError
@@ -187,10 +207,7 @@ class Runner:
             self._process.kill()
             code = self._process.wait()
         self._log.seek(0)
-        lines = self._log.read().decode(errors="replace").splitlines()
-        tail = " / ".join(line.strip() for line in lines[-4:] if line.strip())[-400:]
-        how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-        return f"its process {how}{': ' + tail if tail else ''}"
+        return how_it_ended(code, self._log.read().decode(errors="replace").splitlines())
 
 
 class Assets:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from importlib import import_module
 from typing import Annotated, Any
@@ -93,5 +94,9 @@ def build() -> typer.Typer:
 
 
 def main() -> None:
-    """Entry point of the `edgekit` command."""
+    """Entry point of the `edgekit` command.
+
+    SIGTERM, as `timeout` and a container's stop send it, unwinds as Ctrl-C does: what was half written is cleaned away.
+    """
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     build()()

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import os
 import shutil
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 BLOCK = 32  # weights with one scale, for 4 bits
 ROWS = 16  # of a weight with one palette, for 4 and 6 bits
-STALE_S = 600  # a lock this old is nobody's: the one file takes seconds to compile
 BITS = {"pal4": 4, "pal6": 6, "pal8": 8}
 
 
@@ -196,9 +195,20 @@ def check_compiler() -> None:
             fix="Install one (g++ or clang), or choose int8 or int4.",
         )
     lock = Path(_get_build_directory("_core", False)) / "lock"
-    if lock.exists() and time.time() - lock.stat().st_mtime > STALE_S:
+    if lock.exists() and not _held(lock):
         raise EdgekitError(
             f"Cannot palettise here: {lock} is locked.",
             why="A process that compiled coreai-opt's k-means was killed, and every later one would wait for it.",
             fix=f"Remove that file:  rm {lock}",
         )
+
+
+def _held(lock: Path) -> bool:
+    """Whether a process has PyTorch's lock open, which it does for as long as it compiles."""
+    import psutil
+
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if any(Path(entry.path) == lock.resolve() for entry in process.open_files()):
+                return True
+    return not lock.exists()  # done while we looked

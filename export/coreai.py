@@ -285,7 +285,16 @@ class Components:
     """A bundle's assets in Core AI's runtime, for parity at export."""
 
     def __init__(self, folder: Path, components: Mapping[str, Component]) -> None:
-        self.assets = Assets(folder, components, Runner(1))
+        self._runner = Runner(1)
+        try:
+            self.assets = Assets(folder, components, self._runner)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """End the runtime's process."""
+        self._runner.close()
 
     def encode_image(self, pixel_values: Any, bucket: str = "") -> list[Any]:
         """As `parity.Exported`; tiles one by one."""

@@ -67,3 +67,21 @@ def test_only_known_chatter_is_dropped(caplog: pytest.LogCaptureFixture) -> None
         logging.getLogger("torchao").error(known)
         logging.getLogger("torch.utils._pytree").warning("register_constant() on Enum subclasses is deprecated")
     assert [record.getMessage() for record in caplog.records] == ["another warning", known]
+
+
+def test_sigterm_leaves_nothing_half_written(tmp_path: Path) -> None:
+    """`timeout`, or a container that is stopped, in the middle of a write."""
+    code = """
+import os, signal, sys
+from pathlib import Path
+from edgekit import cli
+from edgekit.files import new_folder
+def work():
+    with new_folder(Path(sys.argv[1])) as folder:
+        (folder / "half").touch()
+        os.kill(os.getpid(), signal.SIGTERM)
+cli.build = lambda: work
+cli.main()
+"""
+    ran = subprocess.run([sys.executable, "-c", code, str(tmp_path / "out")], capture_output=True, timeout=60)
+    assert (ran.returncode, list(tmp_path.iterdir())) == (143, [])

@@ -25,7 +25,7 @@ from edgekit.bundle import MANIFEST, Bundle
 from edgekit.chat import question
 from edgekit.checkpoint import load_model, resolve_checkpoint
 from edgekit.data import samples
-from edgekit.errors import BundleError, DataError, EdgekitError, MissingExtraError
+from edgekit.errors import BundleError, DataError, EdgekitError, MissingExtraError, UnsupportedError
 from edgekit.export import coreai
 from edgekit.export.bundling import export_checkpoint
 from edgekit.families import family_of, fit_image
@@ -302,6 +302,64 @@ def test_assets_that_do_not_fit(copy: Path) -> None:
         opened(copy)
 
 
+@needs_coreai
+def test_no_process_is_left(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Runner] = []
+    monkeypatch.setattr(coreai, "Runner", lambda threads: made.append(Runner(threads)) or made[-1])
+    whole = Bundle.load(copy)
+    coreai.open_components(copy, whole.manifest.components).close()
+    (copy / "vision.aimodel" / "main.mlirb").write_bytes(b"")
+    with pytest.raises(BundleError, match=r"does not load vision\.aimodel"):
+        coreai.open_components(copy, whole.manifest.components)
+    assert [runner._process.poll() is None for runner in made] == [False, False]
+
+
+@needs_coreai
+def test_damaged_bundles(copy: Path) -> None:
+    """Before anything is run: a program cut short, one that is gone, an asset that is gone."""
+    program = copy / "model.aimodel" / "main.mlirb"
+    program.write_bytes(program.read_bytes()[:-1])
+    with pytest.raises(BundleError, match=r"model\.aimodel/main\.mlirb"):
+        opened(copy)
+    program.unlink()
+    with pytest.raises(BundleError, match=r"model\.aimodel/main\.mlirb"):
+        opened(copy)
+    shutil.rmtree(copy / "vision.aimodel")
+    with pytest.raises(BundleError, match=r"\.aimodel/"):
+        opened(copy)
+
+
+@needs_coreai
+def test_an_interrupted_export_leaves_nothing(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C while the second asset is converted: the first is written by then."""
+
+    class First:
+        def save_asset(self, path: Path) -> None:
+            path.mkdir()
+            written.append(path)
+
+    def convert(program: coreai.Program, context: int) -> First:
+        if written:
+            raise KeyboardInterrupt
+        return First()
+
+    written: list[Path] = []
+    monkeypatch.setattr(coreai, "_convert", convert)
+    with pytest.raises(KeyboardInterrupt):
+        export_checkpoint(tiny_checkpoint, "coreai", "fp32", tmp_path / "b")
+    assert [path.name for path in written] == ["vision.aimodel"] and list(tmp_path.iterdir()) == []
+
+
+@needs_coreai
+def test_families_that_it_has_no_place_for(tiny_of: Callable[..., Path], tmp_path: Path) -> None:
+    for family in ("gemma3", "lfm2_vl", "llava_onevision"):
+        with pytest.raises(UnsupportedError, match="Target 'coreai' cannot hold this model"):
+            export_checkpoint(tiny_of(family), "coreai", "fp32", tmp_path / "b")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_no_asset(tmp_path: Path) -> None:
     for content in (None, "", "[]", "{}", "\x00"):
         if content is not None:
@@ -310,6 +368,23 @@ def test_no_asset(tmp_path: Path) -> None:
             check_asset(tmp_path)
     (tmp_path / "metadata.json").write_text('{"assetVersion": "2.7", "producer": "x"}')
     check_asset(tmp_path)
+
+
+def test_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two seconds of waiting, the first of which lasts an hour, since the process was stopped."""
+    now = [0.0]
+    asked = []
+
+    def select(reading: Any, writing: Any, rest: Any, seconds: float) -> Any:
+        asked.append(seconds)
+        now[0] += 3600.0 if len(asked) == 1 else seconds
+        return [], [], []
+
+    monkeypatch.setattr(aimodel.select, "select", select)
+    monkeypatch.setattr(aimodel.time, "monotonic", lambda: now[0])
+    with pytest.raises(TimeoutError):
+        aimodel.Patience(2.5).wait([0], [])
+    assert asked == [1.0, 1.0, 0.5]
 
 
 def test_bounds() -> None:
@@ -356,9 +431,8 @@ def test_what_palettising_needs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     monkeypatch.setenv("CXX", sys.executable)  # stands for a compiler: any program that is there
     check_compiler()
     (lock,) = [folder / "lock" for folder in tmp_path.rglob("_core")]
-    lock.touch()
-    check_compiler()  # another process may be at it
-    os.utime(lock, (0, 0))
+    with lock.open("w"):
+        check_compiler()  # another process is at it
     with pytest.raises(EdgekitError, match="was killed, and every later one would wait"):
         check_compiler()
     monkeypatch.setenv("CXX", "no-such-compiler")

@@ -21,7 +21,7 @@ from edgekit.checkpoint import load_model
 from edgekit.data import ImageRef, Sample
 from edgekit.demo.tiny import MID
 from edgekit.errors import CheckpointError, DataError, EdgekitError
-from edgekit.export import TARGETS, gguf, onnx
+from edgekit.export import TARGETS, coreai, gguf, onnx
 from edgekit.export.bundling import baked_against_original, export_checkpoint
 from edgekit.export.genai import check_genai
 from edgekit.export.parity import empty_cache
@@ -122,6 +122,7 @@ ROWS += [
     for precision in ("fp32", "int8", "int8-static", "int4")
 ]
 ROWS += [row("gguf", family, precision) for family in GGUF for precision in gguf.PRECISIONS]
+ROWS += [row("coreai", family, precision) for family in GGUF for precision in coreai.PRECISIONS]
 
 
 def compare_insides(ours: Inspection, theirs: Inspection) -> None:
