@@ -88,6 +88,7 @@ GGUF = ["smolvlm", "internvl", "qwen2_5_vl", "qwen3_vl"]
 # Largest difference of a logit, of standard deviation 1.0 to 1.1. Measured: fp32 9.5e-6, fp16 2.5e-2, int8 0.44, int4
 # 5.4, where every token is a close call; the mean KL of the bundle's parity run is the sharper bar there.
 GAP = {**dict.fromkeys(gguf.PRECISIONS, 12.0), "bf16": 1.0, "q6_k": 3.0}
+GAP |= {"pal8": 1.5, "pal6": 3.0, "pal4": 12.0}
 GAP |= {"fp32": 1e-4, "fp16": 0.1, "int8": 1.5, "int8-static": 3.0, "int4": 12.0}
 TARGET_GAP = {("gguf", "fp32"): 2e-2}
 
@@ -105,6 +106,9 @@ SLOW = {
     ("executorch", "smolvlm", "int8-static"), ("executorch", "qwen2_5_vl", "fp32"),
     ("gguf", "qwen2_5_vl", "fp32"), ("gguf", "internvl", "fp16"), ("gguf", "smolvlm", "bf16"),
     ("gguf", "qwen3_vl", "int8"), ("gguf", "internvl", "q6_k"), ("gguf", "qwen2_5_vl", "q5_k_m"),
+    *(("coreai", family, "fp32") for family in ("smolvlm", "internvl", "qwen2_5_vl", "qwen3_vl")),
+    ("coreai", "internvl", "fp16"), ("coreai", "qwen3_vl", "int8"), ("coreai", "smolvlm", "int4"),
+    ("coreai", "qwen2_5_vl", "pal8"), ("coreai", "smolvlm", "pal6"), ("coreai", "internvl", "pal4"),
     ("gguf", "qwen3_vl", "q4_k_m-imatrix"), ("gguf", "internvl", "int4"), ("gguf", "qwen2_5_vl", "iq4_nl"),
 }  # fmt: skip
 
@@ -144,6 +148,7 @@ def test_contract(target: str, family: str, precision: str, tiny_of: Maker, tmp_
 # Heads of 64 in groups, six layers, a vocabulary of 16,000: what a graph of real size meets and the tiny ones do not.
 MIDDLE = [("onnx", family, precision) for family in FAMILIES for precision in ("fp32", "int4")]
 MIDDLE += [("onnx", "internvl", "fp16"), ("onnx", "qwen2_5_vl", "int8")]
+MIDDLE += [("coreai", "qwen3_vl", "fp32")]
 MIDDLE += [("executorch", "smolvlm", "fp32"), ("executorch", "qwen3_vl", "int4")]
 
 
