@@ -26,7 +26,8 @@ BARS: dict[str, dict[str, float]] = {
     "q5_k_m": {"top1_agreement": 0.97},
     **{word: {"top1_agreement": 0.95} for word in ("q4_k_m", "iq4_nl")},
     **{f"{word}-imatrix": {"top1_agreement": 0.95} for word in ("q4_k_m", "int4", "iq4_nl")},
-    # Palettes of 256, 64 and 16 values for the weights of linear layers.
+    # Palettes of 256, 64 and 16 values for the weights of linear layers. Measured in Core AI on a student of the demo's
+    # recipe: all 300 tokens of 150 questions agree in each of the three.
     "pal8": {"top1_agreement": 0.99},
     "pal6": {"top1_agreement": 0.99},
     "pal4": {"top1_agreement": 0.95},

@@ -46,8 +46,9 @@ def print_json(value: Any) -> None:
 
 
 def print_text(text: str) -> None:
-    """A line to standard output, as it is; what its encoding cannot hold stands there as a backslash escape."""
+    """A line to standard output, as it is and at once; what its encoding cannot hold stands there as an escape."""
     sys.stdout.write(_encodable(text) + "\n")
+    sys.stdout.flush()
 
 
 def print_piece(text: str) -> None:

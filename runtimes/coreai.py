@@ -7,7 +7,6 @@ correctness only: `timing_note` says so in every report.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +16,6 @@ from edgekit.bundle import Bundle
 from edgekit.families import Grid
 from edgekit.runtimes._bundled import BundleSession
 from edgekit.runtimes.session import Logits
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["PACKAGES", "TARGETS", "CoreaiSession", "open_session", "timing_note"]
 

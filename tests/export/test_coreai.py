@@ -20,7 +20,7 @@ import pytest
 from edgekit import aimodel
 from edgekit.aimodel import Runner, check_asset, check_ids, check_room
 from edgekit.aimodel_host import pack, unpack
-from edgekit.bundle import MANIFEST, Bundle
+from edgekit.bundle import MANIFEST, Bundle, TensorSpec
 from edgekit.chat import question
 from edgekit.checkpoint import load_model, resolve_checkpoint
 from edgekit.data import samples
@@ -173,29 +173,49 @@ def test_compressed_precisions(precision: str, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @needs_coreai
+@pytest.mark.parametrize("part", ["vision", "decoder"])
 @pytest.mark.parametrize("precision", ["int8", "int4", "pal8", "pal6", "pal4"])
-def test_an_asset_is_the_compressed_module(precision: str, tmp_path: Path) -> None:
+def test_an_asset_is_the_compressed_module(precision: str, part: str, tmp_path: Path) -> None:
     """coreai-opt's module in PyTorch and the asset made of it, in the same float32: rounding is all that parts them."""
     import torch
 
-    from edgekit.export._coreai_modules import compressed
+    from edgekit.export._coreai_modules import compressed, decoder
 
     model = load_model(resolve_checkpoint("demo:student"))
-    part = family_of(model.config.model_type).split(model).vision[""]
+    split = family_of(model.config.model_type).split(model)
     torch.manual_seed(0)
-    pixels = torch.randn([1, *part.pixels[1:]])
-    module = compressed(part.module, (pixels,), precision, final=False)
-    final = compressed(part.module, (pixels,), precision)
-    spec = coreai.TensorSpec("pixel_values", "float32", tuple(pixels.shape))
-    out = coreai.TensorSpec("image_features", "float32", (1, part.tokens, 1))
-    coreai._convert(coreai.Program("vision", final, (pixels,), (spec,), (out,)), 8).save_asset(tmp_path / "v.aimodel")
+    if part == "vision":
+        plain, names = split.vision[""].module, ["pixel_values"]
+        example = [torch.randn([1, *split.vision[""].pixels[1:]])]
+    else:
+        plain, names = decoder(split, torch.float32), ["inputs_embeds", "position_ids", *aimodel.STATES]
+        states = torch.randn(2, split.layers, 1, split.kv_heads, 16, split.head_dim)
+        example = [torch.randn(1, 5, split.width), torch.arange(8, dtype=torch.int32)[None], *states]
+
+    def given() -> tuple[torch.Tensor, ...]:  # fresh ones: a run changes the states
+        return tuple(tensor.clone() for tensor in example)
+
+    specs = [
+        TensorSpec(name, str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape))
+        for name, tensor in zip(names, example, strict=True)
+    ]
+    final = compressed(plain, given(), precision)
+    out = TensorSpec("out", "float32", (1,))
+    program = coreai.Program(part, final, given(), tuple(specs[:2]), (out,), tuple(specs[2:]))
+    coreai._convert(program, 16).save_asset(tmp_path / "a.aimodel")
     runner = Runner(1)
-    runner.load("vision", tmp_path / "v.aimodel")
-    ours = runner.run("vision", {"pixel_values": pixels.numpy()})["image_features"]
+    runner.load(part, tmp_path / "a.aimodel")
+    arrays = {name: tensor.numpy() for name, tensor in zip(names, given(), strict=True)}
+    for name in names[2:]:
+        runner.keep(name, arrays.pop(name))
+    ours = runner.run(part, arrays, names[2:])["out"]
     runner.close()
     with torch.no_grad():
-        theirs, plain = module(pixels).numpy(), part.module(pixels).numpy()
-    assert largest_gap(theirs, ours) < 1e-3 < largest_gap(plain, ours)
+        theirs = compressed(plain, given(), precision, final=False)(*given()).numpy()
+        original = plain(*given()).numpy()
+    near, far = largest_gap(theirs, ours), largest_gap(original, ours)
+    print(f"{precision} {part}: {near:.1e} from the compressed module, {far:.1e} from its original")
+    assert near < 1e-3 < far
 
 
 @pytest.mark.parametrize(
