@@ -215,7 +215,7 @@ def test_an_asset_is_the_compressed_module(precision: str, part: str, tmp_path: 
         original = plain(*given()).numpy()
     near, far = largest_gap(theirs, ours), largest_gap(original, ours)
     print(f"{precision} {part}: {near:.1e} from the compressed module, {far:.1e} from its original")
-    assert near < 1e-3 < far
+    assert near < 2e-5 and far > 1e-3  # measured: 2.1e-6 at most, 8.9e-3 at least
 
 
 @pytest.mark.parametrize(
