@@ -99,12 +99,7 @@ class Function:
 
     def make_state(self) -> State:
         """A new state, all zeros."""
-        return State(
-            {
-                part.name: torch.zeros([low for low, _ in part.shapes.ranges], dtype=part.dtype.torch)
-                for part in self.states
-            }
-        )
+        return State({part.name: _zeros(part) for part in self.states})
 
     def predict(self, inputs: Mapping[str, Any], state: State | None = None) -> dict[str, Any]:
         """Run the function once.
@@ -145,6 +140,12 @@ class Function:
                     why=f"It wants {part.name!r} as {part.dtype.name} {part.shapes}.",
                     fix="Make one with make_state().",
                 )
+
+
+def _zeros(part: Input) -> Tensor:
+    """By NumPy, not PyTorch: so a cache takes memory only where it was written to."""
+    like = torch.empty(0, dtype=part.dtype.torch).numpy()
+    return torch.from_numpy(np.zeros([low for low, _ in part.shapes.ranges], like.dtype))
 
 
 def _array(value: Any) -> Any:
