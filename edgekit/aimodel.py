@@ -214,7 +214,7 @@ class Assets:
     """A bundle's assets, loaded, and the states they are run with.
 
     Attributes:
-        context: Tokens the states hold, S.
+        context: Tokens the states take, S - 1.
     """
 
     def __init__(self, folder: Path, components: Mapping[str, Component], runner: Runner) -> None:
@@ -241,7 +241,7 @@ class Assets:
         self._embeds = np.dtype(inputs["inputs_embeds"].dtype)
         self._vocabulary = int(components["text_decoder"].outputs[0].shape[-1])
         shape = tuple(int(size) for size in inputs[STATES[0]].shape)
-        self.context = shape[3]
+        self.context = shape[3] - 1  # the export leaves one place unused
         for name in STATES:
             runner.keep(name, np.zeros(shape, np.dtype(inputs[name].dtype)))
 

@@ -192,7 +192,10 @@ def _convert(program: Program, context: int) -> Any:
     from coreai_torch import TorchConverter, get_decomp_table
     from torch.export import Dim
 
-    names = {"tokens": Dim("tokens", min=1, max=context), "past + tokens": Dim("length", min=1, max=context)}
+    # One place of the states is never used: whether the part that is read is the whole of them would be a question of
+    # layout, which torch.export refuses where several heads are copied (Qwen3-VL).
+    most = context - 1
+    names = {"tokens": Dim("tokens", min=1, max=most), "past + tokens": Dim("length", min=1, max=most)}
     given = [
         {axis: names[size] for axis, size in enumerate(spec.shape) if isinstance(size, str)} or None
         for spec in program.inputs
@@ -267,7 +270,7 @@ def metadata(split: Split, folder: Path) -> dict[str, Any]:
         "language": {
             "tokenizer": "tokenizer",
             "vocab_size": split.vocab_size,
-            "max_context_length": context_of(split),
+            "max_context_length": context_of(split) - 1,
             "embedded_tokenizer": True,
             "function_map": {"main": ["main"]},
         },

@@ -136,7 +136,7 @@ def test_layout_of_apples_engine(shipped: Bundle) -> None:
     assert told["vision"]["image_token_count"] == manifest.buckets[""].tokens
     decoder = manifest.components["text_decoder"]
     assert [spec.name for spec in decoder.inputs] == ["inputs_embeds", "position_ids", "k_cache", "v_cache"]
-    assert decoder.inputs[2].shape[3] == told["language"]["max_context_length"]
+    assert decoder.inputs[2].shape[3] == told["language"]["max_context_length"] + 1
     pixels = manifest.components["vision_encoder"].inputs[0]
     assert (pixels.dtype, pixels.shape) == ("float32", (1, 3, *[told["vision"]["image_size"]] * 2))
     text = b"".join((shipped.folder / asset / "main.mlirb").read_bytes() for asset in told["assets"].values())
@@ -289,7 +289,7 @@ def test_a_time_limit(twin: Bundle) -> None:
 @needs_coreai
 def test_bounds_are_kept_before_the_runtime_sees_them(twin: Bundle) -> None:
     session = opened(twin.folder)
-    with pytest.raises(DataError, match="more than 2048 tokens"):
+    with pytest.raises(DataError, match="more than 2047 tokens"):
         answer(session, question("word " * 3000, 0), [], max_new_tokens=1)
     for wrong in (-1, twin.manifest.vocab_size):
         with pytest.raises(DataError, match=f"Token id {wrong} is outside"):

@@ -258,6 +258,11 @@ def test_core_ai_types() -> None:
     assert coreai.kind_and_shape("tensor<1x?x96xf16>") == ("float16", (1, 1, 96))
     assert coreai.kind_and_shape("tensor<96x3xsi4>") == ("int4", (96, 3))
     assert coreai.kind_and_shape("tensor<f32>") == ("float32", ())
+    for bits in (4, 6, 8):  # indices of palettes
+        assert (
+            coreai.kind_and_shape(f"tensor<7xui{bits}>") == (f"uint{bits}", (7,))
+            and coreai.WIDTHS[f"uint{bits}"] == bits
+        )
     with pytest.raises(BundleError, match="not known"):
         coreai.kind_and_shape("!coreai.token")
 
