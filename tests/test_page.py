@@ -112,6 +112,15 @@ def test_differences_are_marked() -> None:
     assert "<mark>" not in same and "≠ PyTorch" not in same
 
 
+def test_times_that_are_no_devices_are_said_beside_the_plots() -> None:
+    base, other, _ = rows()
+    odd = (replace(other, timing_note="weights are turned round"), replace(other, verified_by="evaluator"))
+    legend = html(Report(2, "d", "exact", 1, {}, (base, *odd))).split('<ul class="legend">')[1].split("</ul>")[0]
+    plain, meaningless, evaluated = legend.split("</li>")[:3]
+    assert "times" not in plain and "(† its times mean nothing)" in meaningless
+    assert "(times of the evaluator)" in evaluated
+
+
 def test_a_report_without_anything_to_plot() -> None:
     page = html(Report(2, "d", "exact", 1, {}, (rows()[2],)))
     assert "<svg" not in page and "bad onnx-int8" in page
