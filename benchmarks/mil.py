@@ -79,6 +79,17 @@ def memory(bundle: Path, args: argparse.Namespace) -> dict[str, float]:
     return {"added_bytes": added, "over_weights": added / weight_bytes(bundle)}
 
 
+def summary(eager: list[dict[str, float]], mine: list[dict[str, float]]) -> dict[str, Any]:
+    """Median milliseconds of each part, and the median and the range of its ratios within a repetition."""
+    found: dict[str, Any] = {}
+    for part in PARTS:
+        ratios = [one[part] / base[part] for one, base in zip(mine, eager, strict=True)]
+        found[f"{part}_ms"] = statistics.median(one[part] for one in mine)
+        found[f"eager_{part}_ms"] = statistics.median(base[part] for base in eager)
+        found[part] = {"median": statistics.median(ratios), "range": [min(ratios), max(ratios)]}
+    return found
+
+
 def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
     """A row for each bundle."""
     reference: Any = pytorch.open_session(args.reference, args.threads)
@@ -98,11 +109,7 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
     for bundle, mine, gap in zip(args.bundles, times, gaps, strict=True):
         row: dict[str, Any] = {"bundle": bundle.name, "weight_bytes": weight_bytes(bundle), "logit_gap": gap}
         row |= {"prompt_tokens": int(prompt.ids.shape[1])}
-        for part in PARTS:
-            ratios = [one[part] / base[part] for one, base in zip(mine[1:], eager[1:], strict=True)]  # the first warms
-            row[f"{part}_ms"] = statistics.median(one[part] for one in mine[1:])
-            row[f"eager_{part}_ms"] = statistics.median(base[part] for base in eager[1:])
-            row[part] = {"median": statistics.median(ratios), "range": [min(ratios), max(ratios)]}
+        row |= summary(eager[1:], mine[1:])  # the first warms
         again = [sys.executable, __file__, *sys.argv[1:], "--memory-of", str(bundle)]
         row |= json.loads(subprocess.run(again, check=True, stdout=subprocess.PIPE, text=True).stdout)
         rows.append(row)

@@ -52,9 +52,14 @@ def test_chat_prefills_as_much_in_all_as_the_whole_conversation(tiny_bundle: Pat
 
 def test_mil_takes_ratios_within_each_repetition() -> None:
     mil = script("mil")
-    found = mil.summary({"torch": [(10.0, 1.0), (20.0, 4.0)], "evaluator": [(20.0, 3.0), (20.0, 4.0)]})
-    assert found["prefill_ratio"] == 1.5 and found["prefill_ratio_range"] == [1.0, 2.0]
-    assert found["decode_ratio_range"] == [1.0, 3.0] and found["torch_decode_ms"] == 2.5
+
+    def spent(*values: float) -> dict[str, float]:
+        return dict(zip(mil.PARTS, values, strict=True))
+
+    eager = [spent(5.0, 10.0, 1.0, 16.0), spent(5.0, 20.0, 4.0, 29.0), spent(5.0, 30.0, 2.0, 37.0)]
+    found = mil.summary(eager, [spent(5.0, 20.0, 3.0, 28.0), spent(10.0, 20.0, 4.0, 34.0), spent(5.0, 90.0, 4.0, 99.0)])
+    assert found["prefill"] == {"median": 2.0, "range": [1.0, 3.0]} and found["decode"]["range"] == [1.0, 3.0]
+    assert found["prefill_ms"] == 20.0 and found["eager_prefill_ms"] == 20.0 and found["encode"]["median"] == 1.0
 
 
 def test_llamacpp_takes_ratios_within_each_repetition() -> None:
