@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 def stderr() -> Console:
-    """A console on standard error; plain where that is not a terminal."""
+    """A console on standard error as it is now, wherever that is led later; plain where that is not a terminal."""
     from rich.console import Console
 
-    return Console(stderr=True, highlight=False)
+    return Console(file=sys.stderr, highlight=False)
 
 
 def is_main_process() -> bool:
@@ -91,11 +91,12 @@ class PlainProgress:
 
     def __init__(self) -> None:
         self._tasks: list[_Task] = []
+        self._to = stderr()
 
     def add_task(self, description: str, *, total: float, completed: float = 0) -> int:
         """Begin a task of `total` steps."""
         self._tasks.append(_Task(description, total, completed, completed, time.monotonic()))
-        note(f"{description}: 0 %" if not completed else f"{description}: resumed at {completed:g} of {total:g}")
+        self._say(f"{description}: 0 %" if not completed else f"{description}: resumed at {completed:g} of {total:g}")
         return len(self._tasks) - 1
 
     def update(self, task: int, *, completed: float, description: str | None = None) -> None:
@@ -106,8 +107,12 @@ class PlainProgress:
             spent = time.monotonic() - one.begun
             left = spent * (one.total - completed) / max(completed - one.first, 1e-9)
             ending = f"{_clock(left)} left" if completed < one.total else f"in {_clock(spent)}"
-            note(f"{one.text}: {100 * completed / one.total:.0f} %, {ending}")
+            self._say(f"{one.text}: {100 * completed / one.total:.0f} %, {ending}")
         one.completed = completed
+
+    def _say(self, text: str) -> None:
+        if is_main_process():
+            self._to.print(text, markup=False, soft_wrap=True)
 
 
 def _clock(seconds: float) -> str:

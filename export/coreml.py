@@ -29,12 +29,14 @@ import numpy as np
 
 from edgekit import __version__
 from edgekit.bundle import Component, TensorSpec
+from edgekit.console import progress
 from edgekit.errors import EdgekitError
 from edgekit.export import vision_name
 from edgekit.export._coreml_metadata import describe
 from edgekit.export._coreml_metadata import label as label
-from edgekit.export._coreml_precision import BLOCK, CALIBRATED_SUFFIX, GROUP, compress
+from edgekit.export._coreml_precision import CALIBRATED_SUFFIX, GROUP, compress
 from edgekit.export._coreml_programs import Plan, Program, programs
+from edgekit.export._grids import BLOCK, Grids
 from edgekit.export._moments import Moments, measure
 from edgekit.export.coreml_patches import patched
 from edgekit.families import Split
@@ -146,14 +148,14 @@ def write(
     """
     chosen = _within(plan(precision, options), split)
     moments = _moments(split, chosen, calibration)
-    with quiet(), tempfile.TemporaryDirectory(dir=folder, prefix=".coreml-") as aside:
+    with progress() as bar, quiet(), tempfile.TemporaryDirectory(dir=folder, prefix=".coreml-") as aside:
         import coremltools as ct
 
-        made = list(programs(split, chosen))
+        made, grids = list(programs(split, chosen)), Grids(moments, bar)
         files = {}
         for program in made:
             package = (Path(aside) if chosen.shared else folder) / f"{program.name}.mlpackage"
-            convert(program, chosen, moments).save(str(package))
+            convert(program, chosen, grids).save(str(package))
             files[program.name] = package
         if chosen.shared:
             together = ct.utils.MultiFunctionDescriptor()
@@ -202,13 +204,13 @@ def _within(chosen: Plan, split: Split) -> Plan:
     return replace(chosen, context=context, lengths=tuple(size for size in chosen.lengths if size < context))
 
 
-def convert(program: Program, chosen: Plan, moments: Moments | None = None) -> Any:
+def convert(program: Program, chosen: Plan, grids: Grids | None = None) -> Any:
     """Trace and convert one function, its weights compressed; coremltools' model, not yet saved.
 
     Args:
         program: From `programs`.
         chosen: The plan.
-        moments: For words in CALIBRATED.
+        grids: Of this export; uncalibrated ones where there are none.
     """
     import coremltools as ct
     import torch
@@ -237,8 +239,7 @@ def convert(program: Program, chosen: Plan, moments: Moments | None = None) -> A
             **options,
         )
         operation = "gather" if program.part == "embedding" else "linear"
-        given = moments if word in CALIBRATED else None
-        return compress(converted, word, operation, grouped=chosen.ios >= 18, moments=given)
+        return compress(converted, word, operation, grids or Grids(), grouped=chosen.ios >= 18, label=program.name)
 
 
 def _shape(spec: TensorSpec, free: Mapping[str, Any], chosen: Plan, program: Program) -> Any:

@@ -17,7 +17,7 @@ from edgekit.chat import question
 from edgekit.checkpoint import load_model
 from edgekit.errors import EdgekitError
 from edgekit.export import coreml
-from edgekit.export._coreml_precision import BLOCK, best_blocks, best_palette
+from edgekit.export._grids import BLOCK, Grids, best_palette, best_scales, nearest, rounded
 from edgekit.export._moments import FLOOR, Moments, measure
 from edgekit.export.bundling import drawn_samples, export_checkpoint, parity_inputs
 from edgekit.export.onnx_precision import calibration_feeds
@@ -47,6 +47,12 @@ def from_blocks(scales: Array, whole: Array) -> Array:
     return np.repeat(scales.astype(np.float64), BLOCK, axis=1) * whole
 
 
+def palettised(weight: Array, bits: int, importance: Array | None = None) -> Array:
+    palette = best_palette(weight, bits, importance)
+    made: Array = palette[nearest(palette, weight)].reshape(weight.shape)
+    return made
+
+
 def drawn(seed: int, outputs: int = 16, inputs: int = 64) -> tuple[Array, Array]:
     """A weight of float16 and an importance over three decades."""
     rng = np.random.default_rng(seed)
@@ -60,11 +66,9 @@ def drawn(seed: int, outputs: int = 16, inputs: int = 64) -> tuple[Array, Array]
 def test_a_palette_goes_where_the_inputs_are_large() -> None:
     """Two values for 0, 1 and 5: plainly 0.5 and 5; where 0 and 1 count most they get their own."""
     weight = np.array([[0.0, 1.0, 5.0]], np.float16)
-    values, indices = best_palette(weight, 1)
-    np.testing.assert_array_equal(values[indices], [0.5, 0.5, 5.0])
-    values, indices = best_palette(weight, 1, np.array([100.0, 100.0, 0.01]))
+    np.testing.assert_array_equal(palettised(weight, 1), [[0.5, 0.5, 5.0]])
     # The other is the mean of 1 and 5, weighed: (100 + 0.05) / 100.01, which float16 has at 1 + 2^-11, rounded to 1.
-    np.testing.assert_array_equal(values[indices], [0.0, 1.0, 1.0])
+    np.testing.assert_array_equal(palettised(weight, 1, np.array([100.0, 100.0, 0.01])), [[0.0, 1.0, 1.0]])
 
 
 @needs_coremltools
@@ -73,22 +77,36 @@ def test_a_palette_has_the_column_that_matters() -> None:
     weight, _ = drawn(0)
     importance = np.full(64, 1e-6)
     importance[5] = 1.0
-    values, indices = best_palette(weight, 4, importance)
-    made = values[indices].reshape(weight.shape)
-    np.testing.assert_allclose(made[:, 5], weight[:, 5], atol=2e-3)
-    plain, places = best_palette(weight, 4)
-    assert np.abs(plain[places].reshape(weight.shape)[:, 5] - weight[:, 5]).max() > 0.05
+    np.testing.assert_allclose(palettised(weight, 4, importance)[:, 5], weight[:, 5], atol=2e-3)
+    assert np.abs(palettised(weight, 4)[:, 5] - weight[:, 5]).max() > 0.05
 
 
 @needs_coremltools
 def test_equal_importance_is_the_plain_palette_and_few_numbers_are_exact() -> None:
     weight, _ = drawn(1)
-    for a, b in zip(best_palette(weight, 4), best_palette(weight, 4, np.full(64, 3.0)), strict=True):
-        np.testing.assert_allclose(a, b, atol=1e-3)
+    np.testing.assert_allclose(best_palette(weight, 4), best_palette(weight, 4, np.full(64, 3.0)), atol=1e-3)
     few = np.array([[1.0, 2.0, 1.0, 4.0]], np.float16)
-    values, indices = best_palette(few, 4, np.ones(4))
-    np.testing.assert_array_equal(values[indices], few[0])
-    assert values.shape == (16,) and values.dtype == np.float16 and indices.dtype == np.uint8
+    palette = best_palette(few, 4, np.ones(4))
+    np.testing.assert_array_equal(palette, [1, 2, 4])
+    np.testing.assert_array_equal(nearest(palette, few), [0, 1, 0, 2])
+    assert palette.dtype == np.float16 and nearest(palette, few).dtype == np.uint8
+    np.testing.assert_array_equal(nearest(np.float16([7]), np.full((2, 2), 7, np.float16)), [0, 0, 0, 0])
+
+
+@needs_coremltools
+@pytest.mark.parametrize("bits", [4, 6])
+def test_the_nearest_places_are_those_of_exact_k_means(bits: int) -> None:
+    """No palette of so many values has a smaller square error: coremltools' own centroids, before they are rounded."""
+    from coremltools._deps import _kmeans1d
+
+    weight, _ = drawn(3)
+    found = _kmeans1d.cluster(weight.ravel().tolist(), 1 << bits)
+    best = np.array(found.centroids)[np.array(found.clusters)].reshape(weight.shape)
+    # Rounding a value to float16 moves it by at most 2^-11 of itself.
+    slack = weight.size * (2.0**-11 * float(np.abs(weight).max())) ** 2
+    ones = np.ones(weight.shape[1])
+    assert error(weight, best, ones) <= error(weight, palettised(weight, bits), ones) + 1e-9
+    assert error(weight, palettised(weight, bits), ones) < error(weight, best, ones) + slack
 
 
 @needs_coremltools
@@ -97,8 +115,7 @@ def test_equal_importance_is_the_plain_palette_and_few_numbers_are_exact() -> No
 def test_a_calibrated_palette_is_never_worse_where_it_counts(seed: int, bits: int) -> None:
     weight, importance = drawn(seed)
     plain, calibrated = (
-        error(weight, values[indices].reshape(weight.shape), importance)
-        for values, indices in (best_palette(weight, bits), best_palette(weight, bits, importance))
+        error(weight, made, importance) for made in (palettised(weight, bits), palettised(weight, bits, importance))
     )
     assert calibrated < plain
 
@@ -109,17 +126,17 @@ def test_a_block_leaves_an_outlier_that_no_input_meets() -> None:
     weight[0, 4] = 10
     importance = np.ones(32)
     importance[4] = 1e-7
-    scales, whole = best_blocks(weight, importance)
+    scales = best_scales(weight, importance)
     assert scales.dtype == np.float16 and scales.shape == (1, 1) and scales[0, 0] == 1
-    np.testing.assert_array_equal(whole, np.where(weight == 10, 7, weight))
+    np.testing.assert_array_equal(rounded(weight, scales), np.where(weight == 10, 7, weight))
 
 
 def test_a_block_has_the_eighth_step_below_zero() -> None:
     weight = np.resize(np.arange(-8, 8), 64)[None].astype(np.float16)
     weight[0, 32:] *= 0.25
-    scales, whole = best_blocks(weight, np.ones(64))
+    scales = best_scales(weight)
     np.testing.assert_array_equal(scales, [[1, 0.25]])
-    np.testing.assert_array_equal(whole[0], np.resize(np.arange(-8, 8), 64))
+    np.testing.assert_array_equal(rounded(weight, scales)[0], np.resize(np.arange(-8, 8), 64))
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -127,19 +144,78 @@ def test_a_calibrated_block_is_never_worse_where_it_counts(seed: int, monkeypatc
     weight, importance = drawn(seed)
     steps = (np.abs(weight.astype(np.float32)).reshape(16, 2, BLOCK).max(-1) / 7).astype(np.float16)
     plain = np.clip(np.rint(weight / np.repeat(steps, BLOCK, axis=1)), -7, 7)
-    made = best_blocks(weight, importance)
+    scales = best_scales(weight, importance)
+    whole = rounded(weight, scales)
     worse = error(weight, from_blocks(steps, plain), importance)
-    assert error(weight, from_blocks(*made), importance) < worse
-    assert np.abs(made[1]).max() <= 8 and made[1].max() <= 7
+    assert error(weight, from_blocks(scales, whole), importance) < worse
+    assert np.abs(whole).max() <= 8 and whole.max() <= 7
     # A few rows at a time come to the same.
-    monkeypatch.setattr("edgekit.export._coreml_precision.AT_ONCE", 200)
-    for whole, apart in zip(made, best_blocks(weight, importance), strict=True):
-        np.testing.assert_array_equal(whole, apart)
+    monkeypatch.setattr("edgekit.export._grids.AT_ONCE", 200)
+    apart = Grids(Moments([(weight, importance)]), threads=3).blocks(weight, calibrated=True)
+    np.testing.assert_array_equal(apart[0], best_scales(weight, importance / importance.mean()))
+    np.testing.assert_array_equal(apart[1], rounded(weight, apart[0]))
 
 
 def test_blocks_of_zeros_stay_zeros() -> None:
-    scales, whole = best_blocks(np.zeros((2, 64), np.float16), np.ones(64))
-    assert np.isfinite(scales).all() and not whole.any()
+    weight = np.zeros((2, 64), np.float16)
+    scales = best_scales(weight)
+    assert np.isfinite(scales).all() and not rounded(weight, scales).any()
+
+
+class Shown:
+    """A progress bar that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.tasks: list[tuple[str, float]] = []
+        self.done: list[tuple[int, float]] = []
+
+    def add_task(self, description: str, *, total: float, completed: float = 0) -> int:
+        self.tasks.append((description, total))
+        return len(self.tasks) - 1
+
+    def update(self, task: int, *, completed: float, description: str | None = None) -> None:
+        self.done.append((task, completed))
+
+
+def test_a_weight_that_is_met_again_is_not_searched_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By its numbers: another copy of them is found, another number is not, nor is what inputs counted differently."""
+    searched: list[float] = []
+
+    def search(weight: Array, bits: int, importance: Array | None) -> Array:
+        searched.append(float(weight[0, 0]))
+        return np.float16([0 if importance is None else 1])
+
+    monkeypatch.setattr("edgekit.export._grids.best_palette", search)
+    weight, importance = drawn(4, outputs=32)
+    bar = Shown()
+    grids = Grids(Moments([(weight, importance)]), bar, threads=1)
+    with grids.shown("prefill", 3 * weight.size):
+        first = grids.palettes(weight, 4, 16, calibrated=False)
+        assert searched == [weight[0, 0], weight[16, 0]] and len(first) == 2
+        assert grids.palettes(weight.copy(), 4, 16, calibrated=False) == first and len(searched) == 2
+    with grids.shown("decode", weight.size):
+        assert grids.palettes(weight, 4, 16, calibrated=True) == [1, 1] and len(searched) == 4
+    assert len(grids.palettes(weight, 4, 32, calibrated=False)) == 1 and len(searched) == 5
+    assert len(grids.palettes(weight, 6, 16, calibrated=False)) == 2 and len(searched) == 7
+    changed = weight.copy()
+    changed[31, 63] += 1
+    grids.palettes(changed, 4, 16, calibrated=False)
+    assert len(searched) == 9
+    size = weight.size
+    assert bar.tasks == [("prefill", 3 * size), ("decode", size)]
+    assert bar.done == [(0, size), (0, 2 * size), (0, 3 * size), (1, size)]
+
+
+@needs_coremltools
+def test_threads_find_the_same() -> None:
+    weight, importance = drawn(5, outputs=64, inputs=128)
+    known = Moments([(weight, importance)])
+    alone, together = Grids(known, threads=1), Grids(known, threads=4)
+    for calibrated in (False, True):
+        pairs = zip(*(one.palettes(weight, 4, 16, calibrated=calibrated) for one in (alone, together)), strict=True)
+        assert all(np.array_equal(a, b) for a, b in pairs)
+        for a, b in zip(*(one.blocks(weight, calibrated=calibrated) for one in (alone, together)), strict=True):
+            np.testing.assert_array_equal(a, b)
 
 
 # ---------------------------------------------------------------------------------------------------------- the inputs
@@ -230,7 +306,7 @@ def test_a_calibrated_program_is_nearer_on_such_inputs(tmp_path: Path) -> None:
         gaps, bytes_ = [], []
         for name in (word, f"{word}-calibrated"):
             with coreml.quiet():
-                coreml.convert(program, coreml.plan(name, {}), known).save(str(tmp_path / f"{name}.mlpackage"))
+                coreml.convert(program, coreml.plan(name, {}), Grids(known)).save(str(tmp_path / f"{name}.mlpackage"))
             package = Package(tmp_path / f"{name}.mlpackage")
             found = [one.type for one in package.block("main").operations if one.type.startswith("constexpr")]
             assert found == [kind]
@@ -238,6 +314,28 @@ def test_a_calibrated_program_is_nearer_on_such_inputs(tmp_path: Path) -> None:
             bytes_.append((tmp_path / f"{name}.mlpackage/Data/com.apple.CoreML/weights/weight.bin").stat().st_size)
         assert gaps[1] < bar * gaps[0], (word, gaps)
         assert bytes_[0] == bytes_[1]
+
+
+@needs_coremltools
+def test_both_functions_are_searched_once_and_it_is_shown(
+    tiny_checkpoint: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edgekit.export import _grids
+
+    searched: list[bytes] = []
+    plain = best_palette
+
+    def spy(weight: Array, bits: int, importance: Array | None = None) -> Array:
+        searched.append(weight.tobytes())
+        return plain(weight, bits, importance)
+
+    monkeypatch.setattr(_grids, "best_palette", spy)
+    export_checkpoint(tiny_checkpoint, "coreml", "pal4", tmp_path / "b", samples=drawn_samples(1), prompts=1)
+    # The tiny model's norms are ones and its biases zeros, but no two groups of its layers are alike.
+    assert searched and len(searched) == len(set(searched))
+    shown = capfd.readouterr().err
+    for name in ("vision_encoder", "text_decoder", "decode"):
+        assert f"{name}: weights to pal4: 0 %" in shown and f"{name}: weights to pal4: 100 %" in shown, shown
 
 
 @needs_coremltools
@@ -256,7 +354,8 @@ def test_plain_int4_is_searched_too(tmp_path: Path) -> None:
         made.save(str(tmp_path / "p.mlpackage"))
     found = Package(tmp_path / "p.mlpackage").function().predict({"x": inputs.numpy()})["y"].T
     weight = model.weight.detach().numpy().astype(np.float16)
-    np.testing.assert_array_equal(found, from_blocks(*best_blocks(weight, np.ones(64))).astype(np.float16))
+    scales = best_scales(weight)
+    np.testing.assert_array_equal(found, from_blocks(scales, rounded(weight, scales)).astype(np.float16))
     steps = np.repeat(np.abs(weight).reshape(64, 2, BLOCK).max(-1) / np.float16(7), BLOCK, axis=1)
     plain = np.clip(np.rint(weight / steps), -7, 7) * steps  # coremltools' own grid
     assert error(weight, found, np.ones(64)) < 0.9 * error(weight, plain, np.ones(64))
@@ -284,5 +383,5 @@ def test_every_linear_weight_of_a_program_is_known(family: str, tiny_of: Maker) 
     chosen = coreml.plan("pal4-calibrated", {"context": "64", "layout": "separate"})
     for program in coreml.programs(split, chosen):
         with coreml.quiet():
-            coreml.convert(program, chosen, known)
+            coreml.convert(program, chosen, Grids(known))
     assert len(asked) >= 12 and all(asked)
