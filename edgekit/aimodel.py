@@ -97,12 +97,14 @@ class Runner:
         self._limits = {"load": load_limit_s, "run": run_limit_s}
         self._end = ""
         self._log = tempfile.TemporaryFile("w+b")  # noqa: SIM115  (lives as long as the process)
+        # What Core AI compiles goes there, and stays there when its process is killed.
+        self._place = tempfile.TemporaryDirectory(prefix="edgekit-coreai-", ignore_cleanup_errors=True)
         theirs_in, self._to = os.pipe()
         self._from, theirs_out = os.pipe()
         self._process = subprocess.Popen(
             [sys.executable, "-m", "edgekit.aimodel_host", str(theirs_in), str(theirs_out)],
             stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log, pass_fds=(theirs_in, theirs_out),
-            env={**os.environ, "OMP_NUM_THREADS": str(threads)},
+            env={**os.environ, "OMP_NUM_THREADS": str(threads), "TMPDIR": self._place.name},
         )  # fmt: skip
         os.close(theirs_in)
         os.close(theirs_out)
@@ -156,6 +158,7 @@ class Runner:
                 os.close(descriptor)
         self._to = self._from = -1
         self._log.close()
+        self._place.cleanup()
         self._end = self._end or "its process was closed"
 
     def __del__(self) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import glob
 import hashlib
 import json
 import os
 import shutil
+import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -144,8 +146,11 @@ def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
         raise StorageError(f"{path} exists already.", fix="Name another folder, or remove this one.")
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        _clear_left_behind(path)
         aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-        aside.mkdir()
+        aside.with_suffix(".new").mkdir()
+        held = _hold(aside.with_suffix(".new"))  # before it has the name that others clear away
+        aside.with_suffix(".new").replace(aside)
         try:
             yield aside
             if path.exists():
@@ -161,3 +166,45 @@ def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
                 aside.replace(path)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
+            if held is not None:
+                os.close(held)
+
+
+def _clear_left_behind(path: Path) -> None:
+    """Remove what a killed process was writing aside; nobody can go on with it."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.????????.tmp"):
+        if left.is_dir() and not left.is_symlink() and (held := _hold(left)) is not None:
+            shutil.rmtree(left, ignore_errors=True)
+            os.close(held)
+
+
+def _hold(folder: Path) -> int | None:
+    """Lock a folder until its descriptor is closed, or the process ends in whatever way.
+
+    None where another has it, or the file system knows no locks: such a folder is left alone.
+    """
+    import fcntl
+
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+@contextmanager
+def scratch(folder: Path) -> Iterator[None]:
+    """Temporary files of this process, tools' ones too, go into a folder inside `folder`, which is removed at the end.
+
+    So they are on the disk that holds what they become, which may be far larger than /tmp; and what a kill leaves of
+    them lies where `new_folder` clears up.
+    """
+    before = tempfile.tempdir
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".scratch-", ignore_cleanup_errors=True) as place:
+        tempfile.tempdir = place
+        try:
+            yield
+        finally:
+            tempfile.tempdir = before

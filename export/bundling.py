@@ -25,7 +25,7 @@ from edgekit.export import TARGETS, vision_name
 from edgekit.export.genai import write_genai
 from edgekit.export.parity import TorchModules, encode_images, follow, measure
 from edgekit.families import FAMILIES, Size, Split, family_of
-from edgekit.files import new_folder, sha256_json
+from edgekit.files import new_folder, scratch, sha256_json
 from edgekit.precision import by_part, is_mixed
 from edgekit.processor import Inputs, Processor
 
@@ -163,10 +163,9 @@ def export_checkpoint(
         inputs = parity_inputs(processor, samples, prompts or MOST_PROMPTS)
         _check_pixels(split, inputs[:16])  # stock questions come in all their shapes by then
         given = {"options": options or {}} if hasattr(module, "OPTIONS") else {}
-        if needs_calibration(module, precision):
-            components, tools = module.write(split, precision, folder, _Prompts(processor, calibration), **given)
-        else:
-            components, tools = module.write(split, precision, folder, **given)
+        prompted = [_Prompts(processor, calibration)] if needs_calibration(module, precision) else []
+        with scratch(folder):
+            components, tools = module.write(split, precision, folder, *prompted, **given)
         student = checkpoint_hash(checkpoint)
         if hasattr(module, "label"):
             module.label(folder, components, export_hash(student, target, precision, processor.params))

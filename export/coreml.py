@@ -148,7 +148,7 @@ def write(
     """
     chosen = _within(plan(precision, options), split)
     moments = _moments(split, chosen, calibration)
-    with progress() as bar, quiet(), tempfile.TemporaryDirectory(dir=folder, prefix=".coreml-") as aside:
+    with progress() as bar, quiet(), tempfile.TemporaryDirectory() as aside:
         import coremltools as ct
 
         made, grids = list(programs(split, chosen)), Grids(moments, bar)

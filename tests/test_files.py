@@ -5,6 +5,10 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import shutil
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +18,7 @@ from edgekit.errors import BundleError, StorageError
 from edgekit.files import (
     inside,
     new_folder,
+    scratch,
     sha256_file,
     sha256_json,
     sha256_tree,
@@ -115,6 +120,39 @@ def test_the_final_name_appears_only_at_the_end(tmp_path: Path) -> None:
         assert not (tmp_path / "deep" / "out").exists()
         assert folder.parent == tmp_path / "deep"  # the same file system, so that the last step is a rename
     assert tree_files(tmp_path) == ["deep/out/a"]
+
+
+def test_what_a_killed_process_left_is_removed_and_what_a_live_one_writes_is_not(tmp_path: Path) -> None:
+    program = f"""
+import os, signal, sys
+from pathlib import Path
+from edgekit.files import new_folder
+with new_folder(Path({str(tmp_path / "out[1]")!r})) as folder:
+    (folder / "half").write_text("x")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == -9
+    (half,) = tree_files(tmp_path)
+    assert half.startswith(".out[1].") and half.endswith(".tmp/half")
+    (tmp_path / ".out[1].mine.tmp").mkdir()  # no name that is written here
+    with new_folder(tmp_path / "out[1]") as first:
+        (first / "a").write_text("a")
+        assert [name for name in tree_files(tmp_path) if name.endswith("half")] == []
+        with new_folder(tmp_path / "out[1]") as second:
+            (second / "b").write_text("b")
+            assert (first / "a").read_text() == "a"
+        shutil.rmtree(tmp_path / "out[1]")
+    assert tree_files(tmp_path) == ["out[1]/a"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".out[1].mine.tmp", "out[1]"]
+
+
+def test_scratch_is_inside_and_gone_at_the_end(tmp_path: Path) -> None:
+    before = tempfile.gettempdir()
+    with pytest.raises(ValueError, match="stop"), scratch(tmp_path):
+        with tempfile.NamedTemporaryFile(delete=False) as stream:
+            assert tmp_path in Path(stream.name).parents
+        raise ValueError("stop")
+    assert list(tmp_path.iterdir()) == [] and tempfile.gettempdir() == before
 
 
 @pytest.mark.parametrize(

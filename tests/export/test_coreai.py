@@ -242,7 +242,8 @@ def test_what_apples_engine_is_told(family: str, kind: str, assets: list[str], t
 
 
 @needs_coreai
-def test_a_trap_is_an_error_and_not_the_end(twin: Bundle) -> None:
+def test_a_trap_is_an_error_and_not_the_end(twin: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     runner = Runner(1)
     embeds = twin.manifest.components["token_embedding"]
     runner.load("embed", twin.path(embeds.file).parent)
@@ -255,7 +256,9 @@ def test_a_trap_is_an_error_and_not_the_end(twin: Bundle) -> None:
         runner.run("embed", {"input_ids": ids})
     with pytest.raises(BundleError, match="Earlier its process was ended by SIGKILL"):
         runner.run("embed", {"input_ids": ids})
+    assert len(list(tmp_path.glob("edgekit-coreai-*/*.aimodelx"))) == 1  # it had no chance to clear up
     runner.close()
+    assert list(tmp_path.iterdir()) == []
 
 
 @needs_coreai
