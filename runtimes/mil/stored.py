@@ -20,7 +20,8 @@ from torch import Tensor
 from edgekit.runtimes.mil.values import DType, unpacked
 
 TILE = 1 << 17  # numbers made at a time: with the float32 copy beside them 1 MiB, which stays in the cache
-_PAIRS = {torch.float16: torch.int32, torch.float32: torch.int64}  # two numbers as one, to be looked up together
+# The bits of a number, and of two as one, to be looked up together.
+_PAIRS = {torch.float16: (torch.int16, torch.int32), torch.float32: (torch.int32, torch.int64)}
 _SCRATCH = threading.local()
 
 
@@ -122,7 +123,7 @@ class Scaled(Rows):
         self.shape, self.dtype = (data.shape[0], data.shape[1] * (1 if halves is None else 2)), scale.dtype
         self._table = None
         if halves is not None:
-            self._table = _pairs(halves.to(scale.dtype).view(1, 16), torch.empty(1, 16, 16, 2, dtype=scale.dtype))
+            self._table = _pairs(halves.to(scale.dtype).view(1, 16)).clone()
 
     def rows(self, start: int, stop: int) -> Tensor:
         """A product of float16 numbers in PyTorch is the float32 product rounded, and small whole numbers are exact."""
@@ -159,49 +160,54 @@ class Palettes(Rows):
         first, last = start // size, (stop - 1) // size + 1
         tables = self._tables[first:last]
         data = self._data[start:stop]
-        places = _twelve(data) if self._bits == 6 else scratch("places", tuple(data.shape), torch.int32).copy_(data)
-        if last - first > 1:
-            entries = tables.shape[1] ** (1 if self._bits == 8 else 2)
-            places += ((torch.arange(start, stop, dtype=torch.int32) // size - first) * entries)[:, None]
+        # Where the table of each row begins.
+        begin = (torch.arange(start, stop) // size - first) * tables.shape[1] ** (1 if self._bits == 8 else 2)
+        if self._bits == 6:
+            places = _twelve(data, begin)
+        else:
+            places = scratch("places", tuple(data.shape), torch.int32).copy_(data)
+            if last - first > 1:
+                places += begin.to(torch.int32)[:, None]
         if self._bits == 8:
             made = scratch("made", tuple(places.shape), self.dtype)
             torch.index_select(tables.reshape(-1), 0, places.view(-1), out=made.view(-1))
             return made
-        entries = tables.shape[1]
-        pairs = scratch("pairs", (len(tables), entries, entries, 2), self.dtype)
-        return _looked_up(places, _pairs(tables, pairs), self.dtype)
+        return _looked_up(places, _pairs(tables), self.dtype)
 
 
-def _pairs(tables: Tensor, out: Tensor) -> Tensor:
+def _pairs(tables: Tensor) -> Tensor:
     """All pairs of the values of tables (G, P), the first one in the lower digit; each pair one whole number.
 
-    Args:
-        tables: Of one type.
-        out: (G, P, P, 2), written to.
     Returns:
-        (G P P,), in the memory of `out`.
+        (G P P,), in scratch memory.
     """
-    out[..., 0], out[..., 1] = tables[:, None, :], tables[:, :, None]
-    return out.view(_PAIRS[tables.dtype]).view(-1)
+    half, whole = _PAIRS[tables.dtype]
+    numbers = tables.contiguous().view(half).to(whole)
+    bits = torch.iinfo(half).bits
+    out = scratch("pairs", (*tables.shape, tables.shape[1]), whole)
+    torch.bitwise_or((numbers << bits)[:, :, None], (numbers & ((1 << bits) - 1))[:, None, :], out=out)
+    return out.view(-1)
 
 
 def _looked_up(places: Tensor, pairs: Tensor, dtype: torch.dtype) -> Tensor:
     """Places (R, I / 2) in a table of pairs to numbers (R, I)."""
     made = scratch("made", (places.shape[0], 2 * places.shape[1]), dtype)
-    torch.index_select(pairs, 0, places.view(-1), out=made.view(_PAIRS[dtype]).view(-1))
+    torch.index_select(pairs, 0, places.view(-1), out=made.view(pairs.dtype).view(-1))
     return made
 
 
-def _twelve(data: Tensor) -> Tensor:
-    """Each three bytes of a row as two numbers of 12 bits: (R, 3 N) to (R, 2 N)."""
+def _twelve(data: Tensor, begin: Tensor) -> Tensor:
+    """Each three bytes of a row as two numbers of 12 bits, plus what its row begins with: (R, 3 N) to (R, 2 N)."""
     rows, width = data.shape[0], data.shape[1] // 3
-    low, middle, high = scratch("bytes", (3, rows, width), torch.int32).copy_(
-        data.view(rows, width, 3).permute(2, 0, 1)
-    )
-    out = scratch("places", (rows, width, 2), torch.int32)
-    out[..., 0] = low.bitwise_or_((middle & 15) << 8)
-    out[..., 1] = (middle >> 4).bitwise_or_(high << 4)
-    return out.view(rows, 2 * width)
+    held = scratch("twelve", (rows, width), torch.int64)  # two numbers of 32 bits in one
+    flat, numbers = data.view(-1).numpy(), held.view(-1).numpy()
+    # Four bytes from every third on; the last three have no fourth behind them.
+    numbers[:-1] = np.ndarray(len(numbers) - 1, "<u4", flat, 0, 3)
+    numbers[-1] = int.from_bytes(flat[-3:].tobytes(), "little")
+    second = scratch("second", (rows, width), torch.int64)
+    torch.bitwise_and(held, 0xFFF000, out=second)
+    held.bitwise_and_(0xFFF).bitwise_or_(second.bitwise_left_shift_(20)).add_((begin * (1 + (1 << 32)))[:, None])
+    return held.view(torch.int32).view(rows, 2 * width)
 
 
 def stored(kind: str, given: Mapping[str, Any]) -> Rows | None:

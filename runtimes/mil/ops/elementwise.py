@@ -199,9 +199,11 @@ def softmax(x: Tensor, axis: int = -1) -> Tensor:
     last = axis % x.dim() == x.dim() - 1
     if not last or x.numel() <= AT_ONCE:
         return torch.softmax(x.float(), axis).half()
-    rows = x.reshape(-1, x.shape[-1])
+    rows, out = x.reshape(-1, x.shape[-1]), torch.empty(x.shape, dtype=x.dtype)
     step = max(1, AT_ONCE // x.shape[-1])
-    return torch.cat([torch.softmax(part.float(), -1).half() for part in torch.split(rows, step)]).view(x.shape)
+    for part, into in zip(torch.split(rows, step), torch.split(out.view(rows.shape), step), strict=True):
+        into.copy_(torch.softmax(part.float(), -1))
+    return out
 
 
 @operation
