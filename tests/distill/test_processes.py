@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +126,12 @@ def test_two_processes_end_where_one_does(tmp_path: Path, tiny_checkpoint: Path,
 
 
 def children(launcher: int) -> list[psutil.Process]:
-    return [p for p in psutil.Process(launcher).children() if "distill" in p.cmdline()]
+    found = []
+    for process in psutil.Process(launcher).children():
+        with suppress(psutil.Error):  # it may have ended since
+            if "distill" in process.cmdline():
+                found.append(process)
+    return found
 
 
 @pytest.mark.slow

@@ -7,8 +7,8 @@ import os
 import shutil
 import socket
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,13 +40,18 @@ class Server:
 
     def running(self, words: str) -> list[psutil.Process]:
         """Those whose command line holds some words."""
+        return self._those(lambda process: words in " ".join(process.cmdline()))
+
+    def sessions(self) -> list[psutil.Process]:
+        """Those of sshd itself."""
+        return self._those(lambda process: process.name().startswith("sshd"))
+
+    def _those(self, wanted: Callable[[psutil.Process], bool]) -> list[psutil.Process]:
         found = []
         for process in self.below():
-            try:
-                if words in " ".join(process.cmdline()):
+            with suppress(psutil.Error):  # it may have ended since
+                if wanted(process):
                     found.append(process)
-            except psutil.Error:
-                continue
         return found
 
     def left(self) -> list[str]:
