@@ -30,11 +30,11 @@ def is_main_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def note(text: str) -> None:
-    """One line to standard error; `text` is shown as it is, never read as markup."""
+def note(text: str, console: Console | None = None) -> None:
+    """One line to standard error, or a console; `text` is shown as it is, never read as markup."""
     if not is_main_process():
         return
-    stderr().print(text, markup=False, soft_wrap=True)
+    (console or stderr()).print(text, markup=False, soft_wrap=True)
 
 
 def print_json(value: Any) -> None:
@@ -96,7 +96,8 @@ class PlainProgress:
     def add_task(self, description: str, *, total: float, completed: float = 0) -> int:
         """Begin a task of `total` steps."""
         self._tasks.append(_Task(description, total, completed, completed, time.monotonic()))
-        self._say(f"{description}: 0 %" if not completed else f"{description}: resumed at {completed:g} of {total:g}")
+        text = f"{description}: 0 %" if not completed else f"{description}: resumed at {completed:g} of {total:g}"
+        note(text, self._to)
         return len(self._tasks) - 1
 
     def update(self, task: int, *, completed: float, description: str | None = None) -> None:
@@ -107,12 +108,8 @@ class PlainProgress:
             spent = time.monotonic() - one.begun
             left = spent * (one.total - completed) / max(completed - one.first, 1e-9)
             ending = f"{_clock(left)} left" if completed < one.total else f"in {_clock(spent)}"
-            self._say(f"{one.text}: {100 * completed / one.total:.0f} %, {ending}")
+            note(f"{one.text}: {100 * completed / one.total:.0f} %, {ending}", self._to)
         one.completed = completed
-
-    def _say(self, text: str) -> None:
-        if is_main_process():
-            self._to.print(text, markup=False, soft_wrap=True)
 
 
 def _clock(seconds: float) -> str:

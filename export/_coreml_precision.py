@@ -36,7 +36,7 @@ def compress(converted: Any, word: str, operation: str, grids: Grids, *, grouped
 
     def chosen(config: Any) -> Any:
         # By name: for a type coremltools refuses a model whose linear layer and norm share a constant, as zero biases.
-        return optimize.OptimizationConfig(op_name_configs=dict.fromkeys(weights_of(converted, operation), config))
+        return optimize.OptimizationConfig(op_name_configs=dict.fromkeys(weights, config))
 
     def quantised(**settings: Any) -> Any:
         config = optimize.OpLinearQuantizerConfig(mode="linear_symmetric", weight_threshold=SMALLEST, **settings)
@@ -46,14 +46,15 @@ def compress(converted: Any, word: str, operation: str, grids: Grids, *, grouped
     calibrated = plain != word
     if plain not in {"int8", "int4", *PALETTES}:
         return converted
-    searched = {} if plain == "int8" else weights_of(converted, operation)
-    with grids.shown(f"{label}: weights to {word}", sum(searched.values())):
-        if plain in PALETTES:
-            granularity = {"granularity": "per_grouped_channel", "group_size": GROUP} if grouped else {}
-            converted = _palettise(converted, chosen, granularity, PALETTES[plain], grids, calibrated=calibrated)
-        elif plain == "int4":
-            converted = quantised(dtype="int4", granularity="per_block", block_size=BLOCK)
-    # What a pass above has compressed is no plain weight any longer, and is passed over here.
+    weights = weights_of(converted, operation)
+    if plain != "int8":
+        with grids.shown(f"{label}: weights to {word}", sum(weights.values())):
+            if plain in PALETTES:
+                granularity = {"granularity": "per_grouped_channel", "group_size": GROUP} if grouped else {}
+                converted = _palettise(converted, chosen, granularity, PALETTES[plain], grids, calibrated=calibrated)
+            else:
+                converted = quantised(dtype="int4", granularity="per_block", block_size=BLOCK)
+        weights = weights_of(converted, operation)  # what a pass above has compressed is no plain weight any longer
     return quantised(dtype="int8", granularity="per_channel")
 
 
