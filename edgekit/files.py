@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import errno
-import glob
+import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -111,18 +113,17 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file whole: aside first, then renamed over the old one."""
+    """Write a file whole: aside first, then renamed over the old one; both are on the disk when this returns."""
     with storage_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-        try:
-            with aside.open("wb") as stream:
+        make_folder(path.parent)
+        _clear_left_behind(path)
+        with _aside(path, _new_file) as (aside, descriptor):
+            with os.fdopen(os.dup(descriptor), "wb") as stream:
                 stream.write(data)
                 stream.flush()
-                os.fsync(stream.fileno())
+                _sync(descriptor)
             aside.replace(path)
-        finally:
-            aside.unlink(missing_ok=True)
+            sync_folder(path.parent)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -132,7 +133,7 @@ def write_json(path: Path, value: Any) -> None:
 
 @contextmanager
 def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
-    """A folder to fill that takes its final name only when the block ends well.
+    """A folder to fill that takes its final name only when the block ends well, and all of it is on the disk.
 
     Args:
         path: The final name.
@@ -142,53 +143,198 @@ def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     Raises:
         StorageError: it exists, or cannot be written.
     """
-    if path.exists() and not replace:
-        raise StorageError(f"{path} exists already.", fix="Name another folder, or remove this one.")
     with storage_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         _clear_left_behind(path)
-        aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-        aside.with_suffix(".new").mkdir()
-        held = _hold(aside.with_suffix(".new"))  # before it has the name that others clear away
-        aside.with_suffix(".new").replace(aside)
-        try:
+        if path.exists() and not replace:
+            raise StorageError(f"{path} exists already.", fix="Name another folder, or remove this one.")
+        with _aside(path, _new_directory) as (aside, _):
             yield aside
+            sync_tree(aside)
             if path.exists():
-                old = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.old")
-                path.replace(old)
-                try:
-                    aside.replace(path)
-                except BaseException:
-                    old.replace(path)
-                    raise
-                shutil.rmtree(old)
+                _swap(aside, path)
             else:
                 aside.replace(path)
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
-            if held is not None:
-                os.close(held)
+            sync_folder(path.parent)
 
 
-def _clear_left_behind(path: Path) -> None:
-    """Remove what a killed process was writing aside; nobody can go on with it."""
-    for left in path.parent.glob(f".{glob.escape(path.name)}.????????.tmp"):
-        if left.is_dir() and not left.is_symlink() and (held := _hold(left)) is not None:
-            shutil.rmtree(left, ignore_errors=True)
+def _swap(aside: Path, path: Path) -> None:
+    """Put a folder in the place of another, which is removed."""
+    old = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.old")
+    held = _hold(path)  # so that nobody takes it for left behind while it has the other name
+    try:
+        path.replace(old)
+        try:
+            aside.replace(path)
+        except BaseException:
+            old.replace(path)
+            raise
+        shutil.rmtree(old)
+    finally:
+        if held is not None:
             os.close(held)
 
 
-def _hold(folder: Path) -> int | None:
-    """Lock a folder until its descriptor is closed, or the process ends in whatever way.
+# ---------------------------------------------------------------------------------------------------- on the disk
 
-    None where another has it, or the file system knows no locks: such a folder is left alone.
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it; their names are on the disk when this returns."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for folder in reversed(missing):
+        sync_folder(folder.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the names in a folder on the disk; nothing where its file system cannot say."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except PermissionError:  # one may write into a folder, and not list it
+        return
+    try:
+        _sync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_tree(folder: Path) -> None:
+    """Have a folder's files and folders, at every depth, on the disk; several at once, which is one journal's turn."""
+    paths = [path for path in folder.rglob("*") if not path.is_symlink() and (path.is_file() or path.is_dir())]
+    with ThreadPoolExecutor(8, thread_name_prefix="sync") as pool:
+        list(pool.map(sync_folder, [*paths, folder]))
+
+
+def _sync(descriptor: int) -> None:
+    try:
+        full = getattr(fcntl, "F_FULLFSYNC", None)  # macOS: fsync alone leaves it in the drive's own memory
+        if full is not None:
+            with suppress(OSError):
+                fcntl.fcntl(descriptor, full)
+                return
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EROFS):
+            raise
+
+
+# ------------------------------------------------------------------------------------------------------- left behind
+
+_LEFT = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{8}\.(?P<kind>tmp|old)", re.DOTALL)
+LARGE_FOLDER = 1000
+"""Names in a folder above which it is listed once in a process only: it may hold as many shards as there are."""
+_large: set[Path] = set()
+_own: set[Path] = set()
+
+
+def clear_left_behind(folder: Path) -> list[str]:
+    """Remove what dead processes were writing aside anywhere below a folder; what a live one writes stays.
+
+    Returns:
+        The names removed, relative to `folder`.
     """
-    import fcntl
+    found = [path for path in sorted(folder.rglob(".*")) if _LEFT.fullmatch(path.name)]
+    return [path.relative_to(folder).as_posix() for path in found if path.exists() and _clear(path)]
 
-    descriptor = os.open(folder, os.O_RDONLY)
+
+def remove_own_asides() -> None:
+    """Remove what this process is writing aside; for a process that is about to end without unwinding."""
+    for path in list(_own):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
+
+
+def _clear_left_behind(path: Path) -> None:
+    """The same for what was to become `path`."""
+    folder = path.parent
+    if folder in _large:
+        return
+    names = [one.name for one in folder.iterdir()]
+    if len(names) > LARGE_FOLDER:
+        _large.add(folder)
+    for name in sorted(names):
+        found = _LEFT.fullmatch(name)
+        if found is not None and found["name"] == path.name:
+            _clear(folder / name)
+
+
+def _clear(left: Path) -> bool:
+    """Remove a leftover unless a live process has it; a whole folder that lost its name gets that back."""
+    if left.is_symlink() or (held := _hold(left)) is None:
+        return False
+    try:
+        found = _LEFT.fullmatch(left.name)
+        assert found is not None
+        if found["kind"] == "old" and not left.with_name(found["name"]).exists():
+            left.replace(left.with_name(found["name"]))
+        elif left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
+    finally:
+        os.close(held)
+    return True
+
+
+@contextmanager
+def _aside(path: Path, make: Callable[[Path], int]) -> Iterator[tuple[Path, int]]:
+    """A new file or folder beside `path`, locked for as long as the block runs and removed after it.
+
+    Yields:
+        Its path, and its descriptor.
+    """
+    while True:
+        aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+        descriptor = make(aside)
+        if _lock(descriptor) is not False and aside.exists():
+            break  # else another took it for left behind before the lock was there
+        os.close(descriptor)
+    _own.add(aside)
+    try:
+        yield aside, descriptor
+    finally:
+        if aside.is_dir():
+            shutil.rmtree(aside, ignore_errors=True)
+        else:
+            aside.unlink(missing_ok=True)
+        _own.discard(aside)
+        os.close(descriptor)
+
+
+def _new_file(path: Path) -> int:
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+
+
+def _new_directory(path: Path) -> int:
+    path.mkdir()
+    return os.open(path, os.O_RDONLY)
+
+
+def _lock(descriptor: int) -> bool | None:
+    """Lock a file or folder until its descriptor is closed, or the process ends in whatever way.
+
+    Returns:
+        Whether; None where the file system knows no locks.
+    """
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
     except OSError:
+        return None
+    return True
+
+
+def _hold(path: Path) -> int | None:
+    """A locked descriptor of what is there; None where it is gone, another has it, or there are no locks."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:
+        return None
+    if not _lock(descriptor):
         os.close(descriptor)
         return None
     return descriptor

@@ -16,6 +16,7 @@ import pytest
 
 from edgekit.errors import BundleError, StorageError
 from edgekit.files import (
+    clear_left_behind,
     inside,
     new_folder,
     scratch,
@@ -144,6 +145,75 @@ with new_folder(Path({str(tmp_path / "out[1]")!r})) as folder:
         shutil.rmtree(tmp_path / "out[1]")
     assert tree_files(tmp_path) == ["out[1]/a"]
     assert sorted(path.name for path in tmp_path.iterdir()) == [".out[1].mine.tmp", "out[1]"]
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_a_file_left_behind_goes_with_the_next_write_of_its_name(tmp_path: Path, kind: str) -> None:
+    """Killed in the middle of a write; a writer that lives keeps its own, in another process too."""
+    program = f"""
+import os, signal, sys, time
+from pathlib import Path
+from edgekit import files
+def stop(descriptor):
+    print("writing", flush=True)
+    time.sleep(60)
+files._sync = stop
+if {kind!r} == "file":
+    files.write_bytes(Path({str(tmp_path / "f")!r}), b"half")
+else:
+    with files.new_folder(Path({str(tmp_path / "f")!r}), replace=True) as folder:
+        (folder / "half").touch()
+"""
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE)
+    assert process.stdout is not None and process.stdout.readline() == b"writing\n"
+    (left,) = tmp_path.iterdir()
+    write_bytes(tmp_path / "f", b"x")
+    (tmp_path / "f").unlink()
+    assert clear_left_behind(tmp_path) == [] and left.exists()  # its writer lives
+    process.kill()
+    process.wait()
+    write_bytes(tmp_path / "other", b"x")
+    assert left.exists()
+    write_bytes(tmp_path / "f", b"x")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["f", "other"]
+
+
+def test_all_that_was_left_behind_below_a_folder(tmp_path: Path) -> None:
+    for name in ("a/.x.0123abcd.tmp", "b/c/.y.json.89abcdef.tmp"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text("half")
+    (tmp_path / "b" / ".folder.01234567.old").mkdir()
+    (tmp_path / "b" / ".folder.01234567.old" / "whole").touch()
+    kept = [".x.0123abc.tmp", ".x.0123abcd.tmp.gz", "x.0123abcd.tmp", ".x.0123ABCD.tmp"]
+    for name in kept:
+        (tmp_path / name).touch()
+    assert clear_left_behind(tmp_path) == ["a/.x.0123abcd.tmp", "b/.folder.01234567.old", "b/c/.y.json.89abcdef.tmp"]
+    # A folder that was moved out of the way of one that never came is the last whole one.
+    assert tree_files(tmp_path) == sorted([*kept, "b/folder/whole"])
+
+
+def test_what_counts_is_on_the_disk_before_it_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each file before the rename, its folder after it."""
+    seen: list[tuple[str, bool]] = []
+    sync = os.fsync
+
+    def watch(descriptor: int) -> None:
+        name = Path(f"/proc/self/fd/{descriptor}").readlink()
+        seen.append((name.relative_to(tmp_path).as_posix(), (tmp_path / "deep" / "out").exists()))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", watch)
+    with new_folder(tmp_path / "deep" / "out") as folder:
+        (folder / "sub").mkdir()
+        (folder / "sub" / "a").write_text("x")
+        aside = folder.name
+    before = {name for name, there in seen if not there}
+    assert before == {".", f"deep/{aside}", f"deep/{aside}/sub", f"deep/{aside}/sub/a"}
+    assert seen[-1] == ("deep", True)
+    seen.clear()
+    write_bytes(tmp_path / "deep" / "f", b"x")
+    (first, _), (last, _) = seen
+    assert first.startswith("deep/.f.") and last == "deep" and (tmp_path / "deep" / "f").exists()
 
 
 def test_scratch_is_inside_and_gone_at_the_end(tmp_path: Path) -> None:
