@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 
@@ -13,27 +14,58 @@ def doctor() -> list[dict[str, Any]]:
     return checks()
 
 
-def data_check(spec: str, *, limit: int | None = None, closed_answers: str | None = None) -> dict[str, Any]:
-    """Read every row of a data spec, decode its pictures, and list what is wrong.
+def data_check(
+    spec: str,
+    *,
+    limit: int | None = None,
+    closed_answers: str | None = None,
+    fast: bool = False,
+    to: Path | str | None = None,
+    drop_bad: bool = False,
+    escape_marks: bool = False,
+) -> dict[str, Any]:
+    """Read every row of a data spec, decode its pictures, and list what is wrong; perhaps write it in edgekit's form.
 
     Args:
         spec: Data spec.
         limit: The first so many rows.
         closed_answers: `a,b,c`, or a file with one allowed answer a line.
+        fast: Read the headers of the pictures alone.
+        to: A .jsonl or .parquet file to write the rows to; it is only written when all are good.
+        drop_bad: Write the good rows where some are bad.
+        escape_marks: Take an `<image>` that stands for no picture for text, and write it so that no tokenizer knows it.
+    Returns:
+        The findings; with `to`, `written` says how many rows were.
     """
-    from edgekit.data.check import allowed_answers, check, row_notes
+    from contextlib import nullcontext
+
+    from edgekit.data.check import allowed_answers, check, row_progress
+    from edgekit.data.convert import writing
+    from edgekit.data.turns import escaping
 
     allowed = allowed_answers(closed_answers) if closed_answers is not None else None
-    return check(spec, limit=limit, closed_answers=allowed, on_row=row_notes(spec, limit)).as_dict()
+    with (
+        escaping() if escape_marks else nullcontext(),
+        writing(Path(to)) if to is not None else nullcontext() as out,
+        row_progress(spec, limit) as on_row,
+    ):
+        on_good = {"on_good": out.add} if out is not None else {}
+        found = check(spec, limit=limit, closed_answers=allowed, fast=fast, on_row=on_row, **on_good)
+        if out is not None:
+            out.kept = found.good > 0 and (drop_bad or not found.bad_count)
+    if out is None:
+        return found.as_dict()
+    return {**found.as_dict(), "to": str(to), "written": found.good if out.kept else 0}
 
 
 def data_show(spec: str, *, count: int = 5) -> list[dict[str, Any]]:
-    """The first samples of a data spec with the sizes of their pictures."""
+    """The first samples of a data spec with the form they came in and the sizes of their pictures."""
     from edgekit.data import samples
 
     return [
         {
             "id": sample.id,
+            "form": sample.form,
             "question": sample.text,
             "answer": sample.answer,
             "answers": list(sample.answers),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -21,24 +22,54 @@ def check(
     closed_answers: Annotated[
         str | None, typer.Option(help="The only answers allowed: a,b,c or a file with one a line.", show_default=False)
     ] = None,
+    fast: Annotated[
+        bool, typer.Option("--fast", help="Read the headers of the pictures alone; damaged ones are not found.")
+    ] = False,
+    to: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write the rows in edgekit's own form to this .jsonl or .parquet; only if all are good.",
+            show_default=False,
+        ),
+    ] = None,
+    drop_bad: Annotated[bool, typer.Option("--drop-bad", help="With --to: write the good rows all the same.")] = False,
+    escape_marks: Annotated[
+        bool,
+        typer.Option(
+            "--escape-marks",
+            help="With --to: a literal <image> that stands for no picture becomes < image >, which no tokenizer knows.",
+        ),
+    ] = False,
     json_out: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
 ) -> None:
     """Read every row, decode every picture, and name each bad row; exit 1 when there is one.
 
     Example:  edgekit data check train.jsonl --closed-answers yes,no
+    Example:  edgekit data check llava.jsonl --to train.parquet
     """
     from edgekit import api
     from edgekit.errors import DataError
 
-    found = api.data_check(spec, limit=limit, closed_answers=closed_answers)
+    if to is None and (drop_bad or escape_marks):
+        raise typer.BadParameter("--drop-bad and --escape-marks go with --to.")
+    found = api.data_check(
+        spec,
+        limit=limit,
+        closed_answers=closed_answers,
+        fast=fast,
+        to=to,
+        drop_bad=drop_bad,
+        escape_marks=escape_marks,
+    )
     if json_out:
         print_json(found)
     else:
         _print_findings(found)
-    if found["bad_count"]:
+    if found["bad_count"] and not (drop_bad and found["good"]):
         rows = found["good"] + found["bad_count"]
+        unwritten = f" {to} was not written; --drop-bad writes the good ones." if to is not None else ""
         raise DataError(
-            f"{found['bad_count']:,} of {rows:,} rows of {spec} cannot be used.", fix="Mend or remove them."
+            f"{found['bad_count']:,} of {rows:,} rows of {spec} cannot be used.{unwritten}", fix="Mend or remove them."
         )
     if not found["good"]:
         raise DataError(f"{spec} holds no samples.")
@@ -51,6 +82,10 @@ def _print_findings(found: dict[str, Any]) -> None:
         if (more := found[f"{kind}_count"] - len(found[name])) > 0:
             print_text(f"{kind:8} and {more:,} more")
     print_text(f"{found['good']:,} good rows, {found['bad_count']:,} bad, {found['warning_count']:,} warnings")
+    for form, count in found["forms"].items():
+        print_text(f"form     {plain(form)}: {count:,} rows")
+    if found.get("written"):
+        print_text(f"written  {found['written']:,} rows to {plain(found['to'])}")
     if found["widths"]:
         print_text("pictures {} to {} px wide, {} to {} px high".format(*found["widths"], *found["heights"]))
     shown = ", ".join(f"{plain(answer)} {count:,}" for answer, count in found["answers"].items())
@@ -77,5 +112,6 @@ def show(
         pictures = ", ".join(f"{image['width']}x{image['height']} {image['mode']}" for image in row["images"])
         others = f" (of {len(row['answers'])}, {len(set(row['answers']))} different)" if len(row["answers"]) > 1 else ""
         source = f"  {plain(row['dataset'])}" if row["dataset"] else ""
+        form = f"  ({plain(row['form'])})"
         asked = f"{plain(row['id']):16} {row['question']!r} -> {row['answer']!r}{others}"
-        print_text(f"{asked}  [{pictures or 'no picture'}]{source}")
+        print_text(f"{asked}  [{pictures or 'no picture'}]{source}{form}")

@@ -15,61 +15,27 @@ yielded as a `BadRow` and says where it is and why.
 
 from __future__ import annotations
 
-import io
 import itertools
 import json
 import math
 import shlex
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from edgekit.chat import Message, count_images, question
+from edgekit.chat import Message
+from edgekit.data import forms
+from edgekit.data.image_ref import ImageRef, as_image_ref
+from edgekit.data.turns import escaped
 from edgekit.errors import DataError
 from edgekit.registry import Registry
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
+__all__ = ["BadRow", "ImageRef", "Sample", "make_sample", "open_data", "samples"]
 
-SOURCES = Registry("edgekit.data", "data source", helpers=frozenset({"check"}))
-
-FIELDS = ("id", "question", "messages", "image", "images", "answer", "answers", "dataset")
-"""What `make_sample` looks at; columnar sources read no other column."""
-
-
-@dataclass(frozen=True)
-class ImageRef:
-    """A picture that is read when it is needed.
-
-    Args:
-        path: File to read; or
-        data: Encoded bytes of an image file.
-        origin: Where `data` was read, for messages; two pictures are the same picture whatever it says.
-    """
-
-    path: Path | None = None
-    data: bytes | None = field(default=None, repr=False)
-    origin: str = field(default="", repr=False, compare=False)
-
-    def open(self) -> Image:
-        """The decoded picture as it is stored: like the reference processors, an EXIF rotation is not applied.
-
-        Raises:
-            DataError: missing, corrupt, or not an image.
-        """
-        from PIL import Image
-
-        name = self.path if self.path is not None else f"embedded in {self.origin or 'a row'}"
-        try:
-            image = Image.open(self.path if self.path is not None else io.BytesIO(self.data or b""))
-            image.load()
-        except FileNotFoundError as error:
-            raise DataError(f"No image at {name}.") from error
-        except Exception as error:  # decoders raise anything at damaged bytes: RuntimeError, struct.error, zlib.error
-            raise DataError(f"Cannot read the image {name}.", why=str(error) or type(error).__name__) from error
-        return image
+HELPERS = ("check", "convert", "forms", "image_ref", "jpeg", "turns")
+SOURCES = Registry("edgekit.data", "data source", helpers=frozenset(HELPERS))
 
 
 @dataclass(frozen=True)
@@ -85,6 +51,7 @@ class Sample:
         answers: Every accepted reference, one for each annotator, so that one given twice stands there twice; `answer`
             alone when not given.
         dataset: Which data set a row of a mixed file comes from; metrics and judges may be chosen by it.
+        form: What the row was written in (`edgekit.data.forms`).
     """
 
     id: str
@@ -94,6 +61,7 @@ class Sample:
     location: str = ""
     answers: tuple[str, ...] = ()
     dataset: str | None = None
+    form: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
         if self.answer is None and self.answers:
@@ -166,27 +134,38 @@ def samples(spec: str, *, limit: int | None = None, need_answer: bool = True) ->
 
 
 def make_sample(row: dict[str, Any], *, ident: str, location: str, base: Path | None = None) -> Sample | BadRow:
-    """A sample from a row in any of the accepted spellings.
+    """A sample from a row in any of the accepted forms.
 
     Args:
-        row: `messages` or `question`; `images` or `image` (paths, bytes, or {"bytes", "path"}); `answer` or `answers`,
-            a text or a list of texts or of {"answer": text}; `dataset`. A field that is null counts as absent, as Arrow
-            fills up what a row does not have.
+        row: See `edgekit.data.forms`; perhaps with `id` and `dataset`, and where the conversation does not end with it
+            with `answer` or `answers`, a text, or a list of texts or of {"answer": text}. A field that is null counts
+            as absent, as Arrow fills up what a row does not have.
         ident: Used unless the row has an `id`.
         location: File and line for messages.
         base: Folder that relative image paths start from.
     """
     try:
-        images = tuple(_image_ref(value, base, location) for value in _image_values(row))
-        messages = _messages(row, len(images))
-        answer, answers = _references(row)
+        plain = forms.plain_form(row)
+        images = tuple(as_image_ref(value, base, location) for value in plain.images)
+        answer, answers = _with_last_turn(plain.answer, *_references(row))
         own, dataset = _scalar(row, "id"), _scalar(row, "dataset")
-        _check_text(messages, answer, *answers, own or ident, dataset)
+        _check_text(plain.messages, answer, *answers, own or ident, dataset)
     except DataError as error:
         return BadRow(location, error.what)
-    if (slots := count_images(messages)) != len(images):
-        return BadRow(location, f"the messages have {slots} image parts but there are {len(images)} images")
-    return Sample(ident if own is None else own, images, messages, answer, location, answers, dataset)
+    return Sample(ident if own is None else own, images, plain.messages, answer, location, answers, dataset, plain.form)
+
+
+def _with_last_turn(
+    said: str | None, answer: str | None, answers: tuple[str, ...]
+) -> tuple[str | None, tuple[str, ...]]:
+    """The references of a row whose conversation may end with one."""
+    if said is None or (answer is None and not answers):
+        one = said if said is not None else answer
+        return None if one is None else escaped(one), tuple(map(escaped, answers))
+    if said.strip() not in {text.strip() for text in (answer, *answers) if text is not None}:
+        given = answer if answer is not None else answers[0]
+        raise DataError(f"the conversation ends with {said[:60]!r} but the answer is {given[:60]!r}; keep one of them")
+    return None if answer is None else escaped(answer), tuple(map(escaped, answers))
 
 
 def _references(row: dict[str, Any]) -> tuple[str | None, tuple[str, ...]]:
@@ -240,66 +219,3 @@ def _check_text(messages: list[Message], *texts: str | None) -> None:
         raise DataError(f"half a surrogate pair, {error.object[error.start]!r}, is no text") from error
     except (TypeError, ValueError) as error:
         raise DataError(f"the messages are not plain JSON: {error}") from error
-
-
-def _image_values(row: dict[str, Any]) -> Iterable[Any]:
-    values = row.get("images")
-    if values is None:
-        values = row.get("image")
-    if values is None:
-        return []
-    return values if isinstance(values, (list, tuple)) else [values]
-
-
-def _image_ref(value: Any, base: Path | None, location: str) -> ImageRef:
-    if isinstance(value, dict):  # as `datasets` stores an Image
-        stored, path = value.get("bytes"), value.get("path")
-        if stored is not None and not isinstance(stored, bytes):
-            raise DataError(f"an image's 'bytes' is {type(stored).__name__}, not bytes")
-        value = stored or path
-        if value is None:
-            raise DataError("an image has neither bytes nor a path")
-    if isinstance(value, bytes):
-        return ImageRef(data=value, origin=location)
-    if not isinstance(value, str):
-        raise DataError(f"an image is {type(value).__name__}, not a path or bytes")
-    if not value:
-        raise DataError("an image path is empty")
-    if value.startswith(("http://", "https://", "data:")):
-        raise DataError(f"an image is a URL, {value[:60]!r}; only files and embedded bytes are read")
-    return ImageRef(path=base / value if base is not None else Path(value))
-
-
-def _messages(row: dict[str, Any], images: int) -> list[Message]:
-    text, messages = row.get("question"), row.get("messages")
-    if text is not None and not isinstance(text, str):
-        raise DataError(f"'question' is {type(text).__name__}, not text")
-    if text is not None and text.strip():
-        return question(text, images)
-    if not isinstance(messages, list) or not messages:
-        raise DataError("neither 'question' nor 'messages'" if text is None else "'question' is blank")
-    turns = [_turn(message) for message in messages]
-    if turns[-1]["role"] != "user":
-        raise DataError("the last message is not the user's; put the reference into 'answer'")
-    return turns
-
-
-def _turn(message: Any) -> Message:
-    """A message without its null keys: templates ask whether a key is there, and Arrow puts every key everywhere."""
-    if not isinstance(message, dict) or not isinstance(message.get("role"), str):
-        raise DataError("a message has no role")
-    content = message.get("content")
-    if isinstance(content, list):
-        content = [_part(part) for part in content]
-    elif not isinstance(content, str):
-        raise DataError("a message's content is neither text nor a list of text and image parts")
-    return {**{key: value for key, value in message.items() if value is not None}, "content": content}
-
-
-def _part(part: Any) -> dict[str, str]:
-    kind = part.get("type") if isinstance(part, dict) else None
-    if kind == "image":
-        return {"type": "image"}  # the pictures themselves stand in `images`
-    if kind == "text" and isinstance(part.get("text"), str):
-        return {"type": "text", "text": part["text"]}
-    raise DataError("a message's content is neither text nor a list of text and image parts")

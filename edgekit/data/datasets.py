@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from edgekit.data import FIELDS, BadRow, Sample, make_sample
+from edgekit.data import BadRow, Sample, make_sample
+from edgekit.data.forms import COLUMNS
 from edgekit.errors import DataError
 
 PREFIX = "datasets:"
@@ -72,20 +73,28 @@ def _open(name: str, config: str | None, split: str) -> Any:
 
 
 def _encoded(stream: Any) -> Any:
-    """The columns edgekit reads, pictures as their bytes and path."""
-    import datasets
-
-    kept = [name for name in FIELDS if name in (stream.features or {})]
+    """The columns edgekit reads, pictures as their bytes and path, wherever in a column they stand."""
+    kept = [name for name in COLUMNS if name in (stream.features or {})]
     if kept:
         stream = stream.select_columns(kept)
-    encoded = datasets.Image(decode=False)
     for column in kept:
         feature = stream.features[column]
-        if isinstance(feature, datasets.Image):
-            stream = stream.cast_column(column, encoded)
-        elif isinstance(feature, (datasets.List, datasets.Sequence)) and isinstance(feature.feature, datasets.Image):
-            stream = stream.cast_column(column, datasets.List(encoded))
+        undecoded = _undecoded(feature)
+        if undecoded != feature:
+            stream = stream.cast_column(column, undecoded)
     return stream
+
+
+def _undecoded(feature: Any) -> Any:
+    import datasets
+
+    if isinstance(feature, datasets.Image):
+        return datasets.Image(decode=False)
+    if isinstance(feature, (datasets.List, datasets.LargeList)):
+        return type(feature)(_undecoded(feature.feature))
+    if isinstance(feature, dict):
+        return {name: _undecoded(inner) for name, inner in feature.items()}
+    return feature
 
 
 def _first_line(error: Exception) -> str:

@@ -49,6 +49,7 @@ def rows(spec: str) -> Iterator[Sample | BadRow]:
             messages=question(text),
             answer=answer,
             location=f"easy-vqa:{split} question {number}",
+            form="easy-VQA",
         )
         for number, (text, answer, picture) in enumerate(questions)
     )

@@ -242,6 +242,7 @@ def fill_places(text: str, place: str, fillings: Sequence[str]) -> str:
         raise DataError(
             f"The prompt does not have one image part for each of its {len(fillings)} images.",
             why=f"{place!r} stands there {len(rest)} times; a literal one in a question counts too.",
+            fix="Write literal ones as text:  edgekit data check SPEC --to FILE --escape-marks",
         )
     return first + "".join(filling + after for filling, after in zip(fillings, rest, strict=True))
 

@@ -44,7 +44,10 @@ def turn(*parts: Any) -> list[dict[str, Any]]:
         ({"question": "q", "id": "\ud800"}, "half a surrogate pair, '\\ud800', is no text"),
         ({"question": "q", "image": ""}, "an image path is empty"),
         ({"question": "q", "image": "https://a.b/c.png"}, "an image is a URL, 'https://a.b/c.png'; only files"),
-        ({"question": "q", "image": "data:image/png;base64,AA=="}, "an image is a URL"),
+        ({"question": "q", "image": "s3://a/b.png"}, "an image is a URL, 's3://a/b.png'; only files"),
+        ({"question": "q", "image": "data:image/png,abc"}, "an image is a data URI without ';base64,'"),
+        ({"question": "q", "image": "data:image/png;base64,A*=="}, "an image's data URI is no base64"),
+        ({"question": "q", "image": "file://host/a.png"}, "an image is on another machine, 'file://host/a.png'"),
         ({"question": "q", "image": {"bytes": None, "path": None}}, "an image has neither bytes nor a path"),
         ({"question": "q", "image": {"bytes": "aGVsbG8="}}, "an image's 'bytes' is str, not bytes"),
         ({"question": "q", "image": {"path": 3}}, "an image is int, not a path or bytes"),
@@ -52,7 +55,8 @@ def turn(*parts: Any) -> list[dict[str, Any]]:
         ({"messages": []}, "neither 'question' nor 'messages'"),
         ({"messages": "q"}, "neither 'question' nor 'messages'"),
         ({"messages": ["q"]}, "a message has no role"),
-        ({"messages": turn({"text": "no type"})}, "a message's content is neither text nor a list"),
+        ({"messages": turn({"type": "text"})}, "a message's content is neither text nor a list"),
+        ({"messages": turn({"type": "video", "video": "a.mp4"})}, "but holds a part of type 'video'"),
         ({"messages": turn("bare")}, "a message's content is neither text nor a list"),
         ({"messages": turn({"type": "image"}), "images": []}, "have 1 image parts but there are 0 images"),
         ({"messages": [{"role": "user", "content": "q", "raw": b"x"}]}, "the messages are not plain JSON"),
@@ -103,13 +107,6 @@ def test_whatever_a_decoder_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", decode)
     with pytest.raises(DataError, match=str(error)):
         ImageRef(path=tmp_path / "a.png").open()
-
-
-def test_a_picture_is_not_turned_by_its_exif_tag(tmp_path: Path) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    Image.new("RGB", (4, 2)).save(tmp_path / "a.jpg", exif=exif)
-    assert ImageRef(path=tmp_path / "a.jpg").open().size == (4, 2)
 
 
 # --------------------------------------------------------------------------------------------------------------- JSONL

@@ -75,7 +75,10 @@ def test_jsonl_good_rows(pictures: Path) -> None:
         ({"question": "  ", "answer": "yes"}, "'question' is blank"),
         ({"question": "q", "image": 7}, "an image is int"),
         ({"question": "q", "answer": [["a"]]}, "'answer' is list, not text"),
-        ({"messages": [{"role": "user", "content": "q"}], "images": ["a.png"]}, "0 image parts but there are 1 images"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "q"}]}]},
+            "1 image parts but there are 0 images",
+        ),
         ({"messages": [{"content": "q"}]}, "a message has no role"),
         ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "content is neither"),
         ({"messages": [{"role": "assistant", "content": "a"}]}, "the last message is not the user's"),
