@@ -1,21 +1,26 @@
 """A bundle: one exported student as a folder that needs nothing else, with a manifest that says what it is.
 
-`manifest.json` lists every file with its size and SHA-256, so a truncated or tampered bundle is found before it is
-loaded. Names are relative: a bundle may be moved, copied to a phone, or unpacked elsewhere. Nothing in it is a pickle.
+`manifest.json` lists every file with its size and SHA-256, and is sealed with its own, so a bundle that was cut short
+or changed is found before it is loaded. Names are relative: a bundle may be moved, copied to a phone, or unpacked
+elsewhere. Nothing in it is a pickle. A seal is no signature: it shows that something changed, and not who wrote it.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from edgekit import schema
+from edgekit import bundle_checks, schema, strict_json
 from edgekit.errors import BundleError
-from edgekit.files import inside, sha256_file, sha256_json, tree_files, write_json
+from edgekit.files import inside, sha256_file, sha256_json, tree_files, write_bytes
 
-SCHEMA_VERSION = 2  # 2: buckets, position_axes, deepstack
+SCHEMA_VERSION = 3  # 2: buckets, position_axes, deepstack; 3: seal
+SEALED_SINCE = 3
+MOST_MANIFEST_BYTES = 8 << 20
+UNSEALED = "0" * 64
 MANIFEST = "manifest.json"
 PICKLES = (".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".joblib")
 
@@ -128,6 +133,8 @@ class Manifest:
     """What the target keeps of how it was made; gguf: types, fallbacks, how llama.cpp's programs see a prompt."""
     deepstack: int = 0
     """Decoder layers that the vision encoder's second output is added behind."""
+    seal: str = ""
+    """SHA-256 of manifest.json as it would be with 64 zeros here; empty in schema 1 and 2, which had none."""
 
     def encoders(self) -> dict[str, tuple[str, tuple[int, ...] | None]]:
         """Component and grid of each bucket, of any schema."""
@@ -168,29 +175,30 @@ class Bundle:
             if name not in self.manifest.components:
                 raise BundleError(f"{self.folder} has no component {name!r}.", fix="Export the bundle again.")
 
+    @property
+    def unsealed(self) -> str:
+        """What to tell of a manifest without a seal; "" for one that has it."""
+        if self.manifest.seal:
+            return ""
+        return (
+            f"{self.folder.name}: its manifest is of schema {self.manifest.schema_version}, which had no seal: "
+            "a change of manifest.json itself would not be seen. An export of today seals it."
+        )
+
     @classmethod
     def load(cls, folder: Path, *, verify: bool = True) -> Bundle:
         """Read a bundle and check that it is whole.
 
         Args:
             folder: The bundle.
-            verify: Hash every file; sizes and names are checked in any case.
+            verify: Hash every file; the manifest's seal, sizes and names are checked in any case.
         Raises:
             BundleError: missing, damaged, tampered with, or of a newer schema.
         """
         bundle = cls(folder, _read_manifest(folder))
         for name, entry in bundle.manifest.files.items():
             _check_file(folder, name, entry, verify)
-        for name, component in bundle.manifest.components.items():
-            if component.file not in bundle.manifest.files:
-                raise BundleError(f"{folder}: the component {name!r} names {component.file!r}, which is not listed.")
-        extra = set(tree_files(folder)) - set(bundle.manifest.files) - {MANIFEST, "parity.json"}
-        if extra:
-            raise BundleError(
-                f"{folder} holds {sorted(extra)[0]!r}, which its manifest does not list.",
-                why="Something was added after the export.",
-                fix="Remove it, or export the bundle again.",
-            )
+        _check_nothing_else(folder, bundle.manifest)
         return bundle
 
 
@@ -203,12 +211,42 @@ def seal(folder: Path, **fields: Any) -> Manifest:
     """
     entries = {}
     for name in tree_files(folder):
-        if name.lower().endswith(PICKLES):
-            raise BundleError(f"A bundle may not hold {name!r}: loading a pickle can run any code.")
+        _check_no_pickle(name)
         entries[name] = FileEntry((folder / name).stat().st_size, sha256_file(folder / name))
-    manifest = Manifest(schema_version=SCHEMA_VERSION, files=entries, **fields)
-    write_json(folder / MANIFEST, schema.to_json(manifest))
-    return manifest
+    manifest = Manifest(schema_version=SCHEMA_VERSION, files=entries, seal=UNSEALED, **fields)
+    data = sealed(schema.to_json(manifest))
+    write_bytes(folder / MANIFEST, data)
+    return replace(manifest, seal=json.loads(data)["seal"])
+
+
+def sealed(value: dict[str, Any]) -> bytes:
+    """The bytes of a manifest.json with its seal.
+
+    Args:
+        value: The manifest as JSON; an older seal in it does not count.
+    """
+    text = json.dumps({**value, "seal": UNSEALED}, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    empty = text.encode()
+    return _put_seal(empty, UNSEALED, hashlib.sha256(empty).hexdigest())
+
+
+def _put_seal(data: bytes, old: str, new: str) -> bytes:
+    """The bytes with another seal in the place of the old one."""
+    before, place, after = data.rpartition(f'"seal": "{old}"'.encode())
+    return before + place.replace(old.encode(), new.encode()) + after
+
+
+def _check_seal(data: bytes, manifest: Manifest, source: str) -> None:
+    """Raises a BundleError unless the seal is that of these very bytes, or of a schema that had none."""
+    if manifest.schema_version < SEALED_SINCE and not manifest.seal:
+        return
+    empty = _put_seal(data, manifest.seal, UNSEALED)
+    if hashlib.sha256(empty).hexdigest() != manifest.seal or empty == data:
+        raise BundleError(
+            f"{source} is not the manifest that was exported.",
+            why=f"Its seal does not fit it: the SHA-256 it names is {manifest.seal[:12] or 'missing'}.",
+            fix="Copy or export the bundle again.",
+        )
 
 
 def read_manifest(value: Any, source: str) -> Manifest:
@@ -217,9 +255,11 @@ def read_manifest(value: Any, source: str) -> Manifest:
     Raises:
         BundleError: newer, or not valid; every problem is listed.
     """
-    return schema.read_document(
+    manifest = schema.read_document(
         Manifest, value, newest=SCHEMA_VERSION, what="manifest", source=source, error=BundleError
     )
+    bundle_checks.check(manifest, source)
+    return manifest
 
 
 def _read_manifest(folder: Path) -> Manifest:
@@ -229,17 +269,19 @@ def _read_manifest(folder: Path) -> Manifest:
             f"{folder} is not a bundle: it has no {MANIFEST}.", fix="Make one:  edgekit export CHECKPOINT --target onnx"
         )
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        data = strict_json.read_bytes(path, MOST_MANIFEST_BYTES)
+        value = strict_json.loads(data, exact=True)
     except ValueError as error:  # also UnicodeDecodeError
         raise BundleError(f"{path} is damaged.", why=str(error), fix="Copy or export the bundle again.") from error
-    return read_manifest(value, str(path))
+    manifest = read_manifest(value, str(path))
+    _check_seal(data, manifest, str(path))
+    return manifest
 
 
 def _check_file(folder: Path, name: str, entry: FileEntry, verify: bool) -> None:
     path = inside(folder, name)
     again = "Copy or export the bundle again."
-    if name.lower().endswith(PICKLES):
-        raise BundleError(f"{folder} lists {name!r}: a bundle may not hold a pickle.", fix="Do not use this bundle.")
+    _check_no_pickle(name)
     if not path.is_file():
         raise BundleError(f"{folder} lacks {name}.", fix=again)
     if (size := path.stat().st_size) != entry.bytes:
@@ -252,3 +294,29 @@ def _check_file(folder: Path, name: str, entry: FileEntry, verify: bool) -> None
         raise BundleError(
             f"{path} is not the file that was exported.", why="Its SHA-256 differs from the manifest's.", fix=again
         )
+
+
+def _check_no_pickle(name: str) -> None:
+    if name.lower().endswith(PICKLES):
+        raise BundleError(
+            f"A bundle may not hold {name!r}: loading a pickle can run any code.", fix="Do not use this bundle."
+        )
+
+
+def _check_nothing_else(folder: Path, manifest: Manifest) -> None:
+    """Nothing lies in the folder but the listed files, the manifest and what `edgekit verify` writes.
+
+    Raises:
+        BundleError: another file; a link to a folder, a pipe, a socket or a device.
+    """
+    known = {*manifest.files, MANIFEST, "parity.json"}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_dir() and not path.is_symlink():
+            continue
+        if name not in known or not path.is_file():
+            raise BundleError(
+                f"{folder} holds {name!r}, which its manifest does not list.",
+                why="Something was added after the export.",
+                fix="Remove it, or export the bundle again.",
+            )

@@ -21,6 +21,8 @@ class Files:
     count: int
     bytes: int
     whole: bool
+    sealed: bool = True
+    """Whether the manifest is too; those of schema 1 and 2 had no seal."""
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,17 @@ import math
 import textwrap
 import types
 import typing
+from collections.abc import Sequence
 from functools import cache
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 from edgekit.errors import EdgekitError
 
 T = TypeVar("T")
+MOST_PROBLEMS = 20
+"""Shown of one document, and so many that are looked for: a stranger's file may hold a million."""
+MOST_SHOWN = 80
+"""Characters of a value in a message."""
 
 
 def read(cls: type[T], value: Any, problems: list[str], path: str = "") -> T | None:
@@ -40,10 +45,9 @@ def read(cls: type[T], value: Any, problems: list[str], path: str = "") -> T | N
         return None
     fields = {key_of(field): field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     before = len(problems)
-    for key in value:
-        if key not in fields:
-            near = difflib.get_close_matches(str(key), fields, n=1, cutoff=0.5)
-            problems.append(f"{_join(path, key)}: unknown key" + (f", did you mean {near[0]!r}?" if near else ""))
+    for key in itertools.islice((key for key in value if key not in fields), 2 * MOST_PROBLEMS):
+        near = difflib.get_close_matches(str(key)[:MOST_SHOWN], fields, n=1, cutoff=0.5)
+        problems.append(f"{_join(path, key)}: unknown key" + (f", did you mean {near[0]!r}?" if near else ""))
     hints = typing.get_type_hints(cls)
     given: dict[str, Any] = {}
     for key, field in fields.items():
@@ -74,8 +78,14 @@ def read_document(cls: type[T], value: Any, *, newest: int, what: str, source: s
     problems: list[str] = []
     document = read(cls, value, problems)
     if document is None:
-        raise error(f"{source} is not a valid {what}:", why="\n".join(problems))
+        raise error(f"{source} is not a valid {what}:", why=listed(problems))
     return document
+
+
+def listed(problems: Sequence[str]) -> str:
+    """Problems for a message, a line each; the first few where there are very many."""
+    left = len(problems) - MOST_PROBLEMS
+    return "\n".join([*problems[:MOST_PROBLEMS], *([f"... and {left:,} more problems"] if left > 0 else [])])
 
 
 def to_json(value: Any) -> Any:
@@ -143,7 +153,7 @@ def _read_scalar(hint: Any, value: Any, problems: list[str], path: str) -> Any:
         problems.append(f"{path}: expected a finite number, found {value}")
         return value
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
-        problems.append(f"{path}: expected {_name(hint)}, found {_kind(value)} {value!r}")
+        problems.append(f"{path}: expected {_name(hint)}, found {_kind(value)} {_shown(value)}")
     return value
 
 
@@ -161,21 +171,21 @@ def _read_union(args: tuple[Any, ...], value: Any, problems: list[str], path: st
         problems += attempts[0]
     else:
         names = " or ".join(_name(arg) for arg in args)
-        problems.append(f"{path}: expected {names}, found {_kind(value)} {value!r}")
+        problems.append(f"{path}: expected {names}, found {_kind(value)} {_shown(value)}")
     return None
 
 
 def _read_literal(args: tuple[Any, ...], value: Any, problems: list[str], path: str) -> Any:
     if not any(value == arg and type(value) is type(arg) for arg in args):
-        near = difflib.get_close_matches(str(value), [str(arg) for arg in args], n=1, cutoff=0.5)
+        near = difflib.get_close_matches(str(value)[:MOST_SHOWN], [str(arg) for arg in args], n=1, cutoff=0.5)
         hint = f" Did you mean {near[0]!r}?" if near else ""
-        problems.append(f"{path}: {value!r} is not one of {', '.join(map(repr, args))}.{hint}")
+        problems.append(f"{path}: {_shown(value)} is not one of {', '.join(map(repr, args))}.{hint}")
     return value
 
 
 def _read_sequence(origin: Any, args: tuple[Any, ...], value: Any, problems: list[str], path: str) -> Any:
     if not isinstance(value, (list, tuple)):
-        problems.append(f"{path}: expected a list, found {_kind(value)} {value!r}")
+        problems.append(f"{path}: expected a list, found {_kind(value)} {_shown(value)}")
         return ()
     if (origin is tuple and len(args) == 2 and args[1] is Ellipsis) or origin is list:
         hints = [args[0]] * len(value)
@@ -227,7 +237,17 @@ def _schema_of(hint: Any) -> dict[str, Any]:
 
 
 def _join(path: str, key: object) -> str:
-    return f"{path}.{key}" if path else str(key)
+    name = str(key) if len(str(key)) <= 1024 else f"{str(key)[:MOST_SHOWN]}..."
+    return f"{path}.{name}" if path else name
+
+
+def _shown(value: Any) -> str:
+    """A value in a message, cut where it is long; a number of many digits takes long to write, and is refused by it."""
+    try:
+        text = repr(value)
+    except ValueError:
+        text = "of thousands of digits"
+    return text if len(text) <= MOST_SHOWN else text[:MOST_SHOWN] + "..."
 
 
 def _kind(value: Any) -> str:

@@ -144,9 +144,11 @@ def _notes(subjects: Sequence[_Subject], reference: Path | None) -> tuple[str, .
 
 
 def _told(subjects: Sequence[_Subject], measured: Sequence[Measured]) -> tuple[str, ...]:
-    """What the runtimes say of how they ran."""
+    """What the runtimes say of how they ran, and what there is to say of bundles."""
     pairs = zip(subjects, measured, strict=True)
-    return tuple(f"{subject.name}: {note}" for subject, one in pairs for note in one.figures.get("notes", ()))
+    return tuple(subject.note for subject in subjects if subject.note) + tuple(
+        f"{subject.name}: {note}" for subject, one in pairs for note in one.figures.get("notes", ())
+    )
 
 
 @dataclass(frozen=True)
@@ -161,6 +163,7 @@ class _Subject:
     problem: str | None = None
     student: str | None = None
     lineage: Lineage | None = None
+    note: str = ""
 
     def row(self, device: str) -> Row:
         verified: Literal["device", "runtime"] = "runtime" if device == where.HOST else "device"
@@ -206,7 +209,7 @@ class _Subject:
             lineage=Lineage(
                 manifest.name, bundle.hash, manifest.student_sha256, manifest.teacher_sha256, manifest.run,
                 manifest.tools,
-            ),
+            ), note=bundle.unsealed,
         )  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
@@ -26,6 +27,7 @@ from edgekit.bundle import (
     Text,
     read_manifest,
     seal,
+    sealed,
 )
 from edgekit.checkpoint import resolve_checkpoint
 from edgekit.errors import BundleError, CheckpointError, EdgekitError, RecipeError, StorageError
@@ -180,15 +182,20 @@ def make_bundle(folder: Path) -> Bundle:
     seal(
         folder, name="b", target="onnx", precision=Precision("fp32", "float32"), family="idefics3",
         components={"vision_encoder": Component("onnx/a.onnx", (spec,), (spec,))}, preprocessing={"tile": 64},
-        text=Text("tokenizer.json", "tokenizer_config.json", 3, (1,)), cache=Cache(2, 1, 16), vocab_size=9,
+        text=Text("tokenizer.json", "tokenizer.json", 3, (1,)), cache=Cache(2, 1, 16), vocab_size=9,
         student_sha256="0" * 64,
     )  # fmt: skip
     return Bundle.load(folder)
 
 
+def files_of(folder: Path) -> dict[str, Any]:
+    return dict(json.loads((folder / "manifest.json").read_text())["files"])
+
+
 def edit(folder: Path, **changes: Any) -> None:
+    """A manifest changed and sealed again; what is right about it otherwise stays so."""
     value = json.loads((folder / "manifest.json").read_text())
-    (folder / "manifest.json").write_text(json.dumps({**value, **changes}))
+    (folder / "manifest.json").write_bytes(sealed({**value, **changes}))
 
 
 def test_a_bundle_may_be_moved_and_keeps_its_hash(tmp_path: Path) -> None:
@@ -197,6 +204,42 @@ def test_a_bundle_may_be_moved_and_keeps_its_hash(tmp_path: Path) -> None:
     moved = Bundle.load(tmp_path / "elsewhere")
     assert moved.hash == bundle.hash and moved.size_bytes == 7
     assert str(tmp_path) not in (tmp_path / "elsewhere" / "manifest.json").read_text()
+
+
+def test_every_changed_byte_of_the_manifest_is_seen(tmp_path: Path) -> None:
+    folder = tmp_path / "b"
+    make_bundle(folder)
+    path = folder / "manifest.json"
+    whole = path.read_bytes()
+    unseen = []
+    for place in range(len(whole)):
+        other = whole[place] ^ (1, 2, 32, 128)[place % 4]
+        path.write_bytes(whole[:place] + bytes([other]) + whole[place + 1 :])
+        try:
+            Bundle.load(folder, verify=False)
+        except BundleError:
+            continue
+        unseen.append((place, other))
+    assert unseen == []
+    for changed in (whole + b"\n", whole[:-1], whole.replace(b"\n", b"\r\n"), whole.replace(b'"seal"', b'"seal" ')):
+        path.write_bytes(changed)
+        with pytest.raises(BundleError, match="not the manifest that was exported"):
+            Bundle.load(folder)
+
+
+def test_schema_2_had_no_seal_and_says_so(tmp_path: Path) -> None:
+    folder = tmp_path / "b"
+    bundle = make_bundle(folder)
+    assert bundle.unsealed == ""
+    value = schema.to_json(bundle.manifest)
+    del value["seal"]
+    (folder / "manifest.json").write_text(json.dumps({**value, "schema_version": 2}))
+    older = Bundle.load(folder)
+    assert "schema 2, which had no seal" in older.unsealed and older.hash == bundle.hash
+    for wrong in ({"schema_version": 3}, {"schema_version": 2, "seal": bundle.manifest.seal}):
+        (folder / "manifest.json").write_text(json.dumps({**value, **wrong}))
+        with pytest.raises(BundleError, match="Its seal does not fit"):
+            Bundle.load(folder)
 
 
 def test_truncated_tampered_missing_added(tmp_path: Path) -> None:
@@ -222,7 +265,7 @@ def test_schema_1_had_one_encoder_for_tiles(tmp_path: Path) -> None:
     folder = tmp_path / "b"
     make_bundle(folder)
     value = json.loads((folder / "manifest.json").read_text())
-    for added in ("buckets", "position_axes", "deepstack"):
+    for added in ("buckets", "position_axes", "deepstack", "seal"):
         del value[added]
     (folder / "manifest.json").write_text(json.dumps({**value, "schema_version": 1}))
     manifest = Bundle.load(folder).manifest
@@ -259,8 +302,8 @@ def test_newer_and_damaged_manifests(tmp_path: Path) -> None:
 def test_names_may_not_escape(tmp_path: Path, name: str) -> None:
     folder = tmp_path / "b"
     make_bundle(folder)
-    edit(folder, files={name: {"bytes": 1, "sha256": "0"}})
-    with pytest.raises(BundleError, match="leads out of"):
+    edit(folder, files={**files_of(folder), name: {"bytes": 1, "sha256": "0" * 64}})
+    with pytest.raises(BundleError, match=r"leads out of|no relative file name"):
         Bundle.load(folder)
 
 
@@ -278,40 +321,69 @@ def test_no_pickles(tmp_path: Path) -> None:
     folder = tmp_path / "b"
     make_bundle(folder)
     (folder / "extra.pt").write_bytes(b"x")
-    edit(folder, files={"extra.pt": {"bytes": 1, "sha256": "0"}})
+    edit(folder, files={**files_of(folder), "extra.pt": {"bytes": 1, "sha256": "0" * 64}})
     with pytest.raises(BundleError, match="pickle"):
         Bundle.load(folder)
+
+
+@pytest.mark.parametrize("name", ["a.pkl", "sub/A.PT", "weights.ckpt", "b.pth", "c.pickle", "d.joblib"])
+def test_sealing_refuses_a_pickle_and_writes_no_manifest(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "b"
+    whole = make_bundle(folder).manifest
     (folder / "manifest.json").unlink()
-    with pytest.raises(BundleError, match="pickle"):
-        seal(folder)
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_bytes(b"x")
+    fields = {item.name: getattr(whole, item.name) for item in dataclasses.fields(whole)}
+    for made in ("schema_version", "files", "seal"):
+        del fields[made]
+    with pytest.raises(BundleError, match=r"may not hold .*: loading a pickle can run any code"):
+        seal(folder, **fields)
+    assert not (folder / "manifest.json").exists()
+    (folder / name).unlink()
+    assert seal(folder, **fields) == whole
 
 
 words = st.text(min_size=1, max_size=8)
-specs = st.builds(TensorSpec, words, words, st.lists(st.one_of(st.integers(0, 9), words), max_size=4).map(tuple))
-parts = st.builds(Component, words, st.lists(specs, max_size=2).map(tuple), st.lists(specs, max_size=2).map(tuple))
+names = st.text("abcXYZ019_-.é", min_size=1, max_size=8).filter(lambda name: name.strip("."))
+digests = st.text("0123456789abcdef", min_size=64, max_size=64)
+sizes = st.integers(1, 9)
+dtypes = st.sampled_from(["float32", "float16", "int64", "int8"])
+specs = st.builds(TensorSpec, words, dtypes, st.lists(st.one_of(st.integers(0, 9), words), max_size=4).map(tuple))
+tensors = st.lists(specs, max_size=2, unique_by=lambda spec: spec.name).map(tuple)
+ids = st.integers(0, 1 << 20)
 
 
-@given(
-    st.builds(
-        Manifest,
-        schema_version=st.just(1),
-        name=words,
-        target=words,
-        precision=st.builds(Precision, words, words),
-        family=words,
-        files=st.dictionaries(words, st.builds(FileEntry, st.integers(0), words), max_size=3),
-        components=st.dictionaries(words, parts, max_size=2),
-        preprocessing=st.dictionaries(words, st.floats(allow_nan=False), max_size=2),
-        text=st.builds(Text, words, words, st.integers(), st.lists(st.integers(), max_size=3).map(tuple)),
-        cache=st.builds(Cache, st.integers(), st.integers(), st.integers()),
-        vocab_size=st.integers(),
-        student_sha256=words,
-        teacher_sha256=st.none() | words,
-        run=st.none() | words,
-        tools=st.dictionaries(words, words, max_size=2),
-        parity=st.none() | st.dictionaries(words, st.booleans(), max_size=2),
+@st.composite
+def manifests(draw: st.DrawFn) -> Manifest:
+    """Any manifest that is valid."""
+    entries = st.builds(FileEntry, st.integers(0, 1 << 40), digests)
+    listed = draw(st.lists(names, min_size=1, max_size=3, unique_by=str.casefold))
+    one = st.sampled_from(listed)
+    parts = st.dictionaries(words, st.builds(Component, one, tensors, tensors), min_size=1, max_size=2)
+    return draw(
+        st.builds(
+            Manifest,
+            schema_version=st.just(1),
+            name=words,
+            target=words,
+            precision=st.builds(Precision, words, words),
+            family=words,
+            files=st.just({name: draw(entries) for name in listed}),
+            components=parts,
+            preprocessing=st.dictionaries(words.filter(lambda key: key != "sizes"), st.floats(allow_nan=False)),
+            text=st.builds(Text, one, one, ids, st.lists(ids, max_size=3).map(tuple)),
+            cache=st.builds(Cache, sizes, sizes, sizes),
+            vocab_size=sizes,
+            student_sha256=digests,
+            teacher_sha256=st.none() | words,
+            run=st.none() | words,
+            tools=st.dictionaries(words, words, max_size=2),
+            parity=st.none() | st.dictionaries(words, st.booleans(), max_size=2),
+        )
     )
-)
+
+
+@given(manifests())
 def test_manifest_round_trip(manifest: Manifest) -> None:
     assert read_manifest(json.loads(json.dumps(schema.to_json(manifest))), "m") == manifest
 

@@ -127,11 +127,15 @@ def chat(
 
 
 def _open(model: Path | str, threads: int) -> tuple[str, Session]:
+    from edgekit.bundle import Bundle
     from edgekit.checkpoint import resolve_checkpoint
+    from edgekit.console import note
     from edgekit.runtimes import RUNTIMES, runtime_for
 
     folder = resolve_checkpoint(str(model))
     name = runtime_for(folder)
+    if name != "pytorch" and (text := Bundle.load(folder, verify=False).unsealed):
+        note(text)
     return name, RUNTIMES.load(name).open_session(folder, threads)
 
 

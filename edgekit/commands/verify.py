@@ -51,6 +51,8 @@ def command(
 def _show(result: dict[str, Any]) -> None:
     files = result["files"]
     print_text(f"files     whole: {files['count']} files, {files['bytes']:,} bytes, {result['bundle'][:12]}")
+    if not files["sealed"]:
+        print_text("manifest  has no seal: it is of an older schema, and a change of manifest.json would not be seen")
     if not result["compared"]:
         print_text(f"{'answers   not compared' if result['passed'] else 'FAILED    answers'}: {result['why']}")
         return

@@ -185,7 +185,7 @@ def inspect_bundle(bundle: Bundle, *, tokens: int | None = None) -> Inspection:
             "hash": bundle.hash,
             "size_bytes": bundle.size_bytes,
             "apart_means": reader.APART,
-            "notes": tuple(reader.NOTES),
+            "notes": (*reader.NOTES, *([bundle.unsealed] if bundle.unsealed else [])),
         },
     )
 

@@ -14,7 +14,7 @@ import pytest
 from adb_double import GONE, FakePhone, serve
 
 from edgekit import api, compare, schema
-from edgekit.bundle import Bundle
+from edgekit.bundle import Bundle, sealed
 from edgekit.devices import DEVICES, android, parse_address
 from edgekit.errors import EdgekitError
 from edgekit.runtimes import bench
@@ -84,7 +84,7 @@ def as_target(bundle: Path, folder: Path, target: str, extra: str) -> Path:
     manifest = Bundle.load(bundle).manifest
     entry = replace(next(iter(manifest.files.values())), bytes=7)
     changed = replace(manifest, target=target, files={**manifest.files, extra: entry})
-    (folder / "manifest.json").write_text(json.dumps(schema.to_json(changed)))
+    (folder / "manifest.json").write_bytes(sealed(schema.to_json(changed)))
     return folder
 
 

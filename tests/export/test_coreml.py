@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -12,11 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from manifests import reseal
 from PIL import Image
 
 from edgekit import mlprogram
 from edgekit.bars import judge, random_bars_of
-from edgekit.bundle import MANIFEST, Bundle
+from edgekit.bundle import Bundle
 from edgekit.chat import question
 from edgekit.data import samples
 from edgekit.errors import BundleError, DataError, EdgekitError, MissingExtraError
@@ -24,7 +24,6 @@ from edgekit.export import coreml
 from edgekit.export._coreml_metadata import edited
 from edgekit.export.bundling import check_request, drawn_samples, export_checkpoint, export_hash
 from edgekit.families import fit_image
-from edgekit.files import sha256_file
 from edgekit.runtimes import RUNTIMES
 from edgekit.runtimes.generate import answer, follow
 from edgekit.stats import largest_gap
@@ -88,23 +87,11 @@ MODEL = "model.mlpackage/Data/com.apple.CoreML/model.mlmodel"
 WEIGHTS = "model.mlpackage/Data/com.apple.CoreML/weights/weight.bin"
 
 
-def resealed(folder: Path) -> Path:
-    """Put what a damaged file is now into the manifest, so that only the runtime can find the damage."""
-    manifest = json.loads((folder / MANIFEST).read_text())
-    manifest["files"] = {
-        name: {"bytes": (folder / name).stat().st_size, "sha256": sha256_file(folder / name)}
-        for name in manifest["files"]
-        if (folder / name).exists()
-    }
-    (folder / MANIFEST).write_text(json.dumps(manifest))
-    return folder
-
-
 def edit(folder: Path, change: Callable[[Any], None]) -> Path:
     """Change the package's model message."""
     with edited(folder / "model.mlpackage") as model:
         change(model)
-    return resealed(folder)
+    return reseal(folder)
 
 
 def open_session(folder: Path) -> Any:
@@ -384,7 +371,7 @@ def test_a_package_cut_short(copied: Path) -> None:
     with pytest.raises(BundleError, match="was cut short or changed"):
         open_session(copied)
     with pytest.raises(BundleError, match="no Core ML model, or cut short"):
-        open_session(resealed(copied))
+        open_session(reseal(copied))
 
 
 @needs_coremltools
@@ -392,19 +379,19 @@ def test_weights_cut_short_or_missing(copied: Path) -> None:
     path = copied / WEIGHTS
     path.write_bytes(path.read_bytes()[:5000])
     with pytest.raises(BundleError, match="is cut short"):
-        open_session(resealed(copied))
+        open_session(reseal(copied))
     path.unlink()
     with pytest.raises(BundleError, match="lacks model"):
         open_session(copied)
     with pytest.raises(BundleError, match=r"weight file .*weight.bin is missing"):
-        open_session(resealed(copied))
+        open_session(reseal(copied))
 
 
 @needs_coremltools
 def test_a_package_without_its_manifest(copied: Path) -> None:
     (copied / "model.mlpackage" / "Manifest.json").write_text("{}")
     with pytest.raises(BundleError, match=r"Manifest\.json is damaged"):
-        open_session(resealed(copied))
+        open_session(reseal(copied))
 
 
 @needs_coremltools

@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from manifests import reseal
 
-from edgekit.bundle import MANIFEST, Bundle
+from edgekit.bundle import Bundle
 from edgekit.chat import question
 from edgekit.checkpoint import load_model, resolve_checkpoint
 from edgekit.data import samples
@@ -23,7 +24,6 @@ from edgekit.errors import BundleError, DataError, EdgekitError, MissingExtraErr
 from edgekit.export import executorch
 from edgekit.export._executorch_precision import int8_rows
 from edgekit.export.bundling import drawn_samples, export_checkpoint
-from edgekit.files import sha256_file
 from edgekit.runtimes import RUNTIMES
 from edgekit.runtimes.executorch import in_turn
 from edgekit.runtimes.generate import answer, follow
@@ -135,9 +135,7 @@ def test_a_damaged_program(bundle: Bundle, tmp_path: Path) -> None:
     program.write_bytes(b"\0" * 5000)
     with pytest.raises(BundleError):
         RUNTIMES.load("executorch").open_session(copy, 1)
-    manifest = json.loads((copy / MANIFEST).read_text())
-    manifest["files"]["model.pte"] = {"bytes": 5000, "sha256": sha256_file(program)}
-    (copy / MANIFEST).write_text(json.dumps(manifest))
+    reseal(copy)
     with pytest.raises(BundleError, match="ExecuTorch does not load"):
         RUNTIMES.load("executorch").open_session(copy, 1)
 

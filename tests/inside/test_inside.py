@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from manifests import reseal
 from typer.testing import CliRunner
 
 from edgekit import schema
 from edgekit.bundle import MANIFEST, Bundle, Component, TensorSpec
 from edgekit.cli import build
 from edgekit.errors import BundleError, EdgekitError, StorageError
-from edgekit.files import sha256_file, write_json
 from edgekit.inside import Held, Part, State, coreai, coreml, gguf, onnx
 from edgekit.inside.counting import Heads, Inspection, inspect, summarise
 
@@ -310,18 +310,16 @@ def bad(kind: str, bundle: Path, folder: Path) -> Path:
         graph.write_bytes(graph.read_bytes()[:1000])
     if kind == "changed":
         graph.write_bytes(graph.read_bytes()[:-1] + b"\0")
-    manifest = json.loads((folder / "b" / MANIFEST).read_text())
     if kind == "garbage under its right hash":
         graph.write_bytes(b"\xff" * 100)
-        manifest["files"]["onnx/decoder_model_merged.onnx"] = {"bytes": 100, "sha256": sha256_file(graph)}
+        reseal(folder / "b")
     if kind == "no decoder":
-        del manifest["components"]["text_decoder"]
+        reseal(folder / "b", lambda manifest: manifest["components"].pop("text_decoder"))
     if kind == "an unknown target":
-        manifest["target"] = "abacus"
+        reseal(folder / "b", lambda manifest: manifest.update(target="abacus"))
     if kind == "no heads":
         (folder / "b" / "config.json").write_text("{}")
-        manifest["files"]["config.json"] = {"bytes": 2, "sha256": sha256_file(folder / "b" / "config.json")}
-    write_json(folder / "b" / MANIFEST, manifest)
+        reseal(folder / "b")
     if kind == "no JSON":
         (folder / "b" / MANIFEST).write_text("{")
     return folder / "b"

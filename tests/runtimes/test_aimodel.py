@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 import shutil
 import signal
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,15 +13,15 @@ from typing import Any
 import numpy as np
 import pytest
 from coreai_bundles import made, needs_coreai, opened
+from manifests import reseal
 
 from edgekit import aimodel
 from edgekit.aimodel import Runner, check_asset, check_ids, check_room
 from edgekit.aimodel_host import pack, unpack
-from edgekit.bundle import MANIFEST, Bundle
+from edgekit.bundle import Bundle
 from edgekit.chat import question
 from edgekit.data import samples
 from edgekit.errors import BundleError, DataError
-from edgekit.files import sha256_file
 from edgekit.recipe import Gates
 from edgekit.report import Report, Row
 from edgekit.report_text import markdown
@@ -42,15 +40,6 @@ def copy(twin: Bundle, tmp_path: Path) -> Path:
     """A copy of the fp32 bundle to damage."""
     shutil.copytree(twin.folder, tmp_path / "copy")
     return tmp_path / "copy"
-
-
-def reseal(folder: Path, edit: Callable[[dict[str, Any]], None] = lambda _: None) -> None:
-    """Make a bundle's manifest agree with its files again, and change it."""
-    manifest = json.loads((folder / MANIFEST).read_text())
-    for name in manifest["files"]:
-        manifest["files"][name] = {"bytes": (folder / name).stat().st_size, "sha256": sha256_file(folder / name)}
-    edit(manifest)
-    (folder / MANIFEST).write_text(json.dumps(manifest))
 
 
 @needs_coreai

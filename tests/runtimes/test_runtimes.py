@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from manifests import reseal
 from PIL import Image
 
 from edgekit import energy
@@ -95,15 +96,11 @@ def test_verify(tiny_bundle: Path, tiny_checkpoint: Path, tiny_teacher: Path, tm
 
 def test_verify_notices_wrong_preprocessing(tiny_bundle: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
     """The most frequent silent fault: the runtime normalises otherwise than training did."""
-    from edgekit.files import sha256_file
-
     copy = tmp_path / "b"
     shutil.copytree(tiny_bundle, copy)
     path = copy / "preprocessor_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "image_mean": [0.48, 0.46, 0.41]}))
-    manifest = json.loads((copy / "manifest.json").read_text())
-    manifest["files"][path.name] = {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
-    (copy / "manifest.json").write_text(json.dumps(manifest))
+    reseal(copy)
     result = verify_bundle(copy, tiny_checkpoint, None, 4)
     assert not result["passed"] and not result["checks"]["pixel_max_abs"]["held"]
 
@@ -112,11 +109,9 @@ def test_verify_notices_a_bundle_that_gives_nan(tiny_bundle: Path, tiny_checkpoi
     import onnx
 
     from edgekit.bundle import Bundle
-    from edgekit.files import sha256_file
 
     copy = tmp_path / "b"
     shutil.copytree(tiny_bundle, copy)
-    manifest = json.loads((copy / "manifest.json").read_text())
     name = Bundle.load(copy).manifest.components["text_decoder"].file
     graph = onnx.load(copy / name)
     for tensor in graph.graph.initializer:
@@ -125,8 +120,7 @@ def test_verify_notices_a_bundle_that_gives_nan(tiny_bundle: Path, tiny_checkpoi
             tensor.CopyFrom(onnx.numpy_helper.from_array(np.full_like(values, np.nan), tensor.name))
             break
     onnx.save(graph, copy / name)
-    manifest["files"][name] = {"bytes": (copy / name).stat().st_size, "sha256": sha256_file(copy / name)}
-    (copy / "manifest.json").write_text(json.dumps(manifest))
+    reseal(copy)
     result = verify_bundle(copy, tiny_checkpoint, None, 2)
     assert not result["passed"] and result["logits_max_abs"] is None
     assert not result["checks"]["logits_max_abs"]["held"] and result["top1_agreement"] == 0
@@ -141,17 +135,13 @@ def benched(
     tiny_bundle: Path, tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[bench.Report, Path]:
     """One bench over a good bundle, one whose graph is damaged behind a right hash, and one cut short."""
-    from edgekit.files import sha256_file
-
     place = tmp_path_factory.mktemp("bench")
     broken, cut = place / "broken", place / "cut"
     for copy in (broken, cut):
         shutil.copytree(tiny_bundle, copy)
     graph = broken / "onnx/decoder_model_merged.onnx"
     graph.write_bytes(b"\x08\x0a" + graph.read_bytes()[2000:])
-    manifest = json.loads((broken / "manifest.json").read_text())
-    manifest["files"]["onnx/decoder_model_merged.onnx"] = {"bytes": graph.stat().st_size, "sha256": sha256_file(graph)}
-    (broken / "manifest.json").write_text(json.dumps(manifest))
+    reseal(broken)
     (cut / "onnx/vision_encoder.onnx").write_bytes(b"")
     # As if the machine told of its energy: each look at the counter is one joule on.
     looks = iter(range(1000))

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from manifests import reseal
 from typer.testing import CliRunner
 
 from edgekit import api
@@ -20,7 +21,6 @@ from edgekit.demo.shapes import draw
 from edgekit.errors import BundleError, EdgekitError
 from edgekit.export.bundling import export_checkpoint
 from edgekit.families import fit_image, idefics3
-from edgekit.files import sha256_file
 from edgekit.parity import PARTS, read_parity
 from edgekit.runtimes import RUNTIMES, runtime_for
 from edgekit.runtimes.attribute import ROUNDING_NATS
@@ -32,12 +32,8 @@ from edgekit.runtimes.verify import EQUAL_DB, ODD, _Gap, odd_pictures, verify_bu
 def rewritten(bundle: Path, folder: Path, change: Callable[[dict[str, Any], Path], None]) -> Path:
     """A copy of a bundle that was changed and sealed again, as a faulty exporter would have."""
     shutil.copytree(bundle, folder)
-    manifest = json.loads((folder / "manifest.json").read_text())
-    change(manifest, folder)
-    for name, entry in manifest["files"].items():
-        entry |= {"bytes": (folder / name).stat().st_size, "sha256": sha256_file(folder / name)}
-    (folder / "manifest.json").write_text(json.dumps(manifest))
-    return folder
+    reseal(folder, lambda manifest: change(manifest, folder))
+    return reseal(folder)
 
 
 def weights(component: str, edit: Callable[[Any], None], pick: Callable[[Any], bool]) -> Any:

@@ -1,0 +1,31 @@
+"""Manifests changed as a faulty or hostile exporter would write them: sealed, and right about their files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from edgekit.bundle import MANIFEST, sealed
+from edgekit.files import sha256_file
+
+
+def reseal(folder: Path, change: Callable[[dict[str, Any]], None] = lambda _: None) -> Path:
+    """Put sizes and hashes of what lies there into a bundle's manifest, change it, and seal it anew.
+
+    Args:
+        folder: The bundle; files that are gone leave the list.
+        change: Of the manifest as JSON.
+    Returns:
+        The folder.
+    """
+    manifest = json.loads((folder / MANIFEST).read_text())
+    manifest["files"] = {
+        name: {"bytes": (folder / name).stat().st_size, "sha256": sha256_file(folder / name)}
+        for name in manifest["files"]
+        if (folder / name).is_file()
+    }
+    change(manifest)
+    (folder / MANIFEST).write_bytes(sealed(manifest))
+    return folder
