@@ -8,13 +8,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, Template, TemplateError, nodes
+from jinja2 import Template, TemplateError, nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from edgekit.errors import CheckpointError, DataError
 from edgekit.families import read_optional_json
+from edgekit.sandbox import Exhausted, Sandbox, run
 
 Message = dict[str, Any]
 
@@ -73,11 +73,11 @@ class _Generation(Extension):
 
 
 @cache
-def _environment() -> Environment:
+def _environment() -> Sandbox:
     # The same settings, filters and globals as transformers' apply_chat_template, so that templates render alike.
     extensions = [_Generation, loopcontrols]
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=extensions)
-    environment.filters["tojson"] = _tojson
+    environment = Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=extensions)
+    environment.add_filter("tojson", _tojson)
     environment.globals |= {"raise_exception": _raise, "strftime_now": _strftime_now}
     return environment
 
@@ -93,15 +93,20 @@ def render(
     """The prompt for the assistant's next turn, or the conversation alone.
 
     Args:
-        template: Jinja source; run in a sandbox.
+        template: Jinja source; run in a sandbox, its steps and what it makes bounded.
         messages: Roles and contents.
         special: Special tokens the template may name, such as bos_token.
         generation_prompt: Open the assistant's turn.
     Raises:
-        DataError: the template refuses these messages.
+        DataError: the template refuses these messages, or does more than one may.
     """
+    given = {"messages": messages, "add_generation_prompt": generation_prompt, **(special or {})}
     try:
-        return _compiled(template).render(messages=messages, add_generation_prompt=generation_prompt, **(special or {}))
+        return run(_compiled(template).render, given)
+    except Exhausted as error:
+        raise DataError(
+            "The model's chat template does more than one may.", why=str(error), fix="Do not use this template."
+        ) from error
     except Exception as error:  # a stranger's program: it may divide by zero as well as refuse
         why = str(error) or type(error).__name__
         raise DataError("The model's chat template refuses these messages.", why=why) from error

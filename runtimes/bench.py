@@ -145,10 +145,9 @@ def _notes(subjects: Sequence[_Subject], reference: Path | None) -> tuple[str, .
 
 def _told(subjects: Sequence[_Subject], measured: Sequence[Measured]) -> tuple[str, ...]:
     """What the runtimes say of how they ran, and what there is to say of bundles."""
+    own = tuple(subject.note for subject in subjects if subject.note)
     pairs = zip(subjects, measured, strict=True)
-    return tuple(subject.note for subject in subjects if subject.note) + tuple(
-        f"{subject.name}: {note}" for subject, one in pairs for note in one.figures.get("notes", ())
-    )
+    return own + tuple(f"{subject.name}: {note}" for subject, one in pairs for note in one.figures.get("notes", ()))
 
 
 @dataclass(frozen=True)
