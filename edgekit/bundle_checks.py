@@ -32,6 +32,7 @@ MOST_EDGE = 1 << 14
 """Pixels of a picture's edge."""
 MOST_COMPONENTS = 1024
 MOST_FILES = 65536
+KEYS_AND_VALUES = r"past_key_values\.\d+\.(key|value)|past_(key|value)_\d+"
 SHOWN = 80
 """Characters of a stranger's text in a message."""
 
@@ -177,16 +178,14 @@ def _tensors(at: str, specs: tuple[TensorSpec, ...]) -> Iterator[str]:
 def _decoder(manifest: Manifest, decoder: Component) -> Iterator[str]:
     """Where the decoder's tensors and the manifest's own numbers speak of the same."""
     at, inputs = "components.text_decoder.inputs", {spec.name: spec for spec in decoder.inputs}
-    spec = inputs.get("position_ids")
-    if spec is not None and len(spec.shape) == 3 and spec.shape[0] != manifest.position_axes:
-        yield f"position_axes: {manifest.position_axes}, but {at} has position_ids of {spec.shape[0]}"
-    if spec is not None and len(spec.shape) == 2 and manifest.position_axes != 1:
-        yield f"position_axes: {manifest.position_axes}, but {at} has position_ids of one axis"
+    for name in ("position_ids", "rotary_ids"):
+        spec = inputs.get(name)
+        if spec is not None and len(spec.shape) == 3 and spec.shape[0] not in (manifest.position_axes, "axes"):
+            yield f"position_axes: {manifest.position_axes}, but {at} has {name} of {_shown(spec.shape[0])}"
     spec = inputs.get("deepstack_embeds")
-    layers = 0 if spec is None else spec.shape[0] if spec.shape else None
-    if decoder.inputs and layers != manifest.deepstack and isinstance(layers, int):
-        yield f"deepstack: {manifest.deepstack}, but {at} takes {layers} layers of it"
-    past = [spec for name, spec in inputs.items() if re.fullmatch(r"past_key_values\.\d+\.(key|value)", name)]
+    if spec is not None and (not spec.shape or spec.shape[0] != manifest.deepstack):
+        yield f"deepstack: {manifest.deepstack}, but {at} has deepstack_embeds {_shown(list(spec.shape))}"
+    past = [spec for name, spec in inputs.items() if re.fullmatch(KEYS_AND_VALUES, name)]
     if past and len(past) != 2 * manifest.cache.layers:
         yield f"cache.layers: {manifest.cache.layers}, but {at} has {len(past)} keys and values"
     for one in past:

@@ -226,7 +226,7 @@ def _shown(context: Context, value: Any) -> Any:
     return value
 
 
-def _guarded(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+def _guarded(name: str, function: Any) -> Callable[..., Any]:
     """A filter or test that counts; jinja2's marks of what it is passed first are kept."""
     passed = 1 if hasattr(function, "jinja_pass_arg") else 0
 
@@ -280,7 +280,7 @@ class _Counting(NodeTransformer):
     visit_List = visit_Dict = visit_Compare = _value
 
 
-def _filtered(node: nodes.Expr, name: str) -> nodes.Filter:
+def _filtered(node: Any, name: str) -> nodes.Filter:
     return nodes.Filter(node, name, [], [], None, None, lineno=node.lineno)
 
 

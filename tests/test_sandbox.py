@@ -110,7 +110,7 @@ def test_what_templates_do_goes_on_working() -> None:
         "{% macro say(x, y='!') %}{{ x }}{{ y }}{% endmacro %}{{ say('hi') }}{{ say(y='?', x='ho') }}": "hi!ho?",
         "{{ [{'n': 1}, {'n': 2}]|sum(attribute='n') }} {{ ['a', 'b']|join('-')|upper }}": "3 A-B",
         "{% filter upper %}a{{ 'b' }}{% endfilter %}{% set x %}c{{ 1 }}{% endset %}{{ x }}": "ABc1",
-        "{{ undefined_name }}{{ messages[7].x is defined }}": "False",
+        "{{ undefined_name }}{{ messages[7] is defined }}": "False",
     }.items():
         assert render(template, messages) == wanted, template
 
