@@ -7,8 +7,9 @@ RUNTIMES         names in edgekit.runtimes that run its bundles
 SCHEMES          optional: precision -> weight grid (edgekit.quantisation), where a student may be trained for it
 PARTS            optional: vision, embedding, text -> the precisions each can have, where a bundle can mix them
 CALIBRATED       optional: precisions that need prompts to calibrate with; `write` takes them as a fourth argument
-IN_PLACE         optional: precisions whose decoder appends to one buffer that it takes as past and as present
 TINY             optional: family -> settings of its tiny checkpoint, where the target cannot take the plain one
+appends_in_place(split, precision) -> bool    optional: whether such a decoder appends to one buffer that it takes as
+                 past and as present
 details(folder) -> dict    optional: what the manifest keeps as `details`
 OPTIONS          optional: options of its own, by name: a tuple of words, the default first, or a free text's default;
                  `write` takes those given as `options`

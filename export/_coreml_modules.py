@@ -16,6 +16,7 @@ import copy
 from typing import TYPE_CHECKING, Any
 
 from edgekit.errors import EdgekitError
+from edgekit.families._rotary import limit_of
 from edgekit.mlprogram import HIDDEN
 
 if TYPE_CHECKING:
@@ -76,14 +77,14 @@ def _norm_class() -> Any:
     return Norm
 
 
-def rotary_tables(rotary: Any, context: int, axes: int, width: int) -> list[tuple[Tensor, Tensor]]:
+def rotary_tables(rotary: Any, every: Tensor, axes: int, width: int) -> list[tuple[Tensor, Tensor]]:
     """Cosines and sines (C, D_head) for each position, one pair for each axis of the positions.
 
     A column that hangs on another axis is zero, so that the sum over the axes is the model's own table.
 
     Args:
         rotary: The model's own module: forward(x, position_ids) -> cos, sin (1, T, D_head).
-        context: C, positions.
+        every: Positions (C,), of one text where the angles hang on its length.
         axes: Of position_ids: 1, or 3 for M-RoPE.
         width: Of the hidden states.
     Raises:
@@ -92,13 +93,12 @@ def rotary_tables(rotary: Any, context: int, axes: int, width: int) -> list[tupl
     import torch
 
     x = torch.zeros(1, 1, width)
-    every = torch.arange(context)[None]
     with torch.no_grad():
         if axes == 1:
-            return [tuple(table[0].float() for table in rotary(x, every))]
+            return [tuple(table[0].float() for table in rotary(x, every[None]))]
         owned, found = [], []
         for axis in range(axes):
-            positions = torch.zeros(axes, 1, context, dtype=torch.int64)
+            positions = torch.zeros(axes, 1, len(every), dtype=torch.int64)
             positions[axis] = every
             cos, sin = (table[0].float() for table in rotary(x, positions))
             owned.append(sin.abs().amax(0) > 0)
@@ -106,6 +106,12 @@ def rotary_tables(rotary: Any, context: int, axes: int, width: int) -> list[tupl
     if not bool((torch.stack(owned).sum(0) == 1).all()):
         raise EdgekitError("This model's rotary columns do not each hang on one axis of its positions.")
     return [(cos * mine, sin * mine) for (cos, sin), mine in zip(found, owned, strict=True)]
+
+
+def switch(rotary: Any, context: int) -> int | None:
+    """Tokens beyond which a text of such a context takes other angles; None where none does."""
+    limit = limit_of(rotary)
+    return limit if limit is not None and limit < context else None
 
 
 def decoder(split: Split, context: int, *, states: bool, fixed: bool) -> nn.Module:
@@ -131,18 +137,31 @@ def decoder(split: Split, context: int, *, states: bool, fixed: bool) -> nn.Modu
     class Rotary(nn.Module):
         def __init__(self, own: Any) -> None:
             super().__init__()
-            tables = rotary_tables(own, context, split.position_axes, split.width)
+            every, self.limit = torch.arange(context), switch(own, context)
+            if self.limit is None:
+                self._keep("", rotary_tables(own, every, split.position_axes, split.width))
+                return
+            # A text within the limit has no position beyond it; one above has the limit itself among its positions.
+            within, above = every.clamp(max=self.limit - 1), torch.cat([every, torch.tensor([self.limit])])
+            self._keep("", rotary_tables(own, within, split.position_axes, split.width))
+            self._keep("far_", rotary_tables(own, above, split.position_axes, split.width))
+
+        def _keep(self, prefix: str, tables: list[tuple[Tensor, Tensor]]) -> None:
             for axis, (cos, sin) in enumerate(tables):
-                self.register_buffer(f"cos_{axis}", cos, persistent=False)
-                self.register_buffer(f"sin_{axis}", sin, persistent=False)
+                self.register_buffer(f"{prefix}cos_{axis}", cos[:context], persistent=False)
+                self.register_buffer(f"{prefix}sin_{axis}", sin[:context], persistent=False)
 
         def forward(self, x: Tensor, position_ids: Tensor) -> tuple[Tensor, ...]:
             """cos and sin (1, T, D_head)."""
             places = [position_ids] if split.position_axes == 1 else list(position_ids.unbind(0))
-            return tuple(
-                sum(getattr(self, f"{kind}_{axis}")[place] for axis, place in enumerate(places))
-                for kind in ("cos", "sin")
-            )
+
+            def found(kind: str) -> Any:
+                return sum(getattr(self, f"{kind}_{axis}")[place] for axis, place in enumerate(places))
+
+            if self.limit is None:
+                return found("cos"), found("sin")
+            far = position_ids.max() >= self.limit
+            return tuple(torch.where(far, found(f"far_{kind}"), found(kind)) for kind in ("cos", "sin"))
 
     class Held(Cache):
         """Keys and values of the call that is traced."""

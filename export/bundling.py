@@ -22,7 +22,7 @@ from edgekit.checkpoint import check_checkpoint, checkpoint_hash, load_model
 from edgekit.data import ImageRef, Sample
 from edgekit.errors import CheckpointError, EdgekitError, MissingExtraError, StorageError, UnsupportedError
 from edgekit.export import TARGETS, vision_name
-from edgekit.export.genai import write_genai
+from edgekit.export.genai import check_genai, write_genai
 from edgekit.export.parity import TorchModules, encode_images, follow, measure
 from edgekit.families import FAMILIES, Size, Split, family_of
 from edgekit.files import new_folder, scratch, sha256_json
@@ -100,7 +100,8 @@ def native_precision(module: Any, precision: str) -> str:
 
 def appends_in_place(module: Any, decoder: Component, split: Split) -> bool:
     """Whether a target's decoder takes one buffer as past and as present."""
-    return "blocks" not in split.needs() and (decoder.precision or "") in getattr(module, "IN_PLACE", frozenset())
+    asked = getattr(module, "appends_in_place", None)
+    return asked is not None and bool(asked(split, decoder.precision or ""))
 
 
 def needs_calibration(module: Any, precision: str) -> bool:
@@ -156,6 +157,8 @@ def export_checkpoint(
     model = load_model(checkpoint)
     split: Split = dataclasses.replace(family.split(model, processor.params.get("sizes")), source=model)
     _check_needs(target, module, split)
+    if with_genai:
+        check_genai(split)
     with new_folder(out, replace=replace) as folder:
         for path in checkpoint.iterdir():
             if path.suffix in COPIED and path.name not in LEFT_BEHIND:

@@ -34,6 +34,7 @@ from edgekit.errors import EdgekitError
 from edgekit.export import vision_name
 from edgekit.export._coreml_metadata import describe
 from edgekit.export._coreml_metadata import label as label
+from edgekit.export._coreml_modules import switch
 from edgekit.export._coreml_precision import CALIBRATED_SUFFIX, GROUP, compress
 from edgekit.export._coreml_programs import Plan, Program, programs
 from edgekit.export._grids import BLOCK, Grids
@@ -201,6 +202,13 @@ def _within(chosen: Plan, split: Split) -> Plan:
     configs: list[Any] = [getattr(part, "config", None) for part in split.text.modules()]
     known = [int(config.max_position_embeddings) for config in configs if hasattr(config, "max_position_embeddings")]
     context = min([chosen.context, *known])
+    text: Any = split.text
+    limit = switch(getattr(text.text_model, "rotary_emb", None), context)
+    _refuse(
+        bool(chosen.lengths) and limit is not None, "lengths=buckets",
+        f"this model rotates a text of more than {limit} tokens by other angles, and a prompt in pieces is not yet "
+        "known to be one",
+    )  # fmt: skip
     return replace(chosen, context=context, lengths=tuple(size for size in chosen.lengths if size < context))
 
 

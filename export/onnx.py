@@ -26,7 +26,14 @@ from edgekit.bundle import Component, TensorSpec
 from edgekit.chat import read_chat_template
 from edgekit.errors import EdgekitError
 from edgekit.export import vision_name
-from edgekit.export.onnx_attention import drop_round_trips, drop_statistics, grouped, pack_rotary, rotary_tables
+from edgekit.export.onnx_attention import (
+    drop_round_trips,
+    drop_statistics,
+    fits,
+    grouped,
+    pack_rotary,
+    rotary_tables,
+)
 from edgekit.export.onnx_precision import (
     CALIBRATED,
     EMBEDDING,
@@ -46,13 +53,17 @@ from edgekit.quantisation import ONNX as ONNX_SCHEMES
 
 SCHEMES = ONNX_SCHEMES
 KNOWS = frozenset({"blocks", "states", "pack"})
-IN_PLACE = frozenset(PRECISIONS) - {"fp16"}  # there the cache is converted at the graph's edges
 PARTS = {"vision": PRECISIONS, "embedding": EMBEDDING, "text": PRECISIONS}
 EXTRA = "onnx"
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 HOSTS = ("Linux", "Darwin", "Windows")
 RUNTIMES = ("onnxruntime",)
 STEMS = {"token_embedding": "embed_tokens", "text_decoder": "decoder_model_merged"}  # a vision encoder keeps its name
+
+
+def appends_in_place(split: Split, precision: str) -> bool:
+    """Whether the decoder takes one buffer as past and as present: in fp16 the cache is converted at its edges."""
+    return fits(split) and precision != "fp16"
 
 
 def write(
@@ -140,7 +151,7 @@ def _graphs(split: Split) -> Iterator[Graph]:
     for bucket, part in split.vision.items():
         yield _vision_graph(vision_name(bucket), part, split)
     yield _embedding_graph(split)
-    if "blocks" in split.needs():  # the operator of `grouped` lets no token see a later one
+    if not fits(split):
         yield _decoder_graph(split, _explicit(split))
         return
     with grouped(split) as decoder:

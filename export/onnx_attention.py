@@ -23,6 +23,16 @@ if TYPE_CHECKING:
 
 NAME = "edgekit_group_query_attention"
 OPERATOR = "com.microsoft::GroupQueryAttention"
+# Widths of a head that the operator takes, and those that it rotates (ONNX Runtime 1.31).
+HEAD, ROTATED = 8, 16
+
+
+def fits(split: Split) -> bool:
+    """Whether the operator can stand for a decoder's attention; else it is traced as it stands.
+
+    It takes heads of a multiple of HEAD, and lets no token see a later one.
+    """
+    return "blocks" not in split.needs() and split.head_dim % HEAD == 0
 
 
 @dataclass
@@ -192,7 +202,8 @@ def rotary_tables(split: Split) -> tuple[NDArray[np.float32], NDArray[np.float32
     """Cosines and sines (P, D_head / 2) of every position a decoder knows.
 
     Returns:
-        None where angles depend on more than one position, or the tables would be large.
+        None where angles depend on more than one position, the operator cannot rotate such heads, or the tables would
+        be large.
     """
     import torch
 
@@ -201,7 +212,7 @@ def rotary_tables(split: Split) -> tuple[NDArray[np.float32], NDArray[np.float32
     rotary = getattr(text.text_model, "rotary_emb", None)
     length = int(getattr(config, "max_position_embeddings", 0))
     kind = (getattr(config, "rope_parameters", None) or {}).get("rope_type")
-    if rotary is None or split.position_axes != 1 or kind not in FIXED_ROPE:
+    if rotary is None or split.position_axes != 1 or kind not in FIXED_ROPE or split.head_dim % ROTATED:
         return None
     if not 0 < 4 * length * split.head_dim <= MAX_TABLES:
         return None

@@ -6,6 +6,7 @@ import copy
 from typing import TYPE_CHECKING, Any
 
 from edgekit.families import CacheTensor, Split, VisionPart
+from edgekit.families._rotary import traceable
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -29,11 +30,11 @@ def decoder(
     class Text(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.text_model, self.lm_head = text_model, lm_head
+            self.text_model, self.lm_head = traceable(text_model), lm_head
             if deepstack:
                 # A shallow twin over the same layers, so that the untouched model keeps its own way of adding: here
                 # the features come spread over all tokens, zero off the image's, and no mask is needed.
-                self.text_model = copy.copy(text_model)
+                self.text_model = copy.copy(self.text_model)
                 self.text_model._deepstack_process = lambda hidden, _, features: hidden + features
 
         def forward(

@@ -202,13 +202,15 @@ def _decoder(text_model: Any, lm_head: Any) -> tuple[nn.Module, nn.Module]:
     from torch import nn
     from transformers import DynamicCache
 
+    from edgekit.families._rotary import traceable
+
     kinds = {kind: text_model.config.layer_types.index(kind) for kind in set(text_model.config.layer_types)}
     windows = {"full_attention": None, "sliding_attention": text_model.config.sliding_window}
 
     class Text(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.text_model, self.lm_head = text_model, lm_head
+            self.text_model, self.lm_head = traceable(text_model), lm_head
 
         def forward(
             self,
