@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.chat import read_chat_template
+from edgekit.console import note
 from edgekit.errors import CheckpointError
 from edgekit.families import read_optional_json
 from edgekit.gguf_layout import MmProj, Names
@@ -58,7 +59,8 @@ def read_vocabulary(folder: Path, rows: int) -> Vocabulary:
 
     Args:
         folder: With tokenizer.json.
-        rows: Of the embedding table; those the tokenizer does not know are filled up.
+        rows: Of the embedding table; those the tokenizer does not know are filled up, and entries of the tokenizer
+            that have none are left out, with the merges that make them: the model was never given one.
     Raises:
         CheckpointError: a tokenizer that llama.cpp cannot be told of.
     """
@@ -73,12 +75,20 @@ def read_vocabulary(folder: Path, rows: int) -> Vocabulary:
         )
     tokens = [f"[PAD{number}]" for number in range(rows)]
     kinds = [UNUSED] * rows
-    for token, number in model["vocab"].items():
-        tokens[number], kinds[number] = token, NORMAL
+    entries = {number: (token, NORMAL) for token, number in model["vocab"].items()}
     for added in value.get("added_tokens", ()):
-        tokens[added["id"]] = added["content"]
-        kinds[added["id"]] = CONTROL if added["special"] else USER_DEFINED
+        entries[added["id"]] = added["content"], CONTROL if added["special"] else USER_DEFINED
+    for number, entry in entries.items():
+        if number < rows:
+            tokens[number], kinds[number] = entry
     merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
+    if left := sorted(number for number in entries if number >= rows):
+        note(
+            f"{len(left)} entries of the tokenizer have no row in the embedding table of {rows}, and are left out of "
+            f"the GGUF vocabulary, the first: {entries[left[0]][0]!r}."
+        )
+        known = set(tokens)
+        merges = [merge for merge in merges if merge.replace(" ", "", 1) in known]
     return Vocabulary(tokens, kinds, merges, _splitter(value.get("pre_tokenizer") or {}))
 
 

@@ -22,7 +22,7 @@ from edgekit.checkpoint import load_model, resolve_checkpoint
 from edgekit.data import samples
 from edgekit.errors import BundleError, DataError, EdgekitError, MissingExtraError
 from edgekit.export import executorch
-from edgekit.export._executorch_precision import int8_rows
+from edgekit.export._executorch_precision import int8_rows, quantise
 from edgekit.export.bundling import drawn_samples, export_checkpoint
 from edgekit.runtimes import RUNTIMES
 from edgekit.runtimes.executorch import in_turn
@@ -260,3 +260,29 @@ def test_missing_extra(monkeypatch: pytest.MonkeyPatch, tiny_checkpoint: Path, t
     with pytest.raises(MissingExtraError, match=r"pip install 'edgekit\[executorch\]'"):
         export_checkpoint(tiny_checkpoint, "executorch", "fp32", tmp_path / "b")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("precision", ["int8", "int4"])
+def test_which_grid_a_linear_layer_gets(precision: str) -> None:
+    """Four bits in groups of 32 where int4 is asked and 32 divides the width; else eight bits for each row."""
+    import torch
+    from torch import nn
+
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(64, 2, bias=False), nn.Linear(40, 2, bias=False))
+    for part in module:
+        part.weight.data *= torch.tensor([[1.0], [100.0]])  # one scale for both rows would leave nothing of the first
+    plain = [part.weight.detach().clone() for part in module]
+    quantise(module, precision)
+    errors = [
+        ((part.weight.dequantize() - weight).abs().amax(1) / weight.abs().amax(1)).tolist()  # type: ignore[union-attr, operator]
+        for part, weight in zip(module, plain, strict=True)
+    ]
+    fine, coarse = 1 / 250, 1 / 14  # half a step of 255 and of 15, and a little for how the range is laid
+    assert max(errors[1]) < fine
+    assert (max(errors[0]) < fine) if precision == "int8" else (3 * fine < min(errors[0]) and max(errors[0]) < coarse)
+    if precision == "int4":  # a group of small weights beside one of large ones keeps its own scale
+        groups = nn.Sequential(nn.Linear(64, 1, bias=False))
+        groups[0].weight.data = torch.cat([torch.linspace(-1, 1, 32), torch.linspace(-100, 100, 32)])[None]
+        quantise(groups, precision)
+        assert (groups[0].weight.dequantize()[0, :32] - torch.linspace(-1, 1, 32)).abs().max() < coarse

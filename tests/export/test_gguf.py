@@ -97,6 +97,35 @@ def test_every_weight_has_its_place_and_its_values(family: str, tiny_of: Maker, 
     assert reader.get_field("general.quantized_by").contents() == "edgekit"
 
 
+def write_tokenizer(folder: Path, added: list[dict[str, Any]]) -> Path:
+    """A byte-level BPE of three pieces, and tokens added to it."""
+    model = {"type": "BPE", "vocab": {"a": 0, "b": 1, "ab": 2}, "merges": ["a b"]}
+    value = {"model": model, "pre_tokenizer": {"type": "ByteLevel", "use_regex": True}, "added_tokens": added}
+    (folder / "tokenizer.json").write_text(json.dumps(value))
+    return folder
+
+
+def test_kinds_of_tokens(tmp_path: Path) -> None:
+    """llama.cpp hides what is CONTROL from an answer, and cuts USER_DEFINED out of a text before merging."""
+    added = [{"id": 3, "content": "<end>", "special": True}, {"id": 4, "content": "<box>", "special": False}]
+    vocabulary = files.read_vocabulary(write_tokenizer(tmp_path, added), 6)
+    assert vocabulary.tokens == ["a", "b", "ab", "<end>", "<box>", "[PAD5]"]
+    assert vocabulary.kinds == [1, 1, 1, 3, 4, 5]  # NORMAL, CONTROL, USER_DEFINED, UNUSED in llama.h
+    assert vocabulary.merges == ["a b"] and vocabulary.splitter == "gpt-2"
+
+
+def test_entries_of_the_tokenizer_without_a_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A tokenizer that grew after the model: llama.cpp wants a row for each entry, and no merge into none."""
+    added = [{"id": 3, "content": "<end>", "special": True}, {"id": 9, "content": "<box>", "special": False}]
+    folder = write_tokenizer(tmp_path, added)
+    vocabulary = files.read_vocabulary(folder, 4)
+    assert vocabulary.tokens == ["a", "b", "ab", "<end>"] and vocabulary.merges == ["a b"]
+    assert "1 entries of the tokenizer have no row in the embedding table of 4" in capsys.readouterr().err
+    cut = files.read_vocabulary(folder, 2)
+    assert cut.tokens == ["a", "b"] and cut.kinds == [1, 1] and cut.merges == []
+    assert "the first: 'ab'" in capsys.readouterr().err
+
+
 def test_vocabularies_llama_cpp_cannot_take(tiny_of: Maker, tmp_path: Path) -> None:
     checkpoint = tmp_path / "c"
     shutil.copytree(tiny_of("smolvlm"), checkpoint)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,11 +13,14 @@ import pytest
 from odd_decoders import LIMIT, ROPES, SHAPES, bundle_folder, compare, model_of, prompts, text_of
 
 from edgekit.bars import judge, random_bars_of
-from edgekit.export import onnx
+from edgekit.errors import EdgekitError
+from edgekit.export import TARGETS, coreml, onnx, onnx_attention
 from edgekit.export.parity import TorchModules, follow
+from edgekit.runtimes import _onnx_cache
 from edgekit.stats import largest_gap
 
 Maker = Callable[..., Path]
+TRACED: dict[str, bytes] = {}
 
 
 def held(figures: dict[str, Any], precision: str, target: str = "") -> bool:
@@ -26,7 +31,7 @@ def held(figures: dict[str, Any], precision: str, target: str = "") -> bool:
 
 
 def logits_of(model: Any, ids: Any) -> Any:
-    """transformers' own logits of each token, prompt and then token by token, with a fresh rotary embedding."""
+    """transformers' own logits of a prompt of five tokens and then of each token."""
     import torch
 
     with torch.no_grad():
@@ -46,9 +51,119 @@ def test_angles_that_hang_on_the_length_are_transformers_own(family: str, kind: 
     model = model_of(tiny_of(family), {"max_position_embeddings": LIMIT}, {"rope_type": kind, **ROPES[kind]})
     split = text_of(model)
     (item,) = prompts(split, LIMIT + 6)
-    rotary = split.source.get_decoder().rotary_emb  # type: ignore[union-attr]
+    rotary = model.model.get_decoder().rotary_emb
     before = rotary.inv_freq.clone()
     start = type(item)(item.ids[:, :5], None, item.positions[..., :5])
-    got, _ = follow(TorchModules(split), split, start, item.ids[0, 5:].tolist() + [0], 0)
+    got, _ = follow(TorchModules(split), split, start, [*item.ids[0, 5:].tolist(), 0], 0)
     assert rotary.inv_freq.equal(before)
     assert largest_gap(np.stack(got), logits_of(model, item.ids)) < 1e-5
+
+
+# ------------------------------------------------------------------------------------------------------------------ onnx
+
+USUAL = {"20, one key head", "24, grouped", "6, of another width"}
+ONNX_SHAPES = [pytest.param(name, marks=[] if name in USUAL else pytest.mark.slow) for name in SHAPES]
+
+
+@pytest.mark.parametrize("shape", ONNX_SHAPES)
+def test_onnx_takes_heads_of_any_width(
+    shape: str, tiny_of: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    split = text_of(model_of(tiny_of("smolvlm"), SHAPES[shape]))
+    assert onnx_attention.fits(split) is (split.head_dim % 8 == 0)
+    folder = bundle_folder(tiny_of("smolvlm"), tmp_path / "b")
+    assert held(compare(onnx, split, "fp32", folder), "fp32")
+    cache_grows_as_pytorchs(split, folder, monkeypatch)
+
+
+def cache_grows_as_pytorchs(split: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The runtime's own cache, in place where the operator is: rows of a prompt outlive each doubling of the buffers."""
+    import onnxruntime
+
+    monkeypatch.setattr(_onnx_cache, "FIRST", 4)
+    path = folder / "onnx/decoder_model_merged.onnx"
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    given, made = (
+        tuple(SimpleNamespace(name=value.name, shape=tuple(value.shape)) for value in values)
+        for values in (session.get_inputs(), session.get_outputs())
+    )
+    manifest: Any = SimpleNamespace(
+        cache=SimpleNamespace(in_place=onnx.appends_in_place(split, "fp32")),
+        components={"text_decoder": SimpleNamespace(inputs=given, outputs=made)},
+    )
+    cache = _onnx_cache.KeyValueCache(session, manifest)
+    (item,) = prompts(split, 3)
+    tokens = list(range(30, 40))
+    wanted, _ = follow(TorchModules(split), split, item, tokens, 0)
+    embeds, positions = TorchModules(split).embed(item.ids), item.positions
+    for token, logits in zip(tokens, wanted, strict=True):
+        assert largest_gap(cache.run({"inputs_embeds": embeds, "position_ids": positions})[0, -1], logits) < 1e-4
+        embeds = TorchModules(split).embed(np.array([[token]]))
+        positions = np.array([[cache.length]])
+
+
+@pytest.fixture
+def one_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trace a decoder once for all precisions; tracing takes most of an export."""
+    import onnx_ir
+    from onnx import ModelProto
+
+    trace = onnx._trace
+
+    def cached(graph: Any) -> Any:
+        if graph.name not in TRACED:
+            TRACED[graph.name] = onnx_ir.serde.serialize_model(trace(graph)).SerializeToString()
+        return onnx_ir.from_proto(ModelProto.FromString(TRACED[graph.name]))
+
+    monkeypatch.setattr(onnx, "_trace", cached)
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8", "int4"])
+def test_plain_attention_in_every_precision(precision: str, tiny_of: Maker, tmp_path: Path, one_trace: None) -> None:
+    split = text_of(model_of(tiny_of("smolvlm"), SHAPES["36, each its own"]))
+    folder = bundle_folder(tiny_of("smolvlm"), tmp_path / "b")
+    assert held(compare(onnx, split, precision, folder), precision)
+    assert not onnx.appends_in_place(split, precision)
+
+
+# ------------------------------------------------------------------------------------------------ scalings, each target
+
+SCALINGS = [("onnx", "dynamic"), ("onnx", "longrope")]  # the usual run's
+LONG = [
+    *(("onnx", kind) for kind in ("linear", "yarn", "llama3")),
+    *((target, kind) for target in ("coreml", "executorch", "coreai") for kind in ROPES),
+]
+
+
+@pytest.mark.parametrize(("target", "kind"), [*SCALINGS, *(pytest.param(*row, marks=pytest.mark.slow) for row in LONG)])
+def test_rotary_scalings(target: str, kind: str, tiny_of: Maker, tmp_path: Path) -> None:
+    """Prompts below and above where `longrope` turns over, and one that crosses it as it is answered."""
+    module = TARGETS.load(target)
+    if missing := [name for name in module.PACKAGES if find_spec(name) is None]:
+        pytest.skip(f"{missing[0]} is not installed")
+    settings = {"max_position_embeddings": 64}
+    split = text_of(model_of(tiny_of("smolvlm"), settings, {"rope_type": kind, **ROPES[kind]}))
+    given = {"options": {}} if hasattr(module, "OPTIONS") else {}
+    folder = bundle_folder(tiny_of("smolvlm"), tmp_path / "b")
+    assert held(compare(module, split, "fp32", folder, (5, LIMIT - 2, LIMIT + 9), **given), "fp32", target)
+
+
+@pytest.mark.parametrize("shape", ["20, one key head", "6, of another width"])
+@pytest.mark.parametrize("target", ["coreml", "executorch", "coreai"])
+@pytest.mark.slow
+def test_heads_of_odd_widths(target: str, shape: str, tiny_of: Maker, tmp_path: Path) -> None:
+    module = TARGETS.load(target)
+    if missing := [name for name in module.PACKAGES if find_spec(name) is None]:
+        pytest.skip(f"{missing[0]} is not installed")
+    split = text_of(model_of(tiny_of("smolvlm"), SHAPES[shape]))
+    given = {"options": {}} if hasattr(module, "OPTIONS") else {}
+    folder = bundle_folder(tiny_of("smolvlm"), tmp_path / "b")
+    assert held(compare(module, split, "fp32", folder, **given), "fp32", target)
+
+
+def test_core_ml_cuts_no_prompt_whose_length_decides_its_angles(tiny_of: Maker) -> None:
+    split = text_of(model_of(tiny_of("smolvlm"), {}, {"rope_type": "longrope", **ROPES["longrope"]}))
+    chosen = coreml.plan("fp16", {"lengths": "buckets"})
+    with pytest.raises(EdgekitError, match=r"lengths=buckets .*\n.*more than 12 tokens by other angles"):
+        coreml._within(chosen, split)
+    assert coreml._within(coreml.plan("fp16", {"lengths": "buckets", "context": "12"}), split).context == 12

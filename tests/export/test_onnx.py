@@ -42,6 +42,12 @@ def test_contract(target: str, precision: str, tiny_checkpoint: Path, tmp_path: 
     assert Bundle.load(moved).hash == bundle.hash
 
 
+def test_the_manifest_says_which_tokens_end_an_answer(tiny_bundle: Path, tiny_checkpoint: Path) -> None:
+    """Without them a loop goes on to its last token."""
+    end = json.loads((tiny_checkpoint / "generation_config.json").read_text())["eos_token_id"]
+    assert Bundle.load(tiny_bundle).manifest.text.eos_token_ids == (end,)
+
+
 def test_transformers_js_convention(tiny_bundle: Path) -> None:
     names = {path.relative_to(tiny_bundle).as_posix() for path in tiny_bundle.rglob("*") if path.is_file()}
     assert {f"onnx/{stem}.onnx" for stem in ("vision_encoder", "embed_tokens", "decoder_model_merged")} < names

@@ -67,9 +67,9 @@ def text_of(model: Any) -> Split:
 
 
 def bundle_folder(checkpoint: Path, folder: Path) -> Path:
-    """A folder with a checkpoint's JSON files, as a target's `write` finds it."""
+    """A folder with a checkpoint's JSON files and template, as a target's `write` finds it."""
     folder.mkdir(parents=True)
-    for path in checkpoint.glob("*.json"):
+    for path in (*checkpoint.glob("*.json"), *checkpoint.glob("*.jinja")):
         shutil.copyfile(path, folder / path.name)
     return folder
 
