@@ -59,7 +59,7 @@ def test_angles_that_hang_on_the_length_are_transformers_own(family: str, kind: 
     assert largest_gap(np.stack(got), logits_of(model, item.ids)) < 1e-5
 
 
-# ------------------------------------------------------------------------------------------------------------------ onnx
+# ----------------------------------------------------------------------------------------------------------------- onnx
 
 USUAL = {"20, one key head", "24, grouped", "6, of another width"}
 ONNX_SHAPES = [pytest.param(name, marks=[] if name in USUAL else pytest.mark.slow) for name in SHAPES]
@@ -77,7 +77,7 @@ def test_onnx_takes_heads_of_any_width(
 
 
 def cache_grows_as_pytorchs(split: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The runtime's own cache, in place where the operator is: rows of a prompt outlive each doubling of the buffers."""
+    """The runtime's own cache, in place where the operator is: a prompt's rows outlive each doubling of the buffers."""
     import onnxruntime
 
     monkeypatch.setattr(_onnx_cache, "FIRST", 4)
