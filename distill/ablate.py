@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from edgekit import figures
 from edgekit.console import note
 from edgekit.distill.masters import Pipeline
+from edgekit.distill.resuming import drop_damaged, lacking
 from edgekit.errors import EdgekitError
 from edgekit.files import write_json, write_text
 from edgekit.recipe import Model, Qad, Recipe, dump_recipe, load_recipe
@@ -160,10 +161,12 @@ class Ablation:
         """
         with Run(self.folder).lock():
             total = len(self.arms) * len(self.seeds)
+            # Arms of a seed share their shards, so what one of them finds damaged may be another's.
+            hurt = {seed for seed in self.seeds for name in self.arms if drop_damaged(self._run(seed, name))}
             # Seed by seed, so that a stopped ablation already holds whole comparisons.
             for place, (seed, name) in enumerate(((s, n) for s in self.seeds for n in self.arms), 1):
                 run = self._run(seed, name)
-                if not run.finished:
+                if not run.finished or seed in hurt or lacking(run):
                     note(f"Arm {place} of {total}: {ARMS[name][0]}, seed {seed}")
                     self._one(run, name, seed)
             return self.report()
@@ -181,7 +184,7 @@ class Ablation:
             self._share(path, run.reports / path.name)
         for path in sorted(self.folder.glob("seed-*/*/reports/probe-*.json")):
             self._share(path, run.reports / path.name)
-        write_text(run.folder / "recipe.yaml", dump_recipe(arm))
+        run.write_recipe(arm)
         Pipeline(arm, self.base).go(run)
         shutil.rmtree(run.checkpoints, ignore_errors=True)  # of a finished arm: only its student is of use
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,8 +14,8 @@ from edgekit.console import note
 from edgekit.data import Sample
 from edgekit.distill.gen_data import question
 from edgekit.distill.judges import KEY, rule
-from edgekit.files import write_json
 from edgekit.recipe import Recipe
+from edgekit.seal import read_sealed_json, write_sealed_json
 
 FILE = "judge-agreement.json"
 EXAMPLES = 50
@@ -86,7 +85,7 @@ def report_agreement(recipe: Recipe, questions: Path, responses: Path, reports: 
     if all(name == "rule" for _, name in entries(recipe.masters.rewards.judge, KEY)):
         return
     path, shards = reports / FILE, len(list(responses.glob("*/shard-*.parquet")))
-    if path.exists() and json.loads(path.read_text(encoding="utf-8"))["shards"] == shards:
+    if path.exists() and read_sealed_json(path)["shards"] == shards:
         return  # no response came since
     tallies: dict[str, Tally] = {}
     by_rule = rule.make(recipe.data.scoring)
@@ -100,7 +99,7 @@ def report_agreement(recipe: Recipe, questions: Path, responses: Path, reports: 
         "shards": shards,
         "datasets": {name: tally.as_dict() for name, tally in sorted(tallies.items())},
     }
-    write_json(path, value)
+    write_sealed_json(path, value)
     shown = "; ".join(_line(name, tally) for name, tally in sorted(tallies.items()))
     note(f"Judge and rule agree: {shown}. Disagreements: {path}")
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from edgekit.files import write_json
+from edgekit.seal import read_sealed_json, write_sealed_json
 
 
 class PhaseClock:
@@ -22,7 +21,7 @@ class PhaseClock:
 
     def __init__(self, path: Path, *, keep: bool = True) -> None:
         self.path, self.keep = path, keep
-        self.seconds: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
+        self.seconds: dict[str, float] = read_sealed_json(path) if path.exists() else {}
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -33,4 +32,4 @@ class PhaseClock:
         finally:
             self.seconds[name] = round(self.seconds.get(name, 0.0) + time.monotonic() - start, 3)
             if self.keep:
-                write_json(self.path, self.seconds)
+                write_sealed_json(self.path, self.seconds)

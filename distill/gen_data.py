@@ -27,9 +27,10 @@ from edgekit.distill.batch import embed, encode_prompts, project, response_hidde
 from edgekit.distill.generators import Generator
 from edgekit.distill.judges import Judge
 from edgekit.errors import DataError, EdgekitError
-from edgekit.files import write_bytes, write_json
+from edgekit.files import write_bytes
 from edgekit.processor import Processor
 from edgekit.recipe import Data, GenData
+from edgekit.seal import BLANK, KEY, intact, read_sealed_json, sealed, write_sealed_json
 
 QUESTIONS = pa.schema(
     [
@@ -69,7 +70,7 @@ def seed_of(*parts: object) -> int:
 def write_questions(
     data: Data, folder: Path, shard: int, seed: int, check: Callable[[Sample], object] = lambda _: None
 ) -> int:
-    """Choose the train questions of a run and write them as shards; nothing is done when they are there.
+    """Choose the train questions of a run and write them as shards; those that are there are left as they are.
 
     Args:
         data: Spec and limit; with a limit, a uniform draw in one pass over the stream, in the stream's order.
@@ -82,7 +83,9 @@ def write_questions(
     """
     index = folder / "index.json"
     if index.exists():
-        return int(json.loads(index.read_text())["questions"])
+        known = read_sealed_json(index)
+        if all(_shard(folder, number).exists() for number in range(-(-known["questions"] // known["shard"]))):
+            return int(known["questions"])
     chosen = None
     if data.train_limit is not None:
         total = sum(1 for _ in samples(data.train))
@@ -92,6 +95,12 @@ def write_questions(
         chosen[picked] = True
     rows: list[dict[str, Any]] = []
     count = 0
+
+    def close_shard() -> None:
+        if not _shard(folder, number := (count - 1) // shard).exists():
+            _write_shard(folder, number, rows, QUESTIONS)
+        rows.clear()
+
     seen: set[int] = set()
     for number, sample in enumerate(samples(data.train)):
         if chosen is not None and not chosen[number]:
@@ -103,11 +112,10 @@ def write_questions(
         rows.append(question_row(sample))
         count += 1
         if len(rows) == shard:
-            _write_shard(folder, count // shard - 1, rows, QUESTIONS)
-            rows = []
+            close_shard()
     if rows:
-        _write_shard(folder, count // shard, rows, QUESTIONS)
-    write_json(index, {"questions": count, "shard": shard})
+        close_shard()
+    write_sealed_json(index, {"questions": count, "shard": shard})
     return count
 
 
@@ -268,10 +276,28 @@ def reference_logps(reference: Reference, group: list[Sample], drawn: list[list[
     return [[values[q, tuple(ids)] for ids in rows] for q, rows in enumerate(drawn)]
 
 
+def _shard(folder: Path, number: int) -> Path:
+    return folder / f"shard-{number:05d}.parquet"
+
+
 def _write_shard(folder: Path, number: int, rows: list[dict[str, Any]], schema: pa.Schema) -> None:
     buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(rows, schema=schema), buffer, compression="zstd")
-    write_bytes(folder / f"shard-{number:05d}.parquet", buffer.getvalue())
+    with pq.ParquetWriter(buffer, schema, compression="zstd") as writer:
+        writer.write_table(pa.Table.from_pylist(rows, schema=schema))
+        writer.add_key_value_metadata({KEY: BLANK})
+    write_bytes(_shard(folder, number), sealed(buffer.getvalue()))
+
+
+def shard_fault(path: Path) -> str | None:
+    """What is wrong with a shard; of one without a seal, whether it can be read at all."""
+    data = path.read_bytes()
+    if (whole := intact(data)) is None:
+        try:
+            pq.read_table(io.BytesIO(data))
+            whole = True
+        except (pa.ArrowException, OSError):
+            whole = False
+    return None if whole else "it is not what was written there" if data.strip(b"\0") else "it is empty"
 
 
 def open_shards(folder: Path, cache: Path) -> Any:

@@ -44,13 +44,15 @@ from edgekit.distill.probe import save as save_probe
 from edgekit.distill.qad import KlReference
 from edgekit.distill.qad_stage import qad_due, quantised_stage
 from edgekit.distill.responses import Responses
+from edgekit.distill.resuming import SECONDS, THRESHOLDS, drop_damaged, lacking, stages_to_do
 from edgekit.distill.schedules import MaskSchedule
-from edgekit.distill.trainer import StopAt, forget_checkpoint, name_layers, run_trainer, training_arguments
-from edgekit.errors import CheckpointError, DataError, RecipeError
+from edgekit.distill.trainer import StopAt, last_complete_checkpoint, name_layers, run_trainer, training_arguments
+from edgekit.errors import DataError, RecipeError
 from edgekit.files import new_folder, sha256_file, write_json
 from edgekit.machine import peak_memory_bytes
 from edgekit.recipe import GENERATORS, Recipe
 from edgekit.schema import to_json
+from edgekit.seal import read_sealed_json, seal_folder, write_sealed_json
 from edgekit.stats import paired
 from edgekit.workspace import Run
 
@@ -114,7 +116,7 @@ class Pipeline:
             EdgekitError: of any kind; what was done is kept.
         """
         with run.lock() if processes.is_main() else nullcontext():
-            self.run, self.clock = run, PhaseClock(run.folder / "seconds.json", keep=processes.is_main())
+            self.run = run
             self.responses = Responses(
                 recipe=self.recipe,
                 base=self.base,
@@ -130,6 +132,7 @@ class Pipeline:
     def _go(self) -> dict[str, Any]:
         if finished := processes.from_main(self._begin):
             return finished
+        self.clock = PhaseClock(self.run.folder / SECONDS, keep=processes.is_main())
         with self.clock.phase("questions"):
             processes.from_main(self._write_questions)
         with processes.main_first():
@@ -138,14 +141,18 @@ class Pipeline:
         processes.from_main(lambda: self.run.update(schedule=schedule))
         before = self._measured("before", lambda: load_model(self.student.folder))
         for leg in self.legs:
+            todo = processes.from_main(partial(self._stages_to_do, leg))
             for stage in leg.stages:
                 with self.clock.phase("gen_data"):
-                    self.responses.write(leg, stage)
+                    own = stage in todo or processes.from_main(self._asked(leg, stage).is_dir)
+                    self.responses.write(leg, stage, own=own)
                     processes.wait()
                 processes.from_main(self._compare_judges)
-                self._train(leg, stage)
+                if stage in todo:
+                    self._train(leg, stage)
         processes.from_main(self._save_student)
         after = self._measured("after", lambda: load_model(self.run.student))
+        processes.from_main(self._complete_records)
         processes.from_main(self._report_acceptance)
         if self.recipe.qad.steps:
             self._qad(after)
@@ -156,6 +163,7 @@ class Pipeline:
     def _begin(self) -> dict[str, Any] | None:
         """Open the run; returns the manifest of one that is finished."""
         run = self.run
+        damaged = drop_damaged(run)
         begun = run.manifest()
         fixed = self._identity()
         if begun and (changed := [key for key in fixed["inputs"] if begun["inputs"].get(key) != fixed["inputs"][key]]):
@@ -164,8 +172,10 @@ class Pipeline:
                 fix="Start a new one:  edgekit distill --fresh",
             )
         if run.finished and not qad_due(self.recipe.qad, run):
-            note(f"The run {run.name!r} is finished already; --fresh starts another.")
-            return begun
+            if not damaged and not lacking(run):
+                note(f"The run {run.name!r} is finished already; --fresh starts another.")
+                return begun
+            note(f"The run {run.name!r} was finished; what it lacks is made again.")
         run.update(status="running", **fixed)
         return None
 
@@ -198,7 +208,7 @@ class Pipeline:
                     title=f"probing teacher {number + 1} of {len(self.teachers)}",
                 )
             save_probe(result, path.parent, path.stem)
-        return float(json.loads(path.read_text(encoding="utf-8"))["r_max"])
+        return float(read_sealed_json(path)["r_max"])
 
     def _question_ids(self) -> list[str]:
         files = sorted(self.run.questions.glob("shard-*.parquet"))
@@ -206,6 +216,7 @@ class Pipeline:
 
     def _write_questions(self) -> None:
         recipe, folder = self.recipe, self.run.questions
+        was_there = {path.name for path in folder.glob("shard-*.parquet")}
         shard = recipe.masters.gen_data.shard_questions
         count = write_questions(recipe.data, folder, shard, recipe.trainer.seed, partial(check_sample, recipe))
         digest = hashlib.sha256()
@@ -219,7 +230,24 @@ class Pipeline:
                 why="A right response would be scored as wrong.",
                 fix=f"See them:  edgekit data check {recipe.data.train}",
             )
+        known = self.run.manifest().get("data", {}).get("train_sha256")
+        if known not in (None, digest.hexdigest()) and was_there < {
+            path.name for path in folder.glob("shard-*.parquet")
+        }:
+            raise DataError(
+                f"{recipe.data.train} is not as the run {self.run.name!r} found it.",
+                why="Some of its questions were lost and had to be drawn again; they are other ones now.",
+                fix="Start a new run:  edgekit distill --fresh",
+            )
         self.run.update(data={"train_questions": count, "train_sha256": digest.hexdigest()})
+
+    def _stages_to_do(self, leg: Leg) -> list[Stage]:
+        def missing(stage: Stage) -> bool:
+            there = {path.name for path in leg.student_responses(self.run, stage.ratios[0]).glob("shard-*.parquet")}
+            wanted = self.recipe.masters.gen_data.student_responses > 0
+            return wanted and bool({path.name for path in self.run.questions.glob("shard-*.parquet")} - there)
+
+        return stages_to_do(self.run, self.legs, leg, missing)
 
     def _compare_judges(self) -> None:
         report_agreement(self.recipe, self.run.questions, self.run.responses, self.run.reports)
@@ -227,11 +255,6 @@ class Pipeline:
     def _train(self, leg: Leg, stage: Stage) -> None:
         """Train one stage; optimiser, schedules and random state go on from the last checkpoint."""
         recipe, run, settings = self.recipe, self.run, self.recipe.trainer
-        later = [leg.student(run, one) for one in leg.stages if one.stop >= stage.stop]
-        if processes.from_main(lambda: any(folder.is_dir() for folder in later)):
-            return
-        if stage.stop < leg.steps:
-            processes.from_main(lambda: forget_checkpoint(leg.checkpoints(run), stage.stop))
         cache = run.checkpoints / "cache"
         with processes.main_first():
             questions, passes = open_shards(run.questions, cache), self.responses.passes(leg, stage, cache)
@@ -298,6 +321,7 @@ class Pipeline:
             else:
                 lora.merged(self._student_at(leg, leg.stages[0]), adapters, weights).save_pretrained(out)
             copy_processor(self.student.folder, out)
+            seal_folder(out)
         for earlier in leg.stages:
             if earlier.stop < stage.stop:
                 shutil.rmtree(leg.student(self.run, earlier), ignore_errors=True)
@@ -306,10 +330,28 @@ class Pipeline:
         """Keep the thresholds of a stage: with the dense teacher they make its mask again."""
         if not processes.is_main():
             return
-        path = self.run.folder / "mask-thresholds.json"
-        kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        kept = self._thresholds()
         kept.setdefault(f"teacher-{leg.number + 1}", {})[f"{ratio:g}"] = thresholds
-        write_json(path, kept)
+        write_sealed_json(self.run.folder / THRESHOLDS, kept)
+
+    def _thresholds(self) -> dict[str, dict[str, dict[str, float]]]:
+        path = self.run.folder / THRESHOLDS
+        return read_sealed_json(path) if path.exists() else {}
+
+    def _complete_records(self) -> None:
+        """Write again what is only recorded in passing, where it was lost: thresholds, and logs of trainings."""
+        kept = self._thresholds()
+        for leg in self.legs:
+            there = kept.get(f"teacher-{leg.number + 1}", {})
+            if lost := [ratio for ratio in leg.ratios if f"{ratio:g}" not in there]:
+                teacher = self._masked(leg.teacher)
+                there |= {f"{ratio:g}": teacher.set_ratio(ratio) for ratio in lost}
+                kept[f"teacher-{leg.number + 1}"] = {f"{ratio:g}": there[f"{ratio:g}"] for ratio in leg.ratios}
+                write_sealed_json(self.run.folder / THRESHOLDS, kept)
+            log = self.run.reports / f"training-{leg.number + 1}.json"
+            if not log.exists() and (last := last_complete_checkpoint(leg.checkpoints(self.run))):
+                state = json.loads((last / "trainer_state.json").read_text(encoding="utf-8"))
+                write_json(log, state["log_history"])
 
     def _arguments(self, folder: Path, steps: int) -> Any:
         settings = self.recipe.trainer
@@ -358,7 +400,7 @@ class Pipeline:
     def _measured(self, when: str, load: Callable[[], Any]) -> Evaluation:
         path = self.run.reports / f"accuracy-{when}.json"
         if processes.from_main(path.exists):
-            kept = json.loads(path.read_text(encoding="utf-8"))
+            kept = read_sealed_json(path)
             return Evaluation(kept["ids"], np.array(kept["scores"]), kept["answers"])
         data = self.recipe.data
         with self.clock.phase(f"measure_{when}"):
@@ -372,7 +414,7 @@ class Pipeline:
                 title=f"accuracy {when}",
             )
         kept = {"ids": result.ids, "scores": result.scores.tolist(), "answers": result.answers}
-        processes.from_main(lambda: write_json(path, kept))
+        processes.from_main(lambda: write_sealed_json(path, kept))
         return result
 
     def _report_acceptance(self) -> None:
@@ -408,23 +450,14 @@ class Pipeline:
         return {name: build(name, settings.get(name, {})) for name in self.recipe.objective}
 
     def _student_at(self, leg: Leg, stage: Stage) -> Any:
-        """The student as a stage finds it.
+        """The student as a stage finds it."""
+        return load_model(self._asked(leg, stage), attn=self.recipe.trainer.attention)
 
-        Raises:
-            CheckpointError: training has gone beyond that.
-        """
-        number = leg.stages.index(stage)
-        if number:
-            folder = leg.student(self.run, leg.stages[number - 1])
-        else:
-            folder = self.legs[leg.number - 1].student(self.run) if leg.number else self.student.folder
-        if not folder.is_dir():
-            raise CheckpointError(
-                f"The student as it was after step {stage.start} is not kept any more.",
-                why="Responses of a stage whose training is over are missing.",
-                fix="Start a new run:  edgekit distill --fresh",
-            )
-        return load_model(folder, attn=self.recipe.trainer.attention)
+    def _asked(self, leg: Leg, stage: Stage) -> Path:
+        """Folder of the student as a stage finds it; it is gone when later stages are trained."""
+        if number := leg.stages.index(stage):
+            return leg.student(self.run, leg.stages[number - 1])
+        return self.legs[leg.number - 1].student(self.run) if leg.number else self.student.folder
 
     def _initial(self) -> Any:
         """pi_ref: the student as the run found it."""

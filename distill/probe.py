@@ -268,10 +268,10 @@ def save(result: Probe, folder: Path, name: str) -> list[Path]:
         The files.
     """
     from edgekit import figures
-    from edgekit.files import write_json
+    from edgekit.seal import write_sealed_json
 
     paths = [folder / f"{name}.json"]
-    write_json(paths[0], result.as_dict())
+    write_sealed_json(paths[0], result.as_dict())
     if figures.available():
         rows = result.rows
         x = [row.ratio for row in rows]

@@ -32,6 +32,7 @@ from edgekit.files import new_folder, write_json
 from edgekit.processor import Processor
 from edgekit.quantisation import ONNX
 from edgekit.recipe import Qad, Recipe
+from edgekit.seal import seal_folder
 from edgekit.workspace import Run
 
 
@@ -234,3 +235,4 @@ def distil_quantised(
     with new_folder(out, replace=True) as folder:
         student.save_pretrained(folder)
         copy_processor(run.student, folder)
+        seal_folder(folder)

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from edgekit.console import note
 from edgekit.distill import processes
 from edgekit.distill.gen_data import Reference, Writer, missing_shards, open_shards, write_responses
 from edgekit.distill.generators import Generator, Source
@@ -16,8 +17,8 @@ from edgekit.distill.judges import make_judge
 from edgekit.distill.legs import Leg, Party, Stage
 from edgekit.distill.masking import MaskedTeacher
 from edgekit.distill.sight import check_sight, check_stored_sight
-from edgekit.files import write_json
 from edgekit.recipe import GENERATORS, Recipe
+from edgekit.seal import write_sealed_json
 from edgekit.workspace import Run
 
 SIGHT = "sight.json"
@@ -56,17 +57,22 @@ class Responses:
         own = leg.student_responses(self.run, stage.ratios[0])
         return ratios, bool(settings.student_responses and missing_shards(questions, own))
 
-    def write(self, leg: Leg, stage: Stage) -> None:
+    def write(self, leg: Leg, stage: Stage, *, own: bool = True) -> None:
         """Write what a stage needs and has not got.
 
+        Args:
+            leg, stage: Whose.
+            own: Also the student's; not where a stage was trained long ago and the student it asked is gone.
         Raises:
             EdgekitError: the teacher does not see the images, or a generator or judge failed; whole shards stay.
         """
         recipe = self.recipe
         if recipe.masters.gen_data.teacher_responses:
             self._check_stored(leg, stage.ratios)
-        ratios, own = self.missing(leg, stage)
-        if not ratios and not own:
+        ratios, due = self.missing(leg, stage)
+        if due and not own:
+            note(f"Responses of the student after step {stage.start} stay lost; it has been trained on them already.")
+        if not ratios and not (due and own):
             return
         write = partial(
             write_responses,
@@ -77,7 +83,7 @@ class Responses:
             seed=recipe.trainer.seed,
         )
         self._write_teacher(leg, ratios, write)  # first, as it begins with a look at the teacher
-        if own:
+        if due and own:
             folder = leg.student_responses(self.run, stage.ratios[0])
             self._write_student(folder, partial(self.load_student, leg, stage), write)
 
@@ -111,7 +117,7 @@ class Responses:
             folder = leg.responses(self.run, ratio)
             if any(folder.glob("shard-*.parquet")) and not (folder / SIGHT).exists():
                 p = check_stored_sight(leg.teacher.name, self.run.questions, folder)
-                write_json(folder / SIGHT, {"checked": "responses", "p": p})
+                write_sealed_json(folder / SIGHT, {"checked": "responses", "p": p})
 
     def _write_teacher(self, leg: Leg, ratios: list[float], write: Callable[..., None]) -> None:
         load, settings = self._teacher_loader(leg), self.recipe.masters.gen_data
@@ -120,7 +126,7 @@ class Responses:
             with self._teacher_generator(leg, ratio, load) as generator:
                 if settings.check_images:  # by each process, as each has its own teacher or connection
                     sight = check_sight(generator, leg.teacher.name, self.run.questions)
-                    write_json(folder / SIGHT, {"checked": "teacher", **(asdict(sight) if sight else {})})
+                    write_sealed_json(folder / SIGHT, {"checked": "teacher", **(asdict(sight) if sight else {})})
                 name, processor = leg.teacher.name, leg.teacher.processor
                 count = settings.teacher_responses
                 write(Writer("teacher", name, generator, processor, count, ratio, folder.name), folder=folder)

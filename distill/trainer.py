@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch.utils.data import SequentialSampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from edgekit.console import progress
+from edgekit.console import note, progress
 from edgekit.distill import processes
-from edgekit.files import storage_errors
+from edgekit.files import storage_errors, sync_folder, sync_tree
+from edgekit.seal import FOLDER_SEAL, fault_of, seal_folder
 
 COMPLETE = "edgekit-complete"
+"""Mark of a whole checkpoint in runs begun before there were seals."""
+KEPT = 2
+"""Checkpoints of a training that are kept; the older one is the way back when the newer is torn or damaged."""
 
 
 def training_arguments(folder: Path, **settings: Any) -> TrainingArguments:
@@ -29,7 +36,7 @@ def training_arguments(folder: Path, **settings: Any) -> TrainingArguments:
         "output_dir": str(folder),
         "use_cpu": not torch.cuda.is_available(),
         "save_strategy": "steps",
-        "save_total_limit": 2,  # the older one is the way back when a kill strikes while the newer is written
+        "save_total_limit": None,  # Trainer would drop by time of change, and before the newest one is whole
         "logging_steps": 20,
         "logging_strategy": "steps",
         "report_to": "none",
@@ -53,38 +60,75 @@ def name_layers(model: Any) -> None:
 
 
 def last_complete_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint whose writing came to its end; those that a kill cut short are removed."""
-    if not folder.is_dir():
-        return None
-    newest: tuple[int, Path] | None = None
-    for path in folder.glob("checkpoint-*"):
-        if not (path / COMPLETE).exists():
-            shutil.rmtree(path)
-            continue
-        step = int(path.name.rpartition("-")[2])
-        if newest is None or step > newest[0]:
-            newest = (step, path)
-    return newest[1] if newest else None
+    """The newest checkpoint that is whole; those that a kill cut short are removed, and newer ones that are damaged.
 
-
-def forget_checkpoint(folder: Path, step: int) -> None:
-    """Drop the checkpoint after `step`, if it is the last one: training then goes on from the one before.
-
-    Trainer cannot resume where nothing is left to do but its schedule goes on.
+    A damaged one is named on standard error. Older ones than the one found are not read.
     """
-    last = last_complete_checkpoint(folder)
-    if last is not None and last.name == f"checkpoint-{step}":
-        (last / COMPLETE).unlink()
+    found = None
+    for path in checkpoints(folder):
+        if not any((path / mark).exists() for mark in (FOLDER_SEAL, COMPLETE)):
+            shutil.rmtree(path)
+        elif found is None and (fault := checkpoint_fault(path)):
+            note(f"{path} is damaged: {fault}. Training goes on from before it.")
+            shutil.rmtree(path)
+        else:
+            found = found or path
+    return found
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Trainer's checkpoints in a folder, whole or not, newest first; by step, as clocks may have been wrong."""
+    return sorted(folder.glob("checkpoint-*"), key=step_of, reverse=True)
+
+
+def step_of(checkpoint: Path) -> int:
+    """The optimiser step after which it was written."""
+    return int(checkpoint.name.rpartition("-")[2])
+
+
+def checkpoint_fault(folder: Path) -> str | None:
+    """What is wrong with a checkpoint; of one without a seal, whether each file can be read at all."""
+    if (folder / FOLDER_SEAL).exists():
+        return fault_of(folder)
+    for path in sorted(folder.iterdir()):
+        if path.is_file() and path.name != COMPLETE and not _readable(path):
+            return f"{path.name} cannot be read"
+    return None
+
+
+def _readable(path: Path) -> bool:
+    try:
+        if path.suffix == ".safetensors":
+            with safe_open(str(path), framework="pt"):
+                return True
+        if path.suffix == ".json":
+            json.loads(path.read_bytes())
+        if path.suffix in (".pt", ".pth"):  # zip archives, with a checksum for each tensor
+            with zipfile.ZipFile(path) as archive:
+                return archive.testzip() is None
+    except (SafetensorError, OSError, ValueError, zipfile.BadZipFile):
+        return False
+    return True
 
 
 class MarkComplete(TrainerCallback):
-    """Marks a checkpoint once all its files are written, so that resume can tell it from a torn one."""
+    """Seals a checkpoint once all its files are there, so that resume can tell it from a torn or damaged one.
+
+    Only then older ones are removed.
+    """
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Called by Trainer after a process's last file of a checkpoint."""
+        folder = Path(str(args.output_dir))
+        written = folder / f"checkpoint-{state.global_step}"
+        if processes.count() > 1:
+            sync_tree(written)  # what this process wrote may lie in this machine's memory only
         processes.wait()  # each process has written its own random state
         if state.is_world_process_zero:
-            (Path(str(args.output_dir)) / f"checkpoint-{state.global_step}" / COMPLETE).touch()
+            seal_folder(written)
+            sync_folder(folder)
+            for older in [path for path in checkpoints(folder) if step_of(path) < state.global_step][KEPT - 1 :]:
+                shutil.rmtree(older)
 
 
 class StopAt(TrainerCallback):

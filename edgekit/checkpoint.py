@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from edgekit.errors import CheckpointError
 from edgekit.families import family_of, read_optional_json
 from edgekit.files import sha256_tree, tree_files
+from edgekit.seal import check_folder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -25,6 +26,7 @@ def check_checkpoint(folder: Path) -> dict[str, Any]:
         Its config.json.
     Raises:
         CheckpointError: not there, of a family edgekit does not know, no safetensors, or files cut short.
+        DamagedError: edgekit made and sealed it, and it is not as it was.
     """
     if not folder.is_dir():
         _refuse_gguf(folder)
@@ -39,6 +41,7 @@ def check_checkpoint(folder: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{folder} is not a model folder: it has no config.json.", fix="Give a Hugging Face checkpoint folder."
         )
+    check_folder(folder)
     config = read_optional_json(folder / "config.json")
     family_of(str(config.get("model_type")))
     check_weights(folder)

@@ -5,6 +5,11 @@ A bug is not an `EdgekitError`: it is left to crash with its traceback.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
 
 class EdgekitError(Exception):
     """Something the user can put right: what failed, why, and what to do next.
@@ -44,6 +49,22 @@ class NotFiniteError(EdgekitError):
 
 class StorageError(EdgekitError):
     """The disk is full, or a folder cannot be written."""
+
+
+class DamagedError(EdgekitError):
+    """A file or folder is not as edgekit wrote it.
+
+    Args:
+        path: Of it.
+        why: What is wrong with it.
+    """
+
+    def __init__(self, path: Path, why: str) -> None:
+        super().__init__(
+            f"{path} is damaged.",
+            why=why,
+            fix="If it is part of a run, the command that began the run makes it again:  edgekit distill",
+        )
 
 
 class ServerError(EdgekitError):

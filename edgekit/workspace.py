@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgekit.errors import EdgekitError
-from edgekit.files import storage_errors, write_json, write_text
-from edgekit.recipe import Recipe, dump_recipe, load_recipe
+from edgekit.console import note
+from edgekit.errors import DamagedError, EdgekitError, RecipeError
+from edgekit.files import storage_errors, write_bytes, write_text
+from edgekit.recipe import Recipe, dump_recipe, load_recipe, read_recipe
+from edgekit.seal import BLANK, KEY, intact, read_sealed_json, sealed, write_sealed_json
 
 RECIPE_NAME = "edgekit.yaml"
+RECIPE, MANIFEST = "recipe.yaml", "manifest.json"
 
 
 @dataclass(frozen=True)
@@ -75,21 +77,55 @@ class Run:
         """Of bench and verify."""
         return self.folder / "reports"
 
+    @property
+    def begun(self) -> bool:
+        """Whether there is a run in this folder."""
+        return any((self.folder / name).is_file() for name in (RECIPE, MANIFEST))
+
     def recipe(self) -> Recipe:
-        """The resolved recipe the run was started with."""
-        return load_recipe(self.folder / "recipe.yaml")
+        """The resolved recipe the run was started with; one that was damaged is taken from the manifest.
+
+        Raises:
+            EdgekitError: neither holds it.
+        """
+        path = self.folder / RECIPE
+        whole = intact(path.read_bytes()) if path.exists() else False
+        if whole:
+            return load_recipe(path)
+        kept = self._recipe_in_manifest()
+        if whole is None:  # from before there were seals, or cut off before its last line
+            with suppress(RecipeError):
+                recipe = load_recipe(path)
+                if kept is None or kept.hash == recipe.hash:
+                    return recipe
+        if kept is None:
+            raise DamagedError(path, f"{MANIFEST} beside it does not hold the recipe either.")
+        note(f"{path} is damaged: it is made again from {MANIFEST}.")
+        self.write_recipe(kept)
+        return kept
+
+    def _recipe_in_manifest(self) -> Recipe | None:
+        with suppress(DamagedError, RecipeError):
+            kept = self.manifest().get("recipe")
+            return None if kept is None else read_recipe(kept, MANIFEST)
+        return None
+
+    def write_recipe(self, recipe: Recipe) -> None:
+        """Keep the recipe, with a seal in its last line."""
+        write_bytes(self.folder / RECIPE, sealed(f"{dump_recipe(recipe)}# {KEY}: {BLANK}\n".encode()))
 
     def manifest(self) -> dict[str, Any]:
-        """What is known of the run so far; empty before it began."""
-        path = self.folder / "manifest.json"
-        if not path.exists():
-            return {}
-        value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return value
+        """What is known of the run so far; empty before it began.
+
+        Raises:
+            DamagedError: it is not what was written.
+        """
+        path = self.folder / MANIFEST
+        return read_sealed_json(path) if path.exists() else {}
 
     def update(self, **fields: Any) -> None:
         """Add to the manifest."""
-        write_json(self.folder / "manifest.json", {**self.manifest(), **fields})
+        write_sealed_json(self.folder / MANIFEST, {**self.manifest(), **fields})
 
     @property
     def finished(self) -> bool:
@@ -156,17 +192,27 @@ class Workspace:
         number = 1
         while True:
             run = Run(self.runs / (wanted if number == 1 else f"{wanted}-{number}"))
-            if not (run.folder / "recipe.yaml").exists():
+            if not run.begun:
                 break
-            if not fresh and run.recipe().hash == recipe.hash:
+            if not fresh and self._is_of(run, recipe):
                 return run
             if name and not fresh:
                 raise EdgekitError(f"The run {name!r} was started with another recipe.", fix="Give --name another one.")
             number += 1
-        with storage_errors(run.folder):
-            run.folder.mkdir(parents=True, exist_ok=True)
-        write_text(run.folder / "recipe.yaml", dump_recipe(recipe))
+        run.write_recipe(recipe)
         return run
+
+    @staticmethod
+    def _is_of(run: Run, recipe: Recipe) -> bool:
+        """Whether a run is of this recipe; where a power cut left nothing to tell by, the run's own name decides."""
+        try:
+            return run.recipe().hash == recipe.hash
+        except DamagedError as error:
+            if run.name != recipe.name:
+                return False
+            note(f"{error.what} Nothing tells of what recipe the run {run.name!r} is; it is taken for this one's.")
+            run.write_recipe(recipe)
+            return True
 
     def name_latest(self, run: Run) -> None:
         """Make this run the one that export and bench take by default."""
@@ -178,10 +224,14 @@ class Workspace:
         Raises:
             EdgekitError: there is none of that name.
         """
-        if not (self.runs / name / "recipe.yaml").is_file():
-            there = sorted(path.parent.name for path in self.runs.glob("*/recipe.yaml"))
-            raise EdgekitError(f"No run {name!r} in {self.runs}.", fix=f"There are: {', '.join(there) or 'none'}.")
+        if not name or "/" in name or not Run(self.runs / name).begun:
+            there = ", ".join(run.name for run in self._all()) or "none"
+            raise EdgekitError(f"No run {name!r} in {self.runs}.", fix=f"There are: {there}.")
         return Run(self.runs / name)
+
+    def _all(self) -> list[Run]:
+        """Runs that have begun, by name."""
+        return [run for run in (Run(path) for path in sorted(self.runs.glob("*"))) if run.begun]
 
     def latest_run(self) -> Run:
         """The newest run.
@@ -192,4 +242,9 @@ class Workspace:
         path = self.runs / "latest"
         if not path.is_file():
             raise EdgekitError(f"No run in {self.folder} yet.", fix="Start one:  edgekit distill")
-        return self.run(path.read_text(encoding="utf-8").strip())
+        name = path.read_text(encoding="utf-8", errors="replace").strip()
+        there = self._all()
+        if name not in [run.name for run in there] and len(there) == 1:
+            note(f"{path} names no run that is here; there is only one, {there[0].name!r}.")
+            return there[0]
+        return self.run(name)

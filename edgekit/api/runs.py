@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgekit.console import note
-from edgekit.errors import EdgekitError
+from edgekit.errors import DamagedError, EdgekitError
 
 if TYPE_CHECKING:
     from edgekit.workspace import Run
@@ -24,7 +24,23 @@ def latest_run() -> Run:
     note(f"Using the latest run, {run.name!r}.")
     if not run.finished:
         raise EdgekitError(f"The run {run.name!r} is not finished.", fix="Go on with it:  edgekit distill")
+    check_student(run)
     return run
+
+
+def check_student(run: Run) -> None:
+    """Refuse the student of a finished run that is not the one it was measured with.
+
+    Raises:
+        DamagedError: what is wrong with it.
+    """
+    from edgekit.checkpoint import checkpoint_hash
+    from edgekit.seal import FOLDER_SEAL, check_folder
+
+    check_folder(run.student)
+    # Students of before there were seals: the manifest holds the same, for weights, configuration and tokenizer.
+    if not (run.student / FOLDER_SEAL).exists() and checkpoint_hash(run.student) != run.manifest()["student_sha256"]:
+        raise DamagedError(run.student, "It is not the student that the run was measured with.")
 
 
 def run_of(bundles: list[Path]) -> Run | None:
@@ -32,7 +48,7 @@ def run_of(bundles: list[Path]) -> Run | None:
     from edgekit.workspace import Run
 
     folder = bundles[0].resolve().parent.parent if bundles else None
-    return Run(folder) if folder is not None and (folder / "recipe.yaml").exists() else None
+    return Run(folder) if folder is not None and Run(folder).begun else None
 
 
 def reference_of(given: Path | str | None, bundles: list[Path]) -> Path | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from edgekit.distill.batch import embed, encode_prompts, project, response_hidde
 from edgekit.distill.evaluate import evaluate_model
 from edgekit.distill.gen_data import Reference, Writer, open_shards, write_questions, write_responses
 from edgekit.distill.generators.transformers import Local, greedy, sample
-from edgekit.distill.joint import Collator, ScheduledQuestions
+from edgekit.distill.joint import Collator, Item, ScheduledQuestions
 from edgekit.distill.judges import rule
 from edgekit.distill.pairing import shared_vocabulary
 from edgekit.errors import CheckpointError, DataError
@@ -147,6 +148,37 @@ def test_responses_shards_and_schedule(model: Any, processor: Processor, tmp_pat
         ScheduledQuestions(table, {0.2: [(shuffled, 3)]}, lambda _: 0.2, 1, 5, 1)[0]
 
 
+def test_a_response_of_nothing_but_space_is_not_there(processor: Processor) -> None:
+    """It has no JSD term and no R_distill; Collator is where that is decided."""
+    said = ["red", "", "  ", "\n\t", "."]
+    rows = [
+        {"token_ids": [k + 5], "r_acc": 0.0, "text": text, "source": "teacher", "ref_logp": [-1.0]}
+        for k, text in enumerate(said)
+    ]
+    batch = Collator(processor, processor)([Item(Sample("a", (), ask("q", 0), "x"), rows)])["batch"]
+    assert batch.group.present.tolist() == [True, False, False, False, True]
+
+
+def test_each_pass_over_the_questions_has_an_order_of_its_own() -> None:
+    rows = [
+        {"id": str(k), "messages": json.dumps(ask("q", 0)), "answer": "x", "location": "", "images": []}
+        for k in range(12)
+    ]
+
+    def order(seed: int, places: list[int]) -> list[int]:
+        data = ScheduledQuestions(rows, {0.0: []}, lambda _: 0.0, 9, 4, seed)
+        return [int(data[place].sample.id) for place in places]
+
+    every = order(3, list(range(36)))
+    passes = [every[start : start + 12] for start in (0, 12, 24)]
+    assert all(sorted(one) == list(range(12)) for one in passes)
+    assert passes[0] != passes[1] != passes[2] != passes[0]
+    # By hand, and from whichever step training goes on.
+    assert passes == [np.random.default_rng((3, epoch)).permutation(12).tolist() for epoch in range(3)]
+    assert order(3, [30, 5, 13]) == [every[30], every[5], every[13]]
+    assert order(4, list(range(36))) != every
+
+
 def test_evaluation_scores_by_hand(model: Any, processor: Processor, tmp_path: Path) -> None:
     rows = list(read("easy-vqa:test", limit=5))
     said = evaluate_model(model, processor, "easy-vqa:test", scoring="exact", limit=5, max_new_tokens=4)
@@ -168,8 +200,6 @@ def test_vocabularies(processor: Processor, checkpoint_maker: Any, tmp_path: Pat
 def test_prompts_of_models_with_other_image_sizes_are_their_own(
     tiny_checkpoint: Path, processor: Processor, tmp_path: Path
 ) -> None:
-    import json
-
     folder = tmp_path / "m"
     shutil.copytree(tiny_checkpoint, folder)
     path = folder / "preprocessor_config.json"
@@ -177,8 +207,6 @@ def test_prompts_of_models_with_other_image_sizes_are_their_own(
     other = Processor.load(folder)
     image = ImageRef(path=next(iter(read("easy-vqa:test", limit=1))).images[0].path)
     rows = [{"token_ids": [5], "r_acc": 0.0, "text": "x", "source": "teacher", "ref_logp": [-1.0]}]
-    from edgekit.distill.joint import Item
-
     item = Item(Sample("a", (image,), ask("q"), "x"), rows)
     batch = Collator(processor, other)([item])["batch"]
     assert batch.student.pixels is not None and batch.teacher.pixels is not None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -103,6 +104,22 @@ def test_only_linear_layers_are_masked(teacher: MaskedTeacher) -> None:
         assert not [name for name in teacher.weights if forbidden in name]
     expected = {name for name, module in teacher.model.named_modules() if isinstance(module, torch.nn.Linear)}
     assert {name.removesuffix(".weight") for name in teacher.weights} == expected - {"lm_head"}
+
+
+def test_the_output_head_is_spared_wherever_it_lies() -> None:
+    """Of most families it lies outside the parts, of some among the language layers."""
+
+    class Toy(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.text = torch.nn.ModuleDict({"layer": torch.nn.Linear(2, 2), "head": torch.nn.Linear(2, 4)})
+
+        def get_output_embeddings(self) -> torch.nn.Module:
+            return self.text["head"]
+
+    family = ModuleType("toy")
+    family.PARTS = {"vision": ("vision.",), "language": ("text.",)}  # type: ignore[attr-defined]
+    assert [name for name, _ in maskable(Toy(), family)] == ["text.layer.weight"]
 
 
 def test_scope_and_exclude(teacher: MaskedTeacher) -> None:

@@ -362,7 +362,7 @@ def test_killed_in_the_stage_it_ends_in_the_same_student(
 
     assert start(straight).wait() == 0, (straight / "log.txt").read_text()[-2000:]
     process, end = start(killed), time.monotonic() + 240
-    while not list((killed / "runs/tiny").glob("checkpoints/qad-*/checkpoint-8/edgekit-complete")):
+    while not list((killed / "runs/tiny").glob("checkpoints/qad-*/checkpoint-8/edgekit-seal.json")):
         assert process.poll() is None and time.monotonic() < end, (killed / "log.txt").read_text()[-2000:]
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)

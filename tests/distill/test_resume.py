@@ -71,7 +71,7 @@ def test_killed_again_and_again_it_ends_in_the_same_student(
     kill_when(killed, lambda run: len(list(run.glob("responses/student-1/shard-*"))) >= 2, 0.05)
     # While a checkpoint is being written: the folder is there, its mark is not.
     kill_when(killed, lambda run: (run / "checkpoints/teacher-1/checkpoint-6").exists(), 0.0)
-    kill_when(killed, lambda run: (run / "checkpoints/teacher-1/checkpoint-15/edgekit-complete").exists(), 0.03)
+    kill_when(killed, lambda run: (run / "checkpoints/teacher-1/checkpoint-15/edgekit-seal.json").exists(), 0.03)
     shards = {path: path.stat().st_mtime_ns for path in (killed / "runs/tiny/responses").rglob("*.parquet")}
     assert start(killed).wait() == 0, (killed / "log.txt").read_text()[-2000:]
     assert shards == {path: path.stat().st_mtime_ns for path in shards}  # nothing was written twice
