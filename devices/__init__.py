@@ -140,12 +140,12 @@ def _from_text(spec: str) -> Address:
 
 
 def _from_file(path: Path) -> Address:
-    import yaml
+    from edgekit.yaml_text import read_yaml_file
 
-    try:
-        value = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise EdgekitError(f"Cannot read the device file {path}.", why=str(error)) from error
+    document = read_yaml_file(path, "the device file", EdgekitError)
+    if document.problems:
+        raise EdgekitError(f"{path} is no device file:", why="\n".join(document.problems))
+    value = document.value
     if not isinstance(value, dict) or not isinstance(value.get("device"), str):
         raise EdgekitError(f"{path} is no device file.", fix="It is a mapping that says 'device: ssh' or another name.")
     bad = [str(key) for key, item in value.items() if not isinstance(item, (str, int, float)) or isinstance(item, bool)]

@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shutil
+import stat
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
@@ -29,6 +30,28 @@ def sha256_file(path: Path) -> str:
         while chunk := stream.read(_CHUNK):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def read_regular(path: Path, most_bytes: int) -> bytes:
+    """Contents of a regular file; a pipe or a device is never waited for.
+
+    Raises:
+        OSError: not there, may not be read, no regular file, or larger than `most_bytes`.
+        ValueError: no file name at all.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            kinds = ((stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"))
+            kind = next((text for holds, text in kinds if holds(status.st_mode)), "a device")
+            raise OSError(f"It is {kind}, no file.")
+        if status.st_size > most_bytes:
+            raise OSError(f"It has {status.st_size:,} bytes; at most {most_bytes:,} are read.")
+        with open(descriptor, "rb", closefd=False) as stream:
+            return stream.read(most_bytes)
+    finally:
+        os.close(descriptor)
 
 
 def sha256_tree(folder: Path, *, names: list[str] | None = None) -> str:

@@ -7,6 +7,7 @@ name here and its value is written into the run's manifest.
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -19,10 +20,13 @@ from edgekit import schema
 from edgekit.errors import RecipeError
 from edgekit.files import sha256_json
 from edgekit.registry import Registry
+from edgekit.yaml_text import Document, below, read_yaml, read_yaml_file
 
 OBJECTIVES = Registry("edgekit.distill.objectives", "objective")
 JUDGES = Registry("edgekit.distill.judges", "judge")
 GENERATORS = Registry("edgekit.distill.generators", "generator")
+EXPORT_HELPERS = ("bundling", "coreml_patches", "genai", "onnx_attention", "onnx_precision", "parity")
+TARGETS = Registry("edgekit.export", "target", helpers=frozenset(EXPORT_HELPERS))
 
 
 @dataclass(frozen=True)
@@ -363,40 +367,43 @@ def ablation_recipe_path() -> Path:
     return Path(str(files("edgekit.demo") / "ablation.yaml"))
 
 
-def load_recipe(path: Path, overrides: Mapping[str, str] | None = None) -> Recipe:
+def load_recipe(
+    path: Path, overrides: Mapping[str, str] | None = None, *, base: Path | None = None, kept: bool = False
+) -> Recipe:
     """Read a recipe.
 
     Args:
         path: YAML file.
         overrides: Dotted key -> YAML text, as `--set trainer.steps=200` gives them.
+        base: Look for models and data too; relative names of models start from there.
+        kept: It was checked when its run began, perhaps by an older edgekit: only its shape is looked at.
     Raises:
-        RecipeError: not there, no YAML, or problems, all of them listed.
+        RecipeError: not there, no YAML, or problems, all of them listed with their lines.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"Cannot read the recipe {path}.", why=str(error), fix="edgekit init  writes one.") from error
-    try:
-        value = yaml.safe_load(text)
-        for key, override in (overrides or {}).items():
-            _set(value, key, yaml.safe_load(override))
-    except yaml.YAMLError as error:
-        raise RecipeError(f"{path} is not valid YAML.", why=str(error)) from error
-    return read_recipe(value, str(path))
+    document = read_yaml_file(path, "the recipe", RecipeError)
+    for key, override in (overrides or {}).items():
+        _override(document, key, override)
+    return _resolved(document, str(path), base, kept)
 
 
-def read_recipe(value: Any, source: str = "recipe") -> Recipe:
-    """A recipe from the value of its YAML.
+def read_recipe(value: Any, source: str = "recipe", *, kept: bool = False) -> Recipe:
+    """A recipe from the value of its YAML; `kept` as in `load_recipe`.
 
     Raises:
         RecipeError: listing every problem.
     """
+    return _resolved(Document(value), source, kept=kept)
+
+
+def _resolved(document: Document, source: str, base: Path | None = None, kept: bool = False) -> Recipe:
     problems: list[str] = []
-    recipe = schema.read(Recipe, value, problems)
-    if recipe is not None:
-        from edgekit.recipe_checks import problems_of  # it reads the registries above
+    recipe = schema.read(Recipe, document.value, problems)
+    if recipe is not None and not kept:
+        from edgekit.recipe_checks import missing_inputs, problems_of  # it reads the registries above
 
         problems = problems_of(recipe)
+        problems += missing_inputs(recipe, base) if base is not None else []
+    problems = document.all_problems(problems)
     if recipe is None or problems:
         count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
         raise RecipeError(f"{source} has {count}:", why="\n".join(problems))
@@ -409,11 +416,31 @@ def dump_recipe(recipe: Recipe) -> str:
     return text
 
 
-def _set(value: Any, dotted: str, item: Any) -> None:
-    keys = dotted.split(".")
+def _override(document: Document, key: str, text: str) -> None:
+    """Put the value of one `--set` into a document."""
+    keys = [name for name in re.split(r"[.\[\]]+", key) if name]
+    path = "".join(f"[{name}]" if name.isdigit() else f".{name}" for name in keys).lstrip(".")
+    if not keys:
+        raise RecipeError(f"--set {key!r} names no setting.", fix="For example:  --set trainer.steps=400")
+    given = read_yaml(text, f"--set {key}={text[:60]}", RecipeError, path=path, line="--set")
+    if document.value is None:
+        document.value = {}
+    _set(document.value, keys, key, given.value)
+    for old in below(document.lines, path):
+        del document.lines[old]
+        document.spelled.pop(old, None)
+    document.lines |= given.lines
+    document.spelled |= given.spelled
+    document.problems += given.problems
+    document.flawed |= given.flawed
+
+
+def _set(value: Any, keys: list[str], dotted: str, item: Any) -> None:
     for key in keys[:-1]:
         if isinstance(value, dict):
-            value = value.setdefault(key, {})
+            if value.get(key) is None:
+                value[key] = {}
+            value = value[key]
         elif isinstance(value, list) and key.isdigit() and int(key) < len(value):
             value = value[int(key)]
         else:

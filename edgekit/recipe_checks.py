@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import difflib
+from collections.abc import Callable, Collection
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from edgekit import schema
 from edgekit.choice import entries
 from edgekit.errors import EdgekitError
-from edgekit.precision import canonical
-from edgekit.recipe import GENERATORS, JUDGES, OBJECTIVES
+from edgekit.precision import by_part, canonical, is_mixed
+from edgekit.recipe import GENERATORS, JUDGES, OBJECTIVES, TARGETS
 
 if TYPE_CHECKING:
     from edgekit.recipe import Lora, Recipe
 
+MOST = 2**53
+SCHEDULES = (
+    "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt",
+)  # fmt: skip
+"""Of transformers' `SchedulerType`; those left out need settings of their own, or look at an evaluation."""
+_UNUSABLE = (
+    "reduce_lr_on_plateau", "cosine_with_min_lr", "cosine_warmup_with_min_lr", "warmup_stable_decay", "greedy",
+)  # fmt: skip
 _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "masters.mask.r_max": (lambda v: v == "auto" or 0 <= v < 1, "in [0, 1), or auto"),
     "masters.mask.step": (lambda v: 0 < v < 1, "in (0, 1)"),
@@ -48,6 +60,7 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "trainer.save_steps": (lambda v: v >= 1, "at least 1"),
     "trainer.logging_steps": (lambda v: v >= 1, "at least 1"),
     "trainer.threads": (lambda v: v is None or v >= 1, "at least 1"),
+    "trainer.seed": (lambda v: 0 <= v < 2**32 - 1000, "in [0, 2^32 - 1000)"),
     "qad.steps": (lambda v: v >= 0, "at least 0 (0 is off)"),
     "qad.learning_rate": (lambda v: v > 0, "above 0"),
     "qad.batch_questions": (lambda v: v >= 1, "at least 1"),
@@ -82,13 +95,9 @@ def problems_of(recipe: Recipe) -> list[str]:
         if not holds(value):
             problems.append(f"{dotted}: {value!r} is not {text}")
     problems += _check_lora(recipe.trainer.lora)
-    for number, export in enumerate(recipe.exports):
-        try:
-            canonical(export.precision)
-        except EdgekitError as error:
-            problems.append(f"exports[{number}].precision: {error.what} {error.fix}")
-        if export.calibrate < 1:
-            problems.append(f"exports[{number}].calibrate: {export.calibrate!r} is not at least 1")
+    problems += _too_large(schema.to_json(recipe), "")
+    problems += _check_exports(recipe)
+    problems += _check_schedule(recipe)
     if not recipe.teachers:
         problems.append("teachers: at least one is needed")
     for number, teacher in enumerate(recipe.teachers):
@@ -99,6 +108,9 @@ def problems_of(recipe: Recipe) -> list[str]:
             problems.append(f"{where}.r_step: {teacher.r_step!r} is not in (0, 1)")
         if teacher.steps is not None and teacher.steps < 1:
             problems.append(f"{where}.steps: {teacher.steps!r} is not at least 1")
+    for name in ("r_max", "r_step", "steps"):
+        if getattr(recipe.student, name) is not None:
+            problems.append(f"student.{name}: is for teachers only")
     if recipe.masters.gen_data.generator == "openai":
         problems += _check_server(recipe)
     if recipe.masters.gen_data.teacher_responses + recipe.masters.gen_data.student_responses < 1:
@@ -107,6 +119,8 @@ def problems_of(recipe: Recipe) -> list[str]:
         problems.append("qad: kl_weight and ce_weight are both 0")
     if not recipe.name or not all(c.isalnum() or c in "-_." for c in recipe.name) or recipe.name.startswith("."):
         problems.append(f"name: {recipe.name!r} is no plain folder name (letters, digits, '-', '_', '.')")
+    if len(recipe.name) > 100:
+        problems.append(f"name: {recipe.name[:20] + '...'!r} has more than 100 characters")
     if recipe.name == "latest":
         problems.append("name: 'latest' is taken for the newest run")
     if not recipe.objective:
@@ -114,10 +128,118 @@ def problems_of(recipe: Recipe) -> list[str]:
     for name, weight in recipe.objective.items():
         if weight < 0:
             problems.append(f"objective.{name}: {weight!r} is not at least 0")
+    if recipe.objective and not any(recipe.objective.values()):
+        problems.append("objective: all weights are 0, so nothing of the teachers is learnt")
     for name in sorted(set(recipe.objective_settings) - set(recipe.objective)):
         problems.append(f"objective_settings.{name}: {name!r} is not among the objectives")
     problems += _check_names(recipe)
     return problems
+
+
+def missing_inputs(recipe: Recipe, base: Path) -> list[str]:
+    """Models and data that are not there, one line each.
+
+    Args:
+        recipe: Its values are right.
+        base: Folder that relative names of models start from.
+    """
+    from edgekit.checkpoint import resolve_checkpoint
+    from edgekit.data import open_data
+
+    models = [(f"teachers[{number}]", model) for number, model in enumerate(recipe.teachers)]
+    looks: list[tuple[str, Callable[[], object]]] = [
+        (f"{where}.checkpoint", partial(resolve_checkpoint, model.checkpoint, base, weights=False))
+        for where, model in [*models, ("student", recipe.student)]
+    ]
+    specs = {"data.train": recipe.data.train, "data.test": recipe.data.test, "bench.data": recipe.bench.data}
+    looks += [(where, partial(open_data, spec)) for where, spec in specs.items() if spec is not None]
+    problems = []
+    for where, look in looks:
+        try:
+            look()
+        except EdgekitError as error:
+            problems.append(f"{where}: " + " ".join(part for part in (error.what, error.why, error.fix) if part))
+    return problems
+
+
+def _check_exports(recipe: Recipe) -> list[str]:
+    problems: list[str] = []
+    seen: dict[tuple[str, str], int] = {}
+    for number, export in enumerate(recipe.exports):
+        where = f"exports[{number}]"
+        if export.calibrate < 1:
+            problems.append(f"{where}.calibrate: {export.calibrate!r} is not at least 1")
+        if export.target not in TARGETS.names():
+            error = TARGETS.unknown(export.target)
+            problems.append(f"{where}.target: {error.what} {error.fix}")
+            continue
+        if export.genai and export.target != "onnx":
+            problems.append(f"{where}.genai: the target {export.target!r} has nothing for onnxruntime-genai, onnx has")
+        try:
+            precision = canonical(export.precision)
+        except EdgekitError as error:
+            problems.append(f"{where}.precision: {error.what} {error.fix}")
+            continue
+        problems += [f"{where}.precision: {text}" for text in _unknown_precisions(export.target, precision)]
+        first = seen.setdefault((export.target, precision), number)
+        if first != number:
+            problems.append(f"{where}: the same bundle as exports[{first}]")
+    return problems
+
+
+def _unknown_precisions(target: str, precision: str) -> list[str]:
+    """Words of a precision that a target does not know; none where the target cannot be imported here."""
+    try:
+        module = TARGETS.load(target)
+    except (ImportError, EdgekitError):  # a third party's, or its extra is not installed: the export says so
+        return []
+    whole, parts = module.PRECISIONS, getattr(module, "PARTS", None)
+    if not is_mixed(precision):
+        return [] if precision in whole else [_no_precision(target, precision, "", whole)]
+    if parts is None:
+        return [f"the target {target!r} has one precision for a whole bundle: {', '.join(whole)}"]
+    return [
+        _no_precision(target, word, f" for the {part} part", parts[part])
+        for part, word in by_part(precision).items()
+        if word not in parts[part]
+    ]
+
+
+def _no_precision(target: str, word: str, where: str, known: Collection[str]) -> str:
+    near = difflib.get_close_matches(word, list(known), n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return f"the target {target!r} has no precision {word!r}{where}.{hint} There are: {', '.join(known)}."
+
+
+def _check_schedule(recipe: Recipe) -> list[str]:
+    settings, where = recipe.trainer, "trainer.schedule"
+    if settings.schedule in _UNUSABLE:
+        return [f"{where}: {settings.schedule!r} needs settings that a recipe does not have"]
+    if settings.schedule not in SCHEDULES:
+        near = difflib.get_close_matches(settings.schedule, SCHEDULES, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        return [f"{where}: {settings.schedule!r} is not one of {', '.join(SCHEDULES)}.{hint}"]
+    if not settings.warmup_steps:
+        return []
+    if settings.schedule == "constant":
+        return ["trainer.warmup_steps: the schedule 'constant' has no warm-up; 'constant_with_warmup' has"]
+    return [
+        f"trainer.warmup_steps: a warm-up of {settings.warmup_steps} steps is longer than the {recipe.steps(number)} "
+        f"steps with teacher {number + 1}"
+        for number in range(len(recipe.teachers))
+        if settings.warmup_steps > recipe.steps(number)
+    ]
+
+
+def _too_large(value: Any, path: str) -> list[str]:
+    """Whole numbers that no counter here can hold."""
+    if isinstance(value, dict):
+        return [text for key, item in value.items() for text in _too_large(item, f"{path}.{key}" if path else key)]
+    if isinstance(value, list):
+        return [text for place, item in enumerate(value) for text in _too_large(item, f"{path}[{place}]")]
+    if isinstance(value, int) and abs(value) > MOST:
+        return [f"{path}: {value!r} is beyond {MOST:,}"]
+    return []
 
 
 def _check_server(recipe: Recipe) -> list[str]:

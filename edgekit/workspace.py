@@ -91,11 +91,11 @@ class Run:
         path = self.folder / RECIPE
         whole = intact(path.read_bytes()) if path.exists() else False
         if whole:
-            return load_recipe(path)
+            return load_recipe(path, kept=True)
         kept = self._recipe_in_manifest()
         if whole is None:  # from before there were seals, or cut off before its last line
             with suppress(RecipeError):
-                recipe = load_recipe(path)
+                recipe = load_recipe(path, kept=True)
                 if kept is None or kept.hash == recipe.hash:
                     return recipe
         if kept is None:
@@ -107,7 +107,7 @@ class Run:
     def _recipe_in_manifest(self) -> Recipe | None:
         with suppress(DamagedError, RecipeError):
             kept = self.manifest().get("recipe")
-            return None if kept is None else read_recipe(kept, MANIFEST)
+            return None if kept is None else read_recipe(kept, MANIFEST, kept=True)
         return None
 
     def write_recipe(self, recipe: Recipe) -> None:

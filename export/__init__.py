@@ -21,10 +21,10 @@ open_components(folder, components) -> parity.Exported
 
 from __future__ import annotations
 
-from edgekit.registry import Registry
+from edgekit.recipe import EXPORT_HELPERS as HELPERS
+from edgekit.recipe import TARGETS
 
-HELPERS = ("bundling", "coreml_patches", "genai", "onnx_attention", "onnx_precision", "parity")
-TARGETS = Registry("edgekit.export", "target", helpers=frozenset(HELPERS))
+__all__ = ["HELPERS", "TARGETS", "vision_name"]
 
 
 def vision_name(bucket: str) -> str:

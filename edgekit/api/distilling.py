@@ -17,13 +17,15 @@ def parse_overrides(items: list[str]) -> dict[str, str]:
     """`KEY=VALUE` texts to a mapping.
 
     Raises:
-        RecipeError: one has no `=`.
+        RecipeError: one has no `=`, or two disagree.
     """
-    pairs = {}
+    pairs: dict[str, str] = {}
     for item in items:
         key, equals, value = item.partition("=")
         if not equals or not key:
             raise RecipeError(f"--set {item!r} is not KEY=VALUE.", fix="For example:  --set trainer.steps=400")
+        if pairs.get(key.strip(), value) != value:
+            raise RecipeError(f"--set {key.strip()} is given twice: {pairs[key.strip()]} and {value}.")
         pairs[key.strip()] = value
     return pairs
 
@@ -101,8 +103,8 @@ def _recipe(recipe: Path | None, place: Workspace, overrides: dict[str, str] | N
     if recipe is None and not path.exists():
         path = demo_recipe_path()
         note(f"No edgekit.yaml in {place.folder}: using the built-in demo recipe (edgekit init writes it out).")
-    resolved = load_recipe(path, overrides)
-    return resolved, place.folder if path == demo_recipe_path() else path.resolve().parent
+    base = place.folder if path == demo_recipe_path() else path.resolve().parent
+    return load_recipe(path, overrides, base=base), base
 
 
 def ablate(
@@ -135,9 +137,9 @@ def ablate(
     if recipe is None and not path.exists():
         path = ablation_recipe_path()
         note(f"No edgekit.yaml in {place.folder}: using the built-in ablation of the demo.")
-    resolved = load_recipe(path, overrides)
-    folder = place.runs / (name or (resolved.name if path == ablation_recipe_path() else f"{resolved.name}-ablation"))
     base = place.folder if path == ablation_recipe_path() else path.resolve().parent
+    resolved = load_recipe(path, overrides, base=base)
+    folder = place.runs / (name or (resolved.name if path == ablation_recipe_path() else f"{resolved.name}-ablation"))
     note(f"Ablation in {folder}")
     return Ablation(resolved, base, folder, arms, seeds).go(), folder
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import io
-import os
 import re
-import stat
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from edgekit.errors import DataError
+from edgekit.files import read_regular
 from edgekit.pictures import upright
 
 if TYPE_CHECKING:
@@ -108,7 +107,7 @@ class ImageRef:
             data = self.data or b""
         else:
             try:
-                data = _bytes_of(self.path)
+                data = read_regular(self.path, MOST_BYTES)
             except FileNotFoundError as error:
                 raise DataError(f"No image at {self.name}.") from error
             except (OSError, ValueError) as error:  # ValueError: a null byte in the name
@@ -126,30 +125,6 @@ class ImageRef:
             return f"It is text, not a picture: {data[:40]!r}"
         name = repr(str(self.path)) if self.path is not None else "its bytes"
         return re.sub(r"<_io\.BytesIO object at 0x[0-9a-f]+>", lambda _: name, str(error)) or type(error).__name__
-
-
-def _bytes_of(path: Path) -> bytes:
-    """Contents of a regular file; a pipe or device is never waited for.
-
-    Raises:
-        OSError: not there, may not be read, or no regular file.
-    """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise OSError(f"It is {_kind(status.st_mode)}, no file.")
-        if status.st_size > MOST_BYTES:
-            raise OSError(f"It has {status.st_size:,} bytes; at most {MOST_BYTES:,} are read.")
-        with open(descriptor, "rb", closefd=False) as stream:
-            return stream.read(MOST_BYTES)
-    finally:
-        os.close(descriptor)
-
-
-def _kind(mode: int) -> str:
-    kinds = ((stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"))
-    return next((text for holds, text in kinds if holds(mode)), "a device")
 
 
 def _opened(data: bytes) -> Image:
