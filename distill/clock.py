@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from edgekit import interrupts
 from edgekit.seal import read_sealed_json, write_sealed_json
 
 
@@ -27,8 +28,11 @@ class PhaseClock:
     def phase(self, name: str) -> Iterator[None]:
         """Count the block's time, also when it is interrupted."""
         start = time.monotonic()
+        interrupts.check()
+        interrupts.say(f"{name.replace('_', ' ')}, what it finished is kept")
         try:
             yield
+            interrupts.check()
         finally:
             self.seconds[name] = round(self.seconds.get(name, 0.0) + time.monotonic() - start, 3)
             if self.keep:

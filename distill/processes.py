@@ -92,6 +92,17 @@ def gathered(rows: list[T]) -> list[T]:
     return gather_object(rows)  # type: ignore[no-any-return]
 
 
+def any_of(mine: bool) -> bool:
+    """Whether it is so in any of the processes; to be asked by all of them."""
+    if count() == 1:
+        return mine
+    from torch import distributed
+
+    flag = torch.tensor(int(mine), device=device())
+    distributed.all_reduce(flag, op=distributed.ReduceOp.MAX)
+    return bool(flag.item())
+
+
 @contextmanager
 def main_first() -> Iterator[None]:
     """The block in the main process, then in the others: what it checks fails once, what it caches is there."""

@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from torch.utils.data import SequentialSampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from edgekit import interrupts
 from edgekit.console import note, progress
 from edgekit.distill import processes
 from edgekit.files import storage_errors, sync_folder, sync_tree
@@ -147,6 +148,15 @@ class StopAt(TrainerCallback):
             control.should_save = control.should_training_stop = True
 
 
+class StopWhenAsked(TrainerCallback):
+    """Ends a training with a checkpoint after the step in which Ctrl-C or SIGTERM came to any of the processes."""
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Called by Trainer after each optimiser step."""
+        if processes.any_of(interrupts.asked()):
+            control.should_save = control.should_training_stop = True
+
+
 class StepProgress(TrainerCallback):
     """Steps done with the time left, and the latest logged figures."""
 
@@ -249,10 +259,14 @@ def run_trainer(trainer: Trainer, folder: Path, title: str) -> None:
     bar = StepProgress(title)
     trainer.remove_callback(PrinterCallback)  # it prints to stdout, which belongs to results
     trainer.add_callback(bar)
+    trainer.add_callback(StopWhenAsked())
     trainer.add_callback(MarkComplete())
     start = processes.from_main(lambda: last_complete_checkpoint(folder))
     try:
-        with storage_errors(folder):
+        with storage_errors(folder), interrupts.finishing("this step of the training, and its checkpoint"):
             trainer.train(resume_from_checkpoint=str(start) if start else None)
     finally:
         bar.close()
+    if processes.any_of(interrupts.asked()):
+        interrupts.check()
+        raise KeyboardInterrupt  # it came to another of the processes

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from importlib import import_module
 from typing import Annotated, Any
@@ -11,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from edgekit import __version__
+from edgekit import __version__, interrupts
 from edgekit.errors import EdgekitError
 
 VERBS = (
@@ -98,5 +97,10 @@ def main() -> None:
 
     SIGTERM, as `timeout` and a container's stop send it, unwinds as Ctrl-C does: what was half written is cleaned away.
     """
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
-    build()()
+    interrupts.install()
+    try:
+        build()()
+    except SystemExit as end:
+        if interrupts.asked():
+            interrupts.leave(end.code if isinstance(end.code, int) else 1)
+        raise

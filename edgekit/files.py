@@ -13,7 +13,6 @@ import stat
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -223,6 +222,8 @@ def sync_folder(folder: Path) -> None:
 
 def sync_tree(folder: Path) -> None:
     """Have a folder's files and folders, at every depth, on the disk; several at once, which is one journal's turn."""
+    from concurrent.futures import ThreadPoolExecutor
+
     paths = [path for path in folder.rglob("*") if not path.is_symlink() and (path.is_file() or path.is_dir())]
     with ThreadPoolExecutor(8, thread_name_prefix="sync") as pool:
         list(pool.map(sync_folder, [*paths, folder]))

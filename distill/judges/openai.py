@@ -36,15 +36,16 @@ def make(scoring: Choice, llm: LlmJudge, folder: Path, base: Path) -> Judge:
     server = _server(llm)
 
     def ask(cases: Sequence[verdicts.Case]) -> verdicts.Answers:
-        with ThreadPoolExecutor(llm.judge_concurrency, "judge") as pool:
-            places = {pool.submit(_verdict, server, case): place for place, case in enumerate(cases)}
-            try:
-                for done in as_completed(places):
-                    yield places[done], done.result()
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                server.stop()
-                raise
+        pool = ThreadPoolExecutor(llm.judge_concurrency, "judge")
+        places = {pool.submit(_verdict, server, case): place for place, case in enumerate(cases)}
+        try:
+            for done in as_completed(places):
+                yield places[done], done.result()
+        except BaseException:
+            server.stop()
+            raise
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)  # a server may be silent for as long as it is allowed to
 
     return verdicts.AskedJudge(server.model, verdicts.VerdictStore(folder / verdicts.FILE), ask)
 

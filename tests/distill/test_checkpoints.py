@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from torch import nn
 from transformers import Trainer
 
+from edgekit import interrupts
 from edgekit.distill import processes
 from edgekit.distill import trainer as training
 from edgekit.distill.trainer import (
@@ -39,11 +41,11 @@ class Line(nn.Module):
         return {"loss": self.linear(x).square().mean()}
 
 
-def train(folder: Path, steps: int = 4) -> Line:
+def train(folder: Path, steps: int = 4, save_steps: int = 1) -> Line:
     torch.manual_seed(0)
     model = Line()
     rows = [{"x": torch.tensor([float(k), 1.0])} for k in range(8)]
-    settings = training_arguments(folder, max_steps=steps, save_steps=1, per_device_train_batch_size=2, seed=0)
+    settings = training_arguments(folder, max_steps=steps, save_steps=save_steps, per_device_train_batch_size=2, seed=0)
     run_trainer(PartsTrainer(model=model, args=settings, train_dataset=rows), folder, "toy")
     return model
 
@@ -134,6 +136,31 @@ def _cut_after(action: Any, calls: int) -> Any:
             raise Cut
 
     return run
+
+
+def test_ctrl_c_ends_after_the_step_with_a_checkpoint_to_go_on_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    straight = train(tmp_path / "straight", save_steps=100).state_dict()
+    steps, forward = [], Line.forward
+
+    def counted(self: Line, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        steps.append(1)
+        if len(steps) == 2:
+            signal.raise_signal(signal.SIGINT)
+        return forward(self, x)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(interrupts, "_asked", None)
+        before = signal.signal(signal.SIGINT, interrupts._handle)
+        patch.setattr(Line, "forward", counted)
+        try:
+            train(tmp_path / "stopped", save_steps=100)
+        finally:
+            signal.signal(signal.SIGINT, before)
+    assert len(steps) == 2 and names(tmp_path / "stopped") == ["checkpoint-2"]
+    again = train(tmp_path / "stopped", save_steps=100).state_dict()
+    assert all(torch.equal(straight[name], again[name]) for name in straight)
 
 
 def test_checkpoints_of_before_there_were_seals(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -85,6 +85,51 @@ def test_killed_again_and_again_it_ends_in_the_same_student(
     assert manifest(killed) == two
 
 
+def interrupt(folder: Path, mark: str, *signals: signal.Signals) -> tuple[int, float, str]:
+    """Start the run and signal it once there is a file like `mark`, again 0.3 s after that.
+
+    Returns:
+        Exit code, seconds from the last signal to the end, what was said meanwhile.
+    """
+    log = folder / "log.txt"
+    process = start(folder)
+    before, end = log.stat().st_size, time.monotonic() + 240
+    while not any((folder / "runs/tiny").glob(mark)):
+        assert process.poll() is None and time.monotonic() < end, log.read_text()[-2000:]
+        time.sleep(0.005)
+    for number in signals:
+        begun = time.monotonic()
+        process.send_signal(number)
+        time.sleep(0.3 if number is not signals[-1] else 0)
+    code = process.wait(timeout=120)
+    return code, time.monotonic() - begun, log.read_text()[before:]
+
+
+@pytest.mark.slow
+def test_interrupted_once_and_twice_it_ends_in_the_same_student(
+    tmp_path: Path, tiny_checkpoint: Path, tiny_teacher: Path
+) -> None:
+    straight = workspace(tmp_path / "straight", tiny_checkpoint, tiny_teacher)
+    assert start(straight).wait() == 0, (straight / "log.txt").read_text()[-2000:]
+    folder = workspace(tmp_path / "stopped", tiny_checkpoint, tiny_teacher)
+    code, _, said = interrupt(folder, "questions/index.json", signal.SIGINT)
+    assert code == 130 and "Interrupted: leaving" in said and "Traceback" not in said
+    code, seconds, said = interrupt(folder, "responses/teacher-*/shard-00001.parquet", signal.SIGINT, signal.SIGTERM)
+    # The second may come when the interpreter is ending already, and nobody answers to it any more.
+    assert code in (130, 143, -15) and seconds < 2 and "Traceback" not in said
+    code, _, said = interrupt(folder, "checkpoints/teacher-1/checkpoint-3/edgekit-seal.json", signal.SIGTERM)
+    assert code == 143 and "Asked to end: finishing this step" in said
+    found = sorted(int(path.name[11:]) for path in (folder / "runs/tiny/checkpoints/teacher-1").iterdir())
+    assert found[-1] >= 4  # the step it came in, with a checkpoint of its own
+    mark = f"checkpoints/teacher-1/checkpoint-{3 * (found[-1] // 3) + 6}"
+    code, seconds, _ = interrupt(folder, mark, signal.SIGINT, signal.SIGINT)
+    assert code in (130, -2) and seconds < 2
+    assert start(folder).wait() == 0, (folder / "log.txt").read_text()[-2000:]
+    one, two = manifest(straight), manifest(folder)
+    assert (one["student_sha256"], one["accuracy"]) == (two["student_sha256"], two["accuracy"])
+    assert not [path for path in (folder / "runs").rglob(".*") if path.name.endswith((".tmp", ".old"))]
+
+
 @pytest.mark.slow
 def test_changed_inputs_are_refused(tmp_path: Path, tiny_checkpoint: Path, tiny_teacher: Path) -> None:
     import shutil
