@@ -67,6 +67,10 @@ class DamagedError(EdgekitError):
         )
 
 
+class NoSpaceError(StorageError):
+    """The disk is full."""
+
+
 class ServerError(EdgekitError):
     """A model's server could not be reached, failed, or gave no usable answers."""
 

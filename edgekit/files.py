@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from edgekit.errors import BundleError, StorageError
+from edgekit.errors import BundleError, NoSpaceError, StorageError
 
 _CHUNK = 1 << 20
 
@@ -102,7 +102,7 @@ def storage_errors(path: Path) -> Iterator[None]:
         if isinstance(error, StorageError):
             raise
         if _disk_full(error, path):
-            raise StorageError(
+            raise NoSpaceError(
                 f"No space left while writing {path}.", why=str(error), fix="Free some space and run the command again."
             ) from error
         if not isinstance(error, OSError):
@@ -120,13 +120,24 @@ def storage_errors(path: Path) -> Iterator[None]:
 
 def _disk_full(error: Exception, path: Path) -> bool:
     """Whether a write failed for want of space; safetensors and torch say so in exceptions of their own."""
-    if isinstance(error, OSError):
-        return error.errno in (errno.ENOSPC, errno.EDQUOT)
-    if "No space left on device" in str(error):
+    if is_disk_full(error):
         return True
+    if isinstance(error, OSError):
+        return False
     there = next((folder for folder in (path, *path.parents) if folder.exists()), None)
     wrote = type(error).__name__ in ("SafetensorError", "RuntimeError")
     return wrote and there is not None and shutil.disk_usage(there).free < _CHUNK
+
+
+def is_disk_full(error: BaseException | None) -> bool:
+    """Whether an error, or one that it came from, says that the disk is full or a file too long for it."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            return True
+        if "No space left on device" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def write_text(path: Path, text: str) -> None:
@@ -251,13 +262,16 @@ _large: set[Path] = set()
 _own: set[Path] = set()
 
 
-def clear_left_behind(folder: Path) -> list[str]:
-    """Remove what dead processes were writing aside anywhere below a folder; what a live one writes stays.
+def clear_left_behind(folder: Path, *, deep: bool = True) -> list[str]:
+    """Remove what dead processes were writing aside below a folder; what a live one writes stays.
 
+    Args:
+        folder: It need not be there.
+        deep: Anywhere below it, not right in it alone.
     Returns:
         The names removed, relative to `folder`.
     """
-    found = [path for path in sorted(folder.rglob(".*")) if _LEFT.fullmatch(path.name)]
+    found = [path for path in sorted((folder.rglob if deep else folder.glob)(".*")) if _LEFT.fullmatch(path.name)]
     return [path.relative_to(folder).as_posix() for path in found if path.exists() and _clear(path)]
 
 

@@ -25,9 +25,10 @@ from edgekit.export import TARGETS, vision_name
 from edgekit.export.genai import check_genai, write_genai
 from edgekit.export.parity import TorchModules, encode_images, follow, measure
 from edgekit.families import FAMILIES, Size, Split, family_of
-from edgekit.files import new_folder, scratch, sha256_json
+from edgekit.files import clear_left_behind, new_folder, scratch, sha256_json
 from edgekit.precision import by_part, is_mixed
 from edgekit.processor import Inputs, Processor
+from edgekit.room import room_for
 
 COPIED = (".json", ".jinja", ".txt", ".model")
 LEFT_BEHIND = {"card.json", "model.safetensors.index.json", MANIFEST}
@@ -159,10 +160,11 @@ def export_checkpoint(
     _check_needs(target, module, split)
     if with_genai:
         check_genai(split)
-    with new_folder(out, replace=replace) as folder:
-        for path in checkpoint.iterdir():
-            if path.suffix in COPIED and path.name not in LEFT_BEHIND:
-                shutil.copyfile(path, folder / path.name)
+    copied = [path for path in checkpoint.iterdir() if path.suffix in COPIED and path.name not in LEFT_BEHIND]
+    clear_left_behind(out.parent, deep=False)  # of any target: they are large
+    with room_for(out, *_room(model, precision, copied)), new_folder(out, replace=replace) as folder:
+        for path in copied:
+            shutil.copyfile(path, folder / path.name)
         inputs = parity_inputs(processor, samples, prompts or MOST_PROMPTS)
         _check_pixels(split, inputs[:16])  # stock questions come in all their shapes by then
         given = {"options": options or {}} if hasattr(module, "OPTIONS") else {}
@@ -175,15 +177,10 @@ def export_checkpoint(
         if with_genai:
             in_place = appends_in_place(module, components["text_decoder"], split)
             write_genai(folder, components, split, config, in_place)
-        exported = module.open_components(folder, components)
-        try:
-            parity = measure(split, exported, inputs, precision, target=target, count=prompts)
-        finally:
-            if hasattr(exported, "close"):
-                exported.close()
+        with scratch(folder):
+            parity = _parity(module, folder, components, split, inputs, precision, target, prompts)
         parity |= {
             "questions": "given" if samples else "synthetic",
-            "verified_by": getattr(exported, "verified_by", "runtime"),
             **baked_against_original(model, family, split, inputs),
         }
         details = module.details(folder) if hasattr(module, "details") else {}
@@ -214,6 +211,40 @@ def export_checkpoint(
             details=details,
         )
     return Bundle.load(out)
+
+
+def _parity(
+    module: Any,
+    folder: Path,
+    components: dict[str, Component],
+    split: Split,
+    inputs: Sequence[Inputs],
+    precision: str,
+    target: str,
+    prompts: int | None,
+) -> dict[str, Any]:
+    """What ships, loaded back from its files, against PyTorch; and who ran it."""
+    exported = module.open_components(folder, components)
+    try:
+        figures = measure(split, exported, inputs, precision, target=target, count=prompts)
+        return figures | {"verified_by": getattr(exported, "verified_by", "runtime")}
+    finally:
+        if hasattr(exported, "close"):
+            exported.close()
+
+
+WEIGHT_BYTES = {"fp32": 4.0, "fp16": 2.0, "bf16": 2.0, "int8": 1.0, "int8-static": 1.0, "pal8": 1.0}
+LEAST_BYTES = 0.5  # of a weight in any other precision
+TOOLS = 16 << 20  # bytes of a tool's temporary files that do not grow with the model
+
+
+def _room(model: Any, precision: str, copied: Sequence[Path]) -> tuple[int, int]:
+    """Bytes that a bundle takes at least, and at most while it is made: three copies of its weights in float32."""
+    weights = sum(parameter.numel() for parameter in model.parameters())
+    files = sum(path.stat().st_size for path in copied)
+    each = min(WEIGHT_BYTES.get(word, LEAST_BYTES) for word in by_part(precision).values())
+    # A quarter off: an export may leave out layers that no answer passes through.
+    return files + int(0.75 * each * weights), 2 * files + 12 * weights + TOOLS
 
 
 def _check_place(out: Path) -> None:

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
+import subprocess
 import sys
+from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from edgekit import room
 from edgekit.bundle import Bundle
 from edgekit.checkpoint import load_model
-from edgekit.errors import CheckpointError, EdgekitError, MissingExtraError, NotFiniteError, StorageError
-from edgekit.export import onnx
-from edgekit.export.bundling import check_request, export_checkpoint
+from edgekit.errors import CheckpointError, EdgekitError, MissingExtraError, NoSpaceError, NotFiniteError
+from edgekit.export import TARGETS, onnx
+from edgekit.export.bundling import check_request, drawn_samples, export_checkpoint
 from edgekit.export.parity import TorchModules, follow, measure
 from edgekit.families import idefics3
+from edgekit.files import new_folder
 from edgekit.processor import Processor
 
 # Measured on this random model: fp32 1.5e-7, fp16 3.6e-4, int8 4.8e-3, int4 6.8e-2; with room for another processor.
@@ -196,14 +203,100 @@ def test_a_checkpoint_with_a_tensor_missing(tiny_checkpoint: Path, tmp_path: Pat
         load_model(copy)
 
 
-def test_no_space_leaves_nothing(monkeypatch: pytest.MonkeyPatch, tiny_checkpoint: Path, tmp_path: Path) -> None:
-    import errno
-    import os
+# ----------------------------------------------------------------------------------------------------------- accidents
 
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(shutil, "copyfile", full)
-    with pytest.raises(StorageError, match="No space left"):
+def failing(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    """The target's `write` leaves half of what it does and ends in an error."""
+
+    def write(split: object, precision: str, folder: Path, *_: object) -> None:
+        (folder / "half.onnx").write_bytes(b"x" * 1000)
+        raise error
+
+    monkeypatch.setattr(onnx, "write", write)
+
+
+def full(code: int = errno.ENOSPC) -> OSError:
+    return OSError(code, os.strerror(code))
+
+
+def wrapped() -> Exception:
+    error = RuntimeError("cannot serialise")
+    error.__cause__ = full()
+    return error
+
+
+@pytest.mark.parametrize("error", [full(), full(errno.EDQUOT), full(errno.EFBIG), wrapped()], ids=repr)
+def test_no_space_leaves_nothing(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    failing(monkeypatch, error)
+    with pytest.raises(NoSpaceError, match=r"No space left while writing .*b\.\n.* free there, and it may take 1\d MB"):
         export_checkpoint(tiny_checkpoint, "onnx", "fp32", tmp_path / "b")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_tool_that_does_not_say_what_it_ran_out_of(
+    monkeypatch: pytest.MonkeyPatch, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    """Protobuf finds half a file, and all is cleared up by then; with room enough it is a bug, and left to crash."""
+
+    class DecodeError(Exception):
+        """As google.protobuf.message has it."""
+
+    failing(monkeypatch, DecodeError("Error parsing message with type 'onnx.ModelProto'"))
+    with pytest.raises(DecodeError):
+        export_checkpoint(tiny_checkpoint, "onnx", "fp32", tmp_path / "b")
+    monkeypatch.setattr(room, "free_bytes", lambda _: 3e6)
+    with pytest.raises(NoSpaceError, match=r"3\.0 MB are free there.*\n.*Error parsing message"):
+        export_checkpoint(tiny_checkpoint, "onnx", "fp32", tmp_path / "b")
+    failing(monkeypatch, CheckpointError("Its own reason."))
+    with pytest.raises(CheckpointError, match="own reason"):
+        export_checkpoint(tiny_checkpoint, "onnx", "fp32", tmp_path / "b")
+    monkeypatch.setattr(room, "free_bytes", lambda _: 1e5)
+    monkeypatch.setattr(onnx, "write", lambda *_: pytest.fail("begun"))
+    with pytest.raises(NoSpaceError, match=r"100 kB are free there, and it takes \d+ kB at least"):
+        export_checkpoint(tiny_checkpoint, "onnx", "fp32", tmp_path / "b")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_killed_exports_left_goes_with_the_next_of_any_target(
+    monkeypatch: pytest.MonkeyPatch, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    program = f"""
+import os, signal
+from pathlib import Path
+from edgekit.files import new_folder
+with new_folder(Path({str(tmp_path / "coreml-int8")!r})) as folder:
+    (folder / "half").write_text("x")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == -9
+    assert len(list(tmp_path.iterdir())) == 1
+    failing(monkeypatch, CheckpointError("Not this time."))
+    with new_folder(tmp_path / "gguf-int8"), pytest.raises(CheckpointError):
+        export_checkpoint(tiny_checkpoint, "onnx", "fp32", tmp_path / "onnx-fp32")
+    assert [path.name for path in tmp_path.iterdir()] == ["gguf-int8"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root mounts a file system")
+@pytest.mark.parametrize("target", ["onnx", "coreml", "executorch", "coreai", "gguf"])
+def test_a_disk_that_really_is_full(target: str, tiny_of: Callable[..., Path], tmp_path: Path) -> None:
+    """At several sizes, so that it fills up at the beginning, in the middle and at the end."""
+    module = TARGETS.load(target)
+    if missing := [name for name in module.PACKAGES if find_spec(name) is None]:
+        pytest.skip(f"{missing[0]} is not installed")
+    place = tmp_path / "disk"
+    place.mkdir()
+    checkpoint = tiny_of("smolvlm", vocab_padding=20000)  # 5 MB of embeddings and head
+    for size_kb in (6000, 9000):
+        mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size_kb}k", "tmpfs", place], check=False)
+        if mounted.returncode:
+            pytest.skip("this machine mounts nothing")
+        try:
+            with pytest.raises(NoSpaceError, match=r"No space left while writing .*\n.* free there, and it may take"):
+                export_checkpoint(checkpoint, target, "int8", place / "b", samples=drawn_samples(1))
+            assert list(place.iterdir()) == []
+        finally:
+            subprocess.run(["umount", place], check=True)
