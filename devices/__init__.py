@@ -27,7 +27,7 @@ from urllib.parse import parse_qsl
 from edgekit.errors import EdgekitError
 from edgekit.registry import Registry
 
-DEVICES = Registry("edgekit.devices", "device", helpers=frozenset({"predict"}))
+DEVICES = Registry("edgekit.devices", "device", helpers=frozenset({"predict"}), needs=("reach", "connect"))
 
 ROW, SAMPLES = "row.json", "samples.jsonl"
 """What a `Timer` leaves: fields of its report row, and the raw samples behind them."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import json
 import os
 import platform
@@ -44,7 +45,8 @@ class Child:
         with self.log.open("wb") as errors:
             self.process = subprocess.Popen(
                 argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, cwd=place,
-                env=dict(os.environ, TMPDIR=place, **env), start_new_session=True, preexec_fn=die_with_parent,
+                env=dict(os.environ, TMPDIR=place, **env), start_new_session=True,
+                preexec_fn=functools.partial(die_with, os.getpid()),
             )  # fmt: skip
         assert self.process.stdout is not None and self.process.stdin is not None
         self.out, self.into = self.process.stdout.fileno(), self.process.stdin
@@ -178,10 +180,12 @@ def say(value: Any) -> None:
     sys.stdout.buffer.flush()
 
 
-def die_with_parent() -> None:
-    """In the child: be killed when this process is, even by SIGKILL."""
+def die_with(agent: int) -> None:
+    """In the child: be killed when the agent is, even by SIGKILL."""
     with contextlib.suppress(OSError):
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        if os.getppid() != agent:  # it was killed before the kernel was asked
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
 def send(path: Path) -> None:

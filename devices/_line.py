@@ -6,17 +6,22 @@ import json
 import subprocess
 import tempfile
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
+from edgekit.child import Lines, Patience, TooLongError, write_all
 from edgekit.devices import _agent
 from edgekit.errors import EdgekitError
 
 BEAT_S = 60.0  # how often the agent is told that we are still here
 NOISE_LINES = 200  # what a login may print before the agent speaks
+GREETING_S = 120.0  # until it does
+SILENCE_S = 300.0  # of an agent that was asked something, or sends a file
+LONGEST_LINE = 1 << 28  # bytes: all that a worker tells of one turn
 
 BOOT = "import os;exec(b''.join(iter(lambda:os.read(0,1),b'\\0')))"
 """Reads the agent's source up to a zero byte, one byte at a time, so that nothing behind it is taken from the line."""
@@ -40,11 +45,12 @@ class Line:
         self.name = name
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115
         self._process = subprocess.Popen(
-            list(command), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, start_new_session=True
-        )
+            list(command), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, bufsize=0,
+            start_new_session=True,
+        )  # fmt: skip
         assert self._process.stdin is not None and self._process.stdout is not None
         self._out: IO[bytes] = self._process.stdin
-        self._in: IO[bytes] = self._process.stdout
+        self._lines = Lines(self._process.stdout.fileno(), LONGEST_LINE)
         self._lock = threading.Lock()
         self._closed = threading.Event()
         self._why: LineLost | None = None
@@ -61,13 +67,49 @@ class Line:
     def _greeting(self) -> dict[str, Any]:
         mark = _agent.GREETING.encode()
         for _ in range(NOISE_LINES):
-            raw = self._in.readline()
-            if not raw:
-                raise self._lost()
+            raw = self._line(GREETING_S)
             if raw.startswith(mark):
-                found: dict[str, Any] = json.loads(raw[len(mark) :])
+                found = self._value(raw[len(mark) :])
+                if {"place", "home", "python"} - set(found):
+                    raise self._strange(raw)
                 return found
         raise LineLost("No agent came up.", why=f"{self.name} prints and prints.", fix="Quieten its login scripts.")
+
+    def _line(self, seconds: float) -> bytes:
+        """The next line.
+
+        Raises:
+            LineLost: there is none any more, none for so long, or one without an end.
+        """
+        try:
+            return self._raw(seconds)
+        except TimeoutError as error:
+            raise self._silent(seconds) from error
+
+    def _raw(self, seconds: float) -> bytes:
+        """As `_line`, but a TimeoutError where none comes in time."""
+        try:
+            raw = self._lines.read(seconds)
+        except TooLongError as error:
+            raise LineLost(f"{self.name} sent {error}.", why="That is not the agent's language.") from error
+        if raw is None:
+            raise self._lost()
+        return raw
+
+    def _value(self, raw: bytes) -> dict[str, Any]:
+        try:
+            found = json.loads(raw)
+        except (ValueError, RecursionError) as error:
+            raise self._strange(raw) from error
+        if not isinstance(found, dict):
+            raise self._strange(raw)
+        return found
+
+    def _strange(self, raw: bytes) -> LineLost:
+        return LineLost(f"{self.name} answered {raw[:80]!r}.", why="That is not the agent's language.")
+
+    def _silent(self, seconds: float) -> LineLost:
+        return LineLost(f"The connection to {self.name} was lost.", why=f"Nothing came for {seconds:g} s.")
 
     def _lost(self) -> LineLost:
         if self._why is None:
@@ -85,35 +127,44 @@ class Line:
 
     def _write(self, data: bytes) -> None:
         try:
-            self._out.write(data)
-            self._out.flush()
+            write_all(self._out.fileno(), data, Patience(SILENCE_S))
+        except TimeoutError as error:
+            raise LineLost(f"The connection to {self.name} was lost.", why="It takes nothing any more.") from error
         except (BrokenPipeError, ValueError) as error:
             raise self._lost() from error
 
-    def _answer(self) -> dict[str, Any]:
-        """The next frame that is no child's."""
-        while "id" in (found := self._frame()):
-            self._events.setdefault(found["id"], deque()).append(found)
+    def _answer(self, *keys: str) -> dict[str, Any]:
+        """The next frame that is no child's; it has these keys."""
+        patience = Patience(SILENCE_S)  # of all of it: what children print is no answer
+        while "id" in (found := self._frame(patience)):
+            self._keep(found)
         if "error" in found:
             raise EdgekitError(f"{self.name}: {found['error']}")
+        if set(keys) - set(found):
+            raise self._strange(json.dumps(found).encode())
         return found
 
-    def _frame(self) -> dict[str, Any]:
+    def _frame(self, patience: Patience) -> dict[str, Any]:
         if self.closed:
             raise self._lost()
-        raw = self._in.readline()
-        if not raw.endswith(b"\n"):
-            raise self._lost()
-        try:
-            found: dict[str, Any] = json.loads(raw)
-        except ValueError as error:
-            raise LineLost(f"{self.name} answered {raw[:80]!r}.", why="That is not the agent's language.") from error
+        begun = time.monotonic()
+        found = self._value(self._line(max(0.0, patience.left_s)))
+        patience.left_s -= time.monotonic() - begun
         return found
 
-    def ask(self, do: str, **fields: Any) -> dict[str, Any]:
-        """One command that is answered at once."""
+    def _keep(self, frame: dict[str, Any]) -> None:
+        """Put a child's frame where its reader finds it."""
+        told = isinstance(frame.get("line"), str) or (
+            isinstance(frame.get("exit"), int) and isinstance(frame.get("tail"), list)
+        )
+        if not isinstance(frame.get("id"), int) or not told:
+            raise self._strange(json.dumps(frame).encode())
+        self._events.setdefault(frame["id"], deque()).append(frame)
+
+    def ask(self, do: str, *keys: str, **fields: Any) -> dict[str, Any]:
+        """One command that is answered at once, by an answer with these keys."""
         self.tell(do, **fields)
-        return self._answer()
+        return self._answer(*keys)
 
     def put(self, source: Path, name: str) -> None:
         """Copy a file into the agent's folder."""
@@ -130,12 +181,17 @@ class Line:
 
     def get(self, name: str, target: Path) -> bool:
         """Copy a file back; whether there was one."""
-        left = self.ask("get", name=name)["bytes"]
+        left = self.ask("get", "bytes", name=name)["bytes"]
         if left is None:
             return False
+        if not isinstance(left, int) or left < 0:
+            raise self._strange(str(left).encode())
         with target.open("wb") as stream:
             while left:
-                piece = self._in.read(min(left, 1 << 20))
+                try:
+                    piece = self._lines.take(min(left, 1 << 20), SILENCE_S)
+                except TimeoutError as error:
+                    raise self._silent(SILENCE_S) from error
                 if not piece:
                     raise self._lost()
                 stream.write(piece)
@@ -144,7 +200,7 @@ class Line:
 
     def start(self, argv: Sequence[str], env: dict[str, str]) -> Remote:
         """Start a program on the board, in the agent's folder; variables come on top of the board's own."""
-        return Remote(self, self.ask("start", argv=list(argv), env=env)["child"])
+        return Remote(self, self.ask("start", "child", argv=list(argv), env=env)["child"])
 
     def tell(self, do: str, **fields: Any) -> None:
         """One command that is not answered."""
@@ -156,12 +212,20 @@ class Line:
         """Whether it has been hung up."""
         return self._closed.is_set()
 
-    def event(self, child: int) -> dict[str, Any]:
-        """The next line that a program has printed, or how it ended; those of others are kept for them."""
-        waiting = self._events.setdefault(child, deque())
+    def event(self, child: int, seconds: float) -> dict[str, Any]:
+        """The next line that a program has printed, or how it ended; those of others are kept for them.
+
+        Raises:
+            TimeoutError: none came in so many seconds.
+        """
+        waiting, patience = self._events.setdefault(child, deque()), Patience(seconds)
         while not waiting:
-            frame = self._frame()
-            self._events.setdefault(frame.get("id", -1), deque()).append(frame)
+            if self.closed:
+                raise self._lost()
+            begun = time.monotonic()
+            frame = self._value(self._raw(max(0.0, patience.left_s)))
+            patience.left_s -= time.monotonic() - begun
+            self._keep(frame)
         return waiting.popleft()
 
     def _beat(self) -> None:
@@ -180,7 +244,8 @@ class Line:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        self._in.close()
+        assert self._process.stdout is not None
+        self._process.stdout.close()
         self._errors.close()
 
 
@@ -206,26 +271,34 @@ class Remote:
         """A line for its standard input."""
         self._line.tell("write", id=self._child, text=text)
 
-    def readline(self) -> str | None:
+    def readline(self, seconds: float) -> str | None:
         """The next line that it prints, without its end; None when it has ended, and `code` and `tail` are set.
 
         Raises:
+            TimeoutError: none came in so many seconds.
             LineLost: the connection ended first.
         """
         if self.code is not None:
             return None
-        event = self._line.event(self._child)
+        event = self._line.event(self._child, seconds)
         if "exit" in event:
-            self.code, self.tail = event["exit"], event["tail"]
+            self.code, self.tail = event["exit"], [str(text) for text in event["tail"]]
             return None
         text: str = event["line"]
         return text
 
-    def finish(self, on_line: Callable[[str], None]) -> int:
-        """Close its input and read it to the end; its exit code, negative for a signal."""
+    def finish(self, on_line: Callable[[str], None], seconds: float) -> int:
+        """Close its input and read it to the end; its exit code, negative for a signal.
+
+        Raises:
+            LineLost: it printed nothing for so many seconds, or the connection ended.
+        """
         self._line.tell("close", id=self._child)
-        while (text := self.readline()) is not None:
-            on_line(text)
+        try:
+            while (text := self.readline(seconds)) is not None:
+                on_line(text)
+        except TimeoutError as error:
+            raise LineLost(f"A program on {self._line.name} does not end.", why=f"Silent for {seconds:g} s.") from error
         assert self.code is not None
         return self.code
 

@@ -14,8 +14,6 @@ import json
 import re
 import shlex
 import shutil
-import signal
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
@@ -23,11 +21,15 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import edgekit
+from edgekit.apart import how_it_ended
 from edgekit.console import note
 from edgekit.devices import Address, WorkerGone, _questions
 from edgekit.devices._line import BOOT, Line, LineLost, Remote
+from edgekit.dialogue import EndedError, GaveUpError, wait_ready, wait_reply
 from edgekit.errors import EdgekitError
 from edgekit.files import tree_files
+from edgekit.temporary import room
+from edgekit.timeouts import Timeouts
 
 OPTIONS = {
     "python": "a Python of the board that has what the runtime needs; else python3, or an environment made with it",
@@ -36,6 +38,8 @@ OPTIONS = {
     "known_hosts": "file of known host keys, instead of the user's",
 }
 OLDEST_PYTHON = (3, 11)
+SETUP_S = 3600.0  # of silence of what makes an environment
+CHECK_S = 300.0  # of silence of a program that says what is there
 PINNED = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 TRACE = "trace.npz"  # the worker's name for the reference's logits
 NEEDED = {"numpy": "numpy", "pillow": "PIL", "jinja2": "jinja2", "tokenizers": "tokenizers"}
@@ -74,8 +78,8 @@ def connect(address: Address) -> Iterator[Board]:
     Raises:
         EdgekitError: it cannot be reached; the message says what to do about it.
     """
-    with tempfile.TemporaryDirectory(prefix="edgekit-ssh-") as aside:
-        board = Board(address, Path(aside))
+    with room("ssh") as aside:
+        board = Board(address, aside)
         try:
             board.ready()
             yield board
@@ -122,7 +126,7 @@ class Board:
             process = line.start([python, "-m", "edgekit.runtimes.worker", f"{there}/job.json"], env)
         except LineLost as error:
             raise self.lost(line, error) from error
-        return BoardWorker(self, line, process, there)
+        return BoardWorker(self, line, process, there, Timeouts(**job.get("timeouts", {})))
 
     def lost(self, line: Line, error: LineLost) -> WorkerGone:
         """What to tell of a connection that was lost, after cleaning up behind it; the next worker tries it anew."""
@@ -200,7 +204,7 @@ class Board:
         ]
         for argv in steps:
             step = self.ready().start(argv, {})
-            if step.finish(note) != 0:
+            if step.finish(note, SETUP_S) != 0:
                 raise EdgekitError(
                     f"No environment could be made on {self.name}.",
                     why=f"{shlex.join(argv)} ended with {step.code}: {' / '.join(step.tail)}",
@@ -212,26 +216,27 @@ class Board:
         """Packages that a Python of the board lacks."""
         said: list[str] = []
         check = self.ready().start([python, "-c", CHECK, *modules.values()], {})
-        check.finish(said.append)
+        check.finish(said.append, CHECK_S)
         try:
             found = json.loads(said[-1])
-        except (IndexError, ValueError) as error:
+            version_there, lacking = tuple(int(part) for part in found["version"]), list(found["missing"])
+        except (IndexError, KeyError, TypeError, ValueError) as error:
             raise EdgekitError(
                 f"{python} on {self.name} does not run.", why=f"exit code {check.code}: {' / '.join(check.tail)}"
             ) from error
-        if tuple(found["version"]) < OLDEST_PYTHON:
+        if version_there < OLDEST_PYTHON:
             raise EdgekitError(
-                f"{python} on {self.name} is Python {'.'.join(map(str, found['version']))}.",
+                f"{python} on {self.name} is Python {'.'.join(map(str, version_there))}.",
                 why=f"edgekit needs {'.'.join(map(str, OLDEST_PYTHON))} or newer.",
                 fix="Install a newer one there, and name it:  --device 'ssh://...?python=PATH'",
             )
-        return [package for package, module in modules.items() if module in found["missing"]]
+        return [package for package, module in modules.items() if module in lacking]
 
     def _clean_up(self, line: Line) -> None:
         """The agent cleans up when the line goes; where it was itself killed, a new one does it."""
         line.close()
         with suppress(EdgekitError), _open_line(self._address) as again:
-            if again.ask("sweep", place=line.about["place"])["left"]:
+            if again.ask("sweep", "left", place=line.about["place"])["left"]:
                 note(f"{line.about['place']} on {self.name} could not be removed.")
 
     def close(self) -> None:
@@ -249,33 +254,42 @@ class BoardWorker:
         line: To the agent that started it.
         process: Running.
         there: Its folder on the board.
+        timeouts: By phase.
     """
 
-    def __init__(self, board: Board, line: Line, process: Remote, there: str) -> None:
+    def __init__(self, board: Board, line: Line, process: Remote, there: str, timeouts: Timeouts) -> None:
         self._board, self._line, self._process, self._there = board, line, process, there
+        self._timeouts, self._number, self._ready = timeouts, 0, False
 
     def call(self, do: str, **arguments: Any) -> Any:
         """Have something done there, its files copied to and fro."""
         try:
-            reply = self._ask(do, self._sent(arguments))
+            value = self._ask(do, self._sent(arguments))
             if do == "trace":
                 name = f"{PurePosixPath(self._there).name}/{TRACE}"
                 self._line.get(name, Path(arguments["out"]) / TRACE)
         except LineLost as error:
             raise self._board.lost(self._line, error) from error
-        if "error" in reply:
-            raise EdgekitError(" ".join(str(reply["error"]).split()))
-        return reply["ok"]
+        return value
 
-    def _ask(self, do: str, arguments: dict[str, Any]) -> dict[str, Any]:
-        self._process.write(json.dumps({"do": do, **arguments}))
-        text = self._process.readline()
-        if text is None:
-            code, tail = self._process.code or 0, " / ".join(self._process.tail)
-            how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-            raise WorkerGone(f"its process on {self._board.name} {how}{': ' + tail if tail else ''}")
-        reply: dict[str, Any] = json.loads(text)
-        return reply
+    def _ask(self, do: str, arguments: dict[str, Any]) -> Any:
+        try:
+            if not self._ready:
+                wait_ready(self._read, self._timeouts)
+                self._ready = True
+            self._number += 1
+            self._process.write(json.dumps({"ask": self._number, "do": do, "given": arguments}))
+            return wait_reply(self._read, self._number, do, self._timeouts)
+        except EndedError as error:
+            how = how_it_ended(self._process.code or 0, self._process.tail)
+            raise WorkerGone(how.replace("its process", f"its process on {self._board.name}", 1)) from error
+        except GaveUpError as error:
+            self.close()
+            raise WorkerGone(f"on {self._board.name}: {error.what}") from error
+
+    def _read(self, seconds: float) -> bytes | None:
+        text = self._process.readline(seconds)
+        return None if text is None else text.encode()
 
     def _sent(self, arguments: dict[str, Any]) -> dict[str, Any]:
         """Arguments with files of this machine in the board's names."""
@@ -298,7 +312,7 @@ class BoardWorker:
         with suppress(LineLost):
             if self._process.code is None and self._process.alive:
                 self._process.kill()  # it may be in the middle of something long, and keeps nothing
-                self._process.finish(lambda text: None)
+                self._process.finish(lambda text: None, CHECK_S)
 
 
 def _sources() -> list[str]:

@@ -5,12 +5,10 @@ from __future__ import annotations
 import json
 import os
 import platform
-import select
 import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -21,7 +19,9 @@ from numpy.typing import NDArray
 from edgekit.aimodel_host import Arrays, pack, unpack
 from edgekit.apart import how_it_ended
 from edgekit.bundle import Component
+from edgekit.child import Patience, launch, write_all
 from edgekit.errors import BundleError, DataError, MissingExtraError
+from edgekit.temporary import room
 
 ASSET_VERSION = "2"  # the major version of the assets that coreai-core 1.0.0b3 writes and loads
 LOAD_LIMIT_S, RUN_LIMIT_S = 900.0, 300.0
@@ -52,30 +52,6 @@ def check_asset(path: Path) -> None:
         )
 
 
-class Patience:
-    """Seconds left to wait; those in which this process was itself stopped, as by Ctrl-Z, do not count."""
-
-    STEP_S = 1.0
-
-    def __init__(self, seconds: float) -> None:
-        self.left_s = seconds
-
-    def wait(self, reading: Sequence[int], writing: Sequence[int]) -> None:
-        """Until one of these descriptors is ready.
-
-        Raises:
-            TimeoutError: no seconds are left.
-        """
-        while True:
-            step, start = min(self.STEP_S, max(0.0, self.left_s)), time.monotonic()
-            ready, free, _ = select.select(reading, writing, [], step)
-            self.left_s -= min(step, time.monotonic() - start)
-            if ready or free:
-                return
-            if self.left_s <= 0.0:
-                raise TimeoutError
-
-
 class Runner:
     """Assets in a process of their own, with a time limit for each answer.
 
@@ -98,13 +74,14 @@ class Runner:
         self._end = ""
         self._log = tempfile.TemporaryFile("w+b")  # noqa: SIM115  (lives as long as the process)
         # What Core AI compiles goes there, and stays there when its process is killed.
-        self._place = tempfile.TemporaryDirectory(prefix="edgekit-coreai-", ignore_cleanup_errors=True)
+        self._held = ExitStack()
+        place = self._held.enter_context(room("coreai"))
         theirs_in, self._to = os.pipe()
         self._from, theirs_out = os.pipe()
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "edgekit.aimodel_host", str(theirs_in), str(theirs_out)],
-            stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log, pass_fds=(theirs_in, theirs_out),
-            env={**os.environ, "OMP_NUM_THREADS": str(threads), "TMPDIR": self._place.name},
+        self._process = launch(
+            "edgekit.aimodel_host", str(theirs_in), str(theirs_out), pass_fds=(theirs_in, theirs_out),
+            stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log,
+            env={**os.environ, "OMP_NUM_THREADS": str(threads), "TMPDIR": str(place)},
         )  # fmt: skip
         os.close(theirs_in)
         os.close(theirs_out)
@@ -158,7 +135,7 @@ class Runner:
                 os.close(descriptor)
         self._to = self._from = -1
         self._log.close()
-        self._place.cleanup()
+        self._held.close()
         self._end = self._end or "its process was closed"
 
     def __del__(self) -> None:
@@ -171,7 +148,7 @@ class Runner:
         limit = self._limits["load" if header["what"] == "load" else "run"]
         patience = Patience(limit)
         try:
-            self._write(pack(header, arrays), patience)
+            write_all(self._to, pack(header, arrays), patience)
             answer, out = unpack(lambda count: self._read(count, patience))
         except (EOFError, BrokenPipeError) as error:
             self._end = self._how_it_ended()
@@ -184,13 +161,6 @@ class Runner:
         if "error" in answer:
             raise BundleError(f"Core AI does not {task}.", why=str(answer["error"])[:500])
         return answer, out
-
-    def _write(self, data: bytes, patience: Patience) -> None:
-        os.set_blocking(self._to, False)
-        view = memoryview(data)
-        while view:
-            patience.wait([], [self._to])
-            view = view[os.write(self._to, view[: 1 << 16]) :]
 
     def _read(self, count: int, patience: Patience) -> bytes:
         parts, left = [], count

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import signal
 import subprocess
@@ -21,8 +22,10 @@ from importlib import import_module
 from typing import Any
 
 from edgekit import errors
+from edgekit.child import Channel
 from edgekit.errors import EdgekitError
 
+TOLD = {"name", "what", "why", "fix"}  # of an error
 LAST = 5  # lines of standard error that a death is reported with
 
 
@@ -41,22 +44,27 @@ def how_it_ended(code: int, lines: Iterable[str]) -> str:
     if code < 0:
         known = {number.value for number in signal.Signals}
         how = f"was ended by {signal.Signals(-code).name if -code in known else f'signal {-code}'}"
-    last = " / ".join([text for line in lines if (text := line.strip())][-LAST:])
+    last = last_words(lines)
     return f"its process {how}{': ' + last if last else ''}"
+
+
+def last_words(lines: Iterable[str]) -> str:
+    """The end of a process's standard error in one line."""
+    return " / ".join([text for line in lines if (text := line.strip())][-LAST:])
 
 
 class Apart:
     """Calls functions in another process; its standard error is passed on as it comes."""
 
     def __init__(self) -> None:
-        self._process: subprocess.Popen[str] | None = None
+        self._channel: Channel | None = None
 
     def __enter__(self) -> Apart:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._process is not None:
-            self._end(self._process)
+        if self._channel is not None:
+            self._end(self._channel)
 
     def call(self, module: str, function: str, **arguments: Any) -> Any:
         """Call a function of edgekit's.
@@ -67,56 +75,41 @@ class Apart:
         Returns:
             What it returns, by way of JSON.
         Raises:
-            ProcessDied: the process ended before it answered.
+            ProcessDied: the process ended before it answered, or what it answered is no answer.
             EdgekitError: the function's own, of its own class.
         """
-        process = self._started()
-        assert process.stdin is not None and process.stdout is not None
+        channel = self._started()
+        channel.tell([module, function, arguments])
         try:
-            process.stdin.write(json.dumps([module, function, arguments]) + "\n")
-            process.stdin.flush()
-            line = process.stdout.readline()
-        except BrokenPipeError:
-            line = ""
-        if not line.endswith("\n"):
-            self._process = None
-            code = self._end(process)
-            raise ProcessDied(how_it_ended(code, self._lines))
-        answer = json.loads(line)
+            line = channel.read(math.inf)
+            answer = None if line is None else _read(line)
+        except ValueError as error:
+            channel.process.kill()
+            self._end(channel)
+            raise ProcessDied(f"its process answered what is no answer: {error}") from error
+        if answer is None:
+            raise ProcessDied(how_it_ended(self._end(channel), self._lines))
         if "error" in answer:
             raise _error(**answer["error"])
         return answer["result"]
 
-    def _started(self) -> subprocess.Popen[str]:
-        if self._process is None:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "edgekit.apart"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                encoding="utf-8",
-                errors="replace",
+    def _started(self) -> Channel:
+        if self._channel is None:
+            self._channel = Channel(
+                "edgekit.apart", stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8", errors="replace"
             )
             self._lines: deque[str] = deque(maxlen=4 * LAST)
-            self._reader = threading.Thread(target=_pass_on, args=(self._process.stderr, self._lines), daemon=True)
+            printed = self._channel.process.stdout
+            self._reader = threading.Thread(target=_pass_on, args=(printed, self._lines), daemon=True)
             self._reader.start()
-        return self._process
+        return self._channel
 
-    def _end(self, process: subprocess.Popen[str]) -> int:
-        """Close its input, which ends it where it is idle; its exit code, once all it wrote is read."""
-        assert process.stdin is not None and process.stdout is not None
-        with contextlib.suppress(BrokenPipeError):
-            process.stdin.close()
-        try:
-            process.wait(timeout=10)
-        except BaseException as error:  # interrupted, or deep in a call that nobody waits for any more
-            process.kill()
-            process.wait()
-            if not isinstance(error, subprocess.TimeoutExpired):
-                raise
+    def _end(self, channel: Channel) -> int:
+        """Its exit code, once all it wrote is read."""
+        self._channel = None
+        code = channel.end()
         self._reader.join(timeout=10)
-        process.stdout.close()
-        return process.returncode
+        return code
 
 
 def _pass_on(stream: Any, lines: deque[str]) -> None:
@@ -135,24 +128,40 @@ def _error(name: str, what: str, why: str, fix: str) -> EdgekitError:
     return error
 
 
-def serve() -> None:
-    """Answer calls from standard input until it ends."""
-    # Runtimes print to standard output as they like; the answers go where nobody else writes.
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-    for line in sys.stdin:
-        module, function, arguments = json.loads(line)
-        try:
-            answer = {"result": getattr(import_module(module), function)(**arguments)}
-        except EdgekitError as error:
-            told = {"name": type(error).__name__, "what": error.what, "why": error.why, "fix": error.fix}
-            answer = {"error": told}
-        answers.write(json.dumps(answer) + "\n")
-        answers.flush()
+def _read(line: bytes) -> dict[str, Any]:
+    """The answer of a line.
+
+    Raises:
+        ValueError: it is none.
+    """
+    with contextlib.suppress(ValueError, RecursionError):
+        found = json.loads(line)
+        told = found.get("error") if isinstance(found, dict) and len(found) == 1 else None
+        if isinstance(found, dict) and (set(found) == {"result"} or (isinstance(told, dict) and set(told) == TOLD)):
+            return found
+    raise ValueError(repr(line[:80]))
+
+
+def serve(incoming: int, outgoing: int) -> None:
+    """Answer calls until there are no more.
+
+    Args:
+        incoming, outgoing: Descriptors of this process's own, away from what libraries print.
+    """
+    with os.fdopen(incoming, encoding="utf-8") as calls, os.fdopen(outgoing, "w", encoding="utf-8") as answers:
+        for line in calls:
+            module, function, arguments = json.loads(line)
+            try:
+                answer = {"result": getattr(import_module(module), function)(**arguments)}
+            except EdgekitError as error:
+                told = {"name": type(error).__name__, "what": error.what, "why": error.why, "fix": error.fix}
+                answer = {"error": told}
+            answers.write(json.dumps(answer) + "\n")
+            answers.flush()
 
 
 if __name__ == "__main__":
     try:
-        serve()
+        serve(int(sys.argv[1]), int(sys.argv[2]))
     except KeyboardInterrupt:
         sys.exit(130)  # the caller was interrupted as well, and says so

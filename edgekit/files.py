@@ -194,7 +194,7 @@ def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
 def _swap(aside: Path, path: Path) -> None:
     """Put a folder in the place of another, which is removed."""
     old = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.old")
-    held = _hold(path)  # so that nobody takes it for left behind while it has the other name
+    held = hold(path)  # so that nobody takes it for left behind while it has the other name
     try:
         path.replace(old)
         try:
@@ -301,7 +301,7 @@ def _clear_left_behind(path: Path) -> None:
 
 def _clear(left: Path) -> bool:
     """Remove a leftover unless a live process has it; a whole folder that lost its name gets that back."""
-    if left.is_symlink() or (held := _hold(left)) is None:
+    if left.is_symlink() or (held := hold(left)) is None:
         return False
     try:
         found = _LEFT.fullmatch(left.name)
@@ -366,7 +366,7 @@ def _lock(descriptor: int) -> bool | None:
     return True
 
 
-def _hold(path: Path) -> int | None:
+def hold(path: Path) -> int | None:
     """A locked descriptor of what is there; None where it is gone, another has it, or there are no locks."""
     try:
         descriptor = os.open(path, os.O_RDONLY)

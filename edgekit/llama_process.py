@@ -12,7 +12,6 @@ import os
 import platform
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Generator, Iterable
@@ -25,9 +24,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgekit.child import launch
 from edgekit.errors import BundleError, MissingExtraError
 from edgekit.files import write_json
 from edgekit.llama_wire import FAILED, NOT_FINITE, Arrays, Message, Shared, receive, send
+from edgekit.temporary import room
 
 PACKAGES = ("gguf", "llama-cpp-python")
 EXTRA = "gguf"
@@ -58,8 +59,8 @@ class LlamaProcess:
         """
         self._log = tempfile.TemporaryFile(prefix="edgekit-llama-")  # noqa: SIM115  (it lives as long as the process)
         environment = {**os.environ, "EDGEKIT_LLAMA_LOG": str(log_level)}
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "edgekit.llama_worker"],
+        self._process = launch(
+            "edgekit.llama_worker",
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, env=environment, bufsize=1 << 20,
         )  # fmt: skip
 
@@ -171,21 +172,20 @@ class LlamaModel:
         Raises:
             BundleError: llama.cpp does not load them.
         """
-        shared = tempfile.TemporaryDirectory(prefix="edgekit-llama-", dir=_memory(), ignore_cleanup_errors=True)
-        logits = Path(shared.name) / "logits"
         self.process, self._pause_s = LlamaProcess(), 5e-4
         try:
-            self.about, _ = self.process.ask(
-                "open", model=str(model), mmproj=None if mmproj is None else str(mmproj), threads=threads,
-                context=context, batch=min(BATCH, context), exact=exact, image_tokens=image_tokens,
-                extra_bufts=extra_bufts, watch=watch, shared=str(logits),
-            )  # fmt: skip
-            self._shared = Shared(logits, self.about["vocab_size"], context, make=False)
+            with room("llama", _memory()) as shared:
+                logits = shared / "logits"
+                self.about, _ = self.process.ask(
+                    "open", model=str(model), mmproj=None if mmproj is None else str(mmproj), threads=threads,
+                    context=context, batch=min(BATCH, context), exact=exact, image_tokens=image_tokens,
+                    extra_bufts=extra_bufts, watch=watch, shared=str(logits),
+                )  # fmt: skip
+                self._shared = Shared(logits, self.about["vocab_size"], context, make=False)
+            # The file is gone, and both have it mapped.
         except BaseException:
             self.process.close()
             raise
-        finally:
-            shared.cleanup()  # both have it mapped; where that keeps it, it goes when the system clears up
 
     def encode(self, pictures: list[NDArray[np.uint8]]) -> list[NDArray[np.float32]]:
         """Each picture (H, W, 3), of a size that mtmd leaves as it is, -> (N, width)."""

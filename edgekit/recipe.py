@@ -20,13 +20,15 @@ from edgekit import schema
 from edgekit.errors import RecipeError
 from edgekit.files import sha256_json
 from edgekit.registry import Registry
+from edgekit.timeouts import Timeouts
 from edgekit.yaml_text import Document, below, read_yaml, read_yaml_file
 
 OBJECTIVES = Registry("edgekit.distill.objectives", "objective")
 JUDGES = Registry("edgekit.distill.judges", "judge")
 GENERATORS = Registry("edgekit.distill.generators", "generator")
 EXPORT_HELPERS = ("bundling", "coreml_patches", "genai", "onnx_attention", "onnx_precision", "parity")
-TARGETS = Registry("edgekit.export", "target", helpers=frozenset(EXPORT_HELPERS))
+TARGET_NEEDS = ("PRECISIONS", "EXTRA", "HOSTS", "write", "open_components")
+TARGETS = Registry("edgekit.export", "target", helpers=frozenset(EXPORT_HELPERS), needs=TARGET_NEEDS)
 
 
 @dataclass(frozen=True)
@@ -288,6 +290,8 @@ class Bench:
     processes: int = 5
     """Fresh ones of each row, one after the other through the questions, which intervals of latencies are made of;
     fewer where a process would have less than 4 turns."""
+    timeouts: Timeouts = field(default_factory=Timeouts)
+    """Seconds after which a row's process is given up, by phase."""
 
 
 @dataclass(frozen=True)

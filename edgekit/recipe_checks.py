@@ -14,6 +14,7 @@ from edgekit.choice import entries
 from edgekit.errors import EdgekitError
 from edgekit.precision import by_part, canonical, is_mixed
 from edgekit.recipe import GENERATORS, JUDGES, OBJECTIVES, TARGETS
+from edgekit.timeouts import PHASES
 
 if TYPE_CHECKING:
     from edgekit.recipe import Lora, Recipe
@@ -77,6 +78,7 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "bench.new_tokens": (lambda v: all(n >= 0 for n in v), "of lengths of at least 0"),
     "bench.repetitions": (lambda v: v >= 0, "at least 0"),
     "bench.processes": (lambda v: v >= 1, "at least 1"),
+    **{f"bench.timeouts.{phase}_s": (lambda v: v > 0, "above 0") for phase in PHASES},
     "gates.max_drop": (lambda v: v is None or -100 <= v <= 100, "in [-100, 100]"),
     "gates.max_ttft_ms": (lambda v: v is None or v > 0, "above 0"),
     "gates.min_decode": (lambda v: v is None or v > 0, "above 0"),

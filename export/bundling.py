@@ -16,7 +16,7 @@ from typing import Any, overload
 import numpy as np
 
 from edgekit import __version__
-from edgekit.bars import MOST_PROMPTS
+from edgekit.bars import MOST_PROMPTS, bars_of
 from edgekit.bundle import MANIFEST, Bucket, Bundle, Cache, Component, Precision, Text, seal
 from edgekit.checkpoint import check_checkpoint, checkpoint_hash, load_model
 from edgekit.data import ImageRef, Sample
@@ -53,6 +53,7 @@ def check_request(target: str, precision: str, options: Mapping[str, str] | None
         raise EdgekitError(
             f"Target {target!r} has no precision {precision!r}.", fix=f"There are: {', '.join(module.PRECISIONS)}."
         )
+    bars_of(precision, target)  # without one its parity could not be judged, after all the work
     if platform.system() not in module.HOSTS:
         raise EdgekitError(
             f"Target {target!r} cannot be exported on {platform.system()}.", fix=f"Use: {', '.join(module.HOSTS)}."
@@ -281,7 +282,7 @@ def _check_needs(target: str, module: Any, split: Split) -> None:
 
 
 def _knowing(needs: set[str]) -> list[str]:
-    return [name for name in TARGETS.names() if needs <= getattr(TARGETS.load(name), "KNOWS", frozenset())]
+    return [name for name, module in TARGETS.working() if needs <= getattr(module, "KNOWS", frozenset())]
 
 
 def export_hash(student_sha256: str, target: str, precision: str, preprocessing: Mapping[str, Any]) -> str:
@@ -377,7 +378,7 @@ def _check_pixels(split: Split, inputs: Sequence[Inputs]) -> None:
 
 
 def _exporting() -> list[str]:
-    return [name for name in FAMILIES.names() if hasattr(FAMILIES.load(name), "split")]
+    return [name for name, module in FAMILIES.working() if hasattr(module, "split")]
 
 
 def _template_file(folder: Path) -> str:

@@ -3,6 +3,7 @@
     TARGETS                                 targets whose bundles it runs; "checkpoint" for a Hugging Face folder
     open_session(folder, threads) -> Session
 
+    PACKAGES                                optional: names of the packages it needs, for the report and for boards
     timing_note() -> str | None             optional: why its timings say nothing of the hardware its bundles are for
 
 and imports what it needs when a session is opened, so that each process holds one runtime only.
@@ -21,8 +22,9 @@ RUNTIMES = Registry(
     "runtime",
     helpers=frozenset(
         {"session", "generate", "sampling", "stream", "worker", "bench", "verify", "modules", "attribute", "gates"}
-        | {"crew", "examples", "measure", "rows", "speed", "side_by_side", "where"}
+        | {"crew", "examples", "measure", "phases", "rows", "speed", "side_by_side", "where"}
     ),
+    needs=("TARGETS", "open_session"),
 )
 
 
@@ -37,9 +39,12 @@ def runtime_for(folder: Path) -> str:
     from edgekit.bundle import Bundle
 
     target = Bundle.load(folder, verify=False).manifest.target
-    for name in RUNTIMES.names():
-        if target in RUNTIMES.load(name).TARGETS:
+    for name, module in RUNTIMES.working():
+        if target in module.TARGETS:
             return name
+    broken = [f"{name!r} cannot be loaded: {' '.join(error.why.split())}" for name, error in RUNTIMES.broken()]
     raise EdgekitError(
-        f"No runtime here runs bundles of target {target!r}.", fix=f"There are: {', '.join(RUNTIMES.names())}."
+        f"No runtime here runs bundles of target {target!r}.",
+        why="\n".join(broken),
+        fix=f"There are: {', '.join(RUNTIMES.names())}.",
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
@@ -18,8 +17,11 @@ from edgekit.data import samples
 from edgekit.data.scoring import KEY, check_metrics
 from edgekit.devices import DEVICES, parse_address
 from edgekit.errors import BundleError, EdgekitError
+from edgekit.files import sha256_file, sha256_json
+from edgekit.held import Held, stamp
 from edgekit.recipe import Gates
 from edgekit.report import SCHEMA_VERSION, Lineage, Report, Row, write_report
+from edgekit.temporary import room
 from edgekit.runtimes import RUNTIMES, gates, runtime_for, where
 from edgekit.runtimes.examples import choose_examples
 from edgekit.runtimes.measure import Measured, Settings, measure, turn_lengths, turns_of_process
@@ -74,18 +76,18 @@ def bench(
     subjects += [_Subject.bundle(path, student, allowed) for path in bundles]
     if not subjects:
         raise EdgekitError("Nothing to measure.", fix="Make a bundle:  edgekit export --target onnx")
-    with tempfile.TemporaryDirectory(prefix="edgekit-bench-") as place, where.place_at(address) as at:
+    with room("bench") as place, where.place_at(address) as at:
         boards = [None if one.target == "checkpoint" else at.board for one in subjects]
         about = at.described()
         measured = measure(
             [(f"{one.name} on {one.runtime}", one.problem or one.job(settings)) for one in subjects],
             settings,
-            Path(place),
+            place,
             total,
             bool(reference),
             boards,
         )
-        timed = _timed(subjects, at, settings.threads, Path(place))
+        timed = _timed(subjects, at, settings.threads, place)
     rounds = len(turn_lengths(total))
     devices = [where.HOST if board is None else at.name for board in boards]
     rows = _rows(subjects, measured, devices, bool(reference))
@@ -159,6 +161,7 @@ class _Subject:
     precision: str
     hash: str
     size_bytes: int
+    held: Held
     problem: str | None = None
     student: str | None = None
     lineage: Lineage | None = None
@@ -174,27 +177,35 @@ class _Subject:
     def job(self, settings: Settings) -> Job:
         return Job(
             self.runtime, str(self.folder.resolve()), settings.threads, settings.data, settings.limit,
-            settings.scoring, settings.max_new_tokens,
+            settings.scoring, settings.max_new_tokens, self.held.as_json(), vars(settings.timeouts),
         )  # fmt: skip
 
     @classmethod
     def checkpoint(cls, folder: Path) -> _Subject:
+        opened = stamp(folder)
         check_checkpoint(folder)
         size = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
-        return cls(folder, f"{folder.name} (reference)", "pytorch", "checkpoint", "fp32", checkpoint_hash(folder), size)
+        found = checkpoint_hash(folder)
+        held = Held(folder, opened, found)
+        held.check()
+        return cls(folder, f"{folder.name} (reference)", "pytorch", "checkpoint", "fp32", found, size, held)
 
     @classmethod
     def bundle(cls, folder: Path, student: str | None, allowed: Mapping[str, str]) -> _Subject:
         if not folder.is_dir():
             raise BundleError(f"No bundle at {folder}.", fix="Make one:  edgekit export --target onnx")
+        opened = stamp(folder)
         try:
             bundle = Bundle.load(folder)
         except BundleError as error:
             if not (folder / MANIFEST).exists():
                 raise
             return cls(
-                folder, folder.name, "unknown", "unknown", "unknown", "", 0, problem=" ".join(str(error).split())
-            )
+                folder, folder.name, "unknown", "unknown", "unknown", "", 0, Held(folder, opened),
+                problem=" ".join(str(error).split()),
+            )  # fmt: skip
+        held = Held(folder, opened, sha256_json([bundle.hash, sha256_file(folder / MANIFEST)]))
+        held.check()
         manifest = bundle.manifest
         if student is not None and manifest.student_sha256 not in {student, *allowed}:
             raise BundleError(
@@ -204,7 +215,7 @@ class _Subject:
             )
         return cls(
             folder, manifest.name, runtime_for(folder), manifest.target, manifest.precision.common, bundle.hash,
-            bundle.size_bytes, student=allowed.get(manifest.student_sha256),
+            bundle.size_bytes, held, student=allowed.get(manifest.student_sha256),
             lineage=Lineage(
                 manifest.name, bundle.hash, manifest.student_sha256, manifest.teacher_sha256, manifest.run,
                 manifest.tools,
@@ -235,7 +246,7 @@ def _verdict(report: Report, bars: Gates) -> str:
 
 def _versions() -> dict[str, str]:
     found = {"edgekit": __version__}
-    packages = {package for name in RUNTIMES.names() for package in RUNTIMES.load(name).PACKAGES}
+    packages = {package for _, module in RUNTIMES.working() for package in getattr(module, "PACKAGES", ())}
     for package in sorted(packages):
         try:
             found[package] = version(package)

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from edgekit.apart import how_it_ended
+from edgekit.apart import how_it_ended, last_words
+from edgekit.child import Channel
 from edgekit.devices import Board, WorkerGone
+from edgekit.dialogue import EndedError, GaveUpError, RefusedError, wait_ready, wait_reply
 from edgekit.errors import EdgekitError
 from edgekit.files import write_json
 from edgekit.runtimes.worker import Job
+from edgekit.timeouts import Timeouts
 
 PINNED = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+
+
+LAST_BYTES = 1 << 16  # of what a worker printed, that its end is told with
 
 
 class WorkerError(EdgekitError):
@@ -65,7 +68,7 @@ class Away:
 
 
 class Member:
-    """One worker's process.
+    """One worker's process; its temporary files lie in its folder too.
 
     Args:
         job: What it holds.
@@ -75,15 +78,12 @@ class Member:
     def __init__(self, job: Job, place: Path) -> None:
         place.mkdir(parents=True, exist_ok=True)
         write_json(place / "job.json", vars(job))
-        self._log = (place / "stderr.txt").open("w+", encoding="utf-8", errors="replace")
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "edgekit.runtimes.worker", str(place / "job.json")],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._log,
-            env={**os.environ, **dict.fromkeys(PINNED, str(job.threads))},
-            encoding="utf-8",
-        )
+        self._place, self._timeouts, self._number, self._ready = place, Timeouts(**job.timeouts), 0, False
+        with (place / "stderr.txt").open("wb") as log:
+            self._channel = Channel(
+                "edgekit.runtimes.worker", str(place / "job.json"), stdout=log, stderr=log,
+                env={**os.environ, **dict.fromkeys(PINNED, str(job.threads)), "TMPDIR": str(place)},
+            )  # fmt: skip
 
     def call(self, do: str, **arguments: Any) -> Any:
         """Have something done, and wait for it.
@@ -93,36 +93,28 @@ class Member:
             arguments: Its arguments.
         Raises:
             WorkerError: it could not be done, with the reason in one line.
-            WorkerDied: the process ended meanwhile.
+            WorkerDied: the process ended meanwhile, took longer than it may, or answered rubbish.
         """
-        assert self._process.stdin is not None and self._process.stdout is not None
         try:
-            self._process.stdin.write(json.dumps({"do": do, **arguments}) + "\n")
-            self._process.stdin.flush()
-            line = self._process.stdout.readline()
-        except BrokenPipeError:
-            line = ""
-        if not line:
-            raise WorkerDied(self._how_it_ended())
-        reply = json.loads(line)
-        if "error" in reply:
-            raise WorkerError(" ".join(reply["error"].split()))
-        return reply["ok"]
+            if not self._ready:
+                wait_ready(self._channel.read, self._timeouts)
+                self._ready = True
+            self._number += 1
+            self._channel.tell({"ask": self._number, "do": do, "given": arguments})
+            return wait_reply(self._channel.read, self._number, do, self._timeouts)
+        except RefusedError as error:
+            raise WorkerError(error.what) from error
+        except EndedError as error:
+            raise WorkerDied(how_it_ended(self._channel.end(), self._said())) from error
+        except GaveUpError as error:
+            self._channel.process.kill()
+            self._channel.end()
+            last = last_words(self._said())
+            raise WorkerDied(f"{error.what}{': ' + last if last else ''}") from error
 
     def close(self) -> None:
         """End the process."""
-        for stream in (self._process.stdin, self._process.stdout):
-            if stream is not None:
-                try:
-                    stream.close()
-                except BrokenPipeError:  # something was left unsent
-                    continue
-        try:
-            self._process.wait(timeout=10)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._log.close()
+        self._channel.end()
 
     def __enter__(self) -> Member:
         return self
@@ -131,10 +123,11 @@ class Member:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if kind is not None:
-            self._process.kill()  # it may be in the middle of something long
+            self._channel.process.kill()  # it may be in the middle of something long
         self.close()
 
-    def _how_it_ended(self) -> str:
-        code = self._process.wait()
-        self._log.seek(0)
-        return how_it_ended(code, self._log.read().splitlines())
+    def _said(self) -> list[str]:
+        """The end of its standard error."""
+        with (self._place / "stderr.txt").open("rb") as log:
+            log.seek(max(0, os.fstat(log.fileno()).st_size - LAST_BYTES))
+            return log.read().decode(errors="replace").splitlines()

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from edgekit.chat import Message, question
+from edgekit.errors import EdgekitError
+from edgekit.runtimes.phases import PHASE
 from edgekit.runtimes.sampling import Choose, greedy
 from edgekit.runtimes.session import Logits, Prepared, Session, Unattended
 from edgekit.runtimes.stream import TextStream
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+MEMORY_WORDS = ("allocate memory", "out of memory", "bad_alloc", "failed to allocate")
+"""What runtimes say in RuntimeErrors when an allocation fails."""
 
 Finish = Literal["eos", "stop", "length"]
 
@@ -86,9 +91,11 @@ def answer(
         on_text: Told each piece of text as soon as it is certain; the pieces joined are the text, but for white space
             at both ends. What it does is not in the timings.
     """
-    session.reset()
-    start = _Start(session, messages, images, _Held())
-    return _go_on(session, start, max_new_tokens, choose, TextStream(session.decode_text, stops), on_token, on_text)
+    with exhausted("answer"):
+        session.reset()
+        start = _Start(session, messages, images, _Held())
+        stream = TextStream(session.decode_text, stops)
+        return _go_on(session, start, max_new_tokens, choose, stream, on_token, on_text)
 
 
 class Chat:
@@ -125,9 +132,10 @@ class Chat:
         """
         messages, pictures = [*self.messages, *question(text, len(images))], [*self.images, *images]
         held, self._held = self._held, _Held()  # a turn that breaks off leaves a cache that cannot be trusted
-        start = _Start(self._session, messages, pictures, held)
         stream = TextStream(self._session.decode_text, self._stops)
-        said = _go_on(self._session, start, self._max, self._choose, stream, None, on_text)
+        with exhausted("answer"):
+            start = _Start(self._session, messages, pictures, held)
+            said = _go_on(self._session, start, self._max, self._choose, stream, None, on_text)
         # The last token was chosen, and never fed.
         self._held = _Held([*start.ids, *said.token_ids[:-1]], len(start.ids), len(pictures))
         reply = {"role": "assistant", "content": [{"type": "text", "text": said.text}]}
@@ -161,6 +169,7 @@ class _Start:
             messages, images: The whole conversation.
             held: What the session's cache holds.
         """
+        PHASE.new_answer()
         self.timings = Timings()
         self.clock = _Lap()
         prepared = session.prepare(messages, images)
@@ -169,9 +178,12 @@ class _Start:
         if kept:
             prepared = prepared.tail(kept, held.images)
         self.timings.preprocess_ms = self.clock.lap()
+        PHASE.enter("encode")
         features = None if prepared.pixels is None else session.encode_image(prepared)
         self.timings.image_encode_ms = self.clock.lap()
+        PHASE.enter("prefill")
         self.logits = session.prefill(prepared, features)
+        PHASE.enter("decode")
         self.timings.prefill_ms = self.clock.lap()
         self.timings.prompt_tokens, self.timings.cached_tokens = len(self.ids) - kept, kept
 
@@ -204,6 +216,7 @@ def _go_on(
     tokens: list[int] = []
     with closing(_tokens(session, start, choose, max_new_tokens)) as coming:
         for token, milliseconds in coming:
+            PHASE.enter("decode")
             tokens.append(token)
             if len(tokens) == 1:
                 timings.first_token_ms = milliseconds
@@ -218,6 +231,7 @@ def _go_on(
             if on_text is not None and piece:
                 on_text(piece)
             if finish is not None:
+                PHASE.enter("answer")
                 return Answer(stream.text.strip(), tokens, timings, finish)
     raise AssertionError("a session stopped before the answer's end")
 
@@ -225,16 +239,54 @@ def _go_on(
 def _tokens(session: Session, start: _Start, choose: Choose, limit: int) -> Generator[tuple[int, float], None, None]:
     """Each token of an answer and its milliseconds, until the iterator is closed."""
     clock = start.clock
-    tokens = [choose(start.logits, start.ids)]
+    tokens = [choose(_checked(session, start.logits), start.ids)]
     yield tokens[0], clock.lap()
     if choose is greedy and isinstance(session, Unattended):
         yield from session.greedy_steps(tokens[0], limit - 1)
         return
     while True:
         clock.lap()  # showing text is no part of a token's time
-        logits = session.decode_step(tokens[-1])
+        logits = _checked(session, session.decode_step(tokens[-1]))
         tokens.append(choose(logits, start.ids + tokens))
         yield tokens[-1], clock.lap()
+
+
+def _checked(session: Session, logits: Logits) -> Logits:
+    """Logits (V,), as they must be; of another shape, the best of them would be no token.
+
+    Raises:
+        EdgekitError: they are not.
+    """
+    if logits.ndim != 1 or len(logits) < session.vocab_size:
+        raise EdgekitError(
+            f"The runtime gives logits of shape {logits.shape}, not ({session.vocab_size},) or longer.",
+            why="They do not belong to the tokenizer's vocabulary.",
+            fix="Export the bundle again; of another package's runtime, tell its author.",
+        )
+    return logits
+
+
+@contextmanager
+def exhausted(action: str) -> Iterator[None]:
+    """Turn a runtime's want of memory, or recursion without an end, into an error that says so.
+
+    Args:
+        action: What could not be done.
+    Raises:
+        EdgekitError: it could not.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:  # a RecursionError is a RuntimeError
+        deep = isinstance(error, RecursionError)
+        full = isinstance(error, MemoryError) or any(words in str(error).lower() for words in MEMORY_WORDS)
+        if not deep and not full:
+            raise
+        raise EdgekitError(
+            f"{'The runtime called itself without end' if deep else 'The memory ran out'}: cannot {action}.",
+            why=" ".join(f"{type(error).__name__}: {error}".split())[:500],
+            fix="" if deep else "Close other programs, or take fewer or smaller pictures, or a smaller precision.",
+        ) from error
 
 
 def _finish(session: Session, tokens: list[int], stream: TextStream, max_new_tokens: int) -> Finish | None:
@@ -247,14 +299,19 @@ def _finish(session: Session, tokens: list[int], stream: TextStream, max_new_tok
 
 def follow(session: Session, messages: list[Message], images: list[Image], tokens: Sequence[int]) -> Iterator[Logits]:
     """The logits (V,) before each of the given tokens, feeding them one by one."""
+    PHASE.new_answer()
     session.reset()
     prepared = session.prepare(messages, images)
+    PHASE.enter("encode")
     features = None if prepared.pixels is None else session.encode_image(prepared)
+    PHASE.enter("prefill")
     logits = session.prefill(prepared, features)
     for number, token in enumerate(tokens):
-        yield logits
+        PHASE.enter("decode")
+        yield _checked(session, logits)
         if number < len(tokens) - 1:
             logits = session.decode_step(token)
+    PHASE.enter("answer")
 
 
 class _Lap:

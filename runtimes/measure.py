@@ -16,6 +16,7 @@ from edgekit.energy import Rapl
 from edgekit.runtimes.crew import Away, Member, WorkerDied, WorkerError
 from edgekit.runtimes.speed import Test, tests
 from edgekit.runtimes.worker import TRACE, Job
+from edgekit.timeouts import Timeouts
 
 TURNS = 20
 SHORTEST_TURN = 4  # questions; a turn begins with one that is not timed, which should not be most of the work
@@ -39,6 +40,7 @@ class Settings:
     repetitions: int = 5
     processes: int = 5
     sustain_s: float = 0.0
+    timeouts: Timeouts = field(default_factory=Timeouts)
 
     def speed_tests(self) -> list[Test]:
         """What each subject is timed on beside the questions."""

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from edgekit.errors import EdgekitError
+from edgekit.held import Held, stamp
+from edgekit.temporary import room
 from edgekit.runtimes import runtime_for
 from edgekit.runtimes.crew import Member, WorkerError
 from edgekit.runtimes.worker import Job
+from edgekit.timeouts import Timeouts
 
 
 def ask_all(
-    models: Sequence[Path], prompt: str, images: Sequence[Path], *, max_new_tokens: int, threads: int
+    models: Sequence[Path],
+    prompt: str,
+    images: Sequence[Path],
+    *,
+    max_new_tokens: int,
+    threads: int,
+    timeouts: Timeouts = Timeouts(),
 ) -> list[dict[str, Any]]:
     """Answers of bundles and checkpoints; greedy, after one answer that is not timed.
 
@@ -23,17 +31,23 @@ def ask_all(
         prompt, images: The question.
         max_new_tokens: Longest answer.
         threads: CPU threads of each.
+        timeouts: Of each, by phase.
     Returns:
         For each: name, runtime, load_ms, what `edgekit.api.run` gives, and `same`: whether its tokens are the first
         one's; or name, runtime and `problem`.
     """
     found: list[dict[str, Any]] = []
-    with tempfile.TemporaryDirectory(prefix="edgekit-run-") as place:
+    with room("run") as place:
         for number, folder in enumerate(models):
             one = {"name": folder.name, "model": str(folder)}
+            held = Held(folder, stamp(folder))
             try:
                 one["runtime"] = runtime_for(folder)
-                one |= _ask(folder, one["runtime"], Path(place) / str(number), prompt, images, max_new_tokens, threads)
+                job = Job(
+                    one["runtime"], str(folder.resolve()), threads, max_new_tokens=max_new_tokens, held=held.as_json(),
+                    timeouts=vars(timeouts),
+                )  # fmt: skip
+                one |= _ask(job, place / str(number), prompt, images)
             except EdgekitError as error:
                 one = {"runtime": "unknown", **one, "problem": " ".join(str(error).split())}
             found.append(one)
@@ -41,11 +55,10 @@ def ask_all(
     return [one if "problem" in one else {**one, "same": one["token_ids"] == first} for one in found]
 
 
-def _ask(
-    folder: Path, runtime: str, place: Path, prompt: str, images: Sequence[Path], max_new_tokens: int, threads: int
-) -> dict[str, Any]:
-    asked = {"prompt": prompt, "images": [str(path.resolve()) for path in images], "max_new_tokens": max_new_tokens}
-    with Member(Job(runtime, str(folder.resolve()), threads), place) as member:
+def _ask(job: Job, place: Path, prompt: str, images: Sequence[Path]) -> dict[str, Any]:
+    paths = [str(path.resolve()) for path in images]
+    asked = {"prompt": prompt, "images": paths, "max_new_tokens": job.max_new_tokens}
+    with Member(job, place) as member:
         try:
             loaded = member.call("load")
             member.call("answer", **asked)

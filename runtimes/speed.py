@@ -17,6 +17,7 @@ import numpy as np
 from edgekit.chat import question
 from edgekit.errors import EdgekitError
 from edgekit.runtimes.generate import Answer
+from edgekit.runtimes.phases import PHASE
 from edgekit.runtimes.session import Prepared, Session, Unattended
 
 if TYPE_CHECKING:
@@ -57,15 +58,18 @@ def run_once(session: Session, kind: str, tokens: int, picture: Image | None) ->
     Raises:
         EdgekitError: the runtime refuses, for example a prompt longer than its cache; or there is no picture.
     """
+    PHASE.new_answer()
     session.reset()
     if kind == "img":
         if picture is None:
             raise EdgekitError("The data set has no picture to encode.")
         prepared = session.prepare(question("?", 1), [picture])
+        PHASE.enter("encode")
         start = time.perf_counter()
         session.encode_image(prepared)
         return {"ms": 1000 * (time.perf_counter() - start), "count": 1}
     prompt = text_prompt(session, tokens if kind == "pp" else 1)
+    PHASE.enter("prefill")
     if kind == "pp":
         start = time.perf_counter()
         session.prefill(prompt, None)
@@ -74,9 +78,11 @@ def run_once(session: Session, kind: str, tokens: int, picture: Image | None) ->
     drawn = np.random.default_rng(0).integers(session.vocab_size, size=tokens).tolist()
     start = time.perf_counter()
     if isinstance(session, Unattended):
+        PHASE.enter("decode", tokens)
         session.decode_steps(drawn)
     else:
         for token in drawn:
+            PHASE.enter("decode")
             session.decode_step(token)
     return {"ms": 1000 * (time.perf_counter() - start), "count": tokens}
 

@@ -19,6 +19,7 @@ from edgekit.data import samples
 from edgekit.errors import BundleError, DataError, EdgekitError, NotFiniteError
 from edgekit.families import fit_image
 from edgekit.files import write_json
+from edgekit.held import Held, stamp
 from edgekit.parity import SCHEMA_VERSION, Check, Files, ModuleParity, Parity
 from edgekit.processor import Processor
 from edgekit.runtimes import RUNTIMES, runtime_for
@@ -70,7 +71,9 @@ def verify_bundle(
     Raises:
         BundleError: not whole, or made from another checkpoint; no attribution where the runtime shows no modules.
         NotFiniteError: the checkpoint itself gives NaN or infinity.
+        ChangedError: the bundle or the checkpoint was replaced meanwhile.
     """
+    held = [Held(folder, stamp(folder))]
     bundle = Bundle.load(folder)
     manifest = bundle.manifest
     result = Parity(
@@ -84,6 +87,7 @@ def verify_bundle(
         why="" if reference else "no reference checkpoint was given: only the files were checked",
     )
     if reference is not None:
+        held.append(Held(reference, stamp(reference)))
         check_checkpoint(reference)
         if (found := checkpoint_hash(reference)) != manifest.student_sha256:
             raise BundleError(
@@ -98,6 +102,8 @@ def verify_bundle(
         raise EdgekitError(
             "Losses cannot be attributed without the checkpoint.", fix="Name it:  --reference CHECKPOINT"
         )
+    for one in held:
+        one.check()
     value: dict[str, Any] = to_json(result)
     write_json(folder / "parity.json", value)
     return value

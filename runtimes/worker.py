@@ -1,8 +1,8 @@
-"""One runtime in a process of its own: `python -m edgekit.runtimes.worker JOB.json`, told what to do line by line.
+"""One runtime in a process of its own: `python -m edgekit.runtimes.worker JOB.json [IN OUT]`, told what to do.
 
-Each line of standard input is a JSON object `{"do": NAME, ...}`; each gets one line of JSON back, `{"ok": value}` or
-`{"error": text}`. The process idles between lines, so that several of them can take turns on one machine. Whatever
-libraries print goes to standard error. `edgekit.runtimes.crew` is the other end.
+What it is asked and answers is `edgekit.dialogue`, line by line through two descriptors, or standard input and output
+where none are given. The process idles between requests, so that several of them can take turns on one machine.
+Whatever libraries print goes to standard error. `edgekit.runtimes.crew` is the other end.
 """
 
 from __future__ import annotations
@@ -11,10 +11,12 @@ import contextlib
 import gc
 import json
 import os
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +26,17 @@ from edgekit.chat import question
 from edgekit.choice import Choice
 from edgekit.data import ImageRef, Sample, samples
 from edgekit.data.scoring import score_answer
+from edgekit.dialogue import READY, beat_s, first_phase
 from edgekit.errors import EdgekitError
+from edgekit.held import Held
 from edgekit.machine import peak_memory_bytes
 from edgekit.pictures import upright
 from edgekit.runtimes import RUNTIMES, speed
-from edgekit.runtimes.generate import Answer, answer, follow
+from edgekit.runtimes.generate import Answer, answer, exhausted, follow
+from edgekit.runtimes.phases import PHASE
 from edgekit.runtimes.session import Session, verified_by
 from edgekit.stats import finite_or_none, kl_divergence
+from edgekit.timeouts import Timeouts
 
 TRACE = "trace.npz"
 PIXEL_SAMPLES = 8  # pictures whose preprocessing is compared: every tile of one, so a few tell enough
@@ -47,6 +53,8 @@ class Job:
         threads: CPU threads.
         data, limit, scoring: Questions and metric; no data for prompts given one by one.
         max_new_tokens: Longest answer.
+        held: `stamp` and `identity` of the folder (`edgekit.held`), which it must have; empty for any.
+        timeouts: Seconds of each phase, as fields of `Timeouts`; whoever asks holds the worker to them.
     """
 
     runtime: str
@@ -56,6 +64,8 @@ class Job:
     limit: int | None = None
     scoring: Choice = "exact"
     max_new_tokens: int = 16
+    held: Mapping[str, str] = field(default_factory=dict)
+    timeouts: Mapping[str, float] = field(default_factory=dict)
 
 
 class Worker:
@@ -63,6 +73,7 @@ class Worker:
 
     def __init__(self, job: Job) -> None:
         self._job = job
+        self._held = Held(Path(job.folder), **job.held) if job.held else None
         self._session: Session | None = None
         self._rest: Iterator[Sample] = iter(())
         self._first: Sample | None = None
@@ -72,10 +83,12 @@ class Worker:
         if self._job.data:
             self._rest = iter(samples(self._job.data, limit=self._job.limit))
             self._first = next(iter(samples(self._job.data, limit=1)), None)
+        self._check()
         _forget(Path(self._job.folder))
         start = time.perf_counter()
         self._open()
         found: dict[str, Any] = {"load_ms": 1000 * (time.perf_counter() - start)}
+        self._check()
         if self._first is not None:
             ids = self._ready.prepare(self._first.messages, [image.open() for image in self._first.images]).ids
             found["image_tokens"] = int((ids == self._ready.image_token_id).sum())
@@ -120,6 +133,7 @@ class Worker:
                     **said.timings.as_dict(),
                 }
             )
+        self._check()
         return rows
 
     def skip(self, count: int) -> None:
@@ -148,7 +162,9 @@ class Worker:
 
     def compare(self, trace: str, count: int) -> dict[str, Any]:
         """Follow the reference's answers."""
-        return _compare(self._ready, self._chosen(count), Path(trace))
+        found = _compare(self._ready, self._chosen(count), Path(trace))
+        self._check()
+        return found
 
     def reload(self) -> dict[str, float]:
         """Close the session and open it again: what a load costs when the runtime and the files are in memory."""
@@ -158,6 +174,7 @@ class Worker:
             start = time.perf_counter()
             self._open()
             spent.append(1000 * (time.perf_counter() - start))
+        self._check()
         self._close()
         return {"load_warm_ms": float(np.median(spent))}
 
@@ -165,6 +182,7 @@ class Worker:
         """Answer a prompt about picture files."""
         pictures = [upright(ImageRef(path=Path(path)).open()) for path in images]
         said = answer(self._ready, question(prompt, len(pictures)), pictures, max_new_tokens=max_new_tokens)
+        self._check()
         return {
             "text": said.text,
             "token_ids": said.token_ids,
@@ -178,8 +196,15 @@ class Worker:
             raise EdgekitError("The model is not loaded.")
         return self._session
 
+    def _check(self) -> None:
+        """What is open, or about to be opened, must be what was to be measured."""
+        if self._held is not None:
+            self._held.check()
+
     def _open(self) -> None:
-        self._session = RUNTIMES.load(self._job.runtime).open_session(Path(self._job.folder), self._job.threads)
+        PHASE.enter("load")
+        with exhausted(f"load {self._job.folder}"):
+            self._session = RUNTIMES.load(self._job.runtime).open_session(Path(self._job.folder), self._job.threads)
 
     def _close(self) -> None:
         self._ready.close()
@@ -203,21 +228,68 @@ class Worker:
         return list(samples(self._job.data, limit=limit))
 
 
-def main(path: Path) -> int:
-    """Do what standard input says until it ends."""
-    channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
+class Voice:
+    """What this process says: replies, and beats while it is busy.
+
+    Args:
+        descriptor: Away from what libraries print.
+        every_s: From one beat to the next.
+    """
+
+    def __init__(self, descriptor: int, every_s: float) -> None:
+        self._out, self._lock, self._every_s = os.fdopen(descriptor, "wb", 0), threading.Lock(), every_s
+        self._busy: int | None = None
+        self.say(READY)
+        threading.Thread(target=self._beat, daemon=True, name="edgekit-beats").start()
+
+    def say(self, value: Mapping[str, Any]) -> None:
+        """One line."""
+        left = memoryview(json.dumps(value).encode() + b"\n")
+        while left:
+            left = left[self._out.write(left) :]
+
+    def begin(self, number: int, phase: str) -> None:
+        """Work on a request begins."""
+        PHASE.enter(phase)
+        self._busy = number
+
+    def reply(self, number: int, value: Mapping[str, Any]) -> None:
+        """It is done: no beat of it comes behind this."""
+        with self._lock:
+            self._busy = None
+            self.say({"reply": number, **value})
+
+    def _beat(self) -> None:
+        while True:
+            time.sleep(self._every_s)
+            with self._lock, contextlib.suppress(BrokenPipeError):  # nobody listens any more: the end is near
+                if self._busy is not None:
+                    self.say({"beat": self._busy, **PHASE.told()})
+
+
+def main(path: Path, incoming: int | None = None, outgoing: int | None = None) -> int:
+    """Do what is asked until nothing more can come.
+
+    Args:
+        path: The job.
+        incoming, outgoing: Descriptors; standard input and output where there are none.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever asks is interrupted as well, and ends this process
+    source = os.fdopen(os.dup(0) if incoming is None else incoming, "rb")
+    answers = os.dup(1) if outgoing is None else outgoing
     os.dup2(2, 1)  # native libraries print where they like
     sys.stdout = sys.stderr
-    worker = Worker(Job(**json.loads(path.read_text(encoding="utf-8"))))
-    for line in sys.stdin:
+    job = Job(**json.loads(path.read_text(encoding="utf-8")))
+    worker, voice = Worker(job), Voice(answers, beat_s(Timeouts(**job.timeouts)))
+    for line in source:
         request = json.loads(line)
-        doing: Callable[..., Any] = getattr(worker, request.pop("do"))
-        channel.write(json.dumps(_reply(doing, request), ensure_ascii=False) + "\n")
-        channel.flush()
+        doing: Callable[..., Any] = getattr(worker, request["do"])
+        voice.begin(request["ask"], first_phase(request["do"]))
+        voice.reply(request["ask"], _done(doing, request["given"]))
     return 0
 
 
-def _reply(doing: Callable[..., Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
+def _done(doing: Callable[..., Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
     try:
         return {"ok": doing(**arguments)}
     except EdgekitError as error:
@@ -288,4 +360,4 @@ def _pixel_gap(ours: Any, theirs: Any) -> float:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    sys.exit(main(Path(sys.argv[1]), *map(int, sys.argv[2:])))

@@ -85,8 +85,11 @@ def test_another_packages_metric(plug_in: str) -> None:
 def test_plug_ins_gone_wrong(plug_in: str) -> None:
     with pytest.raises(EdgekitError, match=r"'stale' cannot be loaded.\n.*'thirdparty\.gone', which is not there"):
         SCORING.load("stale")
-    with pytest.raises(ModuleNotFoundError, match="not_installed_anywhere"):  # its own fault is shown as it is
+    with pytest.raises(EdgekitError, match=r"'needy' cannot be loaded.\n.*No module named 'not_installed_anywhere'"):
         SCORING.load("needy")
+    assert {name for name, _ in SCORING.broken()} == {"stale", "needy"}
+    working = dict(SCORING.working())
+    assert "fuzzy-match" in working and not {"stale", "needy"} & set(working)
 
 
 def test_only_the_missing_package_counts_as_missing() -> None:

@@ -65,6 +65,7 @@ def run_all(
     *,
     max_new_tokens: int = 32,
     threads: int = 1,
+    timeouts: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
     """Ask every runtime the same, each in a process of its own.
 
@@ -73,6 +74,7 @@ def run_all(
         models: Bundles and checkpoints; the student and all bundles of the latest run when None.
         max_new_tokens: Longest answer; greedy.
         threads: CPU threads of each.
+        timeouts: `PHASE=TIME` each; see `edgekit.timeouts`.
     Returns:
         One entry each, as `edgekit.runtimes.side_by_side.ask_all` says; what cannot answer holds its `problem`.
     Raises:
@@ -80,7 +82,9 @@ def run_all(
     """
     from edgekit.checkpoint import resolve_checkpoint
     from edgekit.runtimes.side_by_side import ask_all
+    from edgekit.timeouts import Timeouts, changed
 
+    limits = changed(Timeouts(), timeouts)
     for path in images:
         _picture(path)  # one clear error, not one for each runtime
     if models is None:
@@ -91,7 +95,7 @@ def run_all(
         folders = [run.student, *bundles]
     else:
         folders = [resolve_checkpoint(str(model)) for model in models]
-    return ask_all(folders, prompt, images, max_new_tokens=max_new_tokens, threads=threads)
+    return ask_all(folders, prompt, images, max_new_tokens=max_new_tokens, threads=threads, timeouts=limits)
 
 
 def chat(
@@ -131,12 +135,14 @@ def _open(model: Path | str, threads: int) -> tuple[str, Session]:
     from edgekit.checkpoint import resolve_checkpoint
     from edgekit.console import note
     from edgekit.runtimes import RUNTIMES, runtime_for
+    from edgekit.runtimes.generate import exhausted
 
     folder = resolve_checkpoint(str(model))
     name = runtime_for(folder)
     if name != "pytorch" and (text := Bundle.load(folder, verify=False).unsealed):
         note(text)
-    return name, RUNTIMES.load(name).open_session(folder, threads)
+    with exhausted(f"load {folder}"):
+        return name, RUNTIMES.load(name).open_session(folder, threads)
 
 
 def _picture(path: Path) -> Image:

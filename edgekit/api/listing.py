@@ -8,10 +8,31 @@ from typing import Any
 
 
 def doctor() -> list[dict[str, Any]]:
-    """What is ready on this machine, one row per thing."""
+    """What is ready on this machine, one row per thing; other packages' plug-ins that cannot be loaded among them."""
     from edgekit.doctor import checks
 
-    return checks()
+    return [*checks(), *_plug_ins()]
+
+
+def _plug_ins() -> list[dict[str, Any]]:
+    from edgekit.data import SOURCES
+    from edgekit.data.scoring import SCORING
+    from edgekit.devices import DEVICES
+    from edgekit.export import TARGETS
+    from edgekit.families import FAMILIES
+    from edgekit.imports import IMPORTS
+    from edgekit.inside import READERS
+    from edgekit.recipe import GENERATORS, JUDGES, OBJECTIVES
+    from edgekit.runtimes import RUNTIMES
+
+    registries = (
+        TARGETS, RUNTIMES, DEVICES, OBJECTIVES, JUDGES, GENERATORS, SOURCES, SCORING, FAMILIES, IMPORTS, READERS,
+    )  # fmt: skip
+    return [
+        {"name": f"{registry.kind} {name}", "ready": False, "detail": " ".join(error.why.split()), "fix": error.fix}
+        for registry in registries
+        for name, error in registry.broken()
+    ]
 
 
 def data_check(
@@ -89,9 +110,8 @@ def targets() -> list[dict[str, Any]]:
     from edgekit.export import TARGETS
 
     rows = []
-    for name in TARGETS.names():
-        module = TARGETS.load(name)
-        missing = [package for package in module.PACKAGES if find_spec(package) is None]
+    for name, module in TARGETS.working():
+        missing = [package for package in getattr(module, "PACKAGES", ()) if find_spec(package) is None]
         here = platform.system() in module.HOSTS
         rows.append(
             {
@@ -102,7 +122,7 @@ def targets() -> list[dict[str, Any]]:
                     for option, words in getattr(module, "OPTIONS", {}).items()
                 },
                 "hosts": list(module.HOSTS),
-                "runtimes": list(module.RUNTIMES),
+                "runtimes": list(getattr(module, "RUNTIMES", ())),
                 "ready": here and not missing,
                 "missing": f"pip install 'edgekit[{module.EXTRA}]'" if missing else "" if here else "another system",
             }
@@ -115,7 +135,7 @@ def devices(addresses: Sequence[str] = ()) -> list[dict[str, Any]]:
     from edgekit.devices import DEVICES, parse_address
 
     rows = []
-    for spec in addresses or DEVICES.names():
+    for spec in addresses or [name for name, _ in DEVICES.working()]:
         address = parse_address(spec)
         ready, detail = DEVICES.load(address.device).reach(address)
         rows.append({"device": str(address), "ready": ready, "detail": detail})

@@ -62,15 +62,14 @@ def verify_here(
     folder: str, reference: str, data: str | None, count: int | None, threads: int, attribution: bool
 ) -> dict[str, Any]:
     """`verify` with a reference, in this process; see `edgekit.runtimes.verify.verify_bundle`."""
-    import tempfile
-
+    from edgekit.temporary import room
     from edgekit.runtimes.verify import verify_bundle
 
     bundle, found = Path(folder), Path(reference)
     if not attribution:
         return verify_bundle(bundle, found, data, count, threads=threads)
-    with tempfile.TemporaryDirectory(prefix="edgekit-verify-") as place:
-        plain, why = _plain_export(bundle, found, Path(place) / "fp32")
+    with room("verify") as place:
+        plain, why = _plain_export(bundle, found, place / "fp32")
         return verify_bundle(bundle, found, data, count, threads=threads, attribution=True, plain=plain, note=why)
 
 
@@ -109,6 +108,7 @@ def bench(
     repetitions: int | None = None,
     processes: int | None = None,
     sustain_s: float = 0.0,
+    timeouts: Sequence[str] = (),
     imports: Sequence[Path] = (),
     measure: bool = True,
 ) -> tuple[Report, Path]:
@@ -127,6 +127,7 @@ def bench(
         repetitions: Of each speed test, 0 for none; the recipe's when None.
         processes: Fresh ones of each row, one after the other through the questions; the recipe's when None.
         sustain_s: Seconds that each row answers without a pause at the end, to see whether it slows down.
+        timeouts: `PHASE=TIME` each, over the recipe's `bench.timeouts`; see `edgekit.timeouts`.
         imports: Files with results measured elsewhere, whose rows are added; see `edgekit.imports`.
         measure: False adds them to the report that lies in `out` already.
     Returns:
@@ -139,6 +140,7 @@ def bench(
     from edgekit.report import add_rows
     from edgekit.runtimes.bench import Settings
     from edgekit.runtimes.bench import bench as run_bench
+    from edgekit.timeouts import changed
 
     elsewhere = [row for path in imports for row in read_results(path)]
     if not measure:
@@ -169,6 +171,7 @@ def bench(
         repetitions=usual.repetitions if repetitions is None else repetitions,
         processes=usual.processes if processes is None else processes,
         sustain_s=sustain_s,
+        timeouts=changed(usual.timeouts, timeouts),
     )
     given = {key: value for key, value in (bars or {}).items() if value is not None}
     gates = replace(recipe.gates if recipe is not None else Gates(), **given)  # type: ignore[arg-type]

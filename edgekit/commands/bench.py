@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from edgekit.console import note, print_json, stderr
+from edgekit.timeouts import seconds_of
 
 
 def command(
@@ -58,6 +59,15 @@ def command(
     sustain: Annotated[
         str | None, typer.Option(help="Answer so long without a pause, to see it slow down: 30s, 5m.", metavar="TIME")
     ] = None,
+    timeout: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Give a row up that is longer than TIME at start (5m), load (1h), encode (30m), prefill (30m), "
+            "decode (5m, one token) or answer (2h); may be repeated.",
+            metavar="PHASE=TIME",
+            show_default=False,
+        ),
+    ] = None,
     imports: Annotated[
         list[Path] | None,
         typer.Option(
@@ -81,7 +91,7 @@ def command(
         bundles, reference=reference, data=data, limit=limit, threads=threads, device=device, out=out,
         bars={**bars, "max_memory": max_memory}, prompt_tokens=_lengths(prompt_tokens, "-p"),
         new_tokens=_lengths(new_tokens, "-n"), repetitions=repetitions, processes=processes,
-        sustain_s=_seconds(sustain), imports=imports or [], measure=measure,
+        sustain_s=_seconds(sustain), timeouts=timeout or [], imports=imports or [], measure=measure,
     )  # fmt: skip
     if json_out:
         print_json(to_json(report))
@@ -105,10 +115,10 @@ def _lengths(text: str | None, option: str) -> list[int] | None:
 def _seconds(text: str | None) -> float:
     if text is None:
         return 0.0
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh]?)", text)
-    if found is None:
+    seconds = seconds_of(text)
+    if seconds is None:
         raise typer.BadParameter(f"{text!r} is not a time such as 30s or 5m", param_hint="--sustain")
-    return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[found[2]]
+    return seconds
 
 
 def _print_table(report: object) -> None:

@@ -49,6 +49,15 @@ def command(
         ),
     ] = None,
     threads: Annotated[int, typer.Option(help="CPU threads.", min=1)] = 1,
+    timeout: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="With --all, give a model up that is longer than TIME at start (5m), load (1h), encode (30m), prefill "
+            "(30m), decode (5m, one token) or answer (2h); may be repeated.",
+            metavar="PHASE=TIME",
+            show_default=False,
+        ),
+    ] = None,
     json_out: Annotated[
         bool, typer.Option("--json", help="Print text, token_ids and timings as JSON; a line a turn with --chat.")
     ] = False,
@@ -67,10 +76,12 @@ def command(
     }  # fmt: skip
     show = print_piece if (sys.stdout.isatty() if stream is None else stream) and not json_out else None
     if all_:
-        _ask_all(model, prompt, image or [], settings, chat, json_out)
+        _ask_all(model, prompt, image or [], {**settings, "timeouts": timeout or []}, chat, json_out)
         return
     if model is None or len(model) != 1:
         raise typer.BadParameter("one model is needed; --all asks several", param_hint="MODEL")
+    if timeout:
+        raise typer.BadParameter("--all only: a single model runs in this process", param_hint="--timeout")
     if chat:
         _talk(api.chat(model[0], **settings), prompt, image or [], show, json_out)
         return
@@ -99,7 +110,7 @@ def _ask_all(
         raise typer.BadParameter("--all asks greedily, so that the answers can be compared", param_hint="--all")
     found = api.run_all(
         prompt, images, None if not models else [*models], max_new_tokens=settings["max_new_tokens"],
-        threads=settings["threads"],
+        threads=settings["threads"], timeouts=settings["timeouts"],
     )  # fmt: skip
     if json_out:
         print_json(found)

@@ -35,7 +35,7 @@ from edgekit.registry import Registry
 __all__ = ["BadRow", "ImageRef", "Sample", "make_sample", "open_data", "samples"]
 
 HELPERS = ("check", "convert", "forms", "image_ref", "jpeg", "turns")
-SOURCES = Registry("edgekit.data", "data source", helpers=frozenset(HELPERS))
+SOURCES = Registry("edgekit.data", "data source", helpers=frozenset(HELPERS), needs=("claims", "rows"))
 
 
 @dataclass(frozen=True)
@@ -93,8 +93,7 @@ def open_data(spec: str) -> Iterator[Sample | BadRow]:
         DataError: no source claims the spec, or the source itself is not there.
     """
     try:
-        for name in SOURCES.names():
-            source = SOURCES.load(name)
+        for _, source in SOURCES.working():
             if source.claims(spec):
                 rows: Iterator[Sample | BadRow] = source.rows(spec)
                 return rows

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PreTrainedModel
 
-FAMILIES = Registry("edgekit.families", "VLM family")
+FAMILIES = Registry("edgekit.families", "VLM family", needs=("MODEL_TYPES",))
 Grid = tuple[int, ...]
 Pack = Callable[[list[Grid], NDArray[np.float32]], NDArray[np.float32]]
 Size = tuple[int, int]
@@ -201,7 +201,7 @@ class Encoded:
 
 @cache
 def _by_model_type() -> dict[str, str]:
-    return {kind: name for name in FAMILIES.names() for kind in FAMILIES.load(name).MODEL_TYPES}
+    return {kind: name for name, module in FAMILIES.working() for kind in module.MODEL_TYPES}
 
 
 def family_of(model_type: str) -> ModuleType:

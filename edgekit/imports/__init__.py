@@ -16,7 +16,7 @@ from edgekit.errors import DataError
 from edgekit.registry import Registry
 from edgekit.report import Row
 
-IMPORTS = Registry("edgekit.imports", "result format")
+IMPORTS = Registry("edgekit.imports", "result format", needs=("WHAT", "claims", "rows"))
 LARGEST = 64 << 20
 """Bytes of a file that is read at all."""
 
@@ -33,14 +33,13 @@ def read_results(path: Path) -> list[Row]:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"Cannot read {path}.", why=str(error)) from error
-    for name in IMPORTS.names():
-        module = IMPORTS.load(name)
+    for _, module in IMPORTS.working():
         if module.claims(text):
             found: list[Row] = module.rows(text, path.name)
             if not found:
                 raise DataError(f"{path} holds no results.", why=f"It reads as {module.WHAT}.")
             return found
-    known = "; ".join(IMPORTS.load(name).WHAT for name in IMPORTS.names())
+    known = "; ".join(module.WHAT for _, module in IMPORTS.working())
     raise DataError(f"{path} is of no known format.", fix=f"edgekit reads: {known}.")
 
 

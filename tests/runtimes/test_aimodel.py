@@ -15,7 +15,7 @@ import pytest
 from coreai_bundles import made, needs_coreai, opened
 from manifests import reseal
 
-from edgekit import aimodel
+from edgekit import aimodel, child
 from edgekit.aimodel import Runner, check_asset, check_ids, check_room
 from edgekit.aimodel_host import pack, unpack
 from edgekit.bundle import Bundle
@@ -157,10 +157,10 @@ def test_patience(monkeypatch: pytest.MonkeyPatch) -> None:
         now[0] += 3600.0 if len(asked) == 1 else seconds
         return [], [], []
 
-    monkeypatch.setattr(aimodel.select, "select", select)
-    monkeypatch.setattr(aimodel.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(child.select, "select", select)
+    monkeypatch.setattr(child.time, "monotonic", lambda: now[0])
     with pytest.raises(TimeoutError):
-        aimodel.Patience(2.5).wait([0], [])
+        child.Patience(2.5).wait([0], [])
     assert asked == [1.0, 1.0, 0.5]
 
 

@@ -1,0 +1,317 @@
+"""Benches whose processes hang, print, run out of memory, die, or lose their parent; by another package's runtime."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from toy_runtime import RUNTIME, install, toy_bundle
+
+from edgekit import api
+from edgekit.errors import EdgekitError
+from edgekit.report import Report
+from edgekit.temporary import room
+from edgekit.runtimes import RUNTIMES, runtime_for
+from edgekit.runtimes.bench import Settings, bench
+from edgekit.timeouts import Timeouts, changed, seconds_of
+
+
+@pytest.fixture
+def toys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The toy runtime installed, temporary files in a folder of their own, three questions; a folder for bundles."""
+    install(monkeypatch, tmp_path / "site")
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
+    from PIL import Image
+
+    Image.new("RGB", (4, 4)).save(tmp_path / "p.png")
+    parts = [{"type": "image"}, {"type": "text", "text": "q?"}]
+    turn = {"messages": [{"role": "user", "content": parts}], "images": ["p.png"], "answer": "yes no"}
+    rows = [{"id": str(n), **turn} for n in range(3)]
+    (tmp_path / "q.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return tmp_path
+
+
+def measured(toys: Path, *bundles: Path, timeouts: Timeouts | None = None, **more: Any) -> Report:
+    settings = Settings(
+        str(toys / "q.jsonl"), warmup=0, trace=0, timeouts=timeouts or Timeouts(),
+        **{"repetitions": 0, "prompt_tokens": (2,), "new_tokens": (2,), **more},
+    )  # fmt: skip
+    return bench(bundles, None, settings, toys / "out")
+
+
+def nothing_is_left(toys: Path) -> None:
+    assert list((toys / "tmp").iterdir()) == []
+
+
+HANGS = {
+    "load": ({"kind": "sleep", "where": "load", "seconds": 600}, "its load took longer than 1 s"),
+    "encode": ({"kind": "sleep", "where": "encode", "seconds": 600}, "its picture's encoding took longer than 1 s"),
+    "prefill": ({"kind": "sleep", "where": "prefill", "seconds": 600}, "its prefill took longer than 1 s"),
+    "decode": ({"kind": "sleep", "where": "decode", "seconds": 600, "after": 2}, "its token took longer than 1 s"),
+    "slow": ({"kind": "sleep", "where": "decode", "seconds": 0.8}, "its answer took longer than 1.5 s"),
+    # It holds the interpreter, so no beat comes: only the longest of all limits is sure to be over.
+    "native": ({"kind": "native", "where": "load", "seconds": 600}, "it was silent for longer than 60 s"),
+}
+
+
+def test_what_hangs_is_a_failed_row(toys: Path) -> None:
+    short = Timeouts(start_s=60, load_s=1, encode_s=1, prefill_s=1, decode_s=1, answer_s=1.5)
+    held(toys, {name: one for name, one in HANGS.items() if name != "native"}, short)
+
+
+def test_what_hangs_in_native_code_is_a_failed_row(toys: Path) -> None:
+    fault, _ = HANGS["native"]
+    held(toys, {"native": (fault, "it was silent for longer than 4 s")}, Timeouts(4, 4, 4, 4, 4, 4))
+
+
+WRONG = {
+    "line": ({"kind": "channel", "text": "rubbish\n"}, "it sent b'rubbish' where a reply belongs"),
+    "half": ({"kind": "channel", "text": "half"}, "it sent b'half"),
+    "json": ({"kind": "channel", "text": "{}\n"}, "it sent {} where a reply belongs"),
+    "other": ({"kind": "channel", "text": '{"reply": 99, "ok": 1}\n'}, "it sent {'reply': 99, 'ok': 1} where"),
+    "deep": ({"kind": "channel", "text": "[" * 100000 + "\n"}, "it sent b'[[["),
+    "memory": ({"kind": "memory"}, "The memory ran out: cannot answer. MemoryError: the toy wants more than there is"),
+    "recursion": ({"kind": "recursion"}, "The runtime called itself without end: cannot answer. RecursionError: max"),
+    "bug": ({"kind": "bug"}, "its process ended with exit code 1: "),
+    "segv": ({"kind": "signal", "signal": "SIGSEGV"}, "its process was ended by SIGSEGV"),
+    "killed": ({"kind": "signal", "signal": "SIGKILL"}, "its process was ended by SIGKILL"),
+    "rows": ({"kind": "shape", "shape": [1, 8]}, "The runtime gives logits of shape (1, 8), not (8,) or longer"),
+    "short": ({"kind": "shape", "shape": [7]}, "The runtime gives logits of shape (7,), not (8,) or longer"),
+    "scalar": ({"kind": "shape", "shape": []}, "The runtime gives logits of shape (), not (8,) or longer"),
+}
+
+
+def test_what_goes_wrong_is_a_failed_row(toys: Path) -> None:
+    faults = {name: ({"where": "prefill", "after": 2, **fault}, said) for name, (fault, said) in WRONG.items()}
+    reasons = held(toys, faults, Timeouts())
+    assert reasons["bug"].endswith("KeyError: 'a bug of the toy'")
+
+
+def held(toys: Path, faults: dict[str, tuple[dict[str, Any], str]], timeouts: Timeouts) -> dict[str, str]:
+    """Bench one bundle of each fault and a good one behind them; each reason must begin as it should."""
+    begun = time.monotonic()
+    bundles = [toy_bundle(toys / name, **fault) for name, (fault, _) in faults.items()]
+    rows = measured(toys, *bundles, toy_bundle(toys / "good"), timeouts=timeouts).rows
+    reasons = {row.name: row.reason or "" for row in rows}
+    for name, (_, said) in faults.items():
+        assert reasons[name].startswith(said), reasons[name]
+    assert [row.status for row in rows] == ["failed"] * len(faults) + ["ok"]
+    assert rows[-1].accuracy == 1.0 and rows[-1].n == 3
+    assert time.monotonic() - begun < 120
+    nothing_is_left(toys)
+    return reasons
+
+
+def test_what_prints_is_borne(toys: Path) -> None:
+    """Python's print, a native write to descriptor 1, and a kept sys.__stdout__: none reaches the replies."""
+    (row,) = measured(toys, toy_bundle(toys / "loud", kind="print", where="decode")).rows
+    assert row.status == "ok" and row.accuracy == 1.0, row.reason
+
+
+def test_run_all_goes_on_behind_what_hangs(toys: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from edgekit.commands.run import _table
+
+    bundles = [toy_bundle(toys / "hangs", kind="sleep", where="prefill", seconds=600), toy_bundle(toys / "good")]
+    hangs, good = api.run_all("q?", [toys / "p.png"], list(bundles), timeouts=["prefill=1s"])
+    assert hangs["problem"].startswith("its prefill took longer than 1 s, and its process was ended")
+    assert hangs["problem"].count("--timeout prefill=TIME") == 1
+    assert good["text"] == "yes no" and good["runtime"] == "toy"
+    _table([hangs, {**good, "same": False}])
+    assert "failed: its prefill took longer" in capsys.readouterr().out
+    nothing_is_left(toys)
+
+
+def test_timeouts_are_read_and_refused() -> None:
+    assert [seconds_of(text) for text in ("30s", "5m", "1.5h", "90")] == [30, 300, 5400, 90]
+    assert [seconds_of(text) for text in ("", "-1s", "5 minutes", "1e3", "nan", "inf", "5d")] == [None] * 7
+    assert changed(Timeouts(), ["load=10m", " prefill = 90 "]) == Timeouts(load_s=600, prefill_s=90)
+    for bad in ("load", "load=", "load=0", "lode=1m", "=5m", "load=-1"):
+        with pytest.raises(EdgekitError, match="not PHASE=TIME"):
+            changed(Timeouts(), [bad])
+
+
+# ------------------------------------------------------------------------------------------------- a killed parent
+
+CODE = """
+import sys
+from pathlib import Path
+from edgekit.runtimes.bench import Settings, bench
+from edgekit.timeouts import Timeouts
+folder = Path(sys.argv[1])
+settings = Settings(str(folder / "q.jsonl"), warmup=0, trace=0, repetitions=0, processes=1)
+def work():
+    bench([folder / "one", folder / "two"], None, settings, folder / "out")
+if sys.argv[2] == "thread":
+    import threading
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+else:
+    work()
+"""
+
+
+def of_bench(toys: Path) -> list[psutil.Process]:
+    """Living processes whose temporary files go to this test's folder."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if str(toys / "tmp") in process.environ().get("TMPDIR", "") and process.status() != "zombie":
+                found.append(process)
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+    return found
+
+
+@pytest.mark.parametrize("how", ["main", "thread"])
+@pytest.mark.parametrize("where", ["prefill", "native", "start"])
+def test_a_killed_bench_leaves_no_process_and_the_next_one_no_folder(how: str, where: str, toys: Path) -> None:
+    """`thread` is the pipe's way alone, as on macOS; `native` holds the interpreter, so only the kernel can end it."""
+    if (how, where) == ("thread", "native"):
+        pytest.skip("native code that never gives the interpreter up is ended on Linux's main thread only")
+    kind = "native" if where == "native" else "sleep"
+    for name in ("one", "two"):
+        toy_bundle(toys / name, kind=kind, where="prefill", seconds=600)
+    running = subprocess.Popen([sys.executable, "-c", CODE, str(toys), how], stderr=subprocess.DEVNULL)
+    try:
+        wait_for(lambda: len(of_bench(toys)) >= (2 if where == "start" else 3))
+        if where != "start":
+            time.sleep(2 + random.random())
+    finally:
+        running.kill()
+        running.wait()
+    wait_for(lambda: not of_bench(toys))
+    assert len(list((toys / "tmp").glob("edgekit-bench-*.room"))) == 1
+    with room("other"):
+        assert [path.name.split("-")[1] for path in (toys / "tmp").iterdir()] == ["other"]
+    nothing_is_left(toys)
+
+
+def wait_for(holds: Any, seconds: float = 40) -> None:
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+def test_rooms_of_the_living_and_of_others_stay(tmp_path: Path) -> None:
+    others = [tmp_path / name for name in ("edgekit-mine", "x.room", "edgekit-bench-abc")]
+    for other in others:
+        other.mkdir()
+    (tmp_path / "edgekit-link-1.room").symlink_to(others[0])
+    dead = tmp_path / "edgekit-bench-dead.room"
+    dead.mkdir()
+    (dead / "file").write_text("left")
+    with room("one", tmp_path) as first, room("two", tmp_path) as second:
+        assert first.is_dir() and second.is_dir() and not dead.exists()
+        assert first.stat().st_mode & 0o77 == 0
+    assert not first.exists() and all(other.is_dir() for other in others)
+    assert (tmp_path / "edgekit-link-1.room").is_symlink()
+
+
+# --------------------------------------------------------------------------------------- what is replaced meanwhile
+
+
+def test_a_bundle_replaced_during_a_bench_fails_its_row(toys: Path) -> None:
+    """Each way in which a folder can become another: renamed in its place, one file changed, a manifest changed."""
+    ways = {
+        "replaced": "shutil.rmtree('{0}'); shutil.copytree('{1}', '{0}')",
+        "changed": "open('{0}/toy.json', 'r+').write('{{}}  ')",
+        "manifest": "p = Path('{0}/manifest.json'); p.write_text(p.read_text().replace('idefics3', 'llava'))",
+        "touched": "p = Path('{0}/toy.json'); p.write_text(p.read_text())",
+    }
+    other = toy_bundle(toys / "other", nothing="here")
+    subjects = []
+    for name, way in ways.items():
+        change = way.format(toys / name, other)
+        subjects.append(
+            toy_bundle(toys / name, kind="change", where="decode", after=2, code=f"import shutil; {change}")
+        )
+    source = (toys / "site" / "toy_toy.py").read_text()
+    (toys / "site" / "toy_toy.py").write_text(
+        source.replace(
+            '        elif kind == "bug":',
+            '        elif kind == "change":\n            exec(fault["code"])\n        elif kind == "bug":',
+        )
+    )
+    rows = {row.name: row for row in measured(toys, *subjects, timeouts=Timeouts()).rows}
+    for name in ("replaced", "changed", "manifest"):
+        reason = rows[name].reason
+        assert rows[name].status == "failed" and reason is not None, name
+        assert "was replaced or changed while it was being used" in reason, reason
+    assert rows["touched"].status == "ok", "the same bytes written again are the same bundle"
+    answers = api.run_all(
+        "q?",
+        [],
+        [
+            toy_bundle(
+                toys / "again",
+                kind="change",
+                where="decode",
+                code="import shutil; " + ways["replaced"].format(toys / "again", other),
+            )
+        ],
+    )
+    assert "was replaced or changed" in answers[0]["problem"]
+
+
+# ------------------------------------------------------------------------------------------------- other packages
+
+
+def test_a_runtime_without_packages_loses_nothing(toys: Path) -> None:
+    assert "PACKAGES" not in RUNTIME
+    report = measured(toys, toy_bundle(toys / "b"), repetitions=1)
+    assert report.rows[0].status == "ok" and report.verdict == ""
+    assert (toys / "out" / "report.json").exists() and "edgekit" in report.versions
+    assert {test.test: test.reason for test in report.rows[0].tests} == {"pp2": None, "tg2": None, "img": None}
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "raise RuntimeError('bad driver')",
+        "import no_such_package",
+        "import sys; sys.exit(3)",
+        "def open_session(: pass",
+        "TARGETS = ('toy',)",
+        "raise ImportError",
+    ],
+)
+def test_a_broken_plug_in_is_a_row_of_doctor_and_stops_nothing(
+    source: str, toys: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    groups = ("runtimes", "devices", "export", "data", "families", "imports", "data.scoring")
+    install(monkeypatch, toys / "more", {(f"edgekit.{group}", "aaa"): source for group in groups}, name="broken")
+    assert runtime_for(toy_bundle(toys / "b")) == "toy"
+    if source.startswith("raise RuntimeError"):
+        assert measured(toys, toys / "b").rows[0].status == "ok"
+    rows = [row for row in api.doctor() if row["name"].endswith(" aaa")]
+    assert len(rows) == len(groups) - (1 if source.startswith("TARGETS") else 0)  # a metric need not have targets
+    assert all(not row["ready"] and row["detail"] and row["fix"] for row in rows)
+    assert "aaa" not in [row["target"] for row in api.targets()]
+    with pytest.raises(EdgekitError, match="'aaa' cannot be loaded"):
+        RUNTIMES.load("aaa")
+
+
+def test_a_precision_without_bars_is_refused_before_anything_is_written(
+    toys: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edgekit.export.bundling import check_request
+
+    source = (
+        "PRECISIONS, EXTRA, HOSTS, PACKAGES = {'fp32': 'f', 'fp8': 'e4m3'}, 'x', ('Linux', 'Darwin'), ()\n"
+        "def write(*a): raise AssertionError\ndef open_components(*a): raise AssertionError\n"
+    )
+    install(monkeypatch, toys / "more", {("edgekit.export", "own"): source}, name="own")
+    check_request("own", "fp32")
+    with pytest.raises(EdgekitError, match="No bars of parity are declared for precision 'fp8'"):
+        check_request("own", "fp8")
