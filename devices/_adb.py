@@ -20,7 +20,8 @@ from edgekit.errors import EdgekitError
 PORT = 5037
 TIMEOUT_S = 30.0
 CHUNK = 64 * 1024  # the most that a DATA packet may hold
-STDOUT, STDERR, EXIT = 1, 2, 3
+STDIN, STDOUT, STDERR, EXIT, CLOSE_STDIN, WINDOW = 0, 1, 2, 3, 4, 5
+LARGEST = 1 << 26  # bytes of one packet, and of all that a command prints
 
 
 class AdbError(EdgekitError):
@@ -38,9 +39,17 @@ class Listed:
 
 def server_port() -> int:
     """Of the environment's ANDROID_ADB_SERVER_PORT, as for adb itself, or 5037."""
-    text = os.environ.get("ANDROID_ADB_SERVER_PORT", str(PORT))
-    if not text.isdigit() or not 0 < int(text) < 65536:
-        raise AdbError(f"ANDROID_ADB_SERVER_PORT is {text!r}, which is no port.")
+    return port_of(os.environ.get("ANDROID_ADB_SERVER_PORT", str(PORT)), "ANDROID_ADB_SERVER_PORT")
+
+
+def port_of(text: str, where: str) -> int:
+    """A port's number.
+
+    Raises:
+        AdbError: it is none.
+    """
+    if not (text.isascii() and text.isdecimal() and len(text) < 6) or not 0 < int(text) < 65536:
+        raise AdbError(f"{where} is {text!r}, which is no port.")
     return int(text)
 
 
@@ -69,7 +78,7 @@ class Adb:
         """Every device that the server knows."""
         with self._connect() as line:
             _request(line, "host:devices")
-            text = _exactly(line, int(_exactly(line, 4), 16)).decode(errors="replace")
+            text = _counted(line)
         found = [entry.split("\t") for entry in text.splitlines() if "\t" in entry]
         return [Listed(entry[0], entry[1]) for entry in found]
 
@@ -103,7 +112,11 @@ class Adb:
             line.settimeout(timeout_s)
             while True:
                 kind, size = struct.unpack("<BI", _exactly(line, 5))
+                if kind > WINDOW or size + sum(map(len, text.values())) > LARGEST:
+                    raise _strange(struct.pack("<BI", kind, size))
                 data = _exactly(line, size)
+                if kind == EXIT and not data:
+                    raise _strange(b"an exit without a code")
                 if kind == EXIT:
                     out, err = (bytes(text[one]).decode(errors="replace") for one in (STDOUT, STDERR))
                     return data[0], out, err
@@ -121,11 +134,13 @@ class Adb:
         """
         name = f"{target},{0o100000 | mode}".encode()
         with self._service("sync:") as line, source.open("rb") as stream:
-            line.sendall(b"SEND" + struct.pack("<I", len(name)) + name)
+            _send(line, b"SEND" + struct.pack("<I", len(name)) + name)
             while data := stream.read(CHUNK):
                 _send(line, b"DATA" + struct.pack("<I", len(data)) + data)
             _send(line, b"DONE" + struct.pack("<I", int(source.stat().st_mtime)))
             answer, size = struct.unpack("<4sI", _exactly(line, 8))
+            if answer not in (b"OKAY", b"FAIL") or size > LARGEST:
+                raise _strange(answer)
             if answer != b"OKAY":
                 said = _exactly(line, size).decode(errors="replace")
                 raise AdbError(f"{self.serial} does not take {source.name}.", why=said)
@@ -135,13 +150,25 @@ class Adb:
 
 def _request(line: socket.socket, text: str) -> None:
     data = text.encode()
-    line.sendall(b"%04x" % len(data) + data)
+    _send(line, b"%04x" % len(data) + data)
     answer = _exactly(line, 4)
     if answer == b"OKAY":
         return
     if answer != b"FAIL":
-        raise AdbError(f"What answers there is not adb's server: {answer!r}.")
-    raise AdbError("adb refuses.", why=_exactly(line, int(_exactly(line, 4), 16)).decode(errors="replace"))
+        raise _strange(answer)
+    raise AdbError("adb refuses.", why=_counted(line))
+
+
+def _counted(line: socket.socket) -> str:
+    """A text behind its length, four hexadecimal digits."""
+    digits = _exactly(line, 4)
+    if not all(digit in b"0123456789abcdefABCDEF" for digit in digits):
+        raise _strange(digits)
+    return _exactly(line, int(digits, 16)).decode(errors="replace")
+
+
+def _strange(answer: bytes) -> AdbError:
+    return AdbError(f"What answers there is not adb's server: {answer!r}.", fix="See what has its port:  lsof -i :5037")
 
 
 def _send(line: socket.socket, data: bytes) -> None:
@@ -155,7 +182,7 @@ def _exactly(line: socket.socket, size: int) -> bytes:
     data = bytearray()
     while len(data) < size:
         try:
-            piece = line.recv(size - len(data))
+            piece = line.recv(min(size - len(data), 1 << 20))
         except TimeoutError as error:
             raise AdbError("The device says nothing any more.") from error
         except OSError as error:

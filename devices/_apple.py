@@ -12,15 +12,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import os
 import platform
 import shutil
-import tempfile
-from collections.abc import Coroutine, Iterator
+import threading
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -28,6 +29,7 @@ from edgekit.console import note
 from edgekit.devices import ROW, SAMPLES, Address
 from edgekit.errors import EdgekitError
 from edgekit.files import write_json, write_text
+from edgekit.room import room
 
 NAMES = {"iphone": "iPhone", "ipad": "iPad"}
 OPTIONS = {
@@ -41,6 +43,10 @@ PREFILL_TOKENS = (16, 64, 256)
 DECODE_STEPS = 32
 REPETITIONS = 20
 WARMUP = 3
+LIST_S, BUILD_S, LOAD_S, CALL_S = 120.0, 3600.0, 3600.0, 600.0
+"""Seconds after which devicectl, xcodebuild, a load (the phone compiles it) and any other call are given up."""
+
+T = TypeVar("T")
 
 
 def missing_here(kind: str) -> str:
@@ -87,7 +93,7 @@ def find(kind: str, address: Address) -> Any:
     from coremltools.models.ml_program.experimental.remote_device import Device, DeviceType
 
     try:
-        found = Device.get_connected_devices(DeviceType(kind))
+        found = _in_time(lambda: Device.get_connected_devices(DeviceType(kind)), LIST_S)
     except Exception as error:  # its own private error type, ValueError, or what subprocess and json raise
         raise EdgekitError("devicectl cannot list the devices.", why=str(error)) from error
     wanted = address.options.get("udid")
@@ -113,8 +119,8 @@ def connect(kind: str, address: Address) -> Iterator[AppleMachine]:
     """
     if lacking := missing_here(kind):
         raise EdgekitError(f"No {kind} can be used here.", why=lacking)
-    with tempfile.TemporaryDirectory(prefix="edgekit-apple-") as place:
-        device = None if kind == "mac" else asyncio.run(_prepare(find(kind, address), address, Path(place)))
+    with room("apple") as place:
+        device = None if kind == "mac" else asyncio.run(_prepare(find(kind, address), address, place))
         yield AppleMachine(kind, address, device)
 
 
@@ -132,7 +138,10 @@ async def _prepare(device: Any, address: Address, place: Path) -> Any:
     credentials = AppSigningCredentials(team, profile, given.get("bundle_id"))
     note(f"Building the runner app and installing it on {device.name}; keep it unlocked.")
     try:
-        return await device.prepare_for_model_debugging(credentials=credentials, working_directory=place)
+        work = device.prepare_for_model_debugging(credentials=credentials, working_directory=place)
+        return await _within(work, BUILD_S, "build and start the runner app")
+    except EdgekitError:
+        raise
     except Exception as error:  # ValueError, its private devicectl error, or what xcodebuild says
         raise EdgekitError(f"The runner app does not start on {device.name}.", why=str(error)) from error
 
@@ -284,22 +293,23 @@ class AppleMachine:
         job = json.loads((folder / "job.json").read_text(encoding="utf-8"))
         try:
             raw = _wait_for(self._measure(programs(Path(job["folder"]))))
+            row = row_of(raw)
         except EdgekitError as error:
             return " ".join(str(error).split())
         except Exception as error:  # coremltools raises anything; the row fails with its words
             return f"coremltools: {type(error).__name__}: {error}"
         write_text(folder / SAMPLES, "".join(json.dumps(item) + "\n" for item in raw))
-        write_json(folder / ROW, row_of(raw))
+        write_json(folder / ROW, row)
         return None
 
     async def _measure(self, found: list[Program]) -> list[dict[str, Any]]:
         raw: list[dict[str, Any]] = []
         for program in found:
             model = self._wrapper(program)
-            await model.load()
+            await _within(model.load(), LOAD_S, "load the program")
             raw.append({"test": "load", "program": program.name, "ms": _ms(model.load_duration_in_nano_seconds)})
             raw.append({"test": "plan", "program": program.name, **await _placement(model)})
-            await model.unload()
+            await _within(model.unload(), CALL_S, "unload the program")
             tests = [("pp", count) for count in lengths(program)] if program.decodes else [("call", 1)]
             for kind, tokens in tests:
                 raw += await self._repeat(program, kind, tokens)
@@ -314,21 +324,21 @@ class AppleMachine:
         for number in range(WARMUP + REPETITIONS):
             if model is None or program.stateful:
                 if model is not None:
-                    await model.unload()
+                    await _within(model.unload(), CALL_S, "unload the program")
                 model = self._wrapper(program)
-                await model.load()
+                await _within(model.load(), LOAD_S, "load the program")
             spent = await _call(model, arguments(program, tokens, 0), model.make_state_if_needed())
             if number >= WARMUP:
                 name = f"{kind}{tokens}" if kind == "pp" else program.name
                 raw.append({"test": name, "program": program.name, "tokens": tokens, "ms": spent})
         if model is not None:
-            await model.unload()
+            await _within(model.unload(), CALL_S, "unload the program")
         return raw
 
     async def _decode(self, program: Program) -> list[dict[str, Any]]:
         """Token by token behind a prompt, in one cache that grows."""
         model = self._wrapper(program)
-        await model.load()
+        await _within(model.load(), LOAD_S, "load the program")
         state = model.make_state_if_needed()
         prompt = PREFILL_TOKENS[0] if takes(program, PREFILL_TOKENS[0]) else 1
         await _call(model, arguments(program, prompt, 0), state)
@@ -336,7 +346,7 @@ class AppleMachine:
         for step in range(DECODE_STEPS):
             spent = await _call(model, arguments(program, 1, prompt + step), state)
             raw.append({"test": f"tg{DECODE_STEPS}", "program": program.name, "tokens": 1, "ms": spent})
-        await model.unload()
+        await _within(model.unload(), CALL_S, "unload the program")
         return raw
 
     def _wrapper(self, program: Program) -> Any:
@@ -357,22 +367,59 @@ def _wait_for(work: Coroutine[Any, Any, list[dict[str, Any]]]) -> list[dict[str,
     return asyncio.run(work)
 
 
+async def _within(work: Awaitable[T], seconds: float, what: str) -> T:
+    """What a call to the device gives.
+
+    Raises:
+        EdgekitError: it took too long.
+    """
+    try:
+        return await asyncio.wait_for(work, seconds)
+    except TimeoutError as error:
+        raise EdgekitError(f"The device did not {what} within {seconds:g} s.") from error
+
+
+def _in_time(work: Callable[[], T], seconds: float) -> T:
+    """What a call gives that cannot be broken off; where it takes too long, its thread is left behind.
+
+    Raises:
+        TimeoutError: it does.
+    """
+    found: list[T] = []
+    failed: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            found.append(work())
+        except BaseException as error:  # told to the one who waits
+            failed.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if failed:
+        raise failed[0]
+    if not found:
+        raise TimeoutError(f"no answer within {seconds:g} s")
+    return found[0]
+
+
 async def _call(model: Any, inputs: dict[str, Any], state: Any) -> float:
     """Milliseconds of one prediction, as the device itself counts them."""
-    await model.predict(inputs, state=state)
+    await _within(model.predict(inputs, state=state), CALL_S, "run the program")
     return _ms(model.last_predict_duration_in_nano_seconds)
 
 
 def _ms(nanoseconds: int | None) -> float:
-    if nanoseconds is None:
-        raise EdgekitError("The device did not say how long that took.")
+    if not isinstance(nanoseconds, (int, float)) or not 0 < nanoseconds < math.inf:
+        raise EdgekitError(f"The device did not say how long that took, but {nanoseconds!r}.")
     return nanoseconds / 1e6
 
 
 async def _placement(model: Any) -> dict[str, Any]:
     """How many operations the device prefers to run where, or why that is not known."""
     try:
-        plan = await model.retrieve_compute_plan()
+        plan = await _within(model.retrieve_compute_plan(), LOAD_S, "make a plan")
     except Exception as error:  # a plan is worth having, but no reason to lose the timings
         return {"reason": str(error)}
     counts: dict[str, int] = {}

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import re
 import secrets
 import shlex
@@ -82,7 +83,7 @@ def connect(address: Address) -> Iterator[Phone]:
 def _find(address: Address) -> Adb:
     """The phone of a serial number, or the only one."""
     text = address.options.get("port")
-    port = int(text) if text is not None and text.isdigit() else _adb.server_port()
+    port = _adb.server_port() if text is None else _adb.port_of(text, "The option port")
     listed = Adb("", port).devices()
     found = [one for one in listed if address.place in ("", one.serial)]
     if not found:
@@ -292,6 +293,8 @@ def llama_bench(out: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
             item = json.loads(line)
             prompt, new = int(item["n_prompt"]), int(item["n_gen"])
             speeds = [float(value) for value in item["samples_ts"]]
+            if not speeds or not all(0 < speed < math.inf for speed in speeds):
+                raise ValueError
             name = f"pp{prompt}" if prompt else f"tg{new}"
             build = item.get("build_commit", "")
             raw += [{"test": name, "tokens": prompt or new, "tokens_per_s": speed, "build": build} for speed in speeds]
@@ -309,19 +312,14 @@ def observer(out: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """
     raw, rows = [], []
     for text in re.findall(r"PyTorchObserver\s+(\{.*\})", out):
-        item = json.loads(text)
-        scale = 1000 / item.get("SCALING_FACTOR_UNITS_PER_SECOND", 1000)
-        prefill = scale * (item["prompt_eval_end_ms"] - item["inference_start_ms"])
-        decode = scale * (item["inference_end_ms"] - item["prompt_eval_end_ms"])
+        try:
+            item = json.loads(text)
+            rows.append(_observed(item))
+        except (ValueError, KeyError, TypeError, ArithmeticError, RecursionError) as error:
+            raise EdgekitError(
+                "The runner printed a PyTorchObserver line that says nothing.", why=f"{error!r}: {text[:300]}"
+            ) from error
         raw.append({"test": "run", **item})
-        rows.append(
-            {
-                "load_ms": scale * (item["model_load_end_ms"] - item["model_load_start_ms"]),
-                "ttft_ms": scale * (item["first_token_ms"] - item["inference_start_ms"]),
-                "prefill_tokens_per_s": 1000 * item["prompt_tokens"] / prefill if prefill > 0 else None,
-                "decode_tokens_per_s": 1000 * item["generated_tokens"] / decode if decode > 0 else None,
-            }
-        )
     if not rows:
         raise EdgekitError("The runner printed no PyTorchObserver line.", why=out.strip()[-300:])
     row: dict[str, Any] = {}
@@ -329,6 +327,18 @@ def observer(out: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         values = [item[name] for item in rows if item[name] is not None]
         row[name] = float(np.median(values)) if values else None
     return raw, row
+
+
+def _observed(item: dict[str, Any]) -> dict[str, float | None]:
+    scale = 1000 / item.get("SCALING_FACTOR_UNITS_PER_SECOND", 1000)
+    prefill = scale * (item["prompt_eval_end_ms"] - item["inference_start_ms"])
+    decode = scale * (item["inference_end_ms"] - item["prompt_eval_end_ms"])
+    return {
+        "load_ms": scale * (item["model_load_end_ms"] - item["model_load_start_ms"]),
+        "ttft_ms": scale * (item["first_token_ms"] - item["inference_start_ms"]),
+        "prefill_tokens_per_s": 1000 * item["prompt_tokens"] / prefill if prefill > 0 else None,
+        "decode_tokens_per_s": 1000 * item["generated_tokens"] / decode if decode > 0 else None,
+    }
 
 
 def perf_test(out: str) -> dict[str, Any]:
@@ -340,11 +350,15 @@ def perf_test(out: str) -> dict[str, Any]:
 
     def number(label: str, unit: str) -> float | None:
         found = re.search(rf"{label}\s*:\s*([0-9.e+-]+)\s*{unit}", out)
-        return None if found is None else float(found[1])
+        with contextlib.suppress(ValueError):  # two points in it
+            return None if found is None else float(found[1])
+        return None
 
     quantiles = {name: number(f"{name.upper()} Latency", "s") for name in ("p50", "p95", "p99")}
-    if any(value is None for value in quantiles.values()):
-        raise EdgekitError("onnxruntime_perf_test printed no latencies.", why=out.strip()[-300:], fix="It needs  -s.")
+    if not all(quantiles.values()):  # a clock that stands still gives zeros
+        raise EdgekitError(
+            "onnxruntime_perf_test printed no latencies above 0.", why=out.strip()[-300:], fix="It needs  -s."
+        )
     load, memory = number("Session creation time cost", "s"), number("Peak working set size", "")
     return {
         **{f"{name}_ms": 1000 * (value or 0.0) for name, value in quantiles.items()},

@@ -37,12 +37,17 @@ class Rapl:
         """Whether this machine tells."""
         return bool(self._counters)
 
-    def look(self) -> list[int]:
-        """The counters now, microjoules."""
-        return [int(one.file.read_text()) for one in self._counters]
+    def look(self) -> list[int] | None:
+        """The counters now, microjoules; None where the machine does not tell any more."""
+        try:
+            return [int(one.file.read_text()) for one in self._counters]
+        except (OSError, ValueError):
+            return None
 
-    def joules(self, before: list[int], after: list[int]) -> float:
+    def joules(self, before: list[int] | None, after: list[int] | None) -> float | None:
         """Spent between two looks less than one wrap apart (minutes at full load)."""
+        if before is None or after is None:
+            return None
         pairs = zip(self._counters, before, after, strict=True)
         return sum((late - early) % one.wraps_at for one, early, late in pairs) / 1e6
 

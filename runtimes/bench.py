@@ -127,11 +127,22 @@ def _timed(
     """Rows of a device that only times bundles."""
     if at.timer is None:
         return []
-    return [
-        where.time_on(at.timer, one.folder, one.runtime, threads, one.row(at.name), place / f"timed-{number}")
-        for number, one in enumerate(subjects)
-        if one.target != "checkpoint" and not one.problem
-    ]
+    rows = []
+    for number, one in enumerate(subjects):
+        if one.target != "checkpoint" and not one.problem:
+            aside = place / f"timed-{number}"
+            timed = where.time_on(at.timer, one.folder, one.runtime, threads, one.row(at.name), aside)
+            rows.append(_held_row(one, timed))
+    return rows
+
+
+def _held_row(subject: _Subject, timed: tuple[Row, list[dict[str, Any]]]) -> tuple[Row, list[dict[str, Any]]]:
+    """The row, failed where its bundle was replaced meanwhile."""
+    try:
+        subject.held.check()
+    except EdgekitError as error:
+        return replace(timed[0], status="failed", reason=" ".join(str(error).split())), []
+    return timed
 
 
 def _notes(subjects: Sequence[_Subject], reference: Path | None) -> tuple[str, ...]:

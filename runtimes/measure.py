@@ -133,7 +133,8 @@ def measure(
         for runner in _alive(runners):
             if settings.sustain_s:
                 _attempt(runner, lambda one: _sustain(one, settings.sustain_s))
-            _attempt(runner, lambda one: one.measured.figures.update(one.member.call("reload")))
+            if runner.measured.problem is None:
+                _attempt(runner, lambda one: one.measured.figures.update(one.member.call("reload")))
     return found
 
 
@@ -230,7 +231,8 @@ def _turn(runner: _Runner, turn: int, count: int, meter: Rapl, process: int) -> 
     if meter and isinstance(runner.member, Member):  # it is this machine's meter
         spent = meter.joules(before, meter.look())
         # The untimed answer at a turn's begin costs energy as the others do.
-        runner.measured.joules = (runner.measured.joules or 0.0) + spent * len(rows) / (len(rows) + 1)
+        if spent is not None:
+            runner.measured.joules = (runner.measured.joules or 0.0) + spent * len(rows) / (len(rows) + 1)
     runner.measured.answers += [{**row, "process": 0 if runner.renew is None else process} for row in rows]
 
 
@@ -252,8 +254,10 @@ def _test(runner: _Runner, test: Test, warming: bool) -> None:
     except WorkerError as error:
         runner.measured.speeds[test.name] = str(error)
         return
-    if not warming:
+    if not warming and spent["ms"] > 0:
         speeds.append(1000 * spent["count"] / spent["ms"])
+    elif not warming:
+        runner.measured.speeds[test.name] = f"the clock says {spent['ms']:g} ms: it stood still, or jumped"
 
 
 def _compare(runners: Sequence[_Runner], count: int, place: Path, reference: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -57,6 +58,11 @@ class Figures:
         pairs = [(gap, item["turn"]) for item in self.answers for gap in item["itl_ms"]]
         return [gap for gap, _ in pairs], [turn for _, turn in pairs]
 
+    def not_positive(self) -> int:
+        """How many times to the first token, prefills and times between tokens are not above 0."""
+        times = [*self.values("ttft_ms"), *self.values("prefill_ms"), *self.gaps()[0]]
+        return sum(not 0 < one < math.inf for one in times)
+
     def median(self, key: str) -> float:
         """Over the questions."""
         return float(np.median(self.values(key)))
@@ -77,13 +83,11 @@ def fill(row: Row, measured: Measured, base: Measured | None) -> Row:
     if measured.problem is not None:
         return replace(row, status="failed", reason=measured.problem)
     own = Figures(measured.answers)
-    row = _latencies(_scores(row, own), own)
     told: dict[str, Any] = {key: measured.figures.get(key) for key in OF_WORKER}
     if measured.figures.get("verified_by") == "evaluator":
         row = replace(row, verified_by="evaluator")
     row = replace(
-        row,
-        **told,
+        _latencies(_scores(replace(row, **told), own), own),
         energy_j_per_answer=None if measured.joules is None else measured.joules / len(measured.answers),
         tests=tuple(_speed_test(name, given) for name, given in measured.speeds.items()),
         sustained=tuple(Stretch(**stretch) for stretch in measured.sustained),
@@ -104,6 +108,10 @@ def _scores(row: Row, own: Figures) -> Row:
 
 
 def _latencies(row: Row, own: Figures) -> Row:
+    if wrong := own.not_positive():
+        # Nothing can be said of how long something took by a clock that stood still, or jumped.
+        why = f"{wrong} of its times are not above 0: the machine's clock stood still or jumped"
+        return replace(row, timing_note=why)
     speeds = [1000 * item["prompt_tokens"] / item["prefill_ms"] for item in own.answers]
     row = replace(
         row,
@@ -133,16 +141,17 @@ def _latencies(row: Row, own: Figures) -> Row:
 
 def _against(row: Row, own: Figures, base: Figures) -> Row:
     gain = paired(own.values("score"), base.values("score"))
-    ttft, ttft_ci95 = median_ratio(own.values("ttft_ms"), own.turns, base.values("ttft_ms"), base.turns, own.processes)
     row = replace(
         row,
         accuracy_delta=gain.delta,
         accuracy_delta_ci95=gain.ci95,
         accuracy_p=gain.p_value,
         token_agreement=_agreement(own.answers, base.answers),
-        ttft_ratio=ttft,
-        ttft_ratio_ci95=ttft_ci95,
     )
+    if own.not_positive() or base.not_positive():
+        return row
+    ttft, ttft_ci95 = median_ratio(own.values("ttft_ms"), own.turns, base.values("ttft_ms"), base.turns, own.processes)
+    row = replace(row, ttft_ratio=ttft, ttft_ratio_ci95=ttft_ci95)
     (gaps, turns), (base_gaps, base_turns) = own.gaps(), base.gaps()
     if not set(turns) & set(base_turns):
         return row

@@ -106,17 +106,22 @@ def sustain(ask: Callable[[], Answer], seconds: float, points: int) -> list[dict
         points: Stretches of equal length.
     Returns:
         For each: `seconds` at its end, `tokens_per_s` of decoding, `answers_per_s`.
+    Raises:
+        EdgekitError: the clock stands still, so this would have no end.
     """
     begin = time.perf_counter()
     found = []
     for number in range(1, points + 1):
         start, tokens, decoding, answers = time.perf_counter(), 0, 0.0, 0
         while True:
+            asked = time.perf_counter()
             said = ask()
             answers += 1
             tokens += len(said.timings.itl_ms)
             decoding += sum(said.timings.itl_ms) / 1000
             now = time.perf_counter()
+            if now <= asked:
+                raise EdgekitError("The clock of this machine stands still, or jumped back.")
             if now - begin >= seconds * number / points:
                 break
         speed = tokens / decoding if decoding else 0.0

@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from edgekit import schema
 from edgekit.devices import DEVICES, ROW, SAMPLES, Address, Board, Timer
 from edgekit.errors import EdgekitError
 from edgekit.files import write_json
@@ -90,23 +91,36 @@ def time_on(timer: Timer, bundle: Path, runtime: str, threads: int, row: Row, pl
     """
     place.mkdir(parents=True)
     write_json(place / "job.json", {"folder": str(bundle.resolve()), "runtime": runtime, "threads": threads})
-    problem = timer.run(place)
-    if problem is not None:
-        return replace(row, status="failed", reason=problem), []
-    fields_, raw = own_row(place)
-    return replace(row, **fields_), raw
+    try:
+        problem = timer.run(place)
+        if problem is None:
+            return own_row(place, row)
+    except EdgekitError as error:
+        problem = " ".join(str(error).split())
+    except Exception as error:  # another package's device may raise anything, and the other rows are measured by now
+        problem = " ".join(f"{type(error).__name__}: {error}".split())
+    return replace(row, status="failed", reason=str(problem)), []
 
 
-def own_row(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Fields of a row, and raw samples, as a device leaves them.
+def own_row(folder: Path, row: Row) -> tuple[Row, list[dict[str, Any]]]:
+    """A row with the fields that a device left, and its raw samples.
 
     Raises:
-        EdgekitError: a field that a row does not have.
+        EdgekitError: what it left cannot be read, or is no row's.
     """
-    found = json.loads((folder / ROW).read_text(encoding="utf-8"))
-    unknown = set(found) - {item.name for item in fields(Row)}
+    try:
+        found = json.loads((folder / ROW).read_text(encoding="utf-8"))
+        raw = folder / SAMPLES
+        lines = raw.read_text(encoding="utf-8").splitlines() if raw.exists() else []
+        samples = [dict(json.loads(line)) for line in lines]
+        unknown = set(found) - {item.name for item in fields(Row)}
+        mixed = {**schema.to_json(row), **found}
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise EdgekitError("What the device left cannot be read.", why=str(error)) from error
     if unknown:
         raise EdgekitError(f"The device names {sorted(unknown)[0]!r}, which is no field of a report's row.")
-    raw = folder / SAMPLES
-    lines = raw.read_text(encoding="utf-8").splitlines() if raw.exists() else []
-    return found, [json.loads(line) for line in lines]
+    problems: list[str] = []
+    whole = schema.read(Row, mixed, problems)
+    if whole is None or problems:
+        raise EdgekitError("What the device left is no row of a report.", why="\n".join(problems))
+    return whole, samples

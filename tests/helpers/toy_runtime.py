@@ -57,6 +57,8 @@ class Session:
         elif kind == "child":
             import subprocess
             subprocess.Popen(["sleep", "600"])
+        elif kind == "code":
+            exec(fault["code"], globals())
         elif kind == "bug":
             raise KeyError("a bug of the toy")
 

@@ -233,16 +233,7 @@ def test_a_bundle_replaced_during_a_bench_fails_its_row(toys: Path) -> None:
     subjects = []
     for name, way in ways.items():
         change = way.format(toys / name, other)
-        subjects.append(
-            toy_bundle(toys / name, kind="change", where="decode", after=2, code=f"import shutil; {change}")
-        )
-    source = (toys / "site" / "toy_toy.py").read_text()
-    (toys / "site" / "toy_toy.py").write_text(
-        source.replace(
-            '        elif kind == "bug":',
-            '        elif kind == "change":\n            exec(fault["code"])\n        elif kind == "bug":',
-        )
-    )
+        subjects.append(toy_bundle(toys / name, kind="code", where="decode", after=2, code=f"import shutil; {change}"))
     rows = {row.name: row for row in measured(toys, *subjects, timeouts=Timeouts()).rows}
     for name in ("replaced", "changed", "manifest"):
         reason = rows[name].reason
@@ -255,13 +246,71 @@ def test_a_bundle_replaced_during_a_bench_fails_its_row(toys: Path) -> None:
         [
             toy_bundle(
                 toys / "again",
-                kind="change",
+                kind="code",
                 where="decode",
                 code="import shutil; " + ways["replaced"].format(toys / "again", other),
             )
         ],
     )
     assert "was replaced or changed" in answers[0]["problem"]
+
+
+# ------------------------------------------------------------------------------------------------------- clocks
+
+CLOCKS = {
+    "still": "time.perf_counter = lambda: 5.0",
+    "back": "import itertools; n = itertools.count(); time.perf_counter = lambda: 1e6 - next(n)",
+    "jumps": "import itertools; n = itertools.count(); time.perf_counter = lambda: 1e12 * (next(n) % 2)",
+    "epoch": "time.time = lambda: 0.0; time.sleep(0)",
+}
+
+
+def test_a_clock_that_stands_still_or_jumps(toys: Path) -> None:
+    """Times of such a machine say nothing, and its answers are as right as ever."""
+    bundles = [toy_bundle(toys / name, kind="code", where="load", code=code) for name, code in CLOCKS.items()]
+    rows = {row.name: row for row in measured(toys, *bundles, repetitions=2, sustain_s=0.01, processes=1).rows}
+    for name in ("still", "back", "jumps"):
+        row = rows[name]
+        assert row.n == 3 and row.accuracy == 1.0 if row.status == "ok" else "clock" in str(row.reason), row
+    for row in rows.values():
+        json.dumps([row.ttft_ms, row.decode_tokens_per_s, row.load_ms], allow_nan=False)
+    assert rows["epoch"].status == "ok" and rows["epoch"].ttft_ms is not None and rows["epoch"].ttft_ms > 0
+
+
+def test_rows_of_times_that_are_none() -> None:
+    """Zero, negative and infinite times: no latency is told, the accuracy is, and nothing is compared with them."""
+    from edgekit.report import Row
+    from edgekit.runtimes.measure import Measured
+    from edgekit.runtimes.rows import fill
+
+    def answers(ms: float) -> Measured:
+        one = {"turn": 0, "score": 1.0, "token_ids": [5, 2], "prompt_tokens": 3, "itl_ms": [ms], "ttft_ms": ms}
+        one |= dict.fromkeys(("preprocess_ms", "image_encode_ms", "prefill_ms", "first_token_ms"), ms)
+        return Measured("x", answers=[one, one])
+
+    row = Row("b", "n", "r", "t", "fp32", "host", "ok")
+    good = answers(2.0)
+    for bad in (0.0, -1.0, float("inf"), float("nan")):
+        found = fill(row, answers(bad), good)
+        assert found.accuracy == 1.0 and found.accuracy_delta == 0.0 and found.token_agreement == 1.0
+        assert found.ttft_ms is None and found.decode_tokens_per_s is None and found.ttft_ratio is None
+        assert found.timing_note is not None and found.timing_note.startswith("6 of its times are not above 0")
+        assert fill(row, good, answers(bad)).ttft_ratio is None
+    assert fill(row, good, good).ttft_ratio == 1.0 and fill(row, good, good).decode_tokens_per_s == 500
+
+
+def test_a_meter_that_falls_silent(tmp_path: Path) -> None:
+    from edgekit.energy import Rapl
+
+    (tmp_path / "intel-rapl:0").mkdir()
+    counter = tmp_path / "intel-rapl:0" / "energy_uj"
+    counter.write_text("1000000")
+    meter = Rapl(tmp_path)
+    before = meter.look()
+    counter.write_text("3000000")
+    assert meter.joules(before, meter.look()) == 2.0
+    counter.write_text("")
+    assert meter.joules(before, meter.look()) is None
 
 
 # ------------------------------------------------------------------------------------------------- other packages
