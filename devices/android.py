@@ -324,7 +324,7 @@ def observer(out: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         raise EdgekitError("The runner printed no PyTorchObserver line.", why=out.strip()[-300:])
     row: dict[str, Any] = {}
     for name in rows[0]:
-        values = [item[name] for item in rows if item[name] is not None]
+        values = [value for item in rows if (value := item[name]) is not None]
         row[name] = float(np.median(values)) if values else None
     return raw, row
 

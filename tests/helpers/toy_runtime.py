@@ -135,6 +135,7 @@ def toy_bundle(folder: Path, **fault: Any) -> Path:
     folder.mkdir(parents=True)
     (folder / "toy.json").write_text(json.dumps(fault))
     (folder / "tokenizer.json").write_text("{}")
+    (folder / "chat_template.jinja").write_text("")
     spec = TensorSpec("x", "float32", (1,))
     parts = ("vision_encoder", "token_embedding", "text_decoder")
     seal(
@@ -145,7 +146,7 @@ def toy_bundle(folder: Path, **fault: Any) -> Path:
         family="idefics3",
         components={part: Component("toy.json", (spec,), (spec,)) for part in parts},
         preprocessing={},
-        text=Text("tokenizer.json", "", 1, (2,)),
+        text=Text("tokenizer.json", "chat_template.jinja", 1, (2,)),
         cache=Cache(1, 1, 1),
         vocab_size=8,
         student_sha256="0" * 64,
