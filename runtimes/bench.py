@@ -21,13 +21,13 @@ from edgekit.files import sha256_file, sha256_json
 from edgekit.held import Held, stamp
 from edgekit.recipe import Gates
 from edgekit.report import SCHEMA_VERSION, Lineage, Report, Row, write_report
-from edgekit.temporary import room
 from edgekit.runtimes import RUNTIMES, gates, runtime_for, where
 from edgekit.runtimes.examples import choose_examples
 from edgekit.runtimes.measure import Measured, Settings, measure, turn_lengths, turns_of_process
 from edgekit.runtimes.rows import METHODS, adjust, fill
 from edgekit.runtimes.worker import Job
 from edgekit.schema import to_json
+from edgekit.temporary import room
 
 __all__ = ["Report", "Settings", "bench"]
 

@@ -8,10 +8,10 @@ from typing import Any
 
 from edgekit.errors import EdgekitError
 from edgekit.held import Held, stamp
-from edgekit.temporary import room
 from edgekit.runtimes import runtime_for
 from edgekit.runtimes.crew import Member, WorkerError
 from edgekit.runtimes.worker import Job
+from edgekit.temporary import room
 from edgekit.timeouts import Timeouts
 
 

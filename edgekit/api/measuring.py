@@ -62,8 +62,8 @@ def verify_here(
     folder: str, reference: str, data: str | None, count: int | None, threads: int, attribution: bool
 ) -> dict[str, Any]:
     """`verify` with a reference, in this process; see `edgekit.runtimes.verify.verify_bundle`."""
-    from edgekit.temporary import room
     from edgekit.runtimes.verify import verify_bundle
+    from edgekit.temporary import room
 
     bundle, found = Path(folder), Path(reference)
     if not attribution:

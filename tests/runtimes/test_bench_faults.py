@@ -17,9 +17,9 @@ from toy_runtime import RUNTIME, install, toy_bundle
 from edgekit import api
 from edgekit.errors import EdgekitError
 from edgekit.report import Report
-from edgekit.temporary import room
 from edgekit.runtimes import RUNTIMES, runtime_for
 from edgekit.runtimes.bench import Settings, bench
+from edgekit.temporary import room
 from edgekit.timeouts import Timeouts, changed, seconds_of
 
 
