@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from edgekit.errors import CheckpointError
-from edgekit.families import family_of, read_optional_json
+from edgekit.configuration import read_config
+from edgekit.families import family_of
 from edgekit.recipe import Lora
+from edgekit.skeleton import skeleton
 
 
 @dataclass(frozen=True)
@@ -96,31 +97,19 @@ def anatomy(folder: Path) -> Anatomy:
     """Sizes of the model that a folder's config.json describes.
 
     Raises:
-        CheckpointError: no configuration there, or of a family edgekit does not know.
+        CheckpointError: no configuration there, of a family edgekit does not know, or it describes no model.
     """
-    import torch
-    from huggingface_hub.errors import StrictDataclassError
     from torch import nn
-    from transformers import AutoConfig, AutoModelForImageTextToText
 
-    kind = read_optional_json(folder / "config.json").get("model_type")
-    if kind is None:
-        raise CheckpointError(f"{folder} has no config.json with a model_type.", fix="Give a Hugging Face folder.")
-    family = family_of(str(kind))
-    try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        with torch.device("meta"):
-            model: Any = AutoModelForImageTextToText.from_config(config)
-    except (StrictDataclassError, ValueError, OSError, AttributeError, TypeError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise CheckpointError(f"{folder / 'config.json'} describes no model.", why=reason) from error
+    kind = read_config(folder)["model_type"]
+    family, model = family_of(str(kind)), cast(Any, skeleton(folder))
     embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings()
     parts = dict.fromkeys(("vision", "language"), 0)
     for name, weight in model.named_parameters():
         for part, prefixes in family.PARTS.items():
             if name.startswith(tuple(prefixes)) and weight is not embedding:
                 parts[part] += weight.numel()
-    text, vision = config.get_text_config(), config.vision_config
+    text, vision = model.config.get_text_config(), model.config.vision_config
     linear = {
         name: (module.in_features, module.out_features)
         for name, module in model.named_modules()

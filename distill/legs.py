@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import Any, cast
 
 from edgekit.checkpoint import check_checkpoint, checkpoint_hash, resolve_checkpoint
 from edgekit.families import family_of
 from edgekit.processor import Processor
+from edgekit.skeleton import skeleton
+from edgekit.tensors import check_tensors
 from edgekit.workspace import Run
 
 
@@ -33,13 +35,14 @@ class Party:
         """
         folder = resolve_checkpoint(name, base)
         config = check_checkpoint(folder)
+        check_tensors(folder)
         return cls(name, folder, family_of(config["model_type"]), Processor.load(folder), checkpoint_hash(folder))
 
     @property
     def head_size(self) -> int:
         """Rows of the output head, padding included."""
-        config = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
-        return int(config.get("text_config", {}).get("vocab_size", config.get("vocab_size")))
+        model = skeleton(self.folder)
+        return int(cast(Any, model.get_output_embeddings()).weight.shape[0])
 
 
 @dataclass(frozen=True)

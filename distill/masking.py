@@ -24,6 +24,9 @@ from edgekit.checkpoint import check_checkpoint, checkpoint_hash
 from edgekit.errors import CheckpointError, RecipeError
 from edgekit.families import family_of
 from edgekit.files import new_folder, write_json
+from edgekit.skeleton import placed_tensors
+from edgekit.tensors import check_tensors
+from edgekit.weights import weight_files
 
 Scope = Literal["all", "language", "vision"]
 MASK_RECORD = "edgekit-mask.json"
@@ -201,22 +204,25 @@ def write_masked(
     Returns:
         What edgekit-mask.json in `out` holds: source_sha256, ratio, scope, exclude, thresholds.
     Raises:
-        CheckpointError: as `check_checkpoint`, or tensors under other names than the model uses.
+        CheckpointError: as `check_checkpoint` and `check_tensors`, or a tensor is not stored by itself.
         RecipeError: ratio outside [0, 1).
         StorageError: `out` is there and is no masked checkpoint.
     """
     if not 0 <= ratio < 1:
         raise RecipeError(f"The mask ratio {ratio} is not in [0, 1).")
     config = check_checkpoint(folder)
-    model = _shape_of(folder)
+    model = check_tensors(folder)
     names = [name for name, _ in maskable(model, family_of(str(config["model_type"])), scope, exclude)]
     stored = {key: name for name, (_, key) in _dense_tensors(model, folder, names).items()}
     thresholds: dict[str, float] = {}
     with new_folder(out, replace=(out / MASK_RECORD).exists() and out.resolve() != folder.resolve()) as aside:
+        for path in weight_files(folder):
+            place = aside / path.relative_to(folder)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            thresholds |= _write_masked_file(path, place, ratio, stored)
         for path in sorted(folder.iterdir()):
-            if path.suffix == ".safetensors":
-                thresholds |= _write_masked_file(path, aside / path.name, ratio, stored)
-            elif path.is_file() and path.name not in (MASK_RECORD, "card.json"):  # its figures are the dense one's
+            # A card's figures are the dense one's; other safetensors are none of the model's.
+            if path.is_file() and path.suffix != ".safetensors" and path.name not in (MASK_RECORD, "card.json"):
                 shutil.copyfile(path, aside / path.name)
         record = {
             "source_sha256": checkpoint_hash(folder),
@@ -227,16 +233,6 @@ def write_masked(
         }
         write_json(aside / MASK_RECORD, record)
     return record
-
-
-def _shape_of(folder: Path) -> nn.Module:
-    """The model of a checkpoint with names and shapes, without a byte of weights."""
-    from transformers import AutoConfig, AutoModelForImageTextToText
-
-    with torch.device("meta"):
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
-        model: nn.Module = AutoModelForImageTextToText.from_config(config)
-    return model
 
 
 def _write_masked_file(source: Path, target: Path, ratio: float, names: dict[str, str]) -> dict[str, float]:
@@ -266,7 +262,9 @@ def _write_masked_file(source: Path, target: Path, ratio: float, names: dict[str
 
 def _dense_tensors(model: nn.Module, folder: Path, names: list[str]) -> dict[str, tuple[Path, str]]:
     """For each of `names`, its file and its name there; one that is not stored by itself is an error."""
-    found = _stored_tensors(model, folder)
+    # One that transformers puts together from several has no magnitudes of its own to go by.
+    whole = [one for one in placed_tensors(model, folder) if one.whole]
+    found = {one.name: (one.stored.path, one.stored.key) for one in whole}
     if missing := [name for name in names if name not in found]:
         raise CheckpointError(
             f"{folder} does not hold the tensor {missing[0]} by itself.",
@@ -274,27 +272,3 @@ def _dense_tensors(model: nn.Module, folder: Path, names: list[str]) -> dict[str
             fix="Save the teacher once with save_pretrained and use that folder.",
         )
     return {name: found[name] for name in names}
-
-
-def _stored_tensors(model: nn.Module, folder: Path) -> dict[str, tuple[Path, str]]:
-    """For each tensor name of the model, the file that holds it and its name there.
-
-    The names may differ: transformers keeps the hub's old layouts readable by renaming at load and back at save, so
-    its own rules are asked. A tensor it puts together from several is left out.
-    """
-    from transformers.conversion_mapping import get_model_conversion_mapping
-    from transformers.core_model_loading import WeightConverter, rename_source_key
-
-    rules = get_model_conversion_mapping(model)
-    converters = [rule for rule in rules if isinstance(rule, WeightConverter)]
-    renamings = [rule for rule in rules if not isinstance(rule, WeightConverter)]
-    own = model.state_dict()
-    prefix = getattr(model, "base_model_prefix", None)
-    found: dict[str, tuple[Path, str]] = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        with safe_open(str(path), framework="pt") as stored:
-            for key in stored.keys():  # noqa: SIM118 - a file handle, not a dict
-                name, converted = rename_source_key(key, renamings, converters, prefix, own)
-                if converted is None:
-                    found[name] = (path, key)
-    return found

@@ -60,8 +60,8 @@ def copy_processor(source: Path, target: Path) -> None:
     import shutil
 
     for path in source.iterdir():
-        wanted = path.suffix in {".json", ".jinja", ".txt", ".model"}
-        if wanted and path.name not in {"card.json", "model.safetensors.index.json"}:
+        wanted = path.suffix in {".json", ".jinja", ".txt", ".model"} and path.is_file()
+        if wanted and path.name != "card.json" and not path.name.endswith(".safetensors.index.json"):
             if (target / path.name).exists():
                 continue  # save_pretrained has written its own
             shutil.copyfile(path, target / path.name)

@@ -20,6 +20,7 @@ from torch.utils.data import Dataset
 
 from edgekit.chat import render
 from edgekit.checkpoint import load_model
+from edgekit.configuration import end_list
 from edgekit.data import Sample
 from edgekit.distill.batch import Prompts, embed, encode_prompts, project, response_hidden
 from edgekit.distill.fake_quant import fake_quantised, quantised_layers
@@ -201,7 +202,6 @@ def distil_quantised(
     if torch.cuda.is_available():
         ref.model.to("cuda")
     ref.model.requires_grad_(False)
-    ends = student.generation_config.eos_token_id
     trainer = QadTrainer(
         reference=ref,
         processor=processor,
@@ -225,9 +225,7 @@ def distil_quantised(
             qad.steps * qad.batch_questions,
             settings.seed,
         ),
-        data_collator=Collator(
-            processor, ref.processor, {int(ends)} if isinstance(ends, int) else {int(token) for token in ends or ()}
-        ),
+        data_collator=Collator(processor, ref.processor, set(end_list(student.generation_config.eos_token_id))),
     )
     with fake_quantised(quantised_layers(student, processor.family), ONNX[qad.precision]):
         run_trainer(trainer, checkpoints, f"at {qad.precision} weights")

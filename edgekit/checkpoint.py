@@ -6,17 +6,19 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgekit.adapters import SETTINGS, base_of, is_adapter, merged
+from edgekit.configuration import read_config
 from edgekit.errors import CheckpointError
-from edgekit.families import family_of, read_optional_json
-from edgekit.files import sha256_tree, tree_files
+from edgekit.files import sha256_tree
 from edgekit.seal import check_folder
+from edgekit.tensors import check_tensors
+from edgekit.weights import check_weights, weight_files
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-UNSAFE = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 # What decides a model's answers; cards, READMEs and the like may change without making another model of it.
-HASHED = (".safetensors", ".jinja", ".model", "config.json", "tokenizer.json", "generation_config.json")
+HASHED = (".jinja", ".model", "config.json", "tokenizer.json", "generation_config.json")
 
 
 def check_checkpoint(folder: Path) -> dict[str, Any]:
@@ -25,7 +27,8 @@ def check_checkpoint(folder: Path) -> dict[str, Any]:
     Returns:
         Its config.json.
     Raises:
-        CheckpointError: not there, of a family edgekit does not know, no safetensors, or files cut short.
+        CheckpointError: not there, of a family edgekit does not know, quantised, an adapter, no safetensors, or files
+            that are damaged, cut short or none.
         DamagedError: edgekit made and sealed it, and it is not as it was.
     """
     if not folder.is_dir():
@@ -37,50 +40,28 @@ def check_checkpoint(folder: Path) -> dict[str, Any]:
             why="They are a finished export; distillation and export start from the full-precision folder.",
             fix="Give the Hugging Face folder that they were made from.",
         )
-    if not (folder / "config.json").exists():
+    for path in sorted(folder.iterdir()):
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise CheckpointError(
+                f"{path} is no file but a pipe or a device.", why="Reading it could wait for ever.", fix="Remove it."
+            )
+    if is_adapter(folder):
         raise CheckpointError(
-            f"{folder} is not a model folder: it has no config.json.", fix="Give a Hugging Face checkpoint folder."
+            f"{folder} holds an adapter ({SETTINGS}).",
+            why="Alone, or not merged, it is no model; commands that take a checkpoint's name merge it by themselves.",
+            fix="Merge it:  edgekit.checkpoint.resolve_checkpoint(FOLDER) gives the merged folder.",
         )
     check_folder(folder)
-    config = read_optional_json(folder / "config.json")
-    family_of(str(config.get("model_type")))
+    config = read_config(folder)
     check_weights(folder)
     return config
 
 
-def check_weights(folder: Path) -> None:
-    """Look at a folder's safetensors files without reading them whole.
-
-    Raises:
-        CheckpointError: there are none, one is missing, or one is cut short.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    weights = sorted(folder.glob("*.safetensors"))
-    if not weights:
-        unsafe = [name for name in tree_files(folder) if name.endswith(UNSAFE)]
-        raise CheckpointError(
-            f"{folder} holds no safetensors weights.",
-            why=f"It holds {unsafe[0]}, a pickle; loading one can run any code." if unsafe else "",
-            fix="Convert it once with save_pretrained(..., safe_serialization=True).",
-        )
-    index = read_optional_json(folder / "model.safetensors.index.json")
-    missing = sorted({str(name) for name in index.get("weight_map", {}).values()} - {path.name for path in weights})
-    if missing:
-        raise CheckpointError(f"{folder} lacks {missing[0]}, which its index names.", fix="Fetch the checkpoint again.")
-    for path in weights:
-        try:
-            with safe_open(str(path), framework="np") as stored:
-                stored.keys()
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(
-                f"{path} is damaged or cut short.", why=str(error), fix="Fetch the checkpoint again."
-            ) from error
-
-
 def checkpoint_hash(folder: Path) -> str:
     """SHA-256 over weights, configuration, tokenizer and template: what decides the answers."""
-    return sha256_tree(folder, names=[path.name for path in folder.iterdir() if path.name.endswith(HASHED)])
+    weights = [path.relative_to(folder).as_posix() for path in weight_files(folder)]
+    others = [path.name for path in folder.iterdir() if path.name.endswith(HASHED) and path.is_file()]
+    return sha256_tree(folder, names=[*weights, *others])
 
 
 def load_model(folder: Path, *, dtype: str = "float32", attn: str = "sdpa") -> PreTrainedModel:
@@ -91,13 +72,14 @@ def load_model(folder: Path, *, dtype: str = "float32", attn: str = "sdpa") -> P
         dtype: Torch dtype name.
         attn: Attention implementation.
     Raises:
-        CheckpointError: as `check_checkpoint`, or tensors missing or of other shapes than the configuration says.
+        CheckpointError: as `check_checkpoint` and `check_tensors`, or transformers cannot load it.
     """
     import torch
     from transformers import AutoModelForImageTextToText
     from transformers.utils import logging
 
     check_checkpoint(folder)
+    check_tensors(folder)
     logging.disable_progress_bar()
     before = logging.get_verbosity()
     logging.set_verbosity_error()
@@ -136,14 +118,14 @@ def _refuse_gguf(path: Path) -> None:
 
 
 def resolve_checkpoint(name: str, base: Path | None = None, *, weights: bool = True) -> Path:
-    """The folder behind a checkpoint name.
+    """The folder behind a checkpoint name; of an adapter, where it lies merged into its base.
 
     Args:
         name: Folder, `demo:teacher`, `demo:mid`, `demo:student`, or a hub name (`org/model`, fetched if it can be).
         base: Folder that relative names start from.
         weights: Fetch a hub model's weights too, not its configuration and tokenizer alone.
     Raises:
-        CheckpointError: nothing there.
+        CheckpointError: nothing there, or an adapter that cannot be merged.
     """
     if name.startswith("demo:"):
         folder = Path(str(files("edgekit.demo") / "weights")) / name.removeprefix("demo:")
@@ -154,12 +136,19 @@ def resolve_checkpoint(name: str, base: Path | None = None, *, weights: bool = T
         return folder
     for folder in (Path(name), *([base / name] if base else [])):
         if folder.is_dir():
-            return folder.resolve()
+            return _whole(folder.resolve(), weights)
         _refuse_gguf(folder)
-    return _from_hub(name, weights)
+    return _whole(from_hub(name, weights), weights)
 
 
-def _from_hub(name: str, weights: bool) -> Path:
+def _whole(folder: Path, weights: bool) -> Path:
+    """The folder itself; of an adapter, the folder it is merged in, or its base where no weights are asked for."""
+    if not is_adapter(folder):
+        return folder
+    return merged(folder) if weights else base_of(folder)
+
+
+def from_hub(name: str, weights: bool) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError
 

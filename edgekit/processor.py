@@ -73,6 +73,7 @@ class Processor:
             raise CheckpointError(f"Cannot read {folder / 'tokenizer.json'}.", why=str(error)) from error
         tokenizer.no_padding()
         tokenizer.no_truncation()
+        _check_image_token(folder, config, tokenizer, family)
         return cls(family, tokenizer, read_chat_template(folder), family.read_preprocessing(folder), _special(folder))
 
     @cached_property
@@ -145,6 +146,20 @@ class Processor:
         """
         text: str = self.tokenizer.decode(ids, skip_special_tokens=True)
         return text.strip() if strip_end else text.lstrip()
+
+
+def _check_image_token(folder: Path, config: dict[str, Any], tokenizer: Tokenizer, family: ModuleType) -> None:
+    """The token that pictures take the places of must be the one that prompts are written with."""
+    name = "image_token_id" if "image_token_id" in config else "image_token_index"
+    said, placeholder = config.get(name), getattr(family, "IMAGE", None)
+    if said is None or placeholder is None:
+        return
+    if (found := tokenizer.token_to_id(placeholder)) != said:
+        raise CheckpointError(
+            f"{folder / 'config.json'}: {name} is {said}, and {placeholder} is {found} in tokenizer.json.",
+            why="So pictures would be looked for where none are.",
+            fix="Take both files from the same model.",
+        )
 
 
 def _special(folder: Path) -> dict[str, str]:

@@ -31,7 +31,8 @@ from edgekit.processor import Inputs, Processor
 from edgekit.room import room_for
 
 COPIED = (".json", ".jinja", ".txt", ".model")
-LEFT_BEHIND = {"card.json", "model.safetensors.index.json", MANIFEST}
+LEFT_BEHIND = {"card.json", MANIFEST}
+INDICES = ".safetensors.index.json"
 PARITY_PROMPTS = ("what is in the image?", "is there a circle?", "what color is the shape?", "describe the picture.")
 
 
@@ -161,7 +162,8 @@ def export_checkpoint(
     _check_needs(target, module, split)
     if with_genai:
         check_genai(split)
-    copied = [path for path in checkpoint.iterdir() if path.suffix in COPIED and path.name not in LEFT_BEHIND]
+    copied = [path for path in checkpoint.iterdir() if path.is_file() and path.suffix in COPIED]
+    copied = [path for path in copied if not path.name.endswith(INDICES) and path.name not in LEFT_BEHIND]
     clear_left_behind(out.parent, deep=False)  # of any target: they are large
     with room_for(out, *_room(model, precision, copied)), new_folder(out, replace=replace) as folder:
         for path in copied:

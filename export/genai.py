@@ -37,6 +37,7 @@ def check_genai(split: Split) -> None:
         "bundle's vision encoder takes pictures of fixed sizes": split.position_axes == 3,
         "its decoder has no input for deepstack features": split.deepstack > 0,
         "it takes one vision encoder, and there are several picture sizes": len(split.vision) > 1,
+        "it needs an end token, and the checkpoint has none": not split.eos_token_ids,
     }
     found = [reason for reason, holds in reasons.items() if holds]
     if found:

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.bundle import Component, TensorSpec
-from edgekit.errors import BundleError, EdgekitError
+from edgekit.errors import BundleError, CheckpointError, EdgekitError
 from edgekit.export import _gguf_files as files
 from edgekit.export._gguf_own import own_preprocessing
 from edgekit.export.parity import TorchModules, follow
@@ -88,6 +88,12 @@ def write(
     """
     check_packages("export to 'gguf'")
     source: Any = split.source
+    if not split.eos_token_ids:
+        raise CheckpointError(
+            "A checkpoint without an end token cannot be exported to 'gguf'.",
+            why="llama.cpp takes a token of its own choosing where a file names none.",
+            fix="Name it in generation_config.json (eos_token_id), as a number.",
+        )
     config = files.as_json(source.config.to_dict())
     plan, params = plan_of(config, folder)
     rows = int(source.get_input_embeddings().weight.shape[0])

@@ -82,14 +82,12 @@ class TorchSession:
         from transformers.utils import logging
 
         from edgekit.checkpoint import load_model
+        from edgekit.configuration import end_list
 
         logging.set_verbosity_error()
         self.model: Any = load_model(folder)
         self.processor: Any = load_processor(folder)
-        ends = self.model.generation_config.eos_token_id
-        if ends is None:
-            ends = self.model.config.text_config.eos_token_id
-        self.eos_token_ids = frozenset([ends] if isinstance(ends, int) else ends)
+        self.eos_token_ids = frozenset(end_list(self.model.generation_config.eos_token_id))
         self.vocab_size = len(self.processor.tokenizer)
         self.image_token_id = int(self.model.config.image_token_id)
         self._mrope = hasattr(self.model.model, "get_rope_index")

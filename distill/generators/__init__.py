@@ -76,19 +76,3 @@ class Generator(Protocol):
 
 PROBE_TOKENS = 16
 """Tokens of a greedy answer at most: enough to tell whether it depends on the image."""
-
-
-def end_token_ids(folder: Path) -> list[int]:
-    """Tokens that end an answer of a checkpoint, the usual one first.
-
-    Raises:
-        CheckpointError: its files are damaged.
-    """
-    from edgekit.families import read_optional_json
-
-    for name in ("generation_config.json", "config.json"):
-        config = read_optional_json(folder / name)
-        ends = config.get("eos_token_id", config.get("text_config", {}).get("eos_token_id"))
-        if ends is not None:
-            return [int(ends)] if isinstance(ends, int) else [int(token) for token in ends]
-    return []

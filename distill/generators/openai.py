@@ -21,9 +21,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgekit.chat import render
+from edgekit.configuration import end_token_ids
 from edgekit.data import ImageRef, Sample
 from edgekit.distill.chat_server import ChatServer, RefusedError, api_key
-from edgekit.distill.generators import PROBE_TOKENS, Said, Source, end_token_ids
+from edgekit.distill.generators import PROBE_TOKENS, Said, Source
 from edgekit.errors import DataError, ServerError
 from edgekit.processor import Processor
 from edgekit.recipe import GenData

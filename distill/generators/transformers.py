@@ -17,6 +17,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from edgekit.configuration import end_list
 from edgekit.data import Sample
 from edgekit.distill.batch import (
     Embedded,
@@ -162,10 +163,7 @@ def _decode(model: Any, prompts: Embedded, count: int, new_tokens: int, choose: 
 
 
 def _end_ids(model: Any) -> set[int]:
-    ends = model.generation_config.eos_token_id
-    if ends is None:
-        ends = model.config.get_text_config().eos_token_id
-    return {int(ends)} if isinstance(ends, int) else {int(token) for token in ends or ()}
+    return set(end_list(model.generation_config.eos_token_id))
 
 
 def _pad_id(model: Any) -> int:

@@ -18,12 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.chat import render
+from edgekit.configuration import end_token_ids
 from edgekit.data import Sample
-from edgekit.distill.generators import PROBE_TOKENS, Said, Source, end_token_ids
+from edgekit.distill.generators import PROBE_TOKENS, Said, Source
 from edgekit.distill.masking import write_masked
 from edgekit.errors import EdgekitError, MissingExtraError
 from edgekit.recipe import GenData
 from edgekit.registry import missing_extra
+from edgekit.weights import other_files
 
 SEEDS = 2**31
 """vLLM counts up from a seed for the responses of one prompt; seeds stay where that cannot overflow."""
@@ -62,7 +64,7 @@ class VLLM:
         self._params = vllm.SamplingParams
         self._aside: Path | None = None
         folder = source.folder
-        if source.ratio > 0:
+        if source.ratio > 0 or other_files(source.folder):  # vLLM loads every safetensors file that it sees
             folder = self._aside = source.work / f"masked-{source.teacher}-{source.ratio:g}"
             write_masked(source.folder, source.ratio, folder, source.scope, source.exclude)
         self.engine: Any = vllm.LLM(model=str(folder), tokenizer=str(source.folder), trust_remote_code=False)

@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.chat import Message, read_chat_template, render
-from edgekit.checkpoint import check_weights, checkpoint_hash, resolve_checkpoint
+from edgekit.checkpoint import checkpoint_hash, resolve_checkpoint
 from edgekit.choice import Choice
+from edgekit.configuration import CONFIG, refuse_quantised
 from edgekit.distill import verdicts
 from edgekit.distill.judges import Judge
 from edgekit.errors import CheckpointError, DataError, RecipeError
 from edgekit.families import read_optional_json
 from edgekit.recipe import LlmJudge
+from edgekit.weights import check_weights
 
 
 def check(llm: LlmJudge, base: Path) -> None:
@@ -28,6 +30,7 @@ def check(llm: LlmJudge, base: Path) -> None:
         EdgekitError: not.
     """
     folder = _folder(llm, base)
+    refuse_quantised(folder / CONFIG, read_optional_json(folder / CONFIG))
     check_weights(folder)
     read_chat_template(folder)
 
@@ -162,6 +165,12 @@ class LocalModel:
             raise CheckpointError(
                 f"{self.folder} lacks {len(missing)} tensors, the first: {missing[0]}.",
                 why="They would be left at random values.",
+            )
+        if strangers := sorted(report["unexpected_keys"]):
+            raise CheckpointError(
+                f"{self.folder} holds {len(strangers)} tensors that its model has no place for: {strangers[0]}.",
+                why="They would be left out, and the judge would be another model.",
+                fix="Save the judge once with transformers, without them or merged.",
             )
         return model.to("cuda" if on_gpu else "cpu").eval()
 

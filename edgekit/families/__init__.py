@@ -55,6 +55,8 @@ OUT_OF_REACH = {
     "export of such a tower has been tried."
 }
 """Model types that transformers knows and edgekit does not, and why."""
+MOST_JSON_BYTES = 1 << 26
+"""Of a file beside the weights; the index of the largest models has a few million."""
 
 
 @dataclass(frozen=True)
@@ -197,6 +199,15 @@ class Encoded:
 
     embeds: NDArray[np.float32]
     deepstack: NDArray[np.float32] | None = None
+
+
+def uneven_sides(config: Any, field: str, factor: float) -> Iterator[tuple[str, str]]:
+    """Whether the patches of a square picture cannot be put together by `factor` each way; for `contradictions`."""
+    vision = config.vision_config
+    edges = [size[0] if isinstance(size, list | tuple) else size for size in (vision.image_size, vision.patch_size)]
+    side = edges[0] // edges[1]
+    if side < factor or side % factor:
+        yield field, f"puts {factor:g} x {factor:g} patches together, and a picture has {side} x {side} of them"
 
 
 @cache
@@ -409,13 +420,17 @@ def read_optional_json(path: Path) -> dict[str, Any]:
     """A JSON object, empty where the file is not there.
 
     Raises:
-        CheckpointError: the file is no JSON object.
+        CheckpointError: what is there is no file, too large, or no JSON object.
     """
     if not path.exists():
         return {}
+    if not path.is_file():  # reading a pipe would wait for ever
+        raise CheckpointError(f"{path} is no file but {'a folder' if path.is_dir() else 'a pipe or a device'}.")
+    if (size := path.stat().st_size) > MOST_JSON_BYTES:
+        raise CheckpointError(f"{path} has {size:,} bytes, more than any such file needs ({MOST_JSON_BYTES:,}).")
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, UnicodeDecodeError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise CheckpointError(f"{path} is not valid JSON.", why=str(error)) from error
     if not isinstance(value, dict):
         raise CheckpointError(f"{path} is not a JSON object.")

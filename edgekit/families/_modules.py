@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from typing import TYPE_CHECKING, Any
 
+from edgekit.configuration import end_list
 from edgekit.families import CacheTensor, Split, VisionPart
 from edgekit.families._rotary import traceable
 
@@ -152,9 +153,8 @@ def sizes_of(model: PreTrainedModel, text: Any) -> dict[str, Any]:
         model: The whole model.
         text: Configuration of its decoder.
     """
-    ends = model.generation_config.eos_token_id
-    if ends is None:
-        ends = text.eos_token_id
+    # One that is no token at all ends nothing, in transformers neither, and no file format has room for it.
+    ends = [token for token in end_list(model.generation_config.eos_token_id) if 0 <= token < text.vocab_size]
     return {
         "width": text.hidden_size,
         "layers": text.num_hidden_layers,
@@ -162,5 +162,5 @@ def sizes_of(model: PreTrainedModel, text: Any) -> dict[str, Any]:
         "head_dim": getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads,
         "vocab_size": text.vocab_size,
         "image_token_id": model.config.image_token_id,
-        "eos_token_ids": [int(ends)] if isinstance(ends, int) else [int(token) for token in ends],
+        "eos_token_ids": ends,
     }

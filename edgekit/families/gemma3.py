@@ -8,7 +8,8 @@ block begins of which all tokens see each other.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,6 +69,19 @@ def read_preprocessing(folder: Path) -> dict[str, Any]:
         "image_seq_len": int(sequence),
         "image_token_id": int(config.get("image_token_index", config.get("image_token_id", IMAGE_TOKEN_ID))),
     }
+
+
+def contradictions(config: Any) -> Iterator[tuple[str, str]]:
+    """Fields that do not go together, each with what it says, after its own name."""
+    text, tokens = config.text_config, config.mm_tokens_per_image
+    side = math.isqrt(tokens)
+    if side**2 != tokens:
+        yield "mm_tokens_per_image", f"is {tokens}, no square"
+    patches = config.vision_config.image_size // config.vision_config.patch_size
+    if patches < side or patches % side:
+        yield "mm_tokens_per_image", f"is {tokens}: {side} x {side} tokens of {patches} x {patches} patches"
+    if "sliding_attention" in text.layer_types and not (type(text.sliding_window) is int and text.sliding_window > 0):
+        yield "text_config.sliding_window", f"is {text.sliding_window}, and layers have one"
 
 
 def preprocess(images: list[Image.Image], params: dict[str, Any]) -> Pixels:

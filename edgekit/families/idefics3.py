@@ -7,7 +7,7 @@ tiles beside a global view, and each tile becomes `image_seq_len` placeholders.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,7 @@ from edgekit.families import (
     read_image_processor,
     read_optional_json,
     tiles_only,
+    uneven_sides,
 )
 from edgekit.gguf_layout import MmProj, vit
 from edgekit.pictures import as_rgb, cut_tiles, denormalise, normalise, read_normalisation
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 MODEL_TYPES = ("idefics3", "smolvlm")
 # Parameter-name prefixes of the two halves, for masking and for reports.
 PARTS = {"vision": ("model.vision_model.", "model.connector."), "language": ("model.text_model.",)}
+IMAGE = "<image>"
 MAX_EDGE = 4096  # the Hugging Face processor's own bound on a resized image
 positions = plain_positions
 fix_sizes = tiles_only
@@ -63,6 +65,11 @@ def read_preprocessing(folder: Path) -> dict[str, Any]:
         **read_normalisation(settings, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
         "image_seq_len": per_side**2,
     }
+
+
+def contradictions(config: Any) -> Iterator[tuple[str, str]]:
+    """Fields that do not go together, each with what it says, after its own name."""
+    return uneven_sides(config, "scale_factor", config.scale_factor)
 
 
 def preprocess(images: list[Image.Image], params: dict[str, Any]) -> Pixels:
@@ -127,11 +134,11 @@ def _whole_tiles(width: int, height: int, tile: int) -> tuple[int, int]:
 
 def expand(text: str, grids: list[Grid], params: dict[str, Any]) -> str:
     """Replace each `<image>` of a rendered prompt by the placeholders of its tiles."""
-    return fill_places(text, "<image>", [_placeholders(grid, params["image_seq_len"]) for grid in grids])
+    return fill_places(text, IMAGE, [_placeholders(grid, params["image_seq_len"]) for grid in grids])
 
 
 def _placeholders(grid: Grid, seq_len: int) -> str:
-    fake, slots = "<fake_token_around_image>", "<image>" * seq_len
+    fake, slots = "<fake_token_around_image>", IMAGE * seq_len
     rows, cols = grid
     whole = f"{fake}<global-img>{slots}{fake}"
     if rows == 0:
@@ -188,7 +195,7 @@ def mmproj(config: dict[str, Any], params: dict[str, Any]) -> MmProj:
             "block_count": vision["num_hidden_layers"],
             "attention.head_count": vision["num_attention_heads"],
         },
-        placeholder="<image>",
+        placeholder=IMAGE,
         pieces=("\n", "\n\n", "<fake_token_around_image>", "<global-img>"),
         image_tokens=(params["image_seq_len"], params["image_seq_len"]),
     )

@@ -6,7 +6,7 @@ becomes `image_seq_len` tokens. Positions are plain.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,7 @@ from edgekit.families import (
     read_image_processor,
     read_optional_json,
     tiles_only,
+    uneven_sides,
 )
 from edgekit.families.qwen2_5_vl import CLIP_MEAN, CLIP_STD
 from edgekit.gguf_layout import MmProj, vit
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 MODEL_TYPES = ("internvl",)
+PAIRS = ("image_size", "patch_size")
 # Parameter-name prefixes of the two halves, for masking and for reports.
 PARTS = {"vision": ("model.vision_tower.", "model.multi_modal_projector."), "language": ("model.language_model.",)}
 START, IMAGE, END = "<img>", "<IMG_CONTEXT>", "</img>"
@@ -64,6 +66,19 @@ def read_preprocessing(folder: Path) -> dict[str, Any]:
         **read_normalisation(settings, CLIP_MEAN, CLIP_STD),
         "image_seq_len": int(sequence),
     }
+
+
+def contradictions(config: Any) -> Iterator[tuple[str, str]]:
+    """Fields that do not go together, each with what it says, after its own name."""
+    vision = config.vision_config
+    if vision.norm_type not in ("layer_norm", "rms_norm"):
+        yield "vision_config.norm_type", f"is {vision.norm_type!r}; it is layer_norm or rms_norm"
+    if config.downsample_ratio > 1:
+        yield "downsample_ratio", f"is {config.downsample_ratio}; it is a share of the edge, up to 1"
+    else:
+        yield from uneven_sides(config, "downsample_ratio", 1 / config.downsample_ratio)
+    if (layer := config.vision_feature_layer) != -1:
+        yield "vision_feature_layer", f"is {layer}; only the last one's features (-1) are known to edgekit"
 
 
 def preprocess(images: list[Image.Image], params: dict[str, Any]) -> Pixels:

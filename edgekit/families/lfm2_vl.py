@@ -8,7 +8,7 @@ its convolutions. An export is for one or a few picture sizes of one view, and r
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,6 +77,16 @@ def read_preprocessing(folder: Path) -> dict[str, Any]:
         "max_pixels_tolerance": float(settings.get("max_pixels_tolerance", 2.0)),
         **read_normalisation(settings, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
     }
+
+
+def contradictions(config: Any) -> Iterator[tuple[str, str]]:
+    """Fields that do not go together, each with what it says, after its own name."""
+    kinds = sorted(set(config.text_config.layer_types or ()) - {"conv", "full_attention"})
+    if kinds:
+        yield "text_config.layer_types", f"holds {kinds[0]!r}; a layer is conv or full_attention"
+    patches = config.vision_config.num_patches
+    if math.isqrt(patches) ** 2 != patches:
+        yield "vision_config.num_patches", f"is {patches}, no square"
 
 
 def preprocess(images: list[Image.Image], params: dict[str, Any]) -> Pixels:

@@ -9,7 +9,8 @@ of every tile, and `pack` does the rest outside of it, so that one encoder serve
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,6 +77,20 @@ def _max_tiles(aspect_ratio: str) -> int:
             f"This checkpoint's vision_aspect_ratio is {aspect_ratio!r}.", why="Only anyres_max_N is known here."
         )
     return int(aspect_ratio.removeprefix(ANYRES))
+
+
+def contradictions(config: Any) -> Iterator[tuple[str, str]]:
+    """Fields that do not go together, each with what it says, after its own name."""
+    depth, layer = config.vision_config.num_hidden_layers, config.vision_feature_layer
+    chosen = layer if isinstance(layer, list | tuple) else [layer]
+    if not chosen or not all(type(one) is int and -depth - 1 <= one <= depth for one in chosen):
+        yield "vision_feature_layer", f"is {layer}; the tower has {depth}"
+    for pair in config.image_grid_pinpoints or [None]:
+        if not isinstance(pair, list | tuple) or len(pair) != 2 or not all(type(n) is int and n > 0 for n in pair):
+            yield "image_grid_pinpoints", f"holds {pair}; it is a list of (height, width) in pixels"
+            break
+    if not re.fullmatch(r"anyres_max_[1-9]\d{0,3}", str(config.vision_aspect_ratio)):
+        yield "vision_aspect_ratio", f"is {config.vision_aspect_ratio!r}; it is anyres_max_ and a number of tiles"
 
 
 def preprocess(images: list[Image.Image], params: dict[str, Any]) -> Pixels:

@@ -8,7 +8,7 @@ An export is for one or a few picture sizes, and resizes each picture to the nea
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,6 +67,32 @@ def read_preprocessing(folder: Path) -> dict[str, Any]:
         **read_normalisation(settings, CLIP_MEAN, CLIP_STD),
         "image_token_id": int(read_optional_json(folder / "config.json").get("image_token_id", IMAGE_TOKEN_ID)),
     }
+
+
+def contradictions(config: Any) -> Iterator[tuple[str, str]]:
+    """Fields that do not go together, each with what it says, after its own name."""
+    yield from rotary_sections(config)
+    vision = config.vision_config
+    blocks = vision.window_size // vision.patch_size // vision.spatial_merge_size
+    if blocks < 1:
+        yield "vision_config.window_size", f"is {vision.window_size}, less than one token of a picture"
+    if (listed := vision.fullatt_block_indexes) is not None and not all(isinstance(one, int) for one in listed):
+        yield "vision_config.fullatt_block_indexes", f"is {listed}; it is a list of layers"
+
+
+def rotary_sections(config: Any) -> Iterator[tuple[str, str]]:
+    """Of `contradictions`: what Qwen2.5-VL and Qwen3-VL share."""
+    text, vision = config.text_config, config.vision_config
+    width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    field = "text_config.rope_parameters.mrope_section"
+    sections: Any = (text.rope_parameters or {}).get("mrope_section")
+    whole = isinstance(sections, list | tuple) and all(type(one) is int and one > 0 for one in sections)
+    if not whole or len(sections) != 3 or 2 * sum(sections) != width:
+        yield field, f"is {sections}; it is three numbers that add up to half a head ({width} / 2)"
+    if vision.hidden_size // vision.num_heads % 4:
+        yield "vision_config.num_heads", "gives heads whose width 4 does not divide; rows and columns share it"
+    if vision.out_hidden_size != text.hidden_size:
+        yield "vision_config.out_hidden_size", f"is {vision.out_hidden_size}, and text is {text.hidden_size} wide"
 
 
 def preprocess(images: list[Image.Image], params: dict[str, Any]) -> Pixels:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from edgekit.families import Features, Grid
@@ -19,6 +20,7 @@ from edgekit.families.qwen2_5_vl import (
     qwen_blocks,
     qwen_sizes,
     read_preprocessing,
+    rotary_sections,
     split,
 )
 from edgekit.gguf_layout import MmProj
@@ -42,6 +44,18 @@ __all__ = [
     "split",
 ]
 MODEL_TYPES = ("qwen3_vl",)
+
+
+def contradictions(config: Any) -> Iterator[tuple[str, str]]:
+    """Fields that do not go together, each with what it says, after its own name."""
+    yield from rotary_sections(config)
+    vision, layers = config.vision_config, config.text_config.num_hidden_layers
+    behind = vision.deepstack_visual_indexes
+    if not all(isinstance(one, int) and 0 <= one < vision.depth for one in behind) or len(behind) > layers:
+        yield (
+            "vision_config.deepstack_visual_indexes",
+            f"is {behind}; each is a layer of the tower (depth {vision.depth}), and the decoder has {layers} for them",
+        )
 
 
 def mmproj(config: dict[str, Any], params: dict[str, Any]) -> MmProj:

@@ -15,6 +15,7 @@ from edgekit.errors import EdgekitError
 from edgekit.files import tree_files
 from edgekit.inside import Held, Part, Role, State
 from edgekit.inside.counting import QUESTION_TOKENS, Heads, Inspection, heads_from, size_of, summarise
+from edgekit.weights import stored_tensors, weight_files
 
 if TYPE_CHECKING:
     from edgekit.families import Split
@@ -50,7 +51,7 @@ def inspect(folder: Path, tokens: int | None) -> Inspection:
     layers = sum(1 for tensor in split.tensors() if tensor.kind == "key")
     heads = heads_from(config, layers, split.kv_heads, split.head_dim)
     parts = _parts(split, holding, tokens, heads)
-    whole = {name: (folder / name).stat().st_size for name in tree_files(folder)}
+    whole = sum((folder / name).stat().st_size for name in tree_files(folder))
     edges = {name: _edges(split, bucket) for bucket, name in _encoders(split).items()}
     return summarise(
         parts,
@@ -58,10 +59,10 @@ def inspect(folder: Path, tokens: int | None) -> Inspection:
         tokens=tokens,
         pictures=edges,
         copied=False,
-        component_bytes=sum(size for name, size in whole.items() if name.endswith(".safetensors")),
+        component_bytes=sum(path.stat().st_size for path in weight_files(folder)),
         about={
             "name": folder.name, "target": "checkpoint", "precision": kind, "hash": None,
-            "size_bytes": sum(whole.values()), "apart_means": APART, "notes": NOTES,
+            "size_bytes": whole, "apart_means": APART, "notes": NOTES,
         },
     )  # fmt: skip
 
@@ -72,17 +73,9 @@ def _encoders(split: Split) -> dict[str, str]:
 
 def _stored(folder: Path) -> tuple[str, float]:
     """The type most numbers are stored in, and bytes for each."""
-    from safetensors import safe_open
-
     counted: Counter[str] = Counter()
-    for path in folder.glob("*.safetensors"):
-        with safe_open(str(path), framework="np") as stored:
-            for name in stored.keys():  # noqa: SIM118  (not a dictionary)
-                part = stored.get_slice(name)
-                count = 1
-                for size in part.get_shape():
-                    count *= size
-                counted[TYPES.get(part.get_dtype(), part.get_dtype().lower())] += count
+    for stored in stored_tensors(folder):
+        counted[TYPES.get(stored.dtype, stored.dtype.lower())] += math.prod(stored.shape)
     kinds = counted.most_common()
     if not kinds:
         raise EdgekitError(f"{folder} holds no weights.", fix="Fetch the checkpoint again.")
