@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
 from edgekit.checkpoint import load_model
 from edgekit.distill import masking
@@ -146,6 +147,7 @@ def test_masks_are_per_layer_and_undone(teacher: MaskedTeacher) -> None:
 
 
 def test_tensors_of_another_name_are_a_clear_error(teacher: MaskedTeacher, tmp_path: Path) -> None:
+    save_file({"of.another.name": torch.zeros(2, 2)}, tmp_path / "model.safetensors")
     with pytest.raises(CheckpointError, match="does not hold the tensor"):
         MaskedTeacher(teacher.model, tmp_path, idefics3)
 
