@@ -24,6 +24,7 @@ from edgekit.checkpoint import check_checkpoint, checkpoint_hash
 from edgekit.errors import CheckpointError, RecipeError
 from edgekit.families import family_of
 from edgekit.files import new_folder, write_json
+from edgekit.seal import FOLDER_SEAL
 from edgekit.skeleton import placed_tensors
 from edgekit.tensors import check_tensors
 from edgekit.weights import weight_files
@@ -221,8 +222,9 @@ def write_masked(
             place.parent.mkdir(parents=True, exist_ok=True)
             thresholds |= _write_masked_file(path, place, ratio, stored)
         for path in sorted(folder.iterdir()):
-            # A card's figures are the dense one's; other safetensors are none of the model's.
-            if path.is_file() and path.suffix != ".safetensors" and path.name not in (MASK_RECORD, "card.json"):
+            # A card's figures and a seal are the dense one's; other safetensors are none of the model's.
+            left = path.suffix == ".safetensors" or path.name in (MASK_RECORD, FOLDER_SEAL, "card.json")
+            if path.is_file() and not left:
                 shutil.copyfile(path, aside / path.name)
         record = {
             "source_sha256": checkpoint_hash(folder),

@@ -7,6 +7,7 @@ from typing import Any
 
 from edgekit.errors import CheckpointError
 from edgekit.processor import Processor
+from edgekit.seal import FOLDER_SEAL
 
 
 def shared_vocabulary(teacher: Processor, student: Processor, teacher_size: int, student_size: int) -> int:
@@ -61,7 +62,7 @@ def copy_processor(source: Path, target: Path) -> None:
 
     for path in source.iterdir():
         wanted = path.suffix in {".json", ".jinja", ".txt", ".model"} and path.is_file()
-        if wanted and path.name != "card.json" and not path.name.endswith(".safetensors.index.json"):
+        if wanted and path.name not in ("card.json", FOLDER_SEAL) and not path.name.endswith(".safetensors.index.json"):
             if (target / path.name).exists():
                 continue  # save_pretrained has written its own
             shutil.copyfile(path, target / path.name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 from pathlib import Path
 from types import ModuleType
 
@@ -210,3 +211,13 @@ def test_the_verb_writes_one_folder_per_ratio(tiny_teacher: Path, tmp_path: Path
         ["--out", "x", "--ratio", "0", "--scope", "eyes"],
     ):
         assert run(build(), ["mask", teacher, *options]).exit_code == 1
+
+
+def test_a_masked_copy_of_a_sealed_checkpoint_bears_no_seal_of_another(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    from edgekit.seal import FOLDER_SEAL, seal_folder
+
+    sealed = Path(shutil.copytree(tiny_checkpoint, tmp_path / "sealed"))
+    seal_folder(sealed)
+    write_masked(sealed, 0.5, tmp_path / "masked")
+    assert (sealed / FOLDER_SEAL).exists() and not (tmp_path / "masked" / FOLDER_SEAL).exists()
+    load_model(tmp_path / "masked")
