@@ -28,6 +28,10 @@ from edgekit.families import FAMILIES, Size, Split, family_of
 from edgekit.files import clear_left_behind, new_folder, scratch, sha256_json
 from edgekit.precision import by_part, is_mixed
 from edgekit.processor import Inputs, Processor
+from edgekit.room import room_for
+from edgekit.seal import FOLDER_SEAL
+
+COPIED = (".json", ".jinja", ".txt", ".model")
 LEFT_BEHIND = {"card.json", FOLDER_SEAL, MANIFEST}
 INDICES = ".safetensors.index.json"
 PARITY_PROMPTS = ("what is in the image?", "is there a circle?", "what color is the shape?", "describe the picture.")
