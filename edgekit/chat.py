@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import suppress
 from datetime import datetime
 from functools import cache
 from pathlib import Path
@@ -12,11 +14,16 @@ from jinja2 import Template, TemplateError, nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 
+from edgekit.console import note_once
 from edgekit.errors import CheckpointError, DataError
 from edgekit.families import read_optional_json
 from edgekit.sandbox import Exhausted, Sandbox, run
 
 Message = dict[str, Any]
+PROCESSOR, OWN, JINJA, TOKENIZER = (
+    "processor_config.json", "chat_template.json", "chat_template.jinja", "tokenizer_config.json"
+)  # fmt: skip
+NAMED = "additional_chat_templates"
 
 
 def question(text: str, images: int = 1) -> list[Message]:
@@ -32,20 +39,77 @@ def count_images(messages: list[Message]) -> int:
 
 
 def read_chat_template(folder: Path) -> str:
-    """The chat template of a checkpoint: chat_template.jinja, chat_template.json, or inside tokenizer_config.json.
+    """The chat template of a checkpoint: what transformers' processor has, or its tokenizer where that has none.
+
+    In this order (`ProcessorMixin.get_processor_dict`): processor_config.json, chat_template.json, chat_template.jinja,
+    tokenizer_config.json. Of several templates with names the one named `default` counts. Where files disagree a note
+    on stderr names both.
 
     Raises:
-        CheckpointError: there is none.
+        CheckpointError: there is none, or transformers could not tell which one counts.
     """
-    if (folder / "chat_template.jinja").exists():
-        return (folder / "chat_template.jinja").read_text(encoding="utf-8")
-    for name in ("chat_template.json", "processor_config.json", "tokenizer_config.json"):
-        template = read_optional_json(folder / name).get("chat_template")
-        if isinstance(template, str):
-            return template
-    raise CheckpointError(
-        f"{folder} has no chat template.", fix="Add a chat_template.jinja; the model's original folder has one."
-    )
+    found = _templates(folder)
+    first, template = next(found, ("", None))
+    if template is None:
+        raise CheckpointError(
+            f"{folder} has no chat template.", fix="Add a chat_template.jinja; the model's original folder has one."
+        )
+    with suppress(CheckpointError):  # what is wrong with a template that does not count is nobody's concern
+        for name, other in found:
+            if other != template:
+                note_once(
+                    f"{folder}: {first} and {name} hold different chat templates; {first} counts, as in transformers"
+                )
+    return template
+
+
+def _templates(folder: Path) -> Iterator[tuple[str, str]]:
+    """Names of files, and the template each holds, the first that counts first."""
+    named = sorted((folder / NAMED).glob("*.jinja"))
+    if named and (folder / OWN).exists():
+        raise CheckpointError(
+            f"{folder} holds {OWN} and {NAMED}/{named[0].name}.",
+            why="transformers refuses to choose between them.",
+            fix=f"Rename {OWN}'s template to {JINJA}.",
+        )
+    for name in (PROCESSOR, OWN):
+        value = read_optional_json(folder / name)
+        if value.get("chat_template") is not None:
+            yield name, _default(folder / name, value["chat_template"])
+        elif name == OWN and (folder / name).exists():
+            raise CheckpointError(f"{folder / name} holds no chat_template.", fix=f"Remove it, or add a {JINJA}.")
+    if (folder / JINJA).exists():
+        yield JINJA, _source(folder / JINJA)
+    elif named:
+        texts = {path.stem: _source(path) for path in named}
+        yield f"{NAMED}/default.jinja", _default(folder / NAMED, texts)
+    own: Any = read_optional_json(folder / TOKENIZER).get("chat_template")
+    if isinstance(own, list):  # as older tokenizers have several
+        own = {one.get("name"): one.get("template") for one in own if isinstance(one, dict)}
+    if own is not None:
+        yield TOKENIZER, _default(folder / TOKENIZER, own)
+
+
+def _source(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"Cannot read {path}.", why=str(error)) from error
+
+
+def _default(path: Path, value: Any) -> str:
+    """A template, or the one named `default` of several."""
+    found = value.get("default") if isinstance(value, dict) else value
+    if isinstance(found, str):
+        return found
+    if isinstance(value, dict):
+        names = ", ".join(map(repr, value)) or "none"
+        raise CheckpointError(
+            f"{path} has several chat templates, and none is named 'default'.",
+            why=f"There are: {names}.",
+            fix="Name the one that questions are asked by 'default'.",
+        )
+    raise CheckpointError(f"{path}: chat_template is no text.")
 
 
 def _raise(message: str) -> None:

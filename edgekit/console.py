@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 if TYPE_CHECKING:
@@ -35,6 +36,12 @@ def note(text: str, console: Console | None = None) -> None:
     if not is_main_process():
         return
     (console or stderr()).print(text, markup=False, soft_wrap=True)
+
+
+@cache
+def note_once(text: str) -> None:
+    """`note`, a second time not shown."""
+    note(text)
 
 
 def print_json(value: Any) -> None:

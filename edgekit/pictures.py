@@ -5,6 +5,8 @@ Both follow transformers' pillow image processors to the last bit, which is test
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -104,21 +106,16 @@ def _resize_axis(pixels: NDArray[np.uint8], count: int) -> NDArray[np.uint8]:
     return rounded
 
 
-def read_normalisation(
-    settings: dict[str, Any], mean: tuple[float, float, float], std: tuple[float, float, float]
-) -> dict[str, Any]:
-    """rescale_factor, mean and std of an image processor's settings; a step that is switched off changes nothing.
+def from_unit(params: Mapping[str, Any]) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation for one who starts from pixels in [0, 1], as other programs do.
 
     Args:
-        settings: From `read_image_processor`.
-        mean, std: What the processor's class takes where the settings are silent.
+        params: With rescale_factor, mean and std, which start from pixels in [0, 255] times the factor.
     """
-    rescale, normalise = settings.get("do_rescale", True), settings.get("do_normalize", True)
-    return {
-        "rescale_factor": float(settings.get("rescale_factor") or 1 / 255) if rescale else 1.0,
-        "mean": [float(v) for v in settings.get("image_mean") or mean] if normalise else [0.0] * 3,
-        "std": [float(v) for v in settings.get("image_std") or std] if normalise else [1.0] * 3,
-    }
+    scale = 255 * params["rescale_factor"]
+    if math.isclose(scale, 1.0, rel_tol=1e-12):  # the usual: the very numbers of the settings
+        return list(params["mean"]), list(params["std"])
+    return [value / scale for value in params["mean"]], [value / scale for value in params["std"]]
 
 
 def denormalise(values: NDArray[np.float32], params: dict[str, Any]) -> NDArray[np.uint8]:

@@ -1,7 +1,8 @@
 """Prompts and pictures to model inputs, without transformers: tokenizer, chat template, own preprocessing.
 
 It reads a checkpoint folder or a bundle alike, so what was trained, exported and run is fed by the same code; parity
-with the Hugging Face processors is a test and a field of every report.
+with the Hugging Face processors is a test and a field of every report. Only a checkpoint's tokenizer is transformers'
+(`edgekit.tokens`): its tokenizers and processors change what tokenizer.json says, so a bundle gets it as it is then.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from edgekit.chat import Message, read_chat_template, render
 from edgekit.errors import CheckpointError, DataError
 from edgekit.families import Grid, Pixels, Size, family_of, read_optional_json
+from edgekit.tokens import PromptTokenizer, read_tokenizer
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -45,20 +47,20 @@ class Processor:
     """The tokenizer, template and image parameters of one model."""
 
     family: ModuleType
-    tokenizer: Tokenizer
+    text: PromptTokenizer
     template: str
     params: dict[str, Any]
-    special: dict[str, str]
 
     @classmethod
-    def load(cls, folder: Path) -> Processor:
+    def load(cls, folder: Path, *, prepared: bool = False) -> Processor:
         """From a Hugging Face folder or a bundle.
 
+        Args:
+            folder: Of either.
+            prepared: A bundle's folder that is not sealed yet.
         Raises:
             CheckpointError: files missing, damaged, or of an unknown family.
         """
-        from tokenizers import Tokenizer
-
         config = read_optional_json(folder / "config.json")
         if "model_type" not in config:
             raise CheckpointError(
@@ -67,14 +69,21 @@ class Processor:
                 fix="Give a Hugging Face checkpoint folder (config.json, model.safetensors, tokenizer.json, ...).",
             )
         family = family_of(str(config["model_type"]))
-        try:
-            tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        except Exception as error:  # the Rust side raises bare Exception for a missing or damaged file
-            raise CheckpointError(f"Cannot read {folder / 'tokenizer.json'}.", why=str(error)) from error
-        tokenizer.no_padding()
-        tokenizer.no_truncation()
-        _check_image_token(folder, config, tokenizer, family)
-        return cls(family, tokenizer, read_chat_template(folder), family.read_preprocessing(folder), _special(folder))
+        # First what edgekit reads itself, whose errors name files and fields.
+        params, template = family.read_preprocessing(folder), read_chat_template(folder)
+        text = read_tokenizer(folder, prepared=prepared)
+        _check_image_token(folder, config, text.tokenizer, family)
+        return cls(family, text, template, params)
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Cuts any text, however long."""
+        return self.text.tokenizer
+
+    @property
+    def special(self) -> dict[str, str]:
+        """Special tokens that the template may name."""
+        return self.text.special
 
     @cached_property
     def vocab_size(self) -> int:
@@ -95,12 +104,12 @@ class Processor:
         """Token ids and pixels of one prompt.
 
         Raises:
-            DataError: the number of images and of image parts differ.
+            DataError: the number of images and of image parts differ, or the prompt is cut and loses a part of one.
         """
         pixels = self._preprocess(images) if images else None
         grids = pixels.grids if pixels is not None else []
         text = self.prompt(messages, grids)
-        ids = self.tokenizer.encode(text, add_special_tokens=False).ids
+        ids = self.text.prompt_ids(text, adds_special=getattr(self.family, "ADDS_SPECIAL_TOKENS", True))
         positions = self.family.positions(ids, grids, self.params)
         return Inputs(np.array([ids], dtype=np.int64), pixels, positions[..., None, :])
 
@@ -160,12 +169,3 @@ def _check_image_token(folder: Path, config: dict[str, Any], tokenizer: Tokenize
             why="So pictures would be looked for where none are.",
             fix="Take both files from the same model.",
         )
-
-
-def _special(folder: Path) -> dict[str, str]:
-    config = read_optional_json(folder / "tokenizer_config.json")
-    names = ("bos_token", "eos_token", "pad_token", "unk_token")
-    found = {name: config.get(name) for name in names}
-    # Older folders spell a token as {"content": "..."}.
-    texts = {name: value.get("content") if isinstance(value, dict) else value for name, value in found.items()}
-    return {name: text for name, text in texts.items() if isinstance(text, str)}

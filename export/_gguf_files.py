@@ -19,6 +19,7 @@ from edgekit.console import note
 from edgekit.errors import CheckpointError
 from edgekit.families import read_optional_json
 from edgekit.gguf_layout import MmProj, Names
+from edgekit.pictures import from_unit
 
 # transformers' name of a decoder -> llama.cpp's.
 ARCHITECTURES = {
@@ -304,13 +305,14 @@ def vision_metadata(plan: MmProj, params: Mapping[str, Any], width: int) -> dict
         params: Of its preprocessing.
         width: Of the decoder.
     """
+    mean, std = from_unit(params)
     return {
         "clip.has_vision_encoder": True,
         "clip.projector_type": plan.projector,
         "clip.vision.projection_dim": width,
         **{f"clip.vision.{key}": int(value) for key, value in plan.sizes.items()},
-        "clip.vision.image_mean": [float(value) for value in params["mean"]],
-        "clip.vision.image_std": [float(value) for value in params["std"]],
+        "clip.vision.image_mean": mean,
+        "clip.vision.image_std": std,
         **plan.metadata,
     }
 

@@ -39,7 +39,7 @@ def own_preprocessing(folder: Path, made: Mapping[str, Any], images: Sequence[Im
         for each picture, see `_row`.
     """
     images = images or [draw(number)[0].resize(size) for number, size in enumerate(SIZES)]
-    processor = Processor.load(folder)
+    processor = Processor.load(folder, prepared=True)
     files = (folder / made["text"]["file"], folder / made["mmproj"]["file"])
     asked = [processor.prompt(question(text, 0), []) for text in PLAIN]
     trained = [processor.tokenizer.encode(text, add_special_tokens=False).ids for text in asked]

@@ -16,12 +16,14 @@ from typing import Any, overload
 import numpy as np
 
 from edgekit import __version__
-from edgekit.bars import MOST_PROMPTS, bars_of
+from edgekit.bars import MOST_PROMPTS, PROMPTS, bars_of
 from edgekit.bundle import MANIFEST, Bucket, Bundle, Cache, Component, Precision, Text, seal
+from edgekit.chat import JINJA
 from edgekit.checkpoint import check_checkpoint, checkpoint_hash, load_model
 from edgekit.data import ImageRef, Sample
 from edgekit.errors import CheckpointError, EdgekitError, MissingExtraError, StorageError, UnsupportedError
 from edgekit.export import TARGETS, vision_name
+from edgekit.export._inputs import compare_with_official, with_inputs, write_inputs
 from edgekit.export.genai import check_genai, write_genai
 from edgekit.export.parity import TorchModules, encode_images, follow, measure
 from edgekit.families import FAMILIES, Size, Split, family_of
@@ -169,6 +171,7 @@ def export_checkpoint(
     with room_for(out, *_room(model, precision, copied)), new_folder(out, replace=replace) as folder:
         for path in copied:
             shutil.copyfile(path, folder / path.name)
+        write_inputs(processor, checkpoint, folder)
         inputs = parity_inputs(processor, samples, prompts or MOST_PROMPTS)
         _check_pixels(split, inputs[:16])  # stock questions come in all their shapes by then
         given = {"options": options or {}} if hasattr(module, "OPTIONS") else {}
@@ -181,9 +184,11 @@ def export_checkpoint(
         if with_genai:
             in_place = appends_in_place(module, components["text_decoder"], split)
             write_genai(folder, components, split, config, in_place)
+        asked = samples or drawn_samples(PROMPTS)
+        fed = compare_with_official(checkpoint, folder, processor.params, asked, prompts)
         with scratch(folder):
             parity = _parity(module, folder, components, split, inputs, precision, target, prompts)
-        parity |= {
+        parity = with_inputs(parity, fed) | {
             "questions": "given" if samples else "synthetic",
             **baked_against_original(model, family, split, inputs),
         }
@@ -196,7 +201,7 @@ def export_checkpoint(
             family=family.__name__.rpartition(".")[2],
             components=components,
             preprocessing=processor.params,
-            text=Text("tokenizer.json", _template_file(folder), split.image_token_id, tuple(split.eos_token_ids)),
+            text=Text("tokenizer.json", JINJA, split.image_token_id, tuple(split.eos_token_ids)),
             cache=Cache(
                 split.layers,
                 split.kv_heads,
@@ -382,8 +387,3 @@ def _check_pixels(split: Split, inputs: Sequence[Inputs]) -> None:
 
 def _exporting() -> list[str]:
     return [name for name, module in FAMILIES.working() if hasattr(module, "split")]
-
-
-def _template_file(folder: Path) -> str:
-    names = ("chat_template.jinja", "chat_template.json", "processor_config.json", "tokenizer_config.json")
-    return next(name for name in names if (folder / name).exists())

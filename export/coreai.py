@@ -30,8 +30,9 @@ from edgekit.aimodel import PROGRAM, STATES, Assets, Runner
 from edgekit.bundle import Component, TensorSpec
 from edgekit.export import vision_name
 from edgekit.export._coreai_modules import compressed, decoder, half_outputs, plain_embedding
-from edgekit.families import Split, VisionPart, read_image_processor, read_optional_json
+from edgekit.families import Split, VisionPart, family_of, read_optional_json
 from edgekit.files import write_json
+from edgekit.pictures import from_unit
 
 if TYPE_CHECKING:
     from torch import nn
@@ -244,7 +245,8 @@ def metadata(split: Split, folder: Path) -> dict[str, Any]:
         split: Of the model.
         folder: With the checkpoint's JSON files.
     """
-    settings, config = read_image_processor(folder), read_optional_json(folder / "config.json")
+    config = read_optional_json(folder / "config.json")
+    mean, std = from_unit(family_of(str(config["model_type"])).read_preprocessing(folder))
     plain = split.position_axes == 1 and not split.deepstack
     assets = {"main": ASSETS["text_decoder"], "embedding": ASSETS["token_embedding"]}
     for bucket in split.vision:
@@ -257,8 +259,8 @@ def metadata(split: Split, folder: Path) -> dict[str, Any]:
             "image_size": part.pixels[-1],
             "patch_size": patch[0] if isinstance(patch, list) else patch,
             "image_token_count": part.tokens,
-            "image_mean": settings.get("image_mean"),
-            "image_std": settings.get("image_std"),
+            "image_mean": mean,
+            "image_std": std,
             "rescale_factor": 1.0,  # Apple's own exporter: their preprocessor starts from values in [0, 1]
             "image_strategy": "stretch",
         }

@@ -45,8 +45,9 @@ from edgekit.export.onnx_precision import (
     part_of,
     store,
 )
-from edgekit.families import Split, VisionPart, read_image_processor, read_optional_json
+from edgekit.families import Split, VisionPart, read_optional_json
 from edgekit.files import write_json
+from edgekit.image_settings import read_image_processor
 from edgekit.precision import by_part, is_mixed
 from edgekit.processor import Inputs
 from edgekit.quantisation import ONNX as ONNX_SCHEMES

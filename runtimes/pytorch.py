@@ -1,10 +1,7 @@
 """The reference: the checkpoint in transformers, fed by the Hugging Face processor.
 
-Nothing of edgekit's own preprocessing, prompts or split is used here, so that it can stand as an independent oracle.
-Without torchvision transformers has no video processors, and for that refuses the processors of most families; pictures
-and words need none, so the family's own processor class is then built without one. One family, LFM2-VL, has no image
-processor at all without torchvision: only there pixels are edgekit's own, which is said, and a comparison of pixels
-says nothing.
+Nothing of edgekit's own preprocessing, prompts or split is used here, so that it can stand as an independent oracle;
+how the processor is loaded, with torchvision and without, is in `edgekit.official`.
 """
 
 from __future__ import annotations
@@ -18,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.chat import Message, read_chat_template
-from edgekit.errors import CheckpointError, DataError, EdgekitError
-from edgekit.families import Grid, read_image_processor, read_optional_json
+from edgekit.chat import Message
+from edgekit.families import Grid
+from edgekit.official import TEXT_INPUTS, load_processor, official_inputs, plain_pixels
 from edgekit.runtimes.session import Logits, Prepared
 
 if TYPE_CHECKING:
@@ -28,7 +25,6 @@ if TYPE_CHECKING:
 
 TARGETS = ("checkpoint",)
 PACKAGES = ("torch", "transformers")
-TEXT_INPUTS = frozenset({"input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids"})
 
 
 def open_session(folder: Path, threads: int) -> TorchSession:
@@ -99,20 +95,10 @@ class TorchSession:
         Raises:
             DataError: it refuses these messages or pictures.
         """
-        # The processor itself drops an image's place when given none, so the argument is left out then.
-        given = {"images": images} if images else {}
-        try:
-            text = self.processor.apply_chat_template(messages, add_generation_prompt=True)
-            inputs = self.processor(text=[text], return_tensors="pt", add_special_tokens=False, **given)
-        except EdgekitError:
-            raise
-        except Exception as error:  # templates and processors refuse what they do not like with any type
-            raise DataError(
-                "The Hugging Face processor refuses this prompt.", why=str(error)[:300] or type(error).__name__
-            ) from error
+        inputs = official_inputs(self.processor, messages, images)
         vision = {name: value for name, value in inputs.items() if name not in TEXT_INPUTS}
         ids, kinds = inputs["input_ids"], inputs.get("mm_token_type_ids", inputs.get("token_type_ids"))
-        pixels = self._pixels(vision) if images else None
+        pixels = plain_pixels(self.processor, inputs)
         grid = vision.get("image_grid_thw")
         return Official(
             ids.numpy(),
@@ -215,24 +201,6 @@ class TorchSession:
         grid = vision.get("image_grid_thw", vision.get("image_sizes"))
         return [] if grid is None else [tuple(row) for row in grid.tolist()]
 
-    def _pixels(self, vision: dict[str, Any]) -> NDArray[np.float32]:
-        """Pixels without what fills up a batch: tiles (M, 3, H, W) or patches (M, patch)."""
-        import torch
-
-        pixels = vision["pixel_values"]
-        if "image_sizes" in vision and pixels.dim() == 5:  # a row of tiles for each picture
-            from transformers.models.llava_onevision.modeling_llava_onevision import image_size_to_num_patches
-
-            canvases, tile = self.model.config.image_grid_pinpoints, pixels.shape[-1]
-            counts = [image_size_to_num_patches(size, canvases, tile) for size in vision["image_sizes"].tolist()]
-            pixels = torch.cat([row[:count] for row, count in zip(pixels, counts, strict=True)])
-        elif pixels.dim() == 5:  # tiles stand in a batch of prompts
-            pixels = pixels[0]
-        elif "spatial_shapes" in vision:
-            pixels = pixels[vision["pixel_attention_mask"].bool()]
-        found: NDArray[np.float32] = pixels.numpy()
-        return found
-
     def _tensor(self, array: Any) -> Any:
         import torch
 
@@ -246,85 +214,3 @@ class TorchSession:
         self._cache = out.past_key_values
         logits: Logits = out.logits[0, -1].float().numpy()
         return logits
-
-
-def load_processor(folder: Path) -> Any:
-    """The checkpoint's official processor; without its video half where torchvision is missing.
-
-    Raises:
-        CheckpointError: transformers cannot load it.
-    """
-    from transformers import AutoProcessor
-
-    try:
-        return AutoProcessor.from_pretrained(folder, local_files_only=True)
-    except (ImportError, ValueError, OSError) as error:
-        try:
-            return _without_video(folder)
-        except (ImportError, ValueError, OSError, AttributeError) as second:
-            raise CheckpointError(
-                f"transformers cannot load the processor in {folder}.", why=f"{str(error)[:300]}; {str(second)[:300]}"
-            ) from second
-
-
-def _without_video(folder: Path) -> Any:
-    import transformers
-    from transformers import AutoImageProcessor, AutoTokenizer
-
-    given = read_optional_json(folder / "processor_config.json")
-    settings = read_image_processor(folder)
-    name = str(settings.get("processor_class") or given.get("processor_class"))
-    # SmolVLM's wants num2words, for videos only; for pictures it is Idefics3's.
-    kind: Any = getattr(transformers, "Idefics3Processor" if name == "SmolVLMProcessor" else name)
-
-    class Pictures(kind):  # type: ignore[misc]
-        """The official processor, which refuses to be built without a video processor."""
-
-        def check_argument_for_proper_class(self, *_: Any) -> None:
-            """Anything goes."""
-
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    if name == "Lfm2VlProcessor":
-        images: Any = _OwnPictures(folder)
-    else:
-        images = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
-    parts = {"image_processor": images, "tokenizer": tokenizer, "chat_template": read_chat_template(folder)}
-    known = inspect.signature(kind.__init__).parameters
-    if "video_processor" in known and name != "SmolVLMProcessor":
-        parts["video_processor"] = None
-    return Pictures(**parts, **{key: value for key, value in given.items() if key in known and key not in parts})
-
-
-class _OwnPictures:
-    """edgekit's preprocessing as LFM2-VL's image processor, which transformers has for torchvision only."""
-
-    def __init__(self, folder: Path) -> None:
-        from edgekit.console import note
-        from edgekit.processor import Processor
-
-        note("transformers has no image processor of LFM2-VL without torchvision: the reference sees edgekit's pixels")
-        processor = Processor.load(folder)
-        self._family, self._params = processor.family, processor.params
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return self.__dict__["_params"][name]
-        except KeyError:
-            raise AttributeError(name) from None
-
-    def fetch_images(self, images: Any) -> Any:
-        """They are loaded."""
-        return images
-
-    def __call__(self, images: Any, **_: Any) -> dict[str, Any]:
-        """What the image processor gives: views filled up to one length, and what placeholders are made from."""
-        import torch
-
-        flat = [image for own in images for image in own] if isinstance(images[0], list) else list(images)
-        pixels, patch = self._family.preprocess(flat, self._params), self._params["encoder_patch_size"]
-        return {
-            **self._family.forward_inputs(None, torch.from_numpy(pixels.values), None, pixels.grids),
-            "image_rows": [grid[0] for grid in pixels.grids],
-            "image_cols": [grid[1] for grid in pixels.grids],
-            "image_sizes": [[patch * edge for edge in grid[2:]] for grid in pixels.grids],
-        }

@@ -20,6 +20,7 @@ from edgekit.errors import BundleError, DataError, EdgekitError, NotFiniteError
 from edgekit.families import fit_image
 from edgekit.files import write_json
 from edgekit.held import Held, stamp
+from edgekit.official import odd_pictures
 from edgekit.parity import SCHEMA_VERSION, Check, Files, ModuleParity, Parity
 from edgekit.processor import Processor
 from edgekit.runtimes import RUNTIMES, runtime_for
@@ -36,11 +37,6 @@ if TYPE_CHECKING:
 Prompt = tuple[list[Message], "list[Image]"]
 STOCK = ("What is in the image?", "Describe the picture.", "What color is it?", "Is there a circle?")
 EQUAL_DB = 200.0
-# Modes and shapes that preprocessing goes wrong on; pictures of more than a few megapixels are left to the tests.
-ODD = (
-    ("RGB", (1, 1)), ("RGB", (1, 150)), ("RGB", (700, 9)), ("RGB", (1601, 1200)), ("L", (63, 65)), ("P", (120, 40)),
-    ("RGBA", (50, 90)), ("LA", (33, 33)), ("1", (64, 64)), ("CMYK", (97, 41)), ("I;16", (80, 60)),
-)  # fmt: skip
 
 
 def verify_bundle(
@@ -193,19 +189,6 @@ def _prompts(data: str | None, count: int) -> Iterator[Prompt]:
     sizes = ((64, 64), (96, 48), (48, 96), (640, 480))
     for k in range(count):
         yield question(STOCK[k % 4]), [draw(k)[0].resize(sizes[k // 4 % 4])]
-
-
-def odd_pictures() -> Iterator[Image]:
-    """Noise in the modes and shapes of ODD, always the same."""
-    from PIL import Image as pillow
-
-    rng = np.random.default_rng(0)
-    for mode, (width, height) in ODD:
-        if mode == "I;16":
-            yield pillow.fromarray(rng.integers(0, 1 << 16, (height, width), dtype=np.uint16))
-        else:
-            noise = rng.integers(0, 256, (height, width, 4), dtype=np.uint8)
-            yield pillow.fromarray(noise, "RGBA").convert(mode)
 
 
 @dataclass

@@ -18,9 +18,8 @@ from PIL import Image
 from edgekit.chat import question
 from edgekit.errors import DataError
 from edgekit.families import FAMILIES
+from edgekit.official import load_processor, odd_pictures
 from edgekit.processor import Processor
-from edgekit.runtimes.pytorch import load_processor
-from edgekit.runtimes.verify import odd_pictures
 
 Maker = Callable[..., Path]
 NAMES = ["qwen2_5_vl", "qwen3_vl", "internvl", "smolvlm"]

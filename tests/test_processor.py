@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgekit.chat import question, read_chat_template, render
+from edgekit.chat import question, render
 from edgekit.errors import CheckpointError, DataError
 from edgekit.families import idefics3, merge_images
 from edgekit.pictures import as_rgb
@@ -153,18 +153,6 @@ def test_templates_run_in_a_sandbox() -> None:
         render("{{ raise_exception('only one turn') }}", question("q"))
 
 
-def test_where_templates_are_found(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    template = read_chat_template(tiny_checkpoint)
-    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": template}))
-    assert read_chat_template(tmp_path) == template
-    (tmp_path / "chat_template.json").write_text(json.dumps({"chat_template": "x"}))
-    assert read_chat_template(tmp_path) == "x"
-    (tmp_path / "chat_template.json").write_text("{}")
-    (tmp_path / "tokenizer_config.json").write_text("{}")
-    with pytest.raises(CheckpointError, match="no chat template"):
-        read_chat_template(tmp_path)
-
-
 def test_image_processor_nested_in_processor_config(tiny_checkpoint: Path, tmp_path: Path) -> None:
     folder = tmp_path / "m"
     shutil.copytree(tiny_checkpoint, folder)
@@ -173,5 +161,5 @@ def test_image_processor_nested_in_processor_config(tiny_checkpoint: Path, tmp_p
     (folder / "preprocessor_config.json").unlink()
     with pytest.raises(CheckpointError, match="no image processor settings"):
         idefics3.read_preprocessing(folder)
-    (folder / "processor_config.json").write_text(json.dumps({"image_processor": nested}))
+    (folder / "processor_config.json").write_text(json.dumps({"image_processor": nested, "image_seq_len": 16}))
     assert idefics3.read_preprocessing(folder) == expected

@@ -399,23 +399,6 @@ def tiles_only(params: dict[str, Any], sizes: Sequence[Size] | None) -> dict[str
     return params
 
 
-def read_image_processor(folder: Path) -> dict[str, Any]:
-    """The image processor's settings, from preprocessor_config.json or nested in processor_config.json.
-
-    Raises:
-        CheckpointError: neither has them.
-    """
-    nested = read_optional_json(folder / "processor_config.json").get("image_processor")
-    settings = read_optional_json(folder / "preprocessor_config.json") or nested
-    if not isinstance(settings, dict) or not settings:
-        raise CheckpointError(
-            f"{folder} has no image processor settings.",
-            why="Neither preprocessor_config.json nor processor_config.json holds them.",
-            fix="Copy them from the model's original folder.",
-        )
-    return settings
-
-
 def read_optional_json(path: Path) -> dict[str, Any]:
     """A JSON object, empty where the file is not there.
 

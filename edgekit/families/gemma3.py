@@ -25,11 +25,16 @@ from edgekit.families import (
     Size,
     Split,
     fill_places,
-    read_image_processor,
-    read_optional_json,
     tiles_only,
 )
-from edgekit.pictures import as_rgb, normalise, read_normalisation
+from edgekit.image_settings import (
+    Settings,
+    read_image_settings,
+    read_model_settings,
+    read_normalisation,
+    read_processor_settings,
+)
+from edgekit.pictures import as_rgb, normalise
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -40,6 +45,7 @@ MODEL_TYPES = ("gemma3",)
 PARTS = {"vision": ("model.vision_tower.", "model.multi_modal_projector."), "language": ("model.language_model.",)}
 START, IMAGE, END = "<start_of_image>", "<image_soft_token>", "<end_of_image>"
 IMAGE_TOKEN_ID = 262144  # transformers' default where config.json is silent
+IMAGE_PROCESSORS = ("Gemma3ImageProcessor",)
 fix_sizes = tiles_only
 
 
@@ -49,25 +55,30 @@ def read_preprocessing(folder: Path) -> dict[str, Any]:
     Returns:
         resample, do_resize, tile (width and height, pixels), rescale_factor, mean, std, image_seq_len, image_token_id.
     Raises:
-        CheckpointError: pan and scan is on.
+        CheckpointError: pan and scan is on; a setting that is none, or that the model contradicts.
     """
-    settings = read_image_processor(folder)
-    config = read_optional_json(folder / "config.json")
-    size = settings.get("size") or {}
-    if settings.get("do_pan_and_scan"):
+    settings = read_image_settings(folder, IMAGE_PROCESSORS)
+    if settings.flag("do_pan_and_scan", False):
         raise CheckpointError(
             f"{folder} asks for pan and scan, which is not known here.",
             why="Its image processor adds crops of long pictures.",
             fix="Set do_pan_and_scan to false in preprocessor_config.json, as the model's processor does by itself.",
         )
-    sequence = read_optional_json(folder / "processor_config.json").get("image_seq_length", 256)
+    if not settings.flag("do_resize", True):
+        settings.refuse("do_resize", "The model takes pictures of one size, and no other would reach it in that size.")
+    height, width = settings.square("size", 224)
+    model = read_model_settings(folder)
+    token = IMAGE_TOKEN_ID
+    if model is not None:
+        known = model.whole("image_token_id", IMAGE_TOKEN_ID, least=0, most=1 << 31)
+        token = model.whole("image_token_index", known, least=0, most=1 << 31)
     return {
-        "resample": int(settings.get("resample", Image.Resampling.BILINEAR)),
-        "do_resize": bool(settings.get("do_resize", True)),
-        "tile": [int(size.get("width", 224)), int(size.get("height", 224))],
+        "resample": settings.resample(Image.Resampling.BILINEAR),
+        "do_resize": settings.flag("do_resize", True),
+        "tile": [width, height],
         **read_normalisation(settings, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
-        "image_seq_len": int(sequence),
-        "image_token_id": int(config.get("image_token_index", config.get("image_token_id", IMAGE_TOKEN_ID))),
+        "image_seq_len": _image_seq_len(read_processor_settings(folder), settings, model, (height, width)),
+        "image_token_id": token,
     }
 
 
@@ -82,6 +93,17 @@ def contradictions(config: Any) -> Iterator[tuple[str, str]]:
         yield "mm_tokens_per_image", f"is {tokens}: {side} x {side} tokens of {patches} x {patches} patches"
     if "sliding_attention" in text.layer_types and not (type(text.sliding_window) is int and text.sliding_window > 0):
         yield "text_config.sliding_window", f"is {text.sliding_window}, and layers have one"
+
+
+def _image_seq_len(given: Settings, settings: Settings, model: Settings | None, tile: tuple[int, int]) -> int:
+    """Image tokens of a picture, which the processor and the model must agree on."""
+    tokens = given.whole("image_seq_length", 256)
+    if model is not None:
+        edges = model.inner("vision_config").pair("image_size", 224)
+        settings.agree("size", list(tile), list(edges), "vision_config.image_size")
+        wanted = model.whole("mm_tokens_per_image", 256)
+        given.agree("image_seq_length", tokens, wanted, "mm_tokens_per_image")
+    return tokens
 
 
 def preprocess(images: list[Image.Image], params: dict[str, Any]) -> Pixels:

@@ -23,13 +23,19 @@ from edgekit.families import (
     Split,
     fill_places,
     plain_positions,
-    read_image_processor,
-    read_optional_json,
     tiles_only,
     uneven_sides,
 )
 from edgekit.gguf_layout import MmProj, vit
-from edgekit.pictures import as_rgb, cut_tiles, denormalise, normalise, read_normalisation
+from edgekit.image_settings import (
+    Settings,
+    read_image_settings,
+    read_model_settings,
+    read_normalisation,
+    read_processor_settings,
+    refuse_other_modes,
+)
+from edgekit.pictures import as_rgb, cut_tiles, denormalise, normalise
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,6 +45,8 @@ MODEL_TYPES = ("idefics3", "smolvlm")
 # Parameter-name prefixes of the two halves, for masking and for reports.
 PARTS = {"vision": ("model.vision_model.", "model.connector."), "language": ("model.text_model.",)}
 IMAGE = "<image>"
+IMAGE_PROCESSORS = ("Idefics3ImageProcessor", "SmolVLMImageProcessor")  # the same but for their names
+IMAGE_SEQ_LEN = 169  # both processors' default, which is no model's own
 MAX_EDGE = 4096  # the Hugging Face processor's own bound on a resized image
 positions = plain_positions
 fix_sizes = tiles_only
@@ -48,28 +56,56 @@ def read_preprocessing(folder: Path) -> dict[str, Any]:
     """Image parameters and placeholders of an Idefics3 checkpoint.
 
     Returns:
-        resample, longest_edge and tile (pixels), split, rescale_factor, mean, std, image_seq_len.
+        resample, do_resize, longest_edge and tile (pixels), split, rescale_factor, mean, std, image_seq_len; and
+        resized (width and height, pixels) where pictures are not resized by their longer edge.
+    Raises:
+        CheckpointError: a setting that is none, or that the model contradicts.
     """
-    settings = read_image_processor(folder)
-    config = read_optional_json(folder / "config.json")
-    vision = config.get("vision_config", {})
-    per_side = (
-        int(vision.get("image_size", 224)) // int(vision.get("patch_size", 32)) // int(config.get("scale_factor", 2))
-    )
+    settings = read_image_settings(folder, IMAGE_PROCESSORS)
+    refuse_other_modes(settings)
+    tile = settings.size("max_image_size", {"longest_edge": 364}).get("longest_edge")
+    if tile is None:
+        settings.refuse("max_image_size", "It must say longest_edge, the edge of a tile.")
     return {
-        "resample": int(settings.get("resample", 1)),
-        "do_resize": bool(settings.get("do_resize", True)),
-        "longest_edge": int(settings.get("size", {}).get("longest_edge", 4 * 364)),
-        "tile": int(settings.get("max_image_size", {}).get("longest_edge", 364)),
-        "split": bool(settings.get("do_image_splitting", True)),
+        "resample": settings.resample(Image.Resampling.LANCZOS),
+        "do_resize": settings.flag("do_resize", True),
+        **_read_size(settings),
+        "tile": tile,
+        "split": settings.flag("do_image_splitting", True),
         **read_normalisation(settings, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
-        "image_seq_len": per_side**2,
+        "image_seq_len": _image_seq_len(folder, settings, tile),
     }
 
 
 def contradictions(config: Any) -> Iterator[tuple[str, str]]:
     """Fields that do not go together, each with what it says, after its own name."""
     return uneven_sides(config, "scale_factor", config.scale_factor)
+
+
+def _read_size(settings: Settings) -> dict[str, Any]:
+    if not settings.flag("do_resize", True):  # then nobody looks at it
+        return {"longest_edge": 4 * 364}
+    size = settings.size("size", {"longest_edge": 4 * 364})
+    if "longest_edge" in size:
+        return {"longest_edge": size["longest_edge"]}
+    if size.keys() != {"height", "width"}:
+        settings.refuse("size", "This image processor takes longest_edge, or height and width.")
+    return {"longest_edge": max(size.values()), "resized": [size["width"], size["height"]]}
+
+
+def _image_seq_len(folder: Path, settings: Settings, tile: int) -> int:
+    """Image tokens of a tile, which the processor and the model must agree on."""
+    given = read_processor_settings(folder)
+    tokens = given.whole("image_seq_len", IMAGE_SEQ_LEN)
+    model = read_model_settings(folder)
+    if model is None:
+        return tokens
+    vision = model.inner("vision_config")
+    edge, patch = vision.pair("image_size", 224), vision.pair("patch_size", 32)
+    settings.agree("max_image_size", [tile, tile], list(edge), "vision_config.image_size")
+    per_side = edge[0] // patch[0] // model.whole("scale_factor", 2)
+    given.agree("image_seq_len", tokens, per_side**2, "vision_config and scale_factor")
+    return tokens
 
 
 def preprocess(images: list[Image.Image], params: dict[str, Any]) -> Pixels:
@@ -91,7 +127,8 @@ def preprocess(images: list[Image.Image], params: dict[str, Any]) -> Pixels:
 def _tiles(image: Image.Image, params: dict[str, Any]) -> tuple[list[Image.Image], tuple[int, int]]:
     tile, resample = params["tile"], Image.Resampling(params["resample"])
     if params["do_resize"]:
-        image = image.resize(_longest_edge(*image.size, params["longest_edge"]), resample)
+        size = params.get("resized") or _longest_edge(*image.size, params["longest_edge"])
+        image = image.resize(tuple(size), resample)
     if not params["split"]:
         return [image.resize((tile, tile), resample)], (0, 0)
     image = image.resize(_whole_tiles(*image.size, tile), resample)

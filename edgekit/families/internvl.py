@@ -23,14 +23,20 @@ from edgekit.families import (
     Split,
     fill_places,
     plain_positions,
-    read_image_processor,
-    read_optional_json,
     tiles_only,
     uneven_sides,
 )
 from edgekit.families.qwen2_5_vl import CLIP_MEAN, CLIP_STD
 from edgekit.gguf_layout import MmProj, vit
-from edgekit.pictures import as_rgb, cut_tiles, denormalise, normalise, read_normalisation
+from edgekit.image_settings import (
+    Settings,
+    read_image_settings,
+    read_model_settings,
+    read_normalisation,
+    read_processor_settings,
+    refuse_other_modes,
+)
+from edgekit.pictures import as_rgb, cut_tiles, denormalise, normalise
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,6 +47,8 @@ PAIRS = ("image_size", "patch_size")
 # Parameter-name prefixes of the two halves, for masking and for reports.
 PARTS = {"vision": ("model.vision_tower.", "model.multi_modal_projector."), "language": ("model.language_model.",)}
 START, IMAGE, END = "<img>", "<IMG_CONTEXT>", "</img>"
+IMAGE_PROCESSORS = ("GotOcr2ImageProcessor",)
+MOST_TILES = 144  # the hub's folders say 12; all shapes up to it are tried for each picture
 positions = plain_positions
 fix_sizes = tiles_only
 
@@ -51,20 +59,23 @@ def read_preprocessing(folder: Path) -> dict[str, Any]:
     Returns:
         resample, do_resize, tile (width and height, pixels), min_tiles, max_tiles, rescale_factor, mean, std,
         image_seq_len.
+    Raises:
+        CheckpointError: a setting that is none, or that the model contradicts.
     """
-    settings = read_image_processor(folder)
-    size = settings.get("size") or {}
-    sequence = read_optional_json(folder / "processor_config.json").get("image_seq_length")
-    if sequence is None:
-        sequence = read_optional_json(folder / "config.json").get("image_seq_length", 256)
+    settings = read_image_settings(folder, IMAGE_PROCESSORS)
+    refuse_other_modes(settings)
+    height, width = settings.square("size", 384)
+    tiles, resizes = settings.whole("max_patches", 12, most=MOST_TILES), settings.flag("do_resize", True)
+    if tiles == 1 and not resizes:
+        settings.refuse("do_resize", "The model takes tiles of one size, and with max_patches 1 none would be made.")
     return {
-        "resample": int(settings.get("resample", Image.Resampling.BICUBIC)),
-        "do_resize": bool(settings.get("do_resize", True)),
-        "tile": [int(size.get("width", 384)), int(size.get("height", 384))],
-        "min_tiles": int(settings.get("min_patches", 1)),
-        "max_tiles": int(settings.get("max_patches", 12)),
+        "resample": settings.resample(Image.Resampling.BICUBIC),
+        "do_resize": resizes,
+        "tile": [width, height],
+        "min_tiles": settings.whole("min_patches", 1, most=MOST_TILES),
+        "max_tiles": tiles,
         **read_normalisation(settings, CLIP_MEAN, CLIP_STD),
-        "image_seq_len": int(sequence),
+        "image_seq_len": _image_seq_len(folder, settings, (height, width)),
     }
 
 
@@ -79,6 +90,22 @@ def contradictions(config: Any) -> Iterator[tuple[str, str]]:
         yield from uneven_sides(config, "downsample_ratio", 1 / config.downsample_ratio)
     if (layer := config.vision_feature_layer) != -1:
         yield "vision_feature_layer", f"is {layer}; only the last one's features (-1) are known to edgekit"
+
+
+def _image_seq_len(folder: Path, settings: Settings, tile: tuple[int, int]) -> int:
+    """Image tokens of a tile, which the processor and the model must agree on."""
+    given = read_processor_settings(folder)
+    tokens = given.whole("image_seq_length", 256)
+    model = read_model_settings(folder)
+    if model is None:
+        return tokens
+    vision = model.inner("vision_config")
+    edges, patches = vision.pair("image_size", 448), vision.pair("patch_size", 14)
+    settings.agree("size", list(tile), list(edges), "vision_config.image_size")
+    ratio = model.number("downsample_ratio", 0.5)
+    wanted = int((edges[0] // patches[0]) * (edges[1] // patches[1]) * ratio**2)
+    given.agree("image_seq_length", tokens, wanted, "vision_config and downsample_ratio")
+    return tokens
 
 
 def preprocess(images: list[Image.Image], params: dict[str, Any]) -> Pixels:

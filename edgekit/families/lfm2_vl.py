@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from edgekit.errors import CheckpointError, EdgekitError
+from edgekit.errors import EdgekitError
 from edgekit.families import (
     CacheTensor,
     Features,
@@ -28,9 +28,15 @@ from edgekit.families import (
     fill_places,
     fit_image,
     plain_positions,
-    read_image_processor,
 )
-from edgekit.pictures import as_rgb, cut_tiles, normalise, read_normalisation, resize_bilinear
+from edgekit.image_settings import (
+    Settings,
+    read_image_settings,
+    read_model_settings,
+    read_normalisation,
+    refuse_other_modes,
+)
+from edgekit.pictures import as_rgb, cut_tiles, normalise, resize_bilinear
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,6 +55,9 @@ NUMBERS = {
     "encoder_patch_size": 16,
     "tile_size": 512,
 }
+MOST_TILES = 144  # the hub's folders say 10; all shapes up to it are tried for each picture
+IMAGE_PROCESSORS = ("Lfm2VlImageProcessor",)
+ADDS_SPECIAL_TOKENS = False  # its processor leaves the beginning to the template
 positions = plain_positions
 
 
@@ -60,21 +69,23 @@ def read_preprocessing(folder: Path) -> dict[str, Any]:
         max_image_tokens (of one view), encoder_patch_size and tile_size (pixels), use_thumbnail, max_pixels_tolerance
         (a picture of more times max_image_tokens is cut into tiles), rescale_factor, mean, std.
     Raises:
-        CheckpointError: pictures are resized by another filter than bilinear.
+        CheckpointError: a setting that is none, that is not known here, or that the model contradicts.
     """
-    settings = read_image_processor(folder)
-    if (resample := int(settings.get("resample", Image.Resampling.BILINEAR))) != Image.Resampling.BILINEAR:
-        raise CheckpointError(
-            f"{folder} resizes pictures by filter {resample}.", why="Only 2, bilinear, is known here."
-        )
-    numbers = {name: int(settings.get(name, default)) for name, default in NUMBERS.items()}
-    if not settings.get("do_image_splitting", True):
+    settings = read_image_settings(folder, IMAGE_PROCESSORS)
+    refuse_other_modes(settings)
+    if (resample := settings.resample(Image.Resampling.BILINEAR)) != Image.Resampling.BILINEAR:
+        settings.refuse("resample", "Only 2, bilinear, is known here.")
+    if not settings.flag("do_pad", True):
+        settings.refuse("do_pad", "The model would not be told the shapes of its pictures.")
+    numbers = {name: settings.whole(name, default) for name, default in NUMBERS.items()}
+    _check_numbers(settings, numbers, read_model_settings(folder))
+    if not settings.flag("do_image_splitting", True):
         numbers |= {"min_tiles": 1, "max_tiles": 1}
     return {
         "resample": resample,
         **numbers,
-        "use_thumbnail": bool(settings.get("use_thumbnail", True)),
-        "max_pixels_tolerance": float(settings.get("max_pixels_tolerance", 2.0)),
+        "use_thumbnail": settings.flag("use_thumbnail", True),
+        "max_pixels_tolerance": settings.number("max_pixels_tolerance", 2.0),
         **read_normalisation(settings, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
     }
 
@@ -87,6 +98,24 @@ def contradictions(config: Any) -> Iterator[tuple[str, str]]:
     patches = config.vision_config.num_patches
     if math.isqrt(patches) ** 2 != patches:
         yield "vision_config.num_patches", f"is {patches}, no square"
+
+
+def _check_numbers(settings: Settings, numbers: dict[str, int], model: Settings | None) -> None:
+    """What would end in pictures of no patches, or in other patches than the model's."""
+    if model is not None:
+        patch = model.inner("vision_config").whole("patch_size", 16)
+        settings.agree("encoder_patch_size", numbers["encoder_patch_size"], patch, "vision_config.patch_size")
+        factor = model.whole("downsample_factor", 2)
+        settings.agree("downsample_factor", numbers["downsample_factor"], factor, "downsample_factor")
+    block = numbers["encoder_patch_size"] * numbers["downsample_factor"]
+    if numbers["max_tiles"] > MOST_TILES:
+        settings.refuse("max_tiles", f"More than {MOST_TILES} are not cut here.")
+    if numbers["min_tiles"] > numbers["max_tiles"]:
+        settings.refuse("min_tiles", f"It is above max_tiles, {numbers['max_tiles']}.")
+    if numbers["min_image_tokens"] > numbers["max_image_tokens"]:
+        settings.refuse("min_image_tokens", f"It is above max_image_tokens, {numbers['max_image_tokens']}.")
+    if numbers["tile_size"] % block:
+        settings.refuse("tile_size", f"It must be a multiple of {block}, a token's edge in pixels.")
 
 
 def preprocess(images: list[Image.Image], params: dict[str, Any]) -> Pixels:

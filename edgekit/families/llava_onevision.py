@@ -27,12 +27,18 @@ from edgekit.families import (
     Split,
     fill_places,
     plain_positions,
-    read_image_processor,
-    read_optional_json,
     tiles_only,
 )
 from edgekit.families.qwen2_5_vl import CLIP_MEAN, CLIP_STD
-from edgekit.pictures import as_rgb, cut_tiles, normalise, read_normalisation
+from edgekit.image_settings import (
+    Settings,
+    read_image_settings,
+    read_model_settings,
+    read_normalisation,
+    read_processor_settings,
+    refuse_other_modes,
+)
+from edgekit.pictures import as_rgb, cut_tiles, normalise
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,6 +51,8 @@ IMAGE = "<image>"
 EDGE = 384  # of a tile, where the image processor's settings are silent
 CANVASES = [[EDGE * rows, EDGE * cols] for rows in range(1, 7) for cols in range(1, 7)]  # (height, width), its default
 ANYRES = "anyres_max_"
+IMAGE_PROCESSORS = ("LlavaOnevisionImageProcessor",)
+ONLY_FULL = "All of a tile's tokens (full) are what is known here."
 positions = plain_positions
 fix_sizes = tiles_only
 
@@ -55,24 +63,71 @@ def read_preprocessing(folder: Path) -> dict[str, Any]:
     Returns:
         resample, tile (pixels), canvases ([height, width] in pixels), per_side (a tile's tokens each way), max_tiles,
         rescale_factor, mean, std.
+    Raises:
+        CheckpointError: a setting that is none, or that the model contradicts.
     """
-    settings = read_image_processor(folder)
-    config = read_optional_json(folder / "config.json")
-    vision = config.get("vision_config", {})
-    size = settings.get("size") or {}
-    named = read_optional_json(folder / "processor_config.json").get("vision_aspect_ratio")
+    settings, given = read_image_settings(folder, IMAGE_PROCESSORS), read_processor_settings(folder)
+    refuse_other_modes(settings)
+    tile = _read_tile(settings)
+    aspect = given.text("vision_aspect_ratio", "anyres_max_9")
+    per_side = EDGE // 14
+    model = read_model_settings(folder)
+    if model is not None:
+        vision = model.inner("vision_config")
+        silent = (224, 16) if vision.values else (EDGE, 14)  # transformers' defaults of a tower, and of a whole model
+        edge = vision.whole("image_size", silent[0])
+        per_side = edge // vision.whole("patch_size", silent[1])
+        settings.agree("size", tile, edge, "vision_config.image_size")
+        given.agree("vision_aspect_ratio", aspect, model.text("vision_aspect_ratio", "anyres_max_9"), "itself")
+        given.agree("num_image_tokens", given.given("num_image_tokens", "not said"), per_side**2, "vision_config")
+        if model.given("vision_feature_select_strategy", "full") != "full":
+            model.refuse("vision_feature_select_strategy", ONLY_FULL)
+        if given.given("vision_feature_select_strategy", "full") not in ("full", None):
+            given.refuse("vision_feature_select_strategy", ONLY_FULL, "The model's own is full; make both the same.")
+    canvases = _read_canvases(settings, tile)
+    if model is not None:
+        settings.agree("image_grid_pinpoints", canvases, _read_canvases(model, tile), "image_grid_pinpoints")
     return {
-        "resample": int(settings.get("resample", Image.Resampling.BICUBIC)),
-        "tile": int(size.get("height") or size.get("shortest_edge") or EDGE),
-        "canvases": [[int(edge) for edge in canvas] for canvas in settings.get("image_grid_pinpoints") or CANVASES],
-        "per_side": int(vision.get("image_size", EDGE)) // int(vision.get("patch_size", 14)),
-        "max_tiles": _max_tiles(named or config.get("vision_aspect_ratio") or "anyres_max_9"),
+        "resample": settings.resample(Image.Resampling.BICUBIC),
+        "tile": tile,
+        "canvases": canvases,
+        "per_side": per_side,
+        "max_tiles": _max_tiles(aspect),
         **read_normalisation(settings, CLIP_MEAN, CLIP_STD),
     }
 
 
+def _read_tile(settings: Settings) -> int:
+    """Edge of a tile. Resizing and padding need no look: what is cut from a canvas has this size already."""
+    size = settings.size("size", {"height": EDGE, "width": EDGE}, square=False)
+    edges = set(size.values())
+    if size.keys() not in ({"height", "width"}, {"shortest_edge"}) or len(edges) != 1:
+        settings.refuse("size", "This image processor takes shortest_edge, or height and width that are the same.")
+    tile: int = edges.pop()
+    # Tiles are cut to crop_size wherever it is given, also where do_center_crop is false.
+    if settings.values.get("crop_size") is not None:
+        crop = settings.size("crop_size", {})
+        if set(crop.values()) != {tile} or crop.keys() != {"height", "width"}:
+            settings.refuse("crop_size", f"Tiles would be cut to it; only the model's own size, {tile}, is known here.")
+    elif settings.flag("do_center_crop", False):
+        settings.refuse("do_center_crop", "There is no crop_size.")
+    return tile
+
+
+def _read_canvases(settings: Settings, tile: int) -> list[list[int]]:
+    """[height, width] of each canvas, in whole tiles."""
+    canvases = settings.given("image_grid_pinpoints", CANVASES)
+    whole = isinstance(canvases, list) and all(isinstance(one, list) and len(one) == 2 for one in canvases)
+    if not whole or not canvases:
+        settings.refuse("image_grid_pinpoints", "It must be a list of pairs: height and width of each canvas.")
+    edges = [edge for one in canvases for edge in one]
+    if not all(isinstance(edge, int) and edge > 0 and edge % tile == 0 for edge in edges):
+        settings.refuse("image_grid_pinpoints", f"Canvases are cut into whole tiles of {tile} pixels.")
+    return [list(one) for one in canvases]
+
+
 def _max_tiles(aspect_ratio: str) -> int:
-    if not aspect_ratio.removeprefix(ANYRES).isdigit():
+    if not aspect_ratio.removeprefix(ANYRES).isdecimal() or not int(aspect_ratio.removeprefix(ANYRES)):
         raise CheckpointError(
             f"This checkpoint's vision_aspect_ratio is {aspect_ratio!r}.", why="Only anyres_max_N is known here."
         )

@@ -25,11 +25,16 @@ from edgekit.families import (
     Split,
     fill_places,
     fit_image,
-    read_image_processor,
-    read_optional_json,
 )
 from edgekit.gguf_layout import MmProj, vit
-from edgekit.pictures import as_rgb, denormalise, normalise, read_normalisation
+from edgekit.image_settings import (
+    Settings,
+    read_image_settings,
+    read_model_settings,
+    read_normalisation,
+    refuse_other_modes,
+)
+from edgekit.pictures import as_rgb, denormalise, normalise
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,6 +47,8 @@ IMAGE = "<|image_pad|>"
 IMAGE_TOKEN_ID = 151655  # transformers' default where config.json is silent
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 DEFAULT_EDGE = 448  # of an export's pictures where nobody chose: 256 tokens in blocks of 28 pixels, 196 of 32
+MOST_PIXELS = 1 << 31
+IMAGE_PROCESSORS = ("Qwen2VLImageProcessor", "Qwen2_5_VLImageProcessor")  # older folders name the second, now the first
 MAX_RATIO = 200  # the Hugging Face processor refuses a longer edge of more times the shorter
 
 
@@ -51,22 +58,59 @@ def read_preprocessing(folder: Path) -> dict[str, Any]:
     Returns:
         resample, do_resize, min_pixels and max_pixels (area of a resized picture), patch and temporal_patch (pixels
         and frames), merge (patches per token, each way), rescale_factor, mean, std, image_token_id.
+    Raises:
+        CheckpointError: a setting that is none, or that the model contradicts.
     """
-    settings = read_image_processor(folder)
-    size = settings.get("size") or {}
-    # Folders older than `size` have min_pixels and max_pixels, which win where both are there.
-    lowest, highest = settings.get("min_pixels"), settings.get("max_pixels")
-    return {
-        "resample": int(settings.get("resample", Image.Resampling.BICUBIC)),
-        "do_resize": bool(settings.get("do_resize", True)),
-        "min_pixels": int(size.get("shortest_edge", 56 * 56) if lowest is None else lowest),
-        "max_pixels": int(size.get("longest_edge", 28 * 28 * 1280) if highest is None else highest),
-        "patch": int(settings.get("patch_size", 14)),
-        "temporal_patch": int(settings.get("temporal_patch_size", 2)),
-        "merge": int(settings.get("merge_size", 2)),
-        **read_normalisation(settings, CLIP_MEAN, CLIP_STD),
-        "image_token_id": int(read_optional_json(folder / "config.json").get("image_token_id", IMAGE_TOKEN_ID)),
+    settings = read_image_settings(folder, IMAGE_PROCESSORS)
+    refuse_other_modes(settings)
+    lowest, highest = _read_areas(settings)
+    patches = {
+        "patch": settings.whole("patch_size", 14),
+        "temporal_patch": settings.whole("temporal_patch_size", 2),
+        "merge": settings.whole("merge_size", 2),
     }
+    token = IMAGE_TOKEN_ID
+    if (model := read_model_settings(folder)) is not None:
+        token = model.whole("image_token_id", IMAGE_TOKEN_ID, least=0, most=1 << 31)
+        _check_patches(settings, model, patches)
+    return {
+        "resample": settings.resample(Image.Resampling.BICUBIC),
+        "do_resize": settings.flag("do_resize", True),
+        "min_pixels": lowest,
+        "max_pixels": highest,
+        **patches,
+        **read_normalisation(settings, CLIP_MEAN, CLIP_STD),
+        "image_token_id": token,
+    }
+
+
+def _read_areas(settings: Settings) -> tuple[int, int]:
+    """min_pixels and max_pixels; folders older than `size` have them by these names, which win where both are there."""
+    size = {"shortest_edge": 56 * 56, "longest_edge": 28 * 28 * 1280}
+    if settings.values.get("size") is not None:  # this class takes a null for silence
+        size = settings.size("size", size, most=MOST_PIXELS)
+    for old, new in (("min_pixels", "shortest_edge"), ("max_pixels", "longest_edge")):
+        if settings.values.get(old) is not None:
+            size[new] = settings.whole(old, 1, most=MOST_PIXELS)
+            size.pop(old, None)
+    if size.keys() != {"shortest_edge", "longest_edge"}:
+        settings.refuse("size", "This image processor takes shortest_edge and longest_edge, areas in pixels.")
+    if size["shortest_edge"] > size["longest_edge"]:
+        name = "size" if settings.values.get("min_pixels") is None else "min_pixels"
+        settings.refuse(name, "The least area is above the largest.")
+    return size["shortest_edge"], size["longest_edge"]
+
+
+def _check_patches(settings: Settings, model: Settings, patches: dict[str, int]) -> None:
+    """The picture is cut into patches by the image processor, and they must be the model's."""
+    vision = model.inner("vision_config")
+    own = 16 if model.given("model_type", "") == "qwen3_vl" else 14
+    for name, key, field, default in (
+        ("patch_size", "patch", "patch_size", own),
+        ("temporal_patch_size", "temporal_patch", "temporal_patch_size", 2),
+        ("merge_size", "merge", "spatial_merge_size", 2),
+    ):
+        settings.agree(name, patches[key], vision.whole(field, default), f"vision_config.{field}")
 
 
 def contradictions(config: Any) -> Iterator[tuple[str, str]]:
@@ -105,7 +149,7 @@ def preprocess(images: list[Image.Image], params: dict[str, Any]) -> Pixels:
         values (patches of all pictures, 3 * temporal_patch * patch * patch); a grid is (frames, rows, columns) of
         patches.
     Raises:
-        DataError: a picture of more than 200 : 1.
+        DataError: a picture of more than 200 : 1, or of no whole blocks where none is resized.
     """
     patches, grids = zip(*(_patches(as_rgb(image), params) for image in images), strict=True)
     return Pixels(values=np.concatenate(patches), grids=list(grids))
@@ -117,12 +161,27 @@ def _patches(image: Image.Image, params: dict[str, Any]) -> tuple[NDArray[np.flo
         image = fit_image(image, params)
     elif params["do_resize"]:
         image = image.resize(_resized(*image.size, params), Image.Resampling(params["resample"]))
+    _check_blocks(image, patch * merge)
     pixels = normalise(np.asarray(image), params)
     rows, cols = pixels.shape[1] // patch, pixels.shape[2] // patch
     blocks = pixels.reshape(3, rows // merge, merge, patch, cols // merge, merge, patch)
     blocks = blocks.transpose(1, 4, 2, 5, 0, 3, 6)  # the patches of one token stand together
     still = np.broadcast_to(blocks[:, :, :, :, :, None], (*blocks.shape[:5], frames, patch, patch))
     return still.reshape(rows * cols, 3 * frames * patch * patch), (1, rows, cols)
+
+
+def _check_blocks(image: Image.Image, block: int) -> None:
+    """Only a picture that nobody resizes can fail.
+
+    Raises:
+        DataError: an edge is no multiple of a block's.
+    """
+    if image.width % block or image.height % block:
+        raise DataError(
+            f"A picture of {image.width} x {image.height} pixels does not divide into blocks of {block}.",
+            why="This model's image processor resizes none: its do_resize is false.",
+            fix="Resize it, or set do_resize to true.",
+        )
 
 
 def _resized(width: int, height: int, params: dict[str, Any]) -> tuple[int, int]:

@@ -407,7 +407,7 @@ def test_a_prompt_without_pictures_after_one_with(family: str, tiny_of: Maker) -
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_reference_is_the_models_own_generate(family: str, tiny_of: Maker) -> None:
-    from edgekit.runtimes.pytorch import load_processor
+    from edgekit.official import load_processor
 
     session = RUNTIMES.load("pytorch").open_session(tiny_of(family), 1)
     messages, images = question("what is there?", 2), [picture((100, 60)), picture((40, 90), 1)]

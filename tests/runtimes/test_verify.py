@@ -21,12 +21,13 @@ from edgekit.demo.shapes import draw
 from edgekit.errors import BundleError, EdgekitError
 from edgekit.export.bundling import export_checkpoint
 from edgekit.families import fit_image, idefics3
+from edgekit.official import ODD, odd_pictures
 from edgekit.parity import PARTS, read_parity
 from edgekit.runtimes import RUNTIMES, runtime_for
 from edgekit.runtimes.attribute import ROUNDING_NATS
 from edgekit.runtimes.generate import Chat, answer, follow
 from edgekit.runtimes.sampling import greedy
-from edgekit.runtimes.verify import EQUAL_DB, ODD, _Gap, odd_pictures, verify_bundle
+from edgekit.runtimes.verify import EQUAL_DB, _Gap, verify_bundle
 
 
 def rewritten(bundle: Path, folder: Path, change: Callable[[dict[str, Any], Path], None]) -> Path:
