@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from edgekit.chat import Message, question
 from edgekit.errors import CheckpointError, DataError, EdgekitError
 from edgekit.families import fit_image
+from edgekit.skeleton import skeleton
 from edgekit.stats import finite_or_none, largest_gap
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ def load_processor(folder: Path) -> Any:
             try:
                 found = _without_video(folder)
             except Exception as second:
+                skeleton(folder)  # where it is config.json that is wrong, its own error says which field
                 raise CheckpointError(
                     f"transformers cannot load the processor in {folder}.",
                     why="\n".join(dict.fromkeys((_reason(error), _reason(second)))),
