@@ -34,8 +34,8 @@ PROCESSOR = (
 
 
 def is_adapter(folder: Path) -> bool:
-    """Whether a folder holds an adapter, beside its base or without it."""
-    return (folder / SETTINGS).exists()
+    """Whether a folder holds an adapter, beside its base or without it; a bundle does not, whatever lies in it."""
+    return (folder / SETTINGS).exists() and not (folder / "manifest.json").exists()
 
 
 def base_of(folder: Path) -> Path:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekit.adapters import SETTINGS, base_of, is_adapter, merged
-from edgekit.configuration import read_config
+from edgekit.configuration import end_token_ids, read_config
+from edgekit.console import note_once
 from edgekit.errors import CheckpointError
 from edgekit.files import sha256_tree
 from edgekit.seal import check_folder
@@ -93,8 +94,8 @@ def load_model(folder: Path, *, dtype: str = "float32", attn: str = "sdpa") -> P
             use_safetensors=True,
             output_loading_info=True,
         )
-    except (RuntimeError, ValueError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except Exception as error:  # whatever a folder's files make transformers raise
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise CheckpointError(f"Cannot load the model in {folder}.", why=reason) from error
     finally:
         logging.set_verbosity(before)
@@ -104,6 +105,8 @@ def load_model(folder: Path, *, dtype: str = "float32", attn: str = "sdpa") -> P
             why="They would be left at random values.",
             fix="Fetch the checkpoint again.",
         )
+    if not end_token_ids(folder):
+        note_once(f"{folder.name} has no end token (eos_token_id): answers go on to their longest length")
     loaded: PreTrainedModel = model.eval()
     return loaded
 

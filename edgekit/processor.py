@@ -7,7 +7,7 @@ with the Hugging Face processors is a test and a field of every report. Only a c
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -72,7 +72,7 @@ class Processor:
         # First what edgekit reads itself, whose errors name files and fields.
         params, template = family.read_preprocessing(folder), read_chat_template(folder)
         text = read_tokenizer(folder, prepared=prepared)
-        _check_image_token(folder, config, text.tokenizer, family)
+        check_image_token(folder, config, text.tokenizer.token_to_id)
         return cls(family, text, template, params)
 
     @property
@@ -157,13 +157,21 @@ class Processor:
         return text.strip() if strip_end else text.lstrip()
 
 
-def _check_image_token(folder: Path, config: dict[str, Any], tokenizer: Tokenizer, family: ModuleType) -> None:
-    """The token that pictures take the places of must be the one that prompts are written with."""
+def check_image_token(folder: Path, config: dict[str, Any], token_to_id: Callable[[str], int | None]) -> None:
+    """The token that pictures take the places of must be the one that prompts are written with.
+
+    Args:
+        folder: Of a checkpoint or a bundle.
+        config: Its config.json.
+        token_to_id: The tokenizer's.
+    Raises:
+        CheckpointError: it is another one.
+    """
     name = "image_token_id" if "image_token_id" in config else "image_token_index"
-    said, placeholder = config.get(name), getattr(family, "IMAGE", None)
+    said, placeholder = config.get(name), getattr(family_of(str(config["model_type"])), "IMAGE", None)
     if said is None or placeholder is None:
         return
-    if (found := tokenizer.token_to_id(placeholder)) != said:
+    if (found := token_to_id(placeholder)) != said:
         raise CheckpointError(
             f"{folder / 'config.json'}: {name} is {said}, and {placeholder} is {found} in tokenizer.json.",
             why="So pictures would be looked for where none are.",

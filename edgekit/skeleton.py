@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgekit.configuration import CONFIG, read_config, refuse_fields
+from edgekit.configuration import CONFIG, GENERATION, read_config, refuse_fields
 from edgekit.errors import CheckpointError
 from edgekit.families import family_of
 from edgekit.weights import Stored, stored_tensors
@@ -42,7 +42,7 @@ def skeleton(folder: Path) -> PreTrainedModel:
         CheckpointError: the configuration contradicts itself, or transformers builds no model of it.
     """
     import torch
-    from transformers import AutoConfig, AutoModelForImageTextToText
+    from transformers import AutoConfig, AutoModelForImageTextToText, GenerationConfig
     from transformers.utils import logging
 
     path = folder / CONFIG
@@ -54,11 +54,15 @@ def skeleton(folder: Path) -> PreTrainedModel:
         _check(path, config, family_of(str(kind)))
         with torch.device("meta"):
             model: PreTrainedModel = AutoModelForImageTextToText.from_config(config)
+        if (path := folder / GENERATION).exists():
+            GenerationConfig.from_pretrained(folder, local_files_only=True)
     except CheckpointError:
         raise
     except Exception as error:  # whatever a configuration makes its classes raise: there is no end of types
         raise CheckpointError(
-            f"{path} describes no model.", why=_reason(error), fix="Take this file from the model's original folder."
+            f"{path} describes no {'model' if path.name == CONFIG else 'way to generate'}.",
+            why=_reason(error),
+            fix="Take this file from the model's original folder.",
         ) from error
     finally:
         logging.set_verbosity(before)

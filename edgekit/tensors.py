@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekit.configuration import CONFIG
+from edgekit.console import note_once
 from edgekit.errors import CheckpointError
 from edgekit.skeleton import Placed, namer, placed_tensors, skeleton
 from edgekit.weights import AGAIN
@@ -111,16 +111,8 @@ def _after_rules(model: PreTrainedModel, own: set[str], stored: set[str]) -> tup
 def _is_useless(folder: Path, name: str) -> bool:
     what = next((what for pattern, what in USELESS.items() if re.search(pattern, name)), None)
     if what:
-        _say(f"{folder.name}: left out: {what}")
+        note_once(f"{folder.name}: left out: {what}")
     return what is not None
-
-
-@cache
-def _say(text: str) -> None:
-    """Once a process, however often the checkpoint is looked at."""
-    from edgekit.console import note
-
-    note(text)
 
 
 def _is_copy(model: PreTrainedModel, one: Placed, placed: Sequence[Placed]) -> bool:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.chat import Message
-from edgekit.families import Grid
+from edgekit.families import Grid, read_optional_json
 from edgekit.official import TEXT_INPUTS, load_processor, official_inputs, plain_pixels
 from edgekit.runtimes.session import Logits, Prepared
 
@@ -79,10 +79,13 @@ class TorchSession:
 
         from edgekit.checkpoint import load_model
         from edgekit.configuration import end_list
+        from edgekit.processor import check_image_token
 
         logging.set_verbosity_error()
         self.model: Any = load_model(folder)
         self.processor: Any = load_processor(folder)
+        tokens = self.processor.tokenizer.convert_tokens_to_ids
+        check_image_token(folder, read_optional_json(folder / "config.json"), tokens)
         self.eos_token_ids = frozenset(end_list(self.model.generation_config.eos_token_id))
         self.vocab_size = len(self.processor.tokenizer)
         self.image_token_id = int(self.model.config.image_token_id)

@@ -374,6 +374,13 @@ def test_end_tokens_in_words(copy: Callable[..., Path], name: str, value: Any) -
     assert "eos_token_id" in text and name in text
 
 
+@pytest.mark.parametrize(("field", "value"), [("pad_token_id", "<pad>"), ("watermarking_config", 3)])
+def test_a_generation_config_that_transformers_cannot_read(copy: Callable[..., Path], field: str, value: Any) -> None:
+    folder = copy()
+    set_json(folder / "generation_config.json", **{field: value})
+    assert "generation_config.json describes no way to generate" in refusal(folder)
+
+
 # Adapters
 
 

@@ -20,6 +20,7 @@ def inspect(source: Path | str, *, tokens: int | None = None) -> Inspection:
     Raises:
         EdgekitError: it is neither, damaged, or what reads it is not installed.
     """
+    from edgekit.adapters import is_adapter
     from edgekit.checkpoint import resolve_checkpoint
     from edgekit.inside.counting import inspect as read
 
@@ -28,4 +29,5 @@ def inspect(source: Path | str, *, tokens: int | None = None) -> Inspection:
         raise EdgekitError(
             f"{folder} is a file.", why="What is inside is told of whole folders.", fix="Name the folder it is in."
         )
-    return read(folder if folder.is_dir() else resolve_checkpoint(str(source)), tokens=tokens)
+    known = folder.is_dir() and not is_adapter(folder)
+    return read(folder if known else resolve_checkpoint(str(source)), tokens=tokens)

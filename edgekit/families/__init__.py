@@ -19,6 +19,10 @@ A family module holds:
                                          what the encoder gives for all tiles (M, N, D) -> (K, D), numpy
     decoder_inputs(model, embeds, mask, positions)   optional, where the model's own decoder takes another mask or
                                          other positions than the split's: its arguments by name
+    IMAGE                                optional: the token of a picture, as `expand` writes it
+    contradictions(config)               optional: (field, what is wrong) of a transformers configuration whose fields
+                                         do not go together
+    PAIRS                                optional: fields of config.json that may be (height, width) too
 
 and nothing of it imports torch when the module is imported, so that a bundle can be run without torch.
 """
