@@ -147,7 +147,7 @@ class Ablation:
         for arm in self.arms.values():
             Pipeline(arm, base)  # everything that can be refused is refused now
         kept = folder / "ablation.yaml"
-        if kept.exists() and load_recipe(kept).hash != recipe.hash:
+        if kept.exists() and load_recipe(kept, kept=True).hash != recipe.hash:
             raise EdgekitError(
                 f"The ablation {folder.name!r} was started with another recipe.", fix="Give --name another one."
             )

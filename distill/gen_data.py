@@ -146,6 +146,13 @@ def question(row: dict[str, Any]) -> Sample:
     return Sample(row["id"], images, messages, row["answer"], row["location"], answers, row.get("dataset"))
 
 
+def stored_questions(folder: Path) -> Iterator[Sample]:
+    """The questions of a run from its shards, streamed."""
+    for path in sorted(folder.glob("shard-*.parquet")):
+        for batch in pq.ParquetFile(path).iter_batches(batch_size=64):
+            yield from map(question, batch.to_pylist())
+
+
 # ---------------------------------------------------------------------------------------------------------- responses
 
 

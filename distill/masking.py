@@ -147,6 +147,33 @@ def maskable(
             yield weight, module.weight
 
 
+def check_mask(folder: Path, family: ModuleType, scope: Scope, exclude: tuple[str, ...]) -> None:
+    """Make sure that a mask has something to mask, and that each pattern leaves something out.
+
+    Args:
+        folder: Of the teacher; only its configuration is read.
+        family: Its family module.
+        scope, exclude: See `maskable`.
+    Raises:
+        RecipeError: nothing is left, or a pattern fits no weight.
+    """
+    names = [name for name, _ in maskable(_shape_of(folder), family, scope)]
+    shown = f"Weights of {folder.name} are, for example:\n" + "\n".join(dict.fromkeys([names[0], names[-1]]))
+    for pattern in exclude:
+        if not any(fnmatch(name, pattern) for name in names):
+            raise RecipeError(
+                f"masters.mask.exclude: the pattern {pattern!r} fits none of the {len(names)} weights of a mask.",
+                why=shown,
+                fix="A pattern fits the whole name:  '*.down_proj.weight'",
+            )
+    if all(any(fnmatch(name, pattern) for pattern in exclude) for name in names):
+        raise RecipeError(
+            f"masters.mask.exclude leaves none of the {len(names)} weights of scope {scope!r} to mask.",
+            why=shown,
+            fix="Exclude less, or switch the mask off:  --set masters.mask.r_max=0",
+        )
+
+
 class MaskedTeacher:
     """A loaded teacher whose mask ratio can be set again and again.
 

@@ -26,17 +26,17 @@ from edgekit import __version__
 from edgekit.checkpoint import checkpoint_hash, load_model
 from edgekit.console import note
 from edgekit.data import samples
-from edgekit.distill import lora, processes, trackers
+from edgekit.distill import lora, processes, teacher_check, trackers
 from edgekit.distill.acceptance import acceptance
 from edgekit.distill.agreement import report_agreement
 from edgekit.distill.clock import PhaseClock
 from edgekit.distill.evaluate import Evaluation, evaluate_model
-from edgekit.distill.gen_data import open_shards, write_questions
+from edgekit.distill.gen_data import open_shards, stored_questions, write_questions
 from edgekit.distill.joint import Collator, JointTrainer, ScheduledQuestions, detach_adapters
 from edgekit.distill.judges import check_judges, check_sample
 from edgekit.distill.legs import Leg, Party, Stage
 from edgekit.distill.loss import Weights
-from edgekit.distill.masking import MaskedTeacher, mask_ratio, stage_ratios
+from edgekit.distill.masking import MaskedTeacher, check_mask, mask_ratio, stage_ratios
 from edgekit.distill.objectives import Objective, build
 from edgekit.distill.pairing import copy_processor, probe_answers, shared_vocabulary
 from edgekit.distill.probe import held_out, probe
@@ -94,6 +94,7 @@ class Pipeline:
         self.student = Party.of(recipe.student.checkpoint, base)
         self.teachers = [Party.of(model.checkpoint, base) for model in recipe.teachers]
         self.vocab = min(self._shared(teacher) for teacher in self.teachers)
+        self._check_masks()
         GENERATORS.load(recipe.masters.gen_data.generator).check(recipe.masters.gen_data)
         if recipe.qad.steps and processes.count() > 1:
             raise RecipeError(
@@ -106,6 +107,13 @@ class Pipeline:
                 f"trainer.lora cannot be combined with the objective {own[0]!r}, which trains layers of its own.",
                 why="A checkpoint of adapters holds no other layers, so the run could not be resumed.",
             )
+
+    def _check_masks(self) -> None:
+        """Make sure that something is left to mask, where a recipe says what to leave whole."""
+        mask = self.recipe.masters.mask
+        for number, teacher in enumerate(self.teachers):
+            if mask.exclude and self.recipe.r_max(number) != 0:
+                check_mask(teacher.folder, teacher.family, mask.scope, mask.exclude)
 
     def go(self, run: Run) -> dict[str, Any]:
         """Run from wherever the run stands to the end.
@@ -135,6 +143,8 @@ class Pipeline:
         self.clock = PhaseClock(self.run.folder / SECONDS, keep=processes.is_main())
         with self.clock.phase("questions"):
             processes.from_main(self._write_questions)
+        if self.recipe.masters.gen_data.check_teacher:
+            processes.from_main(self._check_teachers)
         with processes.main_first():
             self.legs = [self._leg(number, teacher) for number, teacher in enumerate(self.teachers)]
         schedule = [{"teacher": leg.teacher.name, "mask_ratios": leg.ratios} for leg in self.legs]
@@ -178,6 +188,34 @@ class Pipeline:
             note(f"The run {run.name!r} was finished; what it lacks is made again.")
         run.update(status="running", **fixed)
         return None
+
+    def _check_teachers(self) -> None:
+        """Make sure that each teacher can do the task; what it said is kept, so nothing is asked twice.
+
+        Raises:
+            EdgekitError: one cannot.
+        """
+        recipe, questions = self.recipe, None
+        for number, teacher in enumerate(self.teachers):
+            path = self.run.reports / f"teacher-check-{number + 1}.json"
+            if not path.exists():
+                if questions is None:
+                    test = samples(recipe.data.test, limit=recipe.data.test_limit)
+                    train, judge = stored_questions(self.run.questions), recipe.masters.rewards.judge
+                    questions = teacher_check.choose(test, train, judge, recipe.trainer.seed)
+                if not questions:
+                    note(f"Not checked whether {teacher.name} can do the task: the rule judges none of its answers.")
+                    continue
+                with self.clock.phase("teacher_check"), torch.random.fork_rng(devices=[]):
+                    asked = teacher_check.ask(
+                        questions,
+                        recipe.data.scoring,
+                        teacher.name,
+                        partial(self.responses.ask_teacher, teacher, number),
+                        partial(self.responses.ask_student),
+                    )
+                write_sealed_json(path, asked.as_dict())
+            note(teacher_check.verdict(teacher_check.from_dict(read_sealed_json(path))))
 
     def _leg(self, number: int, teacher: Party) -> Leg:
         steps, fall = self.recipe.steps(number), self.recipe.r_step(number)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.console import note
+from edgekit.data import Sample
 from edgekit.distill import processes
 from edgekit.distill.gen_data import Reference, Writer, missing_shards, open_shards, write_responses
 from edgekit.distill.generators import Generator, Source
@@ -17,6 +18,7 @@ from edgekit.distill.judges import make_judge
 from edgekit.distill.legs import Leg, Party, Stage
 from edgekit.distill.masking import MaskedTeacher
 from edgekit.distill.sight import check_sight, check_stored_sight
+from edgekit.distill.teacher_check import greedy_answers
 from edgekit.recipe import GENERATORS, Recipe
 from edgekit.seal import write_sealed_json
 from edgekit.workspace import Run
@@ -100,6 +102,32 @@ class Responses:
                 rows = open_shards(leg.student_responses(self.run, ratio), cache)
                 passes[ratio].append((rows, settings.student_responses))
         return passes
+
+    def ask_teacher(self, teacher: Party, number: int, questions: Sequence[Sample]) -> list[str]:
+        """Greedy answers of a dense teacher, by whoever writes its responses."""
+        settings, mask = self.recipe.masters.gen_data, self.recipe.masters.mask
+        if settings.generator == "transformers" or not settings.teacher_responses:
+            return greedy_answers(self.load_teacher(teacher).model, teacher.processor, questions)
+        source = Source(
+            name=teacher.name,
+            folder=teacher.folder,
+            processor=teacher.processor,
+            settings=settings,
+            load=lambda: self.load_teacher(teacher).model,
+            teacher=number + 1,
+            scope=mask.scope,
+            exclude=mask.exclude,
+            work=self.run.checkpoints / "generator",
+        )
+        generator: Generator = GENERATORS.load(settings.generator).open_generator(source)
+        try:
+            return [said.text for said in generator.answers(questions)]
+        finally:
+            generator.close()
+
+    def ask_student(self, questions: Sequence[Sample]) -> list[str]:
+        """Greedy answers of the untouched student."""
+        return greedy_answers(self.load_initial(), self.student.processor, questions)
 
     def check_trainer(self, leg: Leg, teacher: MaskedTeacher) -> None:
         """Look at the loaded teacher too where another than it has written the responses."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 import io
 import itertools
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from numpy.typing import NDArray
 
 from edgekit.console import note
 from edgekit.data import ImageRef, Sample
-from edgekit.distill.gen_data import question
+from edgekit.distill.gen_data import question, stored_questions
 from edgekit.distill.generators import Generator, Said
 from edgekit.errors import EdgekitError
 
@@ -123,7 +122,7 @@ def make_swaps(questions: Path) -> list[Swap]:
     chosen: list[Sample] = []
     images: dict[ImageRef, NDArray[np.float32]] = {}
     texts: set[str] = set()
-    for sample in itertools.islice(_samples(questions), 2000):
+    for sample in itertools.islice(stored_questions(questions), 2000):
         if not sample.images:
             continue
         for image in sample.images:
@@ -145,12 +144,6 @@ def make_swaps(questions: Path) -> list[Swap]:
         if others:
             swaps.append(Swap(sample, others))
     return swaps
-
-
-def _samples(questions: Path) -> Iterator[Sample]:
-    for path in sorted(questions.glob("shard-*.parquet")):
-        for batch in pq.ParquetFile(path).iter_batches(batch_size=64):
-            yield from map(question, batch.to_pylist())
 
 
 def _thumbnail(image: ImageRef) -> NDArray[np.float32]:

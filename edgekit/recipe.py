@@ -115,6 +115,8 @@ class GenData:
     server: Server = field(default_factory=Server)
     check_images: bool = True
     """Make sure that each teacher sees the images before its responses are drawn, by asking with others."""
+    check_teacher: bool = True
+    """Ask teachers and student a few dozen questions first, and stop where a teacher cannot do the task."""
     teacher_responses: int = 4
     """Per question, from the masked teacher of the stage."""
     student_responses: int = 4
@@ -338,7 +340,7 @@ class Recipe:
             del value["masters"]["rewards"]["llm"][key]  # how the judge is reached: a run may go on with another way
         gen_data = value["masters"]["gen_data"]
         server = gen_data.pop("server")
-        del gen_data["check_images"]
+        del gen_data["check_images"], gen_data["check_teacher"]
         if self.masters.gen_data.generator == "openai":
             gen_data["server"] = {"model": server["model"]}
         del value["trainer"]["report_to"], value["trainer"]["logging_steps"]

@@ -23,6 +23,9 @@ def command(
             "--set", metavar="KEY=VALUE", help="Override a setting of the recipe; may be repeated.", show_default=False
         ),
     ] = None,
+    anyway: Annotated[
+        bool, typer.Option("--anyway", help="Go on with a teacher that cannot answer the questions itself.")
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the memory, disk and hours it will need; start nothing.")
     ] = False,
@@ -56,6 +59,8 @@ def command(
     from edgekit import api
 
     settings = api.parse_overrides(overrides or [])
+    if anyway:
+        settings["masters.gen_data.check_teacher"] = "false"
     if dry_run:
         plan = api.distill_plan(
             recipe,
@@ -95,6 +100,11 @@ def command(
             f"[{low:+.2%}, {high:+.2%}]"
         )
     print_text(f"student:          runs/{manifest['run']}/student")
+    if not score["after"]:
+        note(
+            f"No question of {score['test']} is answered right; what was said instead:  "
+            f"runs/{manifest['run']}/reports/accuracy-after.json"
+        )
     note("Next:  edgekit export --target onnx")
 
 

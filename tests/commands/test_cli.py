@@ -108,7 +108,7 @@ def place(tmp_path: Path, tiny_checkpoint: Path, tiny_teacher: Path) -> Path:
         "teachers": [{"checkpoint": "teacher"}],
         "student": {"checkpoint": "student"},
         "data": {"train": "q.jsonl", "test": "q.jsonl"},
-        "masters": {"mask": {"r_max": 0.2, "step": 0.2}, "gen_data": {"max_new_tokens": 2}},
+        "masters": {"mask": {"r_max": 0.2, "step": 0.2}, "gen_data": {"check_teacher": False, "max_new_tokens": 2}},
         "trainer": {"steps": 2, "batch_questions": 2, "learning_rate": 1e-3},
         "bench": {
             "limit": 4,
@@ -192,7 +192,7 @@ def test_the_whole_line(place: Path) -> None:
 
 def test_recipes_gone_wrong(place: Path) -> None:
     change(place, trainer={"stepz": 2}, objective_settings={"taid": {}})
-    fails("has 1 problem: trainer.stepz: unknown key, did you mean 'steps'?", "distill", folder=place)
+    fails("trainer.stepz: unknown key, did you mean 'steps'?", "distill", folder=place)
     fails("is not KEY=VALUE", "distill", "--set", "x", folder=place)
     fails("Cannot read the recipe", "distill", "none.yaml", folder=place)
     assert not (place / "runs").exists()

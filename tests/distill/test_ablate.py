@@ -121,7 +121,7 @@ def test_a_whole_ablation_killed_and_resumed(
         "masters": {
             "mask": {"r_max": 0.4, "step": 0.4},
             "probe": {"questions": 8, "step": 0.4},
-            "gen_data": {"max_new_tokens": 3, "shard_questions": 8},
+            "gen_data": {"check_teacher": False, "max_new_tokens": 3, "shard_questions": 8},
         },
         "trainer": {"steps": 3, "batch_questions": 4, "learning_rate": 1e-3, "save_steps": 1, "threads": 1},
     }

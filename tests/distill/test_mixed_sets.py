@@ -95,7 +95,7 @@ def test_a_run_with_a_local_judge(tiny_checkpoint: Path, tiny_teacher: Path, spe
         "data": {"train": spec, "test": spec, "scoring": SCORED},
         "masters": {
             "mask": {"r_max": 0.0},
-            "gen_data": {"max_new_tokens": 3, "teacher_responses": 2, "student_responses": 2},
+            "gen_data": {"check_teacher": False, "max_new_tokens": 3, "teacher_responses": 2, "student_responses": 2},
             "rewards": rewards,
         },
         "trainer": {"steps": 1, "batch_questions": 2},

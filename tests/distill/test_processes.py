@@ -30,7 +30,7 @@ RECIPE: dict[str, Any] = {
     "data": {"train": "easy-vqa:train", "test": "easy-vqa:test", "train_limit": 40, "test_limit": 200},
     "masters": {
         "mask": {"r_max": 0.4, "step": 0.2},
-        "gen_data": {"max_new_tokens": 3, "shard_questions": 8, "batch_questions": 8},
+        "gen_data": {"check_teacher": False, "max_new_tokens": 3, "shard_questions": 8, "batch_questions": 8},
     },
     "trainer": {
         "steps": 12,

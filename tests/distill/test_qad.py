@@ -50,7 +50,7 @@ RECIPE: dict[str, Any] = {
     "data": {"train": "easy-vqa:train", "test": "easy-vqa:test", "train_limit": 16, "test_limit": 12},
     "masters": {
         "mask": {"r_max": 0.0},
-        "gen_data": {"teacher_responses": 2, "student_responses": 0, "max_new_tokens": 3},
+        "gen_data": {"check_teacher": False, "teacher_responses": 2, "student_responses": 0, "max_new_tokens": 3},
     },
     "trainer": {"steps": 2, "batch_questions": 4, "learning_rate": 1e-3, "save_steps": 2, "threads": 1},
     "qad": {"steps": 6, "batch_questions": 4, "learning_rate": 1e-3},

@@ -21,7 +21,7 @@ RECIPE = {
     "data": {"train": "easy-vqa:train", "test": "easy-vqa:test", "train_limit": 48, "test_limit": 16},
     "masters": {
         "mask": {"r_max": 0.4, "step": 0.2},
-        "gen_data": {"max_new_tokens": 3, "shard_questions": 8, "batch_questions": 8},
+        "gen_data": {"check_teacher": False, "max_new_tokens": 3, "shard_questions": 8, "batch_questions": 8},
     },
     "trainer": {"steps": 24, "batch_questions": 4, "learning_rate": 1e-3, "save_steps": 3, "threads": 1, "bf16": True},
 }

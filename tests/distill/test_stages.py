@@ -38,7 +38,7 @@ def workspace(folder: Path, student: Path, teacher: Path, **gen: Any) -> Path:
         "teachers": [{"checkpoint": "teacher"}],
         "student": {"checkpoint": "student"},
         "data": {"train": str(folder / "train.jsonl"), "test": str(folder / "train.jsonl"), "test_limit": 4},
-        "masters": {"mask": {"r_max": 0.4, "step": 0.2}, "gen_data": settings},
+        "masters": {"mask": {"r_max": 0.4, "step": 0.2}, "gen_data": {"check_teacher": False, **settings}},
         "trainer": {"steps": 9, "batch_questions": 4, "learning_rate": 1e-2, "save_steps": 2, "threads": 1},
     }
     (folder / "edgekit.yaml").write_text(yaml.safe_dump(recipe))

@@ -40,7 +40,7 @@ def distil(tmp_path: Path, tiny_checkpoint: Path, tiny_teacher: Path) -> Distil:
             "teachers": [{"checkpoint": str(tiny_teacher)}],
             "student": {"checkpoint": str(tiny_checkpoint)},
             "data": {"train": questions, "test": questions, "test_limit": 2},
-            "masters": {"mask": {"r_max": 0.2, "step": 0.2}, "gen_data": {"max_new_tokens": 3}},
+            "masters": {"mask": {"r_max": 0.2, "step": 0.2}, "gen_data": {"check_teacher": False, "max_new_tokens": 3}},
             "trainer": {
                 "steps": 4,
                 "batch_questions": 4,

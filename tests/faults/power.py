@@ -25,6 +25,7 @@ RECIPE: dict[str, Any] = {
     "masters": {
         "mask": {"r_max": 0.4, "step": 0.2},
         "gen_data": {
+            "check_teacher": False,
             "max_new_tokens": 2,
             "shard_questions": 8,
             "batch_questions": 8,
