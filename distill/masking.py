@@ -25,7 +25,7 @@ from edgekit.errors import CheckpointError, RecipeError
 from edgekit.families import family_of
 from edgekit.files import new_folder, write_json
 from edgekit.seal import FOLDER_SEAL
-from edgekit.skeleton import placed_tensors
+from edgekit.skeleton import placed_tensors, skeleton
 from edgekit.tensors import check_tensors
 from edgekit.weights import weight_files
 
@@ -157,7 +157,7 @@ def check_mask(folder: Path, family: ModuleType, scope: Scope, exclude: tuple[st
     Raises:
         RecipeError: nothing is left, or a pattern fits no weight.
     """
-    names = [name for name, _ in maskable(_shape_of(folder), family, scope)]
+    names = [name for name, _ in maskable(skeleton(folder), family, scope)]
     shown = f"Weights of {folder.name} are, for example:\n" + "\n".join(dict.fromkeys([names[0], names[-1]]))
     for pattern in exclude:
         if not any(fnmatch(name, pattern) for name in names):
