@@ -22,7 +22,7 @@ RUNTIMES = Registry(
     "runtime",
     helpers=frozenset(
         {"session", "generate", "sampling", "stream", "worker", "bench", "verify", "modules", "attribute", "gates"}
-        | {"crew", "examples", "measure", "phases", "rows", "speed", "side_by_side", "where"}
+        | {"crew", "examples", "journal", "measure", "phases", "rows", "speed", "side_by_side", "where"}
     ),
     needs=("TARGETS", "open_session"),
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
@@ -13,9 +13,10 @@ from edgekit import __version__
 from edgekit.bundle import MANIFEST, Bundle
 from edgekit.checkpoint import check_checkpoint, checkpoint_hash
 from edgekit.choice import describe, pick
+from edgekit.console import note
 from edgekit.data import samples
 from edgekit.data.scoring import KEY, check_metrics
-from edgekit.devices import DEVICES, parse_address
+from edgekit.devices import DEVICES, Address, Board, parse_address
 from edgekit.errors import BundleError, EdgekitError
 from edgekit.files import sha256_file, sha256_json
 from edgekit.held import Held, stamp
@@ -23,6 +24,7 @@ from edgekit.recipe import Gates
 from edgekit.report import SCHEMA_VERSION, Lineage, Report, Row, write_report
 from edgekit.runtimes import RUNTIMES, gates, runtime_for, where
 from edgekit.runtimes.examples import choose_examples
+from edgekit.runtimes.journal import Journal
 from edgekit.runtimes.measure import Measured, Settings, measure, turn_lengths, turns_of_process
 from edgekit.runtimes.rows import METHODS, adjust, fill
 from edgekit.runtimes.worker import Job
@@ -76,64 +78,128 @@ def bench(
     subjects += [_Subject.bundle(path, student, allowed) for path in bundles]
     if not subjects:
         raise EdgekitError("Nothing to measure.", fix="Make a bundle:  edgekit export --target onnx")
+    found = [Measured(f"{one.name} on {one.runtime}", problem=one.problem) for one in subjects]
+    state = _State(subjects, found, settings, out, total, reference, bars or Gates(), run)
+    try:
+        _measure(state, address)
+    except BaseException as error:  # Ctrl-C, or a fault of ours: what was measured by then is kept
+        if state.at is not None and any(one.answers for one in found):
+            state.stopped = f"{type(error).__name__} {error}".strip()
+            _write(state)
+            note(f"What was measured by then is in {out}; the same command goes on from there.")
+        raise
+    report = _write(state)
+    assert state.journal is not None
+    state.journal.close()
+    return report
+
+
+@dataclass
+class _State:
+    """A bench under way.
+
+    Attributes:
+        subjects, found: What is measured, and what is known of each.
+        settings, out, total, reference, bars, run: As of `bench`; `total` is the number of questions.
+        at, about: Where it runs, and what the device said of itself.
+        timed: Rows of a device that only times bundles, and their raw samples.
+        journal: On the disk.
+        stopped: Why it was ended early.
+    """
+
+    subjects: Sequence[_Subject]
+    found: list[Measured]
+    settings: Settings
+    out: Path
+    total: int
+    reference: Path | None
+    bars: Gates
+    run: str | None
+    at: where.Place | None = None
+    about: dict[str, dict[str, Any]] = field(default_factory=dict)
+    timed: list[tuple[Row, list[dict[str, Any]]]] = field(default_factory=list)
+    journal: Journal | None = None
+    stopped: str = ""
+
+    def boards(self) -> list[Board | None]:
+        """Of each subject, None for this machine."""
+        assert self.at is not None
+        return [None if one.target == "checkpoint" else self.at.board for one in self.subjects]
+
+
+def _measure(state: _State, address: Address) -> None:
+    settings = state.settings
     with room("bench") as place, where.place_at(address) as at:
-        boards = [None if one.target == "checkpoint" else at.board for one in subjects]
-        about = at.described()
-        measured = measure(
-            [(f"{one.name} on {one.runtime}", one.problem or one.job(settings)) for one in subjects],
-            settings,
-            place,
-            total,
-            bool(reference),
-            boards,
-        )
-        timed = _timed(subjects, at, settings.threads, place)
-    rounds = len(turn_lengths(total))
-    devices = [where.HOST if board is None else at.name for board in boards]
-    rows = _rows(subjects, measured, devices, bool(reference))
-    examples = choose_examples(settings.data, settings.limit, rows, measured)
+        state.at = at
+        boards = state.boards()
+        state.about = at.described()
+        state.journal = Journal(state.out, _header(state))
+        jobs = [None if one.problem else one.job(settings) for one in state.subjects]
+        measure(jobs, state.found, settings, place, state.total, bool(state.reference), boards, state.journal)
+        for number, one in enumerate(state.subjects):
+            if at.timer is not None and one.target != "checkpoint" and not one.problem:
+                aside, row = place / f"timed-{number}", one.row(at.name)
+                timed = where.time_on(at.timer, one.folder, one.runtime, settings.threads, row, aside)
+                state.timed.append(_held_row(one, timed))
+
+
+def _header(state: _State) -> dict[str, Any]:
+    """What an unfinished bench must have in common with this one to be taken up."""
+    assert state.at is not None
+    return {
+        "settings": to_json(state.settings),
+        "subjects": [[one.name, one.runtime, one.held.identity] for one in state.subjects],
+        "device": str(state.at.address),
+        "machine": DEVICES.load(where.HOST).describe(),
+        "edgekit": __version__,
+    }
+
+
+def _write(state: _State) -> Report:
+    """Make the report of what is measured, and write it."""
+    at, subjects, measured, settings = state.at, state.subjects, state.found, state.settings
+    assert at is not None
+    if state.stopped:
+        for one in measured:
+            one.problem = one.problem or (None if one.answers else "the bench was ended before it was asked anything")
+    rounds = len(turn_lengths(state.total))
+    devices = [where.HOST if board is None else at.name for board in state.boards()]
+    rows = _rows(subjects, measured, devices, bool(state.reference))
     report = Report(
         schema_version=SCHEMA_VERSION,
         data=settings.data,
         scoring=describe(settings.scoring),
         threads=settings.threads,
         machine=DEVICES.load(where.HOST).describe(),
-        rows=(*rows, *(row for row, _ in timed)),
-        gates={key: value for key, value in to_json(bars or Gates()).items() if value is not None},
-        run=run,
+        rows=(*rows, *(row for row, _ in state.timed)),
+        gates={key: value for key, value in to_json(state.bars).items() if value is not None},
+        run=state.run,
         versions=_versions(),
-        notes=_notes(subjects, reference) + at.notes() + _told(subjects, measured),
-        devices=about,
+        notes=_stopped(state) + _notes(subjects, state.reference) + at.notes() + _told(subjects, measured),
+        devices=state.about,
         predictions=at.predictions([one.folder for one in subjects if one.target != "checkpoint" and not one.problem]),
-        turns=len(turn_lengths(total)) if len(subjects) > 1 else 1,
+        turns=rounds if len(subjects) > 1 else 1,
         processes=math.ceil(rounds / turns_of_process(rounds, settings.processes)),
         methods=METHODS,
         lineage=tuple(one.lineage for one in subjects if one.lineage is not None),
     )
-    report = replace(report, verdict=_verdict(report, bars or Gates()))
-    samples_of = [[] if one.problem else one.answers for one in measured] + [raw for _, raw in timed]
+    verdict = f"FAIL: ended early: {state.stopped}" if state.stopped else _verdict(report, state.bars)
+    report = replace(report, verdict=verdict)
+    samples_of = [one.answers for one in measured] + [raw for _, raw in state.timed]
     raw = [
         {"bundle": row.bundle, "name": row.name, "runtime": row.runtime, "device": row.device, **sample}
         for row, found in zip(report.rows, samples_of, strict=True)
         for sample in found
     ]
-    write_report(report, out, raw, examples)
+    write_report(report, state.out, raw, choose_examples(settings.data, settings.limit, rows, measured))
     return report
 
 
-def _timed(
-    subjects: Sequence[_Subject], at: where.Place, threads: int, place: Path
-) -> list[tuple[Row, list[dict[str, Any]]]]:
-    """Rows of a device that only times bundles."""
-    if at.timer is None:
-        return []
-    rows = []
-    for number, one in enumerate(subjects):
-        if one.target != "checkpoint" and not one.problem:
-            aside = place / f"timed-{number}"
-            timed = where.time_on(at.timer, one.folder, one.runtime, threads, one.row(at.name), aside)
-            rows.append(_held_row(one, timed))
-    return rows
+def _stopped(state: _State) -> tuple[str, ...]:
+    if not state.stopped:
+        return ()
+    counts = ", ".join(f"{one.title} {len(one.answers)}" for one in state.found)
+    return (f"This bench was ended early ({state.stopped}). Of {state.total} questions were answered: {counts}.",)
 
 
 def _held_row(subject: _Subject, timed: tuple[Row, list[dict[str, Any]]]) -> tuple[Row, list[dict[str, Any]]]:

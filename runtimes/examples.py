@@ -35,8 +35,10 @@ def choose_examples(
     if not well:
         return ()
     said: list[dict[str, str]] = []
-    for items in zip(*(measured[n].answers for n in well), strict=True):
+    for items in zip(*(measured[n].answers for n in well), strict=False):  # one that was ended early has fewer
         said.append({str(n): item["answer"] for n, item in zip(well, items, strict=True)})
+    if not said:
+        return ()
     chosen = _choose(said)
     facts = measured[well[0]].answers
     found = []

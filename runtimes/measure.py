@@ -14,6 +14,7 @@ from edgekit.console import Bar, progress
 from edgekit.devices import Board
 from edgekit.energy import Rapl
 from edgekit.runtimes.crew import Away, Member, WorkerDied, WorkerError
+from edgekit.runtimes.journal import Journal
 from edgekit.runtimes.speed import Test, tests
 from edgekit.runtimes.worker import TRACE, Job
 from edgekit.timeouts import Timeouts
@@ -90,41 +91,46 @@ def turns_of_process(rounds: int, processes: int) -> int:
 
 
 def measure(
-    jobs: Sequence[tuple[str, Job | str]],
+    jobs: Sequence[Job | None],
+    found: Sequence[Measured],
     settings: Settings,
     place: Path,
     questions: int,
     compare: bool,
     boards: Sequence[Board | None] = (),
-) -> list[Measured]:
+    journal: Journal | None = None,
+) -> None:
     """Measure subjects side by side.
 
     Args:
-        jobs: Title, and the job or why there is none.
+        jobs: Of each subject; None where it has a problem already.
+        found: Filled as it is measured; one that went wrong holds its problem.
         settings: Of the bench.
         place: Folder for what the workers write.
         questions: In the data.
         compare: Whether the first subject is the reference of the others.
         boards: Where each job runs, None for here; all here when empty.
-    Returns:
-        In the order of `jobs`; one that went wrong holds its problem.
+        journal: Told each turn; what it knows already is not asked again.
     """
-    found = [Measured(title, problem=job if isinstance(job, str) else None) for title, job in jobs]
+    rounds, keeping = _take_up(found, journal), _Keeping(found, journal)
     with ExitStack() as stack:
         runners = []
-        for number, (measured, (_, job)) in enumerate(zip(found, jobs, strict=True)):
-            if isinstance(job, Job):
+        for number, (measured, job) in enumerate(zip(found, jobs, strict=True)):
+            if job is not None and measured.problem is None:
                 try:
                     member = _start(job, place / str(number), boards[number] if boards else None)
                 except WorkerError as error:
                     measured.problem = str(error)
+                    keeping.turn(measured, [])
                     continue
                 stack.enter_context(member)
                 away = bool(boards) and boards[number] is not None
                 renew = None if away else _Renewing(job, place / str(number), stack)
                 runners.append(_Runner(measured, member, renew))
                 _attempt(runners[-1], lambda one: _load(one, settings.warmup))
-        _answer(runners, questions, settings)
+                if runners[-1].measured.problem is not None:
+                    keeping.turn(measured, [])
+        _answer(runners, questions, settings, rounds, keeping)
         for runner in _alive(runners):
             _attempt(runner, _memory)
         _test_speed(runners, settings)
@@ -135,7 +141,38 @@ def measure(
                 _attempt(runner, lambda one: _sustain(one, settings.sustain_s))
             if runner.measured.problem is None:
                 _attempt(runner, lambda one: one.measured.figures.update(one.member.call("reload")))
-    return found
+
+
+def _take_up(found: Sequence[Measured], journal: Journal | None) -> int:
+    """Give each subject what a bench before has of it, in rounds that all of them have; how many these are."""
+    if journal is None:
+        return 0
+    for number, measured in enumerate(found):
+        measured.problem = measured.problem or journal.problem(number)
+    well = [number for number, measured in enumerate(found) if measured.problem is None]
+    kept = {number: journal.answers(number) for number in well}
+    rounds = min((max((row["turn"] for row in rows), default=-1) + 1 for rows in kept.values()), default=0)
+    for number, rows in kept.items():
+        found[number].answers = [row for row in rows if row["turn"] < rounds]
+    return rounds
+
+
+@dataclass(frozen=True)
+class _Keeping:
+    """Writes into a journal, where there is one."""
+
+    found: Sequence[Measured]
+    journal: Journal | None
+
+    def turn(self, measured: Measured, rows: Sequence[dict[str, Any]]) -> None:
+        """A turn's answers, or that there were none any more."""
+        if self.journal is None:
+            return
+        number = next(place for place, one in enumerate(self.found) if one is measured)
+        if measured.problem is not None:
+            self.journal.give_up(number, measured.problem)
+        else:
+            self.journal.add(number, rows)
 
 
 def _start(job: Job, place: Path, board: Board | None) -> Member | Away:
@@ -170,6 +207,8 @@ def _attempt(runner: _Runner, step: Callable[[_Runner], None]) -> None:
 
 def _load(runner: _Runner, warmup: int) -> None:
     runner.measured.figures.update(runner.member.call("load"))
+    if runner.measured.answers:
+        runner.member.call("skip", count=len(runner.measured.answers))
     runner.member.call("warm", count=warmup)
 
 
@@ -177,29 +216,32 @@ def _memory(runner: _Runner) -> None:
     runner.measured.figures["peak_memory_bytes"] = runner.member.call("memory")
 
 
-def in_turns(runners: Sequence[_Runner], rounds: int) -> Iterator[tuple[int, _Runner]]:
+def in_turns(runners: Sequence[_Runner], rounds: int, first: int = 0) -> Iterator[tuple[int, _Runner]]:
     """(round, runner): in each round all that are well, and another one first each time."""
-    for number in range(rounds):
+    for number in range(first, rounds):
         shift = number % len(runners) if runners else 0
         for runner in [*runners[shift:], *runners[:shift]]:
             if runner.measured.problem is None:
                 yield number, runner
 
 
-def _answer(runners: Sequence[_Runner], questions: int, settings: Settings) -> None:
+def _answer(runners: Sequence[_Runner], questions: int, settings: Settings, first: int, keeping: _Keeping) -> None:
     lengths, meter = turn_lengths(questions), Rapl()
     each = turns_of_process(len(lengths), settings.processes)
     alive = _alive(runners)
     with progress() as bar:
-        task = bar.add_task(_title(alive), total=max(1, questions * len(alive)))
-        for number, runner in in_turns(alive, len(lengths)):
-            if number and number % each == 0:
+        done = sum(len(runner.measured.answers) for runner in alive)
+        task = bar.add_task(_title(alive), total=max(1, questions * len(alive)), completed=done)
+        for number, runner in in_turns(alive, len(lengths), first):
+            before = len(runner.measured.answers)
+            if number > first and number % each == 0:
                 _attempt(runner, lambda one: _renew(one, settings.warmup))
             if runner.measured.problem is None:
                 _attempt(
                     runner,
                     lambda one, turn=number: _turn(one, turn, lengths[turn], meter, turn // each),  # type: ignore[misc]
                 )
+            keeping.turn(runner.measured, runner.measured.answers[before:])
             _show(bar, task, alive)
 
 

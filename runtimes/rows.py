@@ -140,6 +140,8 @@ def _latencies(row: Row, own: Figures) -> Row:
 
 
 def _against(row: Row, own: Figures, base: Figures) -> Row:
+    shared = min(len(own.answers), len(base.answers))  # all of them, but where a bench was ended early
+    own, base = Figures(own.answers[:shared]), Figures(base.answers[:shared])
     gain = paired(own.values("score"), base.values("score"))
     row = replace(
         row,
@@ -178,6 +180,8 @@ def _agreement(ours: Sequence[dict[str, Any]], theirs: Sequence[dict[str, Any]])
 
 def _speed_test(name: str, given: list[float] | str) -> SpeedTest:
     unit: Literal["tokens/s", "images/s"] = "images/s" if name == "img" else "tokens/s"
+    if not given:
+        given = "the bench was ended before it"
     if isinstance(given, str):
         return SpeedTest(name, unit, reason=given)
     sd = float(np.std(given, ddof=1)) if len(given) > 1 else None

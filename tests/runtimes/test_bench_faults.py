@@ -15,10 +15,12 @@ import pytest
 from toy_runtime import RUNTIME, install, toy_bundle
 
 from edgekit import api
+from edgekit.devices import parse_address
 from edgekit.errors import EdgekitError
-from edgekit.report import Report
-from edgekit.runtimes import RUNTIMES, runtime_for
+from edgekit.report import Report, Row, read_report
+from edgekit.runtimes import RUNTIMES, runtime_for, where
 from edgekit.runtimes.bench import Settings, bench
+from edgekit.runtimes.journal import Journal
 from edgekit.temporary import room
 from edgekit.timeouts import Timeouts, changed, seconds_of
 
@@ -279,7 +281,6 @@ def test_a_clock_that_stands_still_or_jumps(toys: Path) -> None:
 
 def test_rows_of_times_that_are_none() -> None:
     """Zero, negative and infinite times: no latency is told, the accuracy is, and nothing is compared with them."""
-    from edgekit.report import Row
     from edgekit.runtimes.measure import Measured
     from edgekit.runtimes.rows import fill
 
@@ -364,3 +365,105 @@ def test_a_precision_without_bars_is_refused_before_anything_is_written(
     check_request("own", "fp32")
     with pytest.raises(EdgekitError, match="No bars of parity are declared for precision 'fp8'"):
         check_request("own", "fp8")
+
+
+# ------------------------------------------------------------------------------------------ what was measured is kept
+
+
+def twenty(toys: Path) -> None:
+    """Twenty questions, so that there are five turns of four."""
+    rows = [json.loads(line) for line in (toys / "q.jsonl").read_text().splitlines()]
+    text = "".join(json.dumps({**rows[0], "id": str(n)}) + "\n" for n in range(20))
+    (toys / "q.jsonl").write_text(text)
+
+
+def test_a_bench_that_is_ended_early_reports_and_goes_on(toys: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C, a fault of the parent, and SIGKILL in the third turn; then the same bench again."""
+    from edgekit.runtimes import measure as measuring
+
+    twenty(toys)
+    bundles = [toy_bundle(toys / "one"), toy_bundle(toys / "two"), toy_bundle(toys / "bad", kind="bug", where="load")]
+    real, asked = measuring._turn, []
+
+    def turn(runner: Any, number: int, *rest: Any) -> None:
+        asked.append((runner.measured.title, number))
+        if stop is not None and number == 2:
+            raise stop
+        real(runner, number, *rest)
+
+    monkeypatch.setattr(measuring, "_turn", turn)
+    for stop in (KeyboardInterrupt(), ValueError("a bug of ours")):
+        with pytest.raises(type(stop)):
+            measured(toys, *bundles, processes=1)
+        report = read_report(json.loads((toys / "out" / "report.json").read_text()))
+        assert report.verdict.startswith(f"FAIL: ended early: {type(stop).__name__}")
+        assert [(row.status, row.n) for row in report.rows] == [("ok", 8), ("ok", 8), ("failed", None)]
+        assert report.rows[0].accuracy == 1.0 and "of 20 questions were answered" in report.notes[0].lower()
+        lines = (toys / "out" / "results.jsonl").read_text().splitlines()
+        assert len(lines) == 16 and (toys / "out" / "report.html").exists()
+        nothing_is_left(toys)
+    before = [json.loads(line) for line in lines]
+    asked.clear()
+    stop = None
+    report = measured(toys, *bundles, processes=1)
+    assert {number for _, number in asked} == {2, 3, 4} and report.verdict.startswith("FAIL: not measured: bad")
+    assert [(row.status, row.n) for row in report.rows] == [("ok", 20), ("ok", 20), ("failed", None)]
+    after = [json.loads(line) for line in (toys / "out" / "results.jsonl").read_text().splitlines()]
+    assert [one for one in after if one["turn"] < 2] == before, "what was measured before is as it was"
+    assert [one["id"] for one in after if one["name"] == "two"] == [str(n) for n in range(20)]
+    assert not (toys / "out" / "unfinished.jsonl").exists()
+    asked.clear()
+    measured(toys, *bundles, processes=1)
+    assert {number for _, number in asked} == {0, 1, 2, 3, 4}, "a bench that ended well is not gone on with"
+
+
+def test_only_the_same_bench_is_gone_on_with(tmp_path: Path) -> None:
+    rows = [{"turn": 0, "id": "a"}]
+    Journal(tmp_path, {"limit": 1}).add(0, rows)
+    assert Journal(tmp_path, {"limit": 1}).answers(0) == rows
+    path = tmp_path / "unfinished.jsonl"
+    with path.open("a") as stream:  # a kill in the middle of a line
+        stream.write('{"subject": 0, "rows": [{"tu')
+    assert Journal(tmp_path, {"limit": 1}).answers(0) == rows
+    for text in ("", "[]", "\0\0\0", '{"limit": 1}\n[1]\n{"subject": 0, "rows": 5}\n{"subject": 0}\n'):
+        path.write_text(text)
+        assert Journal(tmp_path, {"limit": 1}).answers(0) == []
+    Journal(tmp_path, {"limit": 1}).add(0, rows)
+    assert Journal(tmp_path, {"limit": 2}).answers(0) == [] and len(path.read_text().splitlines()) == 1
+
+
+def test_a_device_of_another_package_that_fails_costs_its_own_rows(toys: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = """
+import json, os
+from contextlib import contextmanager
+ANSWERS = False
+def reach(address):
+    return True, "a toy"
+class Board:
+    def describe(self):
+        return {"cpu": "toy"}
+    def run(self, folder):
+        name = json.loads((folder / "job.json").read_text())["folder"].rsplit("/", 1)[1]
+        if name == "bug":
+            raise KeyError("its own")
+        texts = {"rubbish": "rubbish", "list": "[1]", "text": '{"ttft_ms": "fast"}', "nan": '{"ttft_ms": NaN}',
+                 "deep": "[" * 100000, "strange": '{"speed": 1}', "good": '{"ttft_ms": 5}'}
+        if name in texts:
+            (folder / "row.json").write_text(texts[name])
+@contextmanager
+def connect(address):
+    yield Board()
+"""
+    install(monkeypatch, toys / "more", {("edgekit.devices", "board"): source}, name="boards")
+    names = ("bug", "none", "rubbish", "list", "text", "nan", "deep", "strange", "good")
+    bundles = [toy_bundle(toys / name) for name in names]
+    with where.place_at(parse_address("board")) as place:
+        assert place.timer is not None
+        row = Row("h", "n", "toy", "toy", "fp32", "board", "ok")
+        rows = {
+            one.name: where.time_on(place.timer, one, "toy", 1, row, toys / "aside" / one.name)[0] for one in bundles
+        }
+    assert rows["good"].status == "ok" and rows["good"].ttft_ms == 5
+    reasons = {name: one.reason or "" for name, one in rows.items() if one.status == "failed"}
+    assert set(reasons) == set(names) - {"good"}
+    assert reasons["bug"] == "KeyError: 'its own'" and "no field of a report's row" in reasons["strange"]
