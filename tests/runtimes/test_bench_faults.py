@@ -198,6 +198,43 @@ def test_a_killed_bench_leaves_no_process_and_the_next_one_no_folder(how: str, w
     nothing_is_left(toys)
 
 
+@pytest.mark.parametrize("how", ["main", "thread"])
+def test_grandchildren_end_too(how: str, toys: Path) -> None:
+    """As llama.cpp's process is started by a worker."""
+    (toys / "site" / "toy_sleeper.py").write_text("import time\ntime.sleep(600)\n")
+    code = "from edgekit.child import launch\nheld = launch('toy_sleeper')\ntime.sleep(600)"
+    for name in ("one", "two"):
+        toy_bundle(toys / name, kind="code", where="load", code=code)
+    running = subprocess.Popen([sys.executable, "-c", CODE, str(toys), how], stderr=subprocess.DEVNULL)
+    try:
+        wait_for(lambda: len(of_bench(toys)) >= 3)  # the second one is not started before the first is loaded
+    finally:
+        running.kill()
+        running.wait()
+    wait_for(lambda: not of_bench(toys))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(16))
+def test_a_bench_killed_at_a_random_time(seed: int, toys: Path) -> None:
+    twenty(toys)
+    drawn = random.Random(seed)
+    for name in ("one", "two"):
+        toy_bundle(toys / name, kind="sleep", where="decode", seconds=0.05)
+    how = drawn.choice(["main", "thread"])
+    running = subprocess.Popen([sys.executable, "-c", CODE, str(toys), how], stderr=subprocess.DEVNULL)
+    time.sleep(drawn.uniform(0.5, 12))
+    running.kill()
+    running.wait()
+    wait_for(lambda: not of_bench(toys))
+    left = subprocess.run([sys.executable, "-c", CODE, str(toys), "main"], stderr=subprocess.PIPE, text=True)
+    assert left.returncode == 0, left.stderr
+    report = read_report(json.loads((toys / "out" / "report.json").read_text()))
+    assert [(row.status, row.n, row.accuracy) for row in report.rows] == [("ok", 20, 1.0)] * 2
+    assert not (toys / "out" / "unfinished.jsonl").exists()
+    nothing_is_left(toys)
+
+
 def wait_for(holds: Any, seconds: float = 40) -> None:
     end = time.monotonic() + seconds
     while not holds():
