@@ -7,6 +7,7 @@ import os
 import random
 import threading
 import time
+from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -142,7 +143,11 @@ class ChatServer:
         except (httpx2.TransportError, httpx2.DecodingError) as error:
             return f"{type(error).__name__}: {plain(str(error))}", None, None
         if reply.status_code != 200:
-            return self._failure(reply), None, retry_after_s(reply.headers.get("Retry-After"))
+            return (
+                self._failure(reply),
+                None,
+                retry_after_s(reply.headers.get("Retry-After"), reply.headers.get("Date")),
+            )
         try:
             value = reply.json()
         except ValueError:
@@ -195,9 +200,12 @@ def backoff_s(attempt: int) -> float:
     return float(min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2**attempt) * (1 - 0.5 * random.random()))
 
 
-def retry_after_s(value: str | None) -> float | None:
+def retry_after_s(value: str | None, now: str | None = None) -> float | None:
     """Seconds a Retry-After header asks for, as a number or a date; None for none or one that says nothing.
 
+    Args:
+        value: Of the header.
+        now: The server's own Date header; a date is counted from that, as the clock here may be another.
     Raises:
         ServerError: more than an hour.
     """
@@ -207,9 +215,13 @@ def retry_after_s(value: str | None) -> float | None:
         seconds = float(value)
     except ValueError:
         try:
-            seconds = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
+            until = email.utils.parsedate_to_datetime(value).timestamp()
         except (TypeError, ValueError):
             return None
+        begun = time.time()
+        with suppress(TypeError, ValueError):
+            begun = email.utils.parsedate_to_datetime(now or "").timestamp()
+        seconds = until - begun
     if not seconds <= LONGEST_RETRY_AFTER_S:
         raise ServerError(f"The server asks to come back in {seconds:.0f} s.", fix="Run the same command again then.")
     return max(0.0, seconds)

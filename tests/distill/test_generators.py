@@ -300,7 +300,10 @@ def test_waits_grow_and_retry_after_is_read(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(chat_server.time, "time", lambda: 784111777.0)
     assert chat_server.retry_after_s("Sun, 06 Nov 1994 08:50:07 GMT") == 30
     assert chat_server.retry_after_s("Sun, 06 Nov 1994 08:49:07 GMT") == 0
-    assert chat_server.retry_after_s("2.5") == 2.5
+    # The server's own clock counts where it tells its time: ours may be days away.
+    assert chat_server.retry_after_s("Wed, 06 Nov 2030 08:50:07 GMT", "Wed, 06 Nov 2030 08:50:00 GMT") == 7
+    assert chat_server.retry_after_s("Sun, 06 Nov 1994 08:50:07 GMT", "no date") == 30
+    assert chat_server.retry_after_s("2.5", "Wed, 06 Nov 2030 08:50:00 GMT") == 2.5
     assert chat_server.retry_after_s(None) is None and chat_server.retry_after_s("soon") is None
     for value in ("86400", "inf", "nan"):
         with pytest.raises(EdgekitError, match="come back"):
