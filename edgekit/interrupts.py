@@ -13,6 +13,7 @@ import select
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
@@ -24,6 +25,9 @@ DEAF_S = 5.0
 """How long the main thread may not answer, outside of `finishing`, before the process is ended around it."""
 EXIT_S = 1.0
 """How long the interpreter's own end may take: it joins threads that may wait for a server."""
+
+TICK_S = 0.2
+"""How often a process that was asked to end looks whether it must be ended."""
 
 _asked: int | None = None  # the first signal
 _answered = threading.Event()
@@ -103,16 +107,21 @@ def _watch(reader: int) -> None:
     """The thread: reads a byte for each signal that has a handler."""
     global _asked
     first: int | None = None
+    begun, launcher = 0.0, os.getppid()
     while True:
-        waits = DEAF_S if first is not None and not _answered.is_set() and not _finishing else None
-        if not select.select([reader], [], [], waits)[0]:
-            _end(128 + (first or 0), "It does not come to an end by itself: ended.")
+        if not select.select([reader], [], [], None if first is None else TICK_S)[0] and first is not None:
+            if not _answered.is_set() and not _finishing and time.monotonic() > begun + DEAF_S:
+                _end(128 + first, "It does not come to an end by itself: ended.")
+            if os.getppid() != launcher and "RANK" in os.environ:  # a launcher does not pass the second one on
+                _end(128 + first, "The launcher is gone: ended.")
+            continue
         for number in os.read(reader, 64):
             if number not in (signal.SIGINT, signal.SIGTERM):
                 continue
             if first is not None:
                 _end(128 + number, "Ended at once. What was kept is whole: the same command goes on from there.")
-            first = _asked = number
+            first, begun = number, time.monotonic()
+            _asked = number
             _tell(f"{'Interrupted' if number == signal.SIGINT else 'Asked to end'}: {_plan()}")
 
 

@@ -157,6 +157,32 @@ def test_one_of_two_killed(victim: int, tmp_path: Path, tiny_checkpoint: Path, t
 
 
 @pytest.mark.slow
+def test_two_processes_interrupted(tmp_path: Path, tiny_checkpoint: Path, tiny_teacher: Path) -> None:
+    """Once: both finish the step and write its checkpoint together. Twice: both are gone within two seconds."""
+    straight = finished(workspace(tmp_path / "straight", tiny_checkpoint, tiny_teacher), "ddp")
+    folder = workspace(tmp_path / "stopped", tiny_checkpoint, tiny_teacher)
+    checkpoints = folder / "runs/tiny/checkpoints/teacher-1"
+    for mark, signals in (("responses/teacher-*-mask-0.2000/shard-*", 2), ("checkpoints/*/checkpoint-3/edgekit-*", 1)):
+        launcher = start(folder, "ddp")
+        end = time.monotonic() + 300
+        while not any((folder / "runs/tiny").glob(mark)):
+            assert launcher.poll() is None and time.monotonic() < end, (folder / "log.txt").read_text()[-3000:]
+            time.sleep(0.005)
+        both = children(launcher.pid)
+        for number in range(signals):
+            time.sleep(0.5 * number)
+            launcher.send_signal(signal.SIGINT)
+        begun = time.monotonic()
+        _, alive = psutil.wait_procs(both, timeout=2 if signals > 1 else 60)
+        assert not alive and launcher.wait(timeout=60) != 0, time.monotonic() - begun
+    assert "finishing this step" in (folder / "log.txt").read_text()
+    steps = [int(path.name[11:]) for path in checkpoints.iterdir() if (path / "edgekit-seal.json").exists()]
+    assert max(steps) > 3
+    run = finished(folder, "ddp")
+    assert (run / "student/model.safetensors").read_bytes() == (straight / "student/model.safetensors").read_bytes()
+
+
+@pytest.mark.slow
 def test_what_cannot_be_shared_out_is_said_once(tmp_path: Path, tiny_checkpoint: Path, tiny_teacher: Path) -> None:
     folder = workspace(tmp_path / "odd", tiny_checkpoint, tiny_teacher)
     value = yaml.safe_load((folder / "edgekit.yaml").read_text())
