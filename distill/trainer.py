@@ -17,7 +17,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerContr
 from edgekit import interrupts
 from edgekit.console import note, progress
 from edgekit.distill import processes
-from edgekit.files import storage_errors, sync_folder, sync_tree
+from edgekit.files import storage_errors, sync_path, sync_tree
 from edgekit.seal import FOLDER_SEAL, fault_of, seal_folder
 
 COMPLETE = "edgekit-complete"
@@ -127,7 +127,7 @@ class MarkComplete(TrainerCallback):
         processes.wait()  # each process has written its own random state
         if state.is_world_process_zero:
             seal_folder(written)
-            sync_folder(folder)
+            sync_path(folder)
             for older in [path for path in checkpoints(folder) if step_of(path) < state.global_step][KEPT - 1 :]:
                 shutil.rmtree(older)
 

@@ -10,6 +10,7 @@ import fcntl
 import json
 import re
 import threading
+import zlib
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from edgekit.chat import Message
 from edgekit.console import note
 from edgekit.data import Sample
 from edgekit.errors import ServerError
-from edgekit.files import sha256_json, storage_errors
+from edgekit.files import sha256_json, storage_errors, sync_path
 
 FILE = "verdicts.jsonl"
 ANALYSIS_TOKENS = 256
@@ -151,12 +152,19 @@ class VerdictStore:
     def add(self, key: bytes, verdict: Verdict) -> None:
         """Keep a verdict, at once and on disk."""
         row = {"key": key.hex(), "verdict": verdict.value, **({"said": verdict.said} if verdict.value is None else {})}
+        row["check"] = _check(row)
         with self._mutex:
             self._known[key] = verdict.value
             with storage_errors(self.path):
                 self.path.parent.mkdir(parents=True, exist_ok=True)
             with self._locked() as stream:
                 stream.write(json.dumps(row).encode() + b"\n")
+
+    def sync(self) -> None:
+        """Have what was added on the disk; verdicts cost money, a sync for each of them time."""
+        if self.path.exists():
+            sync_path(self.path)
+            sync_path(self.path.parent)
 
     @contextmanager
     def _locked(self) -> Generator[IO[bytes]]:
@@ -172,11 +180,18 @@ class VerdictStore:
         for line in stream:
             try:
                 row = json.loads(line)
+                if row.pop("check", None) not in (None, _check(row)):
+                    raise ValueError("not what was written")
                 self._known[bytes.fromhex(row["key"])] = {0: 0, 1: 1, None: None}[row["verdict"]]
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, AttributeError):
                 damaged += 1
         if damaged:
             note(f"{damaged:,} lines of {self.path} are damaged; these verdicts are asked again.")
+
+
+def _check(row: dict[str, object]) -> int:
+    """CRC-32 of a line's other keys, against bytes that changed on the disk; lines of before it have none."""
+    return zlib.crc32(json.dumps(row).encode())
 
 
 def _drop_torn_line(stream: IO[bytes]) -> None:
@@ -228,6 +243,8 @@ class AskedJudge:
             )
         for key, verdict in strange.items():
             self.store.add(key, verdict)
+        if todo:
+            self.store.sync()
         return [float(self.store.get(key) or 0) if key else 0.0 for key in keys]
 
     def _ask(self, todo: dict[bytes, Case]) -> dict[bytes, Verdict]:

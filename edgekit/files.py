@@ -156,7 +156,7 @@ def write_bytes(path: Path, data: bytes) -> None:
                 stream.flush()
                 _sync(descriptor)
             aside.replace(path)
-            sync_folder(path.parent)
+            sync_path(path.parent)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -188,7 +188,7 @@ def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
                 _swap(aside, path)
             else:
                 aside.replace(path)
-            sync_folder(path.parent)
+            sync_path(path.parent)
 
 
 def _swap(aside: Path, path: Path) -> None:
@@ -216,13 +216,13 @@ def make_folder(path: Path) -> None:
     missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     path.mkdir(parents=True, exist_ok=True)
     for folder in reversed(missing):
-        sync_folder(folder.parent)
+        sync_path(folder.parent)
 
 
-def sync_folder(folder: Path) -> None:
-    """Have the names in a folder on the disk; nothing where its file system cannot say."""
+def sync_path(path: Path) -> None:
+    """Have a file, or the names in a folder, on the disk; nothing where its file system cannot say."""
     try:
-        descriptor = os.open(folder, os.O_RDONLY)
+        descriptor = os.open(path, os.O_RDONLY)
     except PermissionError:  # one may write into a folder, and not list it
         return
     try:
@@ -237,7 +237,7 @@ def sync_tree(folder: Path) -> None:
 
     paths = [path for path in folder.rglob("*") if not path.is_symlink() and (path.is_file() or path.is_dir())]
     with ThreadPoolExecutor(8, thread_name_prefix="sync") as pool:
-        list(pool.map(sync_folder, [*paths, folder]))
+        list(pool.map(sync_path, [*paths, folder]))
 
 
 def _sync(descriptor: int) -> None:

@@ -326,6 +326,24 @@ def test_damaged_lines_are_said_and_asked_again(tmp_path: Path, capsys: pytest.C
     assert "4 lines of" in capsys.readouterr().err
 
 
+def test_a_power_cut_costs_the_verdicts_it_hits_and_no_other(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "v.jsonl"
+    store = VerdictStore(path)
+    for number in range(4):
+        store.add(number.to_bytes(16, "big"), Verdict(1))
+    first, second, third, last = path.read_bytes().splitlines(keepends=True)
+    opposite = first.replace(b'"verdict": 1', b'"verdict": 0')
+    path.write_bytes(opposite + second[:40] + bytes(len(second) - 41) + b"\n" + third + last[:-5] + bytes(300))
+    again = VerdictStore(path)
+    assert [number.to_bytes(16, "big") in again for number in range(4)] == [False, False, True, False]
+    assert "2 lines of" in capsys.readouterr().err  # what was under way when the end came is no damage
+    again.add(bytes(16), Verdict(0))
+    known = VerdictStore(path)
+    assert [known.get(number.to_bytes(16, "big")) for number in range(4)] == [0, None, 1, None]
+
+
 def test_many_writers_leave_whole_lines(tmp_path: Path) -> None:
     path = tmp_path / "v.jsonl"
     stores = [VerdictStore(path) for _ in range(4)]  # each with a lock of its own, as four processes have
