@@ -41,11 +41,12 @@ def make(scoring: Choice, llm: LlmJudge, folder: Path, base: Path) -> Judge:
         try:
             for done in as_completed(places):
                 yield places[done], done.result()
-        except BaseException:
+        except BaseException as error:
             server.stop()
+            # Ctrl-C does not wait for a server, which may be silent for as long as it is allowed to.
+            pool.shutdown(wait=isinstance(error, Exception), cancel_futures=True)
             raise
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)  # a server may be silent for as long as it is allowed to
+        pool.shutdown()
 
     return verdicts.AskedJudge(server.model, verdicts.VerdictStore(folder / verdicts.FILE), ask)
 

@@ -16,6 +16,7 @@ from edgekit.data import samples
 from edgekit.distill import gen_data
 from edgekit.distill.joint import JointTrainer
 from edgekit.errors import EdgekitError
+from edgekit.seal import read_sealed_json
 
 
 class Killed(BaseException):
@@ -78,7 +79,7 @@ def test_three_teachers_killed_at_the_second(
     shown = capfd.readouterr().err
     assert [leg["mask_ratios"] for leg in manifest["schedule"]] == [[0.2, 0.0], [0.4, 0.2, 0.0], [0.0]]
     assert "teacher 1 of 3, mask 0.20" in shown and "teacher 3 of 3, mask 0.00" in shown
-    kept = json.loads((straight / "runs/ladder/mask-thresholds.json").read_text())
+    kept = read_sealed_json(straight / "runs/ladder/mask-thresholds.json")
     assert {name: list(ratios) for name, ratios in kept.items()} == {
         "teacher-1": ["0.2", "0"],
         "teacher-2": ["0.4", "0.2", "0"],
