@@ -11,7 +11,7 @@ import json
 import re
 import threading
 import zlib
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -189,7 +189,7 @@ class VerdictStore:
             note(f"{damaged:,} lines of {self.path} are damaged; these verdicts are asked again.")
 
 
-def _check(row: dict[str, object]) -> int:
+def _check(row: Mapping[str, object]) -> int:
     """CRC-32 of a line's other keys, against bytes that changed on the disk; lines of before it have none."""
     return zlib.crc32(json.dumps(row).encode())
 
