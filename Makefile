@@ -1,7 +1,9 @@
-# `make demo` and `make test` do everything from nothing: a virtual environment, the pinned install, then the work.
+# `make demo` and `make test` do everything from nothing: a virtual environment, the pinned install of what each needs,
+# then the work. Both use the same environment: what the demo installed is not installed again for the tests.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+DEMO := $(VENV)/.installed-demo
 STAMP := $(VENV)/.installed
 EXTRA_MARKS = $(if $(MATRIX),,$(if $(SLOW),-m "not matrix",-m "not slow and not gpu and not device"))
 # Test processes at once, a file in each; they share the cores, so each computes with one thread.
@@ -9,21 +11,28 @@ WORKERS ?= $(shell $(PYTHON) -c 'import os; print(min(os.cpu_count() or 1, 4))')
 export HF_HUB_OFFLINE ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: setup demo test lint types format clean
+.PHONY: setup setup-demo demo test lint types format clean
 
 setup: $(STAMP)
 
-$(STAMP): pyproject.toml constraints.txt
+setup-demo: $(DEMO)
+
+$(DEMO): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "edgekit needs Python 3.11 or newer; set PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q -c constraints.txt torch==2.13.0
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[onnx,demo,report]'
+	touch $@
+
+# What the tests need besides; llama-cpp-python is built from source, minutes with a C++ compiler.
+$(STAMP): $(DEMO)
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
 	$(if $(NO_GGUF),,$(BIN)/python -m pip install -q -c constraints.txt -e '.[gguf]' 'llama-cpp-python[server]' \
 	  || echo "llama-cpp-python was not built (it needs a C++ compiler); the tests of GGUF skip.")
 	touch $@
 
 # Distil, export, measure, in demo-run/; the same command goes on where it was stopped.
-demo: $(STAMP)
+demo: $(DEMO)
 	mkdir -p demo-run
 	cd demo-run && ../$(BIN)/edgekit distill
 	cd demo-run && ../$(BIN)/edgekit export --target onnx

@@ -261,19 +261,21 @@ def _read_scores(run: Run, when: str) -> NDArray[np.float64]:
     return np.array(kept["scores"], dtype=np.float64)
 
 
-def markdown(report: Mapping[str, Any]) -> str:
-    """The report's table, in the shape of the paper's, one arm a line."""
+COLUMNS = ("arm", "accuracy, mean (per seed)", "gain", "95 % over questions", "95 % over seeds", "verdict")
+ORDER = ("gain", "verdict", "95 % over seeds", "95 % over questions", "accuracy, mean (per seed)")
+"""By importance, for a narrow terminal."""
+
+
+def table(report: Mapping[str, Any]) -> tuple[str, list[list[str]], str]:
+    """What was compared, the cells in the order of COLUMNS, one arm a line, and how to read them."""
     low, high = (100 * bound for bound in report["untouched"]["ci95"])
     seeds = len(report["seeds"])
-    lines = [
+    before = (
         f"{report['questions']:,} questions of {report['test']}, {seeds} seed{'s' if seeds > 1 else ''}, "
         f"{report['arms'][0]['steps']:,} student updates and {report['arms'][0]['teacher_forwards']:,} teacher "
-        "forwards per arm and seed. Gains are over plain JSD of the same seed, in points.",
-        "",
-        "| arm | accuracy, mean (per seed) | gain | 95 % over questions | 95 % over seeds | verdict |",
-        "|---|---|---|---|---|---|",
-        f"| untouched student | {100 * report['untouched']['accuracy']:.2f} [{low:.2f}, {high:.2f}] | | | | |",
-    ]
+        "forwards per arm and seed. Gains are over plain JSD of the same seed, in points."
+    )
+    rows = [["untouched student", f"{100 * report['untouched']['accuracy']:.2f} [{low:.2f}, {high:.2f}]", *[""] * 4]]
     for arm in report["arms"]:
         per_seed = ", ".join(f"{100 * value:.2f}" for value in arm["accuracy"])
         gain = "" if arm["gain"] is None else f"{100 * arm['gain']:+.2f}"
@@ -281,11 +283,17 @@ def markdown(report: Mapping[str, Any]) -> str:
             "" if arm[key] is None else f"[{100 * arm[key][0]:+.2f}, {100 * arm[key][1]:+.2f}]"
             for key in ("over_questions", "over_seeds")
         ]
-        row = [arm["title"], f"{100 * arm['mean']:.2f} ({per_seed})", gain, *cells, arm["verdict"]]
-        lines.append(f"| {' | '.join(row)} |")
-    lines += [
-        "",
+        rows.append([arm["title"], f"{100 * arm['mean']:.2f} ({per_seed})", gain, *cells, arm["verdict"]])
+    after = (
         "Over questions: paired bootstrap of the seed-averaged scores. Over seeds: Student's t on the differences per "
-        "seed. A verdict needs both to exclude 0; several arms are compared, each at 95 % on its own.",
-    ]
-    return "\n".join(lines) + "\n"
+        "seed. A verdict needs both to exclude 0; several arms are compared, each at 95 % on its own."
+    )
+    return before, rows, after
+
+
+def markdown(report: Mapping[str, Any]) -> str:
+    """The report's table, in the shape of the paper's, one arm a line."""
+    before, rows, after = table(report)
+    lines = [before, "", f"| {' | '.join(COLUMNS)} |", "|" + "---|" * len(COLUMNS)]
+    lines += ["| " + "".join(f"{cell} | " if cell else "| " for cell in row).rstrip() for row in rows]
+    return "\n".join([*lines, "", after]) + "\n"

@@ -12,8 +12,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from edgekit.chat import Message
-from edgekit.console import plain
 from edgekit.errors import RecipeError, ServerError
+from edgekit.visible import one_line
 
 BUSY = frozenset({408, 409, 425, 429})
 """Statuses worth another attempt, beside all from 500 on."""
@@ -141,7 +141,7 @@ class ChatServer:
         except httpx2.TimeoutException:
             return f"it was silent for {self.timeout_s:g} s", None, None
         except (httpx2.TransportError, httpx2.DecodingError) as error:
-            return f"{type(error).__name__}: {plain(str(error))}", None, None
+            return f"{type(error).__name__}: {one_line(str(error))}", None, None
         if reply.status_code != 200:
             return (
                 self._failure(reply),
@@ -163,7 +163,7 @@ class ChatServer:
         Raises:
             ServerError: where it will not.
         """
-        reason = f"HTTP {reply.status_code} {plain(reply.reason_phrase)}: {_shown(reply)}"
+        reason = f"HTTP {reply.status_code} {one_line(reply.reason_phrase)}: {_shown(reply)}"
         if reply.status_code in BUSY or reply.status_code >= 500:
             return reason
         if reply.status_code in MALFORMED:
@@ -228,5 +228,5 @@ def retry_after_s(value: str | None, now: str | None = None) -> float | None:
 
 
 def _shown(reply: Any) -> str:
-    text = plain(reply.content[:300].decode("utf-8", "replace"))
+    text = one_line(reply.content[:300].decode("utf-8", "replace"))
     return text if text.strip() else "(empty)"

@@ -24,6 +24,7 @@ from typing import Any
 from edgekit import errors
 from edgekit.child import Channel
 from edgekit.errors import EdgekitError
+from edgekit.visible import visible
 
 TOLD = {"name", "what", "why", "fix"}  # of an error
 LAST = 5  # lines of standard error that a death is reported with
@@ -116,7 +117,7 @@ def _pass_on(stream: Any, lines: deque[str]) -> None:
     with stream:
         for line in stream:
             lines.append(line)
-            sys.stderr.write(line)
+            sys.stderr.write(visible(line))
             sys.stderr.flush()
 
 

@@ -16,6 +16,7 @@ from typing import Any
 from edgekit import bundle_checks, schema, strict_json
 from edgekit.errors import BundleError
 from edgekit.files import inside, sha256_file, sha256_json, tree_files, write_bytes
+from edgekit.visible import json_text
 
 SCHEMA_VERSION = 3  # 2: buckets, position_axes, deepstack; 3: seal
 SEALED_SINCE = 3
@@ -133,6 +134,9 @@ class Manifest:
     """What the target keeps of how it was made; gguf: types, fallbacks, how llama.cpp's programs see a prompt."""
     deepstack: int = 0
     """Decoder layers that the vision encoder's second output is added behind."""
+    generation: dict[str, Any] | None = None
+    """The model's own generation settings by transformers' names, those that are set (edgekit/generation.py says what
+    each does); null in bundles from before, which have them in generation_config.json."""
     seal: str = ""
     """SHA-256 of manifest.json as it would be with 64 zeros here; empty in schema 1 and 2, which had none."""
 
@@ -225,7 +229,7 @@ def sealed(value: dict[str, Any]) -> bytes:
     Args:
         value: The manifest as JSON; an older seal in it does not count.
     """
-    text = json.dumps({**value, "seal": UNSEALED}, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    text = json_text({**value, "seal": UNSEALED}, indent=2, allow_nan=False) + "\n"
     empty = text.encode()
     return _put_seal(empty, UNSEALED, hashlib.sha256(empty).hexdigest())
 

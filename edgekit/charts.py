@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from edgekit.report import Row
 
 WIDTH, HEIGHT = 380.0, 260.0
 LEFT, RIGHT, TOP, BOTTOM = 46.0, 14.0, 12.0, 38.0
+MARK = 17.0
+"""Width of a numbered mark."""
 LINE = 30.0
 """Height of one line of a bar or box plot."""
 
@@ -86,6 +88,7 @@ class Point:
         x, y: Place.
         left, right, low, high: Ends of its intervals; the place itself where there is none.
         text: What it says when pointed at.
+        mark: Height of its number; y, or away from it where another one is there.
     """
 
     row: int
@@ -96,16 +99,24 @@ class Point:
     low: float
     high: float
     text: str
+    mark: float = 0.0
 
 
 @dataclass(frozen=True)
 class Pareto:
-    """Accuracy against something that should be small; `front` is the path of those that nothing else beats."""
+    """Accuracy against something that should be small; `front` is the path of those that nothing else beats.
+
+    Attributes:
+        label: Of the upright axis.
+        zero: Place of the reference's line where differences to it are shown; None where there are none.
+    """
 
     points: list[Point]
     front: str
     x_ticks: list[Tick]
     y_ticks: list[Tick]
+    label: str
+    zero: float | None
 
 
 def on_front(values: Sequence[tuple[float, float]]) -> list[int]:
@@ -118,8 +129,16 @@ def on_front(values: Sequence[tuple[float, float]]) -> list[int]:
     return found
 
 
+LEAST_POINTS = 0.5
+"""Points of accuracy that an axis of differences spans at least to both sides: less is not worth a height."""
+
+
 def pareto(rows: Sequence[Row], cost: str, factor: float, unit: str) -> Pareto | None:
-    """Accuracy in percent against a field of the rows; None where less than two rows have both.
+    """Accuracy against a field of the rows; None where less than two rows have both.
+
+    Where rows were compared with the reference question by question, the height is that difference in points with its
+    own interval, which is far narrower than that of either accuracy; rows that were not compared, and the reference,
+    stand at the plain difference of their accuracies. Else it is the accuracy in percent.
 
     Args:
         rows: Of a report.
@@ -130,18 +149,59 @@ def pareto(rows: Sequence[Row], cost: str, factor: float, unit: str) -> Pareto |
     if len(known) < 2:
         return None
     costs = [_span(getattr(row, cost), getattr(row, f"{cost}_ci95", None), factor) for _, row in known]
-    worths = [_span(row.accuracy or 0.0, row.accuracy_ci95, 100) for _, row in known]
+    base = _reference([row for _, row in known])
+    worths = [_worth(row, base) for _, row in known]
     x = scale([value for span in costs for value in span], LEFT, WIDTH - RIGHT, log=True)
-    y = scale([value for span in worths for value in span], HEIGHT - BOTTOM, TOP)
+    spread = [value for span in worths for value in span]
+    least = LEAST_POINTS if base is not None else 0.0
+    y = scale([*spread, -least, least] if least else spread, HEIGHT - BOTTOM, TOP)
     points = [
-        Point(
-            n, x(c[1]), y(w[1]), x(c[0]), x(c[2]), y(w[0]), y(w[2]),
-            f"{n + 1} {row.name}: {w[1]:.2f} % [{w[0]:.2f}, {w[2]:.2f}], {c[1]:.3g} {unit}",
-        )
+        Point(n, x(c[1]), y(w[1]), x(c[0]), x(c[2]), y(w[0]), y(w[2]), _told(n, row, f"{c[1]:.3g} {unit}"))
         for (n, row), c, w in zip(known, costs, worths, strict=True)
-    ]  # fmt: skip
+    ]
     best = [points[k] for k in on_front([(c[1], w[1]) for c, w in zip(costs, worths, strict=True)])]
-    return Pareto(points, _stairs(best), x.ticks(), y.ticks())
+    label = "accuracy, %" if base is None else "accuracy against PyTorch, points"
+    return Pareto(_apart(points), _stairs(best), x.ticks(), y.ticks(), label, None if base is None else y(0.0))
+
+
+def _reference(rows: Sequence[Row]) -> float | None:
+    """The accuracy that the rows were compared with; None where none was."""
+    if not any(row.accuracy_delta is not None for row in rows):
+        return None
+    return next((row.accuracy for row in rows if row.target == "checkpoint"), None)
+
+
+def _worth(row: Row, base: float | None) -> tuple[float, float, float]:
+    accuracy = row.accuracy or 0.0
+    if base is None:
+        return _span(accuracy, row.accuracy_ci95, 100)
+    if row.accuracy_delta is not None:
+        return _span(row.accuracy_delta, row.accuracy_delta_ci95, 100)
+    return _span(accuracy - base, None, 100)
+
+
+def _told(number: int, row: Row, cost: str) -> str:
+    low, accuracy, high = _span(row.accuracy or 0.0, row.accuracy_ci95, 100)
+    text = f"{number + 1} {row.name}: {accuracy:.2f} % [{low:.2f}, {high:.2f}]"
+    if row.accuracy_delta is not None:
+        low, gap, high = _span(row.accuracy_delta, row.accuracy_delta_ci95, 100)
+        text += f", {gap:+.2f} points [{low:+.2f}, {high:+.2f}] against PyTorch"
+    return f"{text}, {cost}"
+
+
+def _apart(points: Sequence[Point]) -> list[Point]:
+    """The points with a place for the mark of each: above or below its own where others would hide it."""
+    placed: list[Point] = []
+    for point in points:
+        steps = (sign * MARK * n for n in range(len(points) + 1) for sign in (-1, 1))
+        spots = (point.y + step for step in steps if TOP <= point.y + step <= HEIGHT - BOTTOM)
+        free = (
+            spot
+            for spot in spots
+            if all(abs(point.x - other.x) >= MARK or abs(spot - other.mark) >= MARK for other in placed)
+        )
+        placed.append(replace(point, mark=round(next(free, point.y), 2)))
+    return placed
 
 
 def _span(value: float, interval: tuple[float, float] | None, factor: float) -> tuple[float, float, float]:

@@ -9,9 +9,12 @@ from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
+from typer.exceptions import TyperException
 
 from edgekit import __version__, interrupts
+from edgekit.console import print_error, print_traceback
 from edgekit.errors import EdgekitError
+from edgekit.visible import visible
 
 VERBS = (
     "init",
@@ -47,8 +50,13 @@ class Group(TyperGroup):
         except EdgekitError as error:
             if ctx.params.get("debug"):
                 raise
-            sys.stderr.write(f"{error}\n")
+            print_error(error)
             raise typer.Exit(error.exit_code) from error
+        except TyperException as error:
+            error.message = visible(
+                error.message
+            )  # what a shell put into the place of a pattern may be any file's name
+            raise
         except KeyboardInterrupt as error:
             sys.stderr.write("\nInterrupted. What was done is kept: the same command goes on from there.\n")
             raise typer.Exit(130) from error
@@ -97,6 +105,7 @@ def main() -> None:
 
     SIGTERM, as `timeout` and a container's stop send it, unwinds as Ctrl-C does: what was half written is cleaned away.
     """
+    sys.excepthook = print_traceback
     interrupts.install()
     try:
         build()()

@@ -6,11 +6,16 @@ import json
 import os
 import sys
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from edgekit.errors import EdgekitError
+from edgekit.visible import json_text, message, one_line, visible
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -31,11 +36,21 @@ def is_main_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def note(text: str, console: Console | None = None) -> None:
-    """One line to standard error, or a console; `text` is shown as it is, never read as markup."""
+def note(text: str, console: Console | None = None, *, style: str = "") -> None:
+    """One line to standard error, or a console; `text` is shown, never read as markup or obeyed (edgekit.visible)."""
     if not is_main_process():
         return
-    (console or stderr()).print(text, markup=False, soft_wrap=True)
+    (console or stderr()).print(visible(text), markup=False, soft_wrap=True, style=style)
+
+
+def print_error(error: EdgekitError) -> None:
+    """An error's message to standard error."""
+    sys.stderr.write(f"{message(error)}\n")
+
+
+def print_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """As `sys.excepthook`; a traceback tells values of others too."""
+    sys.stderr.write(visible("".join(traceback.format_exception(kind, error, trace))))
 
 
 @cache
@@ -45,28 +60,23 @@ def note_once(text: str) -> None:
 
 
 def print_json(value: Any) -> None:
-    """One JSON document to standard output; what its encoding cannot hold stands there as a JSON escape."""
-    text = json.dumps(value, indent=2, ensure_ascii=False)
+    """One JSON document to standard output; controls, and what its encoding cannot hold, as JSON escapes."""
+    text = json_text(value, indent=2)
     if _encodable(text) != text:
         text = json.dumps(value, indent=2)
     sys.stdout.write(text + "\n")
 
 
 def print_text(text: str) -> None:
-    """A line to standard output, as it is and at once; what its encoding cannot hold stands there as an escape."""
-    sys.stdout.write(_encodable(text) + "\n")
+    """Lines to standard output, at once; controls, and what its encoding cannot hold, stand there as escapes."""
+    sys.stdout.write(_encodable(visible(text)) + "\n")
     sys.stdout.flush()
 
 
 def print_piece(text: str) -> None:
-    """Part of a line to standard output, seen at once."""
-    sys.stdout.write(_encodable(text))
+    """Part of a line to standard output, seen at once; escapes as of `print_text`."""
+    sys.stdout.write(_encodable(visible(text)))
     sys.stdout.flush()
-
-
-def plain(text: str) -> str:
-    """Text of a stranger's file for a terminal: line breaks and control characters become backslash escapes."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def _encodable(text: str) -> str:
@@ -143,8 +153,17 @@ def progress() -> Iterator[Bar]:
         TimeRemainingColumn,
     )
 
+    class Title(TextColumn):
+        """A task's description, which may name a file."""
+
+        def render(self, task: Any) -> Any:
+            """One line of it."""
+            from rich.text import Text
+
+            return Text(one_line(task.description))
+
     columns = (
-        TextColumn("{task.description}", markup=False),
+        Title(""),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),

@@ -18,6 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from edgekit.errors import BundleError, NoSpaceError, StorageError
+from edgekit.visible import json_text
 
 _CHUNK = 1 << 20
 
@@ -160,8 +161,8 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file whole, indented, keys in the order given."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    """Write a JSON file whole, indented, keys in the order given; controls are escaped (`edgekit.visible`)."""
+    write_text(path, json_text(value, indent=2, allow_nan=False) + "\n")
 
 
 @contextmanager

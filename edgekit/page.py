@@ -11,9 +11,8 @@ from typing import Any
 from edgekit import charts, prediction
 from edgekit.report import Example, Lineage, Report, Row
 from edgekit.report_text import COLUMNS, footnotes, speed_table, table
+from edgekit.visible import visible
 
-# Controls, and marks that turn the direction of writing: they could make a name read as another one.
-_UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _PICTURE = re.compile(r"data:image/png;base64,[A-Za-z0-9+/=]*")
 PALETTE = 8
 """Colours in the style sheet; rows beyond them begin again, and are told apart by their numbers."""
@@ -46,7 +45,7 @@ def html(report: Report, raw: Sequence[dict[str, Any]] = (), examples: Sequence[
         report=report,
         rows=list(enumerate(rows)),
         columns=COLUMNS,
-        cells=table(report),
+        cells=[[*line[:-1], row.status] for row, line in zip(rows, table(report), strict=True)],  # reasons stand below
         speed_head=head,
         speed_cells=cells,
         notes=footnotes(report),
@@ -100,9 +99,7 @@ def _boxes(rows: Sequence[Row], samples: dict[tuple[str, ...], list[float]]) -> 
 
 def _visible(value: Any) -> Any:
     """Text without what could hide or turn other text; anything else as it is."""
-    if not isinstance(value, str) or hasattr(value, "__html__"):
-        return value
-    return _UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", value)
+    return visible(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
 
 
 def _shown(example: Example, rows: Sequence[Row]) -> dict[str, Any]:

@@ -99,6 +99,8 @@ class Parity:
     runtime: str | None = None
     verified_by: Literal["runtime", "evaluator"] = "runtime"
     """Whether the runtime itself ran, or an evaluator of its programs."""
+    generation: Literal["greedy"] = "greedy"
+    """How both sides answer: the plain best token, without the model's own generation settings."""
     questions: str | None = None
     """Data spec, or stock."""
     samples: int = 0

@@ -47,6 +47,8 @@ class Prediction:
 
 
 COLUMNS = ("bundle", "device", "memory", "app limit", "fit", "image ms", "TTFT ms", "decode tok/s")
+ORDER = ("fit", "TTFT ms", "decode tok/s", "memory", "app limit", "device", "image ms")
+"""By importance, for a narrow terminal."""
 
 FOOTNOTES = (
     "* predicted, not measured: from the bundle's own bytes and operations and published peaks of the device. In "

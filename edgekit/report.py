@@ -12,6 +12,7 @@ from edgekit import schema
 from edgekit.errors import EdgekitError
 from edgekit.files import write_json, write_text
 from edgekit.prediction import Prediction
+from edgekit.visible import json_text
 
 SCHEMA_VERSION = 2
 Interval = tuple[float, float]
@@ -169,6 +170,8 @@ class Report:
     processes: int | None = None
     """Fresh ones of each row that ran here, one after the other."""
     """Turns that each row took; 1 is one after the other."""
+    generation: Literal["greedy"] = "greedy"
+    """How every answer was made: the plain best token, without a model's own generation settings."""
     methods: dict[str, str] = field(default_factory=dict)
     """What each interval and test is."""
     lineage: tuple[Lineage, ...] = ()
@@ -199,7 +202,7 @@ def write_report(report: Report, folder: Path, raw: list[dict[str, Any]], exampl
     write_json(folder / "report.json", schema.to_json(report))
     write_text(folder / "report.md", markdown(report))
     write_text(folder / "results.csv", to_csv(report))
-    write_text(folder / "results.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in raw))
+    write_text(folder / "results.jsonl", "".join(json_text(row) + "\n" for row in raw))
     write_json(folder / "examples.json", schema.to_json(list(examples)))
     write_text(folder / "report.html", html(report, raw, examples))
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from edgekit import prediction
 from edgekit.report import Interval, Report, Row, SpeedTest
+from edgekit.visible import visible
 
 
 def to_csv(report: Report) -> str:
@@ -30,7 +31,7 @@ def to_csv(report: Report) -> str:
             elif item.name.endswith("_ci95"):
                 flat[f"{item.name}_low"], flat[f"{item.name}_high"] = value if value is not None else (None, None)
             else:
-                flat[item.name] = value
+                flat[item.name] = visible(value) if isinstance(value, str) else value
         rows.append(flat)
     out = io.StringIO()
     writer = csv.DictWriter(out, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
@@ -49,6 +50,36 @@ COLUMNS = (
 def table(report: Report) -> list[list[str]]:
     """The cells of the table of specs/bench.md, one list per row, in the order of COLUMNS."""
     return [_cells(row) for row in report.rows]
+
+
+TABLE_ORDER = (
+    "status", "against PyTorch", "accuracy", "tokens equal", "decode tok/s", "TTFT ms", "size MB", "memory MB",
+    "precision", "runtime", "mean KL", "ITL p95 ms", "load ms", "image ms", "pixels",
+)  # fmt: skip
+"""COLUMNS by importance, for a narrow terminal."""
+
+
+def terminal_table(report: Report) -> tuple[list[str], list[list[str]]]:
+    """Head and cells of that table for a terminal, where the runtime's column may be missing: a row's name then says
+    what else than a runtime on this machine it is of, and only a row that failed has a status.
+    """
+    cells = []
+    for row, (_, *line) in zip(report.rows, table(report), strict=True):
+        place = row.name if row.device == "host" else f"{row.name} on {row.device}"
+        cells.append([with_source(place, row.verified_by), *line[:-1], "" if row.status == "ok" else row.status])
+    return list(COLUMNS), cells
+
+
+def every_column(report: Report) -> tuple[list[str], list[list[str]]]:
+    """Head and cells of both tables in one, each column once; a row that failed has empty ones."""
+    head, cells = terminal_table(report)
+    more, rest = speed_table(report)
+    new = [place for place, name in enumerate(more) if name not in head]
+    lines = iter(rest)
+    for row, line in zip(report.rows, cells, strict=True):
+        other = next(lines) if row.status == "ok" else [""] * len(more)
+        line += [other[place] for place in new]
+    return [*head, *(more[place] for place in new)], cells
 
 
 def _cells(row: Row) -> list[str]:
@@ -83,6 +114,10 @@ SPEED_COLUMNS = (
     "name", "preprocess ms", "image ms", "prefill ms", "first token ms", "TTFT / PyTorch", "ITL p50 ms", "ITL p99 ms",
     "decode / PyTorch", "load cold ms", "load warm ms",
 )  # fmt: skip
+
+
+SPEED_ORDER = ("TTFT / PyTorch", "decode / PyTorch", "image ms", "prefill ms", "load warm ms", "load cold ms")
+"""SPEED_COLUMNS by importance, for a narrow terminal."""
 
 
 def speed_table(report: Report) -> tuple[list[str], list[list[str]]]:
@@ -165,8 +200,9 @@ def footnotes(report: Report) -> list[str]:
         prompt = f"; prompts of {first[0].prompt_tokens:g} tokens at the median"
         prompt += f", {first[0].image_tokens} of them the image's" if first[0].image_tokens else ""
     found = [
-        f"{count}{report.data}, scored by {report.scoring}; greedy decoding{prompt}; {report.threads} thread(s) per "
-        f"runtime; {_fresh(report.processes)} for each row, {turns if report.turns != 1 else 'one after the other'}.",
+        f"{count}{report.data}, scored by {report.scoring}; plain greedy decoding{prompt}; {report.threads} "
+        f"thread(s) per runtime; {_fresh(report.processes)} for each row, "
+        f"{turns if report.turns != 1 else 'one after the other'}.",
         *(f"{name}: {text}.".replace("..", ".") for name, text in report.methods.items()),
         "TTFT holds preprocessing, image encoding, prefill and the first token; batch 1. Memory is the high-water mark "
         "of the process.",
@@ -196,10 +232,11 @@ def _below(row: Row) -> bool:
 
 
 def escape(text: str) -> str:
-    """Text that Markdown shows as it is, inside a table cell too."""
+    """Text that Markdown shows as it is, inside a table cell too; controls as backslash escapes."""
+    text = " ".join(visible(text).split())
     for char in "\\`*_{}[]<>|#":
         text = text.replace(char, "\\" + char if char not in "<>" else {"<": "&lt;", ">": "&gt;"}[char])
-    return " ".join(text.split())
+    return text
 
 
 def markdown(report: Report) -> str:

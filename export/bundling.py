@@ -28,6 +28,8 @@ from edgekit.export.genai import check_genai, write_genai
 from edgekit.export.parity import TorchModules, encode_images, follow, measure
 from edgekit.families import FAMILIES, Size, Split, family_of
 from edgekit.files import clear_left_behind, new_folder, scratch, sha256_json
+from edgekit.generation import FILE as GENERATION
+from edgekit.generation import recorded
 from edgekit.precision import by_part, is_mixed
 from edgekit.processor import Inputs, Processor
 from edgekit.room import room_for
@@ -161,6 +163,7 @@ def export_checkpoint(
         )
     processor = Processor.load(checkpoint).for_sizes(sizes)
     model = load_model(checkpoint)
+    generation = recorded(model.generation_config.to_dict(), str(checkpoint / GENERATION))
     split: Split = dataclasses.replace(family.split(model, processor.params.get("sizes")), source=model)
     _check_needs(target, module, split)
     if with_genai:
@@ -189,6 +192,7 @@ def export_checkpoint(
         with scratch(folder):
             parity = _parity(module, folder, components, split, inputs, precision, target, prompts)
         parity = with_inputs(parity, fed) | {
+            "generation": "greedy",
             "questions": "given" if samples else "synthetic",
             **baked_against_original(model, family, split, inputs),
         }
@@ -218,6 +222,7 @@ def export_checkpoint(
             position_axes=split.position_axes,
             deepstack=split.deepstack,
             details=details,
+            generation=generation,
         )
     return Bundle.load(out)
 

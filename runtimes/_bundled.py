@@ -4,20 +4,48 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from functools import partial
-from typing import TYPE_CHECKING
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.bundle import Bundle
 from edgekit.chat import Message
-from edgekit.families import Encoded, Grid, Pixels, by_bucket, gather, merge_images, spread_deepstack
+from edgekit.errors import BundleError
+from edgekit.families import (
+    Encoded,
+    Grid,
+    Pixels,
+    by_bucket,
+    gather,
+    merge_images,
+    read_optional_json,
+    spread_deepstack,
+)
+from edgekit.generation import FILE, Generation, read_generation
 from edgekit.processor import Processor
 from edgekit.runtimes.session import Logits, Prepared
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+
+def last_logits(output: Any, vocab_size: int) -> Logits:
+    """(B, T, V), as a bundle's decoder gives them -> those of the last place, (V,).
+
+    Raises:
+        BundleError: it has another shape.
+    """
+    shape: tuple[int, ...] = getattr(output, "shape", ())
+    if len(shape) != 3 or shape[-1] != vocab_size or not all(shape):
+        raise BundleError(
+            f"The decoder gives logits of shape ({', '.join(map(str, shape))}), not (1, T, {vocab_size}).",
+            why="The manifest says so: the bundle's parts are not of one model.",
+            fix="Export the bundle again.",
+        )
+    found: Logits = output[0, -1]
+    return found
 
 
 class PreparedSession:
@@ -35,11 +63,21 @@ class PreparedSession:
             bundle: Its components are the runtime's own affair.
         """
         manifest = bundle.manifest
-        self.manifest = manifest
+        self.manifest, self._folder = manifest, bundle.folder
         self.processor = Processor.load(bundle.folder).for_sizes(manifest.preprocessing.get("sizes"))
         self.eos_token_ids = frozenset(manifest.text.eos_token_ids)
         self.vocab_size = self.processor.vocab_size
         self.image_token_id = manifest.text.image_token_id
+
+    @cached_property
+    def generation(self) -> Generation:
+        """The model's own settings: the manifest's, or of an older bundle those of the file that it copied.
+
+        Raises:
+            CheckpointError: one is not valid; so it is read where it is asked for.
+        """
+        given, path = self.manifest.generation, self._folder / FILE
+        return read_generation(read_optional_json(path) if given is None else given, str(path))
 
     def prepare(self, messages: list[Message], images: list[Image]) -> Prepared:
         """By edgekit's own processor."""

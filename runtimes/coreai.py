@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from edgekit.aimodel import LOAD_LIMIT_S, RUN_LIMIT_S, Assets, Runner, timing_note
 from edgekit.bundle import Bundle
 from edgekit.families import Grid
-from edgekit.runtimes._bundled import BundleSession
+from edgekit.runtimes._bundled import BundleSession, last_logits
 from edgekit.runtimes.session import Logits
 
 __all__ = ["PACKAGES", "TARGETS", "CoreaiSession", "open_session", "timing_note"]
@@ -68,7 +68,8 @@ class CoreaiSession(BundleSession):
         self, embeds: NDArray[np.float32], positions: NDArray[np.int64], deepstack: NDArray[np.float32] | None
     ) -> Logits:
         """By the main asset and its states."""
-        logits: Logits = self._assets.decode(embeds, self._length, positions, deepstack)[0, -1]
+        output = self._assets.decode(embeds, self._length, positions, deepstack)
+        logits = last_logits(output, self.manifest.vocab_size)
         self._length += embeds.shape[1]
         return logits
 

@@ -16,7 +16,7 @@ from edgekit.families import Grid
 from edgekit.processor import Processor
 from edgekit.pte import Program, load_custom_ops
 from edgekit.registry import missing_extra
-from edgekit.runtimes._bundled import BundleSession
+from edgekit.runtimes._bundled import BundleSession, last_logits
 from edgekit.runtimes.session import Logits
 
 if TYPE_CHECKING:
@@ -75,8 +75,8 @@ class ExecutorchSession(BundleSession):
         more: list[NDArray[Any]] = [] if self.manifest.position_axes == 1 else [positions]
         if deepstack is not None:
             more.append(deepstack)
-        logits: Logits = self._program.run("text_decoder", embeds, np.array([start], dtype=np.int64), *more)[0][0, -1]
-        return logits
+        output = self._program.run("text_decoder", embeds, np.array([start], dtype=np.int64), *more)[0]
+        return last_logits(output, self.manifest.vocab_size)
 
     def check_room(self, tokens: int) -> None:
         """The cache has a fixed end."""

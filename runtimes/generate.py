@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -10,16 +11,20 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from edgekit.chat import Message, question
 from edgekit.errors import EdgekitError
+from edgekit.generation import PLAIN, Generation, Rules
 from edgekit.runtimes.phases import PHASE
-from edgekit.runtimes.sampling import Choose, greedy
+from edgekit.runtimes.sampling import Choose, greedy, ruled
 from edgekit.runtimes.session import Logits, Prepared, Session, Unattended
 from edgekit.runtimes.stream import TextStream
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-MEMORY_WORDS = ("allocate memory", "out of memory", "bad_alloc", "failed to allocate")
-"""What runtimes say in RuntimeErrors when an allocation fails."""
+MEMORY_WORDS = (
+    "allocate memory", "out of memory", "not enough memory", "bad_alloc", "bad allocation", "failed to allocate",
+    "memory allocation failed", "memoryallocationfailed",
+)  # fmt: skip
+"""What PyTorch, ONNX Runtime, ExecuTorch and C++ say when an allocation fails, each in an error of its own."""
 
 Finish = Literal["eos", "stop", "length"]
 
@@ -74,6 +79,7 @@ def answer(
     *,
     max_new_tokens: int,
     choose: Choose = greedy,
+    generation: Generation = PLAIN,
     stops: Sequence[str] = (),
     on_token: Callable[[int], None] | None = None,
     on_text: Callable[[str], None] | None = None,
@@ -86,6 +92,7 @@ def answer(
         images: In the order of the image parts.
         max_new_tokens: At least 1.
         choose: From logits (V,) and the tokens before to a token.
+        generation: Settings that change the logits before, as `session.generation_of` gives a model's own.
         stops: Texts that end the answer and are no part of it.
         on_token: Told each token as it comes.
         on_text: Told each piece of text as soon as it is certain; the pieces joined are the text, but for white space
@@ -94,8 +101,14 @@ def answer(
     with exhausted("answer"):
         session.reset()
         start = _Start(session, messages, images, _Held())
-        stream = TextStream(session.decode_text, stops)
-        return _go_on(session, start, max_new_tokens, choose, stream, on_token, on_text)
+        stream = TextStream(session.decode_text, [*stops, *generation.stop_strings])
+        choice = _choice(session, start, max_new_tokens, choose, generation)
+        return _go_on(session, start, max_new_tokens, choice, stream, on_token, on_text)
+
+
+def _choice(session: Session, start: _Start, limit: int, choose: Choose, generation: Generation) -> Choose:
+    rules = Rules(generation, start.ids, limit, sorted(session.eos_token_ids))
+    return ruled(choose, rules) if rules else choose
 
 
 class Chat:
@@ -108,13 +121,20 @@ class Chat:
     Args:
         session: Loaded; the chat has its cache for itself.
         max_new_tokens: Longest answer.
-        choose, stops: As for `answer`.
+        choose, generation, stops: As for `answer`; the whole conversation is the prompt that the settings see.
     """
 
     def __init__(
-        self, session: Session, *, max_new_tokens: int, choose: Choose = greedy, stops: Sequence[str] = ()
+        self,
+        session: Session,
+        *,
+        max_new_tokens: int,
+        choose: Choose = greedy,
+        generation: Generation = PLAIN,
+        stops: Sequence[str] = (),
     ) -> None:
-        self._session, self._max, self._choose, self._stops = session, max_new_tokens, choose, stops
+        self._session, self._max, self._choose, self._generation = session, max_new_tokens, choose, generation
+        self._stops = [*stops, *generation.stop_strings]
         self.messages: list[Message] = []
         self.images: list[Image] = []
         self._held = _Held()
@@ -135,7 +155,8 @@ class Chat:
         stream = TextStream(self._session.decode_text, self._stops)
         with exhausted("answer"):
             start = _Start(self._session, messages, pictures, held)
-            said = _go_on(self._session, start, self._max, self._choose, stream, None, on_text)
+            choice = _choice(self._session, start, self._max, self._choose, self._generation)
+            said = _go_on(self._session, start, self._max, choice, stream, None, on_text)
         # The last token was chosen, and never fed.
         self._held = _Held([*start.ids, *said.token_ids[:-1]], len(start.ids), len(pictures))
         reply = {"role": "assistant", "content": [{"type": "text", "text": said.text}]}
@@ -277,9 +298,12 @@ def exhausted(action: str) -> Iterator[None]:
     """
     try:
         yield
-    except (MemoryError, RuntimeError) as error:  # a RecursionError is a RuntimeError
+    except EdgekitError:
+        raise
+    except Exception as error:  # ONNX Runtime's and others' have types of their own
         deep = isinstance(error, RecursionError)
-        full = isinstance(error, MemoryError) or any(words in str(error).lower() for words in MEMORY_WORDS)
+        full = isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM
+        full |= any(words in str(error).lower() for words in MEMORY_WORDS)
         if not deep and not full:
             raise
         raise EdgekitError(

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from edgekit.bundle import Bundle
 from edgekit.errors import BundleError, MissingExtraError
 from edgekit.families import Grid
-from edgekit.runtimes._bundled import BundleSession
+from edgekit.runtimes._bundled import BundleSession, last_logits
 from edgekit.runtimes._onnx_cache import KeyValueCache
 from edgekit.runtimes.session import Logits
 
@@ -77,8 +77,7 @@ class OnnxSession(BundleSession):
         feeds: dict[str, NDArray[Any]] = {"inputs_embeds": embeds, "position_ids": positions}
         if deepstack is not None:
             feeds["deepstack_embeds"] = deepstack
-        last: Logits = self._cache.run(feeds)[0, -1]
-        return last
+        return last_logits(self._cache.run(feeds), self.manifest.vocab_size)
 
     def reset(self) -> None:
         """Empty the cache."""

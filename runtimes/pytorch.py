@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 from edgekit.chat import Message
 from edgekit.families import Grid, read_optional_json
+from edgekit.generation import FILE, Generation, read_generation
 from edgekit.official import TEXT_INPUTS, load_processor, official_inputs, plain_pixels
 from edgekit.runtimes.session import Logits, Prepared
 
@@ -82,6 +84,7 @@ class TorchSession:
         from edgekit.processor import check_image_token
 
         logging.set_verbosity_error()
+        self._folder = folder
         self.model: Any = load_model(folder)
         self.processor: Any = load_processor(folder)
         tokens = self.processor.tokenizer.convert_tokens_to_ids
@@ -91,6 +94,11 @@ class TorchSession:
         self.image_token_id = int(self.model.config.image_token_id)
         self._mrope = hasattr(self.model.model, "get_rope_index")
         self.reset()
+
+    @cached_property
+    def generation(self) -> Generation:
+        """The model's own settings, as transformers loaded them."""
+        return read_generation(self.model.generation_config.to_dict(), str(self._folder / FILE))
 
     def prepare(self, messages: list[Message], images: list[Image]) -> Official:
         """By the processor.

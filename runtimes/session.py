@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from edgekit.chat import Message
 from edgekit.families import Encoded, Grid
+from edgekit.generation import PLAIN, Generation, Mode
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -22,6 +23,18 @@ VerifiedBy = Literal["runtime", "evaluator"]
 def verified_by(session: object) -> VerifiedBy:
     """What a session's answers were seen on: the runtime itself, or an evaluator of its programs that says so."""
     found: VerifiedBy = getattr(session, "verified_by", "runtime")
+    return found
+
+
+def generation_of(session: object, mode: Mode = "model") -> Generation:
+    """The model's own generation settings; none for plain greedy decoding, and where a session knows of none.
+
+    Raises:
+        CheckpointError: they are not valid.
+    """
+    if mode == "greedy":
+        return PLAIN
+    found: Generation = getattr(session, "generation", PLAIN)
     return found
 
 

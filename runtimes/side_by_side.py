@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.errors import EdgekitError
+from edgekit.generation import Mode
 from edgekit.held import Held, stamp
 from edgekit.runtimes import runtime_for
 from edgekit.runtimes.crew import Member, WorkerError
@@ -23,6 +24,7 @@ def ask_all(
     max_new_tokens: int,
     threads: int,
     timeouts: Timeouts = Timeouts(),
+    generation: Mode = "model",
 ) -> list[dict[str, Any]]:
     """Answers of bundles and checkpoints; greedy, after one answer that is not timed.
 
@@ -32,11 +34,18 @@ def ask_all(
         max_new_tokens: Longest answer.
         threads: CPU threads of each.
         timeouts: Of each, by phase.
+        generation: Whether each follows its model's own generation settings.
     Returns:
         For each: name, runtime, load_ms, what `edgekit.api.run` gives, and `same`: whether its tokens are the first
         one's; or name, runtime and `problem`.
     """
     found: list[dict[str, Any]] = []
+    asked = {
+        "prompt": prompt,
+        "images": [str(path.resolve()) for path in images],
+        "max_new_tokens": max_new_tokens,
+        "generation": generation,
+    }
     with room("run") as place:
         for number, folder in enumerate(models):
             one = {"name": folder.name, "model": str(folder)}
@@ -47,7 +56,7 @@ def ask_all(
                     one["runtime"], str(folder.resolve()), threads, max_new_tokens=max_new_tokens, held=held.as_json(),
                     timeouts=vars(timeouts),
                 )  # fmt: skip
-                one |= _ask(job, place / str(number), prompt, images)
+                one |= _ask(job, place / str(number), asked)
             except EdgekitError as error:
                 one = {"runtime": "unknown", **one, "problem": " ".join(str(error).split())}
             found.append(one)
@@ -55,9 +64,7 @@ def ask_all(
     return [one if "problem" in one else {**one, "same": one["token_ids"] == first} for one in found]
 
 
-def _ask(job: Job, place: Path, prompt: str, images: Sequence[Path]) -> dict[str, Any]:
-    paths = [str(path.resolve()) for path in images]
-    asked = {"prompt": prompt, "images": paths, "max_new_tokens": job.max_new_tokens}
+def _ask(job: Job, place: Path, asked: dict[str, Any]) -> dict[str, Any]:
     with Member(job, place) as member:
         try:
             loaded = member.call("load")

@@ -28,13 +28,14 @@ from edgekit.data import ImageRef, Sample, samples
 from edgekit.data.scoring import score_answer
 from edgekit.dialogue import READY, beat_s, first_phase
 from edgekit.errors import EdgekitError
+from edgekit.generation import Mode, as_dict
 from edgekit.held import Held
 from edgekit.machine import peak_memory_bytes
 from edgekit.pictures import upright
 from edgekit.runtimes import RUNTIMES, speed
 from edgekit.runtimes.generate import Answer, answer, exhausted, follow
 from edgekit.runtimes.phases import PHASE
-from edgekit.runtimes.session import Session, verified_by
+from edgekit.runtimes.session import Session, generation_of, verified_by
 from edgekit.stats import finite_or_none, kl_divergence
 from edgekit.timeouts import Timeouts
 
@@ -178,12 +179,15 @@ class Worker:
         self._close()
         return {"load_warm_ms": float(np.median(spent))}
 
-    def answer(self, prompt: str, images: list[str], max_new_tokens: int) -> dict[str, Any]:
+    def answer(self, prompt: str, images: list[str], max_new_tokens: int, generation: Mode) -> dict[str, Any]:
         """Answer a prompt about picture files."""
         pictures = [upright(ImageRef(path=Path(path)).open()) for path in images]
-        said = answer(self._ready, question(prompt, len(pictures)), pictures, max_new_tokens=max_new_tokens)
+        settings = generation_of(self._ready, generation)
+        asked = question(prompt, len(pictures))
+        said = answer(self._ready, asked, pictures, max_new_tokens=max_new_tokens, generation=settings)
         self._check()
         return {
+            "generation": as_dict(settings, generation),
             "text": said.text,
             "token_ids": said.token_ids,
             "finish": said.finish,

@@ -2,66 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import subprocess
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from reports import PICTURE, example, raw, report, rows
 
 from edgekit import charts
 from edgekit.page import html
-from edgekit.report import Example, Lineage, Report, Row, SpeedTest, Stretch
+from edgekit.report import Report
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>{{7*191}}\u202egnp.exe</style></title>\x00"
-PICTURE = (
-    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJ"
-    "RU5ErkJggg=="
-)
-
-
-def rows(name: str = "onnx-int8") -> tuple[Row, ...]:
-    base = Row(
-        "a" * 64, "student (reference)", "pytorch", "checkpoint", "fp32", "host", "ok", n=500, accuracy=0.866,
-        accuracy_ci95=(0.85, 0.88), ttft_ms=6.5, ttft_ms_ci95=(6.4, 6.7), decode_tokens_per_s=780.0,
-        peak_memory_bytes=441_000_000, size_bytes=3_090_000, load_ms=900.0, preprocess_ms=0.4, image_encode_ms=2.0,
-        tests=(SpeedTest("pp512", "tokens/s", 9000.0, 100.0), SpeedTest("img", "images/s", reason="no")),
-        sustained=tuple(Stretch(float(n), 100.0 - n, 10.0) for n in range(1, 11)),
-    )  # fmt: skip
-    other = replace(
-        base, bundle="b" * 64, name=name, runtime="onnxruntime", target="onnx", precision="int8", accuracy=0.86,
-        accuracy_ci95=(0.845, 0.875), accuracy_delta=-0.006, accuracy_delta_ci95=(-0.01, 0.001), ttft_ms=0.8,
-        ttft_ms_ci95=(0.75, 0.9), peak_memory_bytes=88_000_000, size_bytes=1_580_000,
-        accuracy_p=0.2, accuracy_p_holm=0.4,
-    )  # fmt: skip
-    failed = Row("", f"{name}-broken", "unknown", "unknown", "unknown", "host", "failed", reason=f"bad {name}")
-    return base, other, failed
-
-
-def report(text: str = "onnx-int8") -> Report:
-    lineage = (Lineage(text, "b" * 64, "a" * 64, "c" * 64, text, {}),)
-    return Report(
-        2, text, text, 1, {"cpu": text}, rows(text), run=text, versions={text: text}, notes=(text,), turns=20,
-        verdict=f"FAIL: {text}", methods={text: text}, lineage=lineage,
-    )  # fmt: skip
-
-
-def raw(name: str = "onnx-int8") -> list[dict[str, Any]]:
-    rng = np.random.default_rng(0)
-    return [
-        {"bundle": row.bundle, "name": row.name, "runtime": row.runtime, "ttft_ms": (row.ttft_ms or 1) * noise,
-         "itl_ms": [noise, 2 * noise]}
-        for row in rows(name)[:2]
-        for noise in rng.lognormal(0, 0.2, 60)
-    ]  # fmt: skip
-
-
-def example(text: str = "red") -> Example:
-    return Example(text, f"what colour? {text}", text, PICTURE, {"0": "it is red now", "1": f"it is {text} blue now"})
 
 
 class Reader(HTMLParser):
@@ -137,8 +94,32 @@ def test_points_by_hand() -> None:
     assert plot is not None and [point.row for point in plot.points] == [0, 1]
     base, other = plot.points
     assert other.x < base.x and other.y > base.y  # left: faster; below: worse
-    assert base.high < base.y < base.low and base.left < base.x < base.right
+    assert plot.label == "accuracy against PyTorch, points" and base.y == plot.zero
+    assert other.high < other.y < other.low and base.left < base.x < base.right
+    absolute = charts.pareto([replace(row, accuracy_delta=None) for row in rows()], "ttft_ms", 1, "ms")
+    assert absolute is not None and absolute.label == "accuracy, %" and absolute.zero is None
+    assert absolute.points[0].high < absolute.points[0].y < absolute.points[0].low
     assert charts.pareto(rows()[2:], "ttft_ms", 1, "ms") is None
+
+
+def test_equal_accuracies_are_told_apart() -> None:
+    """Six rows of one accuracy near 0, whose own intervals would fill the plot: the axis shows differences of half a
+    point, and no mark hides another one.
+    """
+    base, other, _ = rows()
+    near = {"accuracy": 0.01, "accuracy_ci95": (0.0, 0.06)}
+    alike = [replace(other, **near, accuracy_delta=0.0, accuracy_delta_ci95=(0.0, 0.0), ttft_ms=0.8) for _ in range(6)]
+    plot = charts.pareto([replace(base, **near), *alike], "ttft_ms", 1, "ms")
+    assert plot is not None and plot.zero is not None
+    assert [tick.text for tick in plot.y_ticks] == ["-0.5", "0", "0.5"]
+    assert all(point.low == point.high == point.y == plot.zero for point in plot.points)
+    marks = [(point.x, point.mark) for point in plot.points[1:]]
+    assert len(set(marks)) == 6 and all(charts.TOP <= mark <= charts.HEIGHT for _, mark in marks)
+    heights = sorted(mark for _, mark in marks)
+    assert min(b - a for a, b in itertools.pairwise(heights)) >= charts.MARK - 0.02
+    # A difference as large as the axis' least is not cut off.
+    apart = charts.pareto([replace(base, **near), replace(alike[0], accuracy_delta=-0.03)], "ttft_ms", 1, "ms")
+    assert apart is not None and charts.TOP < apart.points[0].y < apart.points[1].y < charts.HEIGHT - charts.BOTTOM
 
 
 def test_boxes_hold_the_percentiles() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,20 @@ def test_make_targets_exist() -> None:
     makefile = (ROOT / "Makefile").read_text()
     for target in re.findall(r"^make (\w+)", "\n".join(BLOCKS), re.MULTILINE):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE)
+
+
+def test_the_demo_installs_only_what_it_uses(tmp_path: Path) -> None:
+    """From nothing: no compiler runs for the demo, and the tests' part comes into the same environment."""
+
+    def planned(target: str) -> str:
+        command = ["make", "-n", "-C", str(ROOT), f"VENV={tmp_path / 'venv'}", target]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    demo, test = planned("demo"), planned("test")
+    assert "'.[onnx,demo,report]'" in demo and "gguf" not in demo and "llama" not in demo and "[dev]" not in demo
+    assert demo.count("-m venv") == test.count("-m venv") == 1
+    assert "'.[onnx,demo,report]'" in test and "'.[dev]'" in test and "llama-cpp-python" in test
+    assert test.index("[onnx,demo,report]") < test.index("[dev]") < test.index("-m pytest")
 
 
 def test_what_works_today_is_all_there_is() -> None:

@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
+from edgekit.api import arguments
+from edgekit.api.arguments import Folder, Folders, Pictures, Texts, checked
 
+if TYPE_CHECKING:
+    from edgekit.generation import Generation, Mode
     from edgekit.runtimes.generate import Answer
     from edgekit.runtimes.session import Session
 
 
+@checked
 def run(
-    model: Path | str,
+    model: Folder,
     prompt: str,
-    images: list[Path],
+    images: Pictures = None,
     *,
+    generation: str = "model",
     max_new_tokens: int = 32,
     temperature: float = 0.0,
     top_p: float = 1.0,
     top_k: int = 0,
-    repetition_penalty: float = 1.0,
+    repetition_penalty: float | None = None,
     seed: int | None = None,
-    stops: list[str] | None = None,
+    stops: Texts | None = None,
     threads: int = 1,
     on_text: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
@@ -33,111 +38,147 @@ def run(
     Args:
         model: Bundle, Hugging Face folder, or `demo:student`.
         prompt: The question.
-        images: Files, in order; turned upright by their EXIF tag, as transformers does when it loads a file.
+        images: One picture, or several in order: a path, an image file's bytes, a Pillow image or a uint8 array
+            (H, W, 3) each. Turned upright by their EXIF tag, as transformers does when it loads a file.
+        generation: model: greedy with the model's own settings (generation_config.json: repetition_penalty and so on),
+            the tokens of `transformers.generate(do_sample=False)`; greedy: without them.
         max_new_tokens: Longest answer.
-        temperature: 0 is greedy.
-        top_p, top_k, repetition_penalty, seed: Of sampling; the penalty counts for greedy answers too.
-        stops: Texts that end the answer.
+        temperature: 0 is greedy, whatever the model's settings say of sampling.
+        top_p, top_k, seed: Of sampling.
+        repetition_penalty: In the place of the model's, also for greedy answers; the model's, or none, when None.
+        stops: Texts that end the answer; one or several.
         threads: CPU threads.
         on_text: Told each piece of text as it comes.
     Returns:
-        text, token_ids, finish (eos, stop or length), runtime, verified_by and timings in milliseconds.
+        text, token_ids, finish (eos, stop or length), generation (mode, the settings that acted, those not followed),
+        runtime, verified_by and timings in milliseconds.
+    Raises:
+        EdgekitError: an argument, a picture or the model cannot be used.
     """
     from edgekit.chat import question
     from edgekit.runtimes.generate import answer
     from edgekit.runtimes.sampling import Sampling, chooser
 
-    sampling = Sampling(temperature, top_p, top_k, repetition_penalty, seed)
-    pictures = [_picture(path) for path in images]
+    mode, ends = _mode(generation), arguments.texts(stops if stops is not None else [], "stops")
+    sampling = Sampling(temperature, top_p, top_k, seed)
+    pictures = arguments.pictures(images)
     name, session = _open(model, threads)
+    settings = _settings(session, mode, repetition_penalty)
     said = answer(
         session, question(prompt, len(pictures)), pictures, max_new_tokens=max_new_tokens,
-        choose=chooser(sampling, session.vocab_size), stops=stops or [], on_text=on_text,
+        choose=chooser(sampling, session.vocab_size), generation=settings, stops=ends, on_text=on_text,
     )  # fmt: skip
     session.close()
-    return _as_dict(said, name, session)
+    return _as_dict(said, name, session, settings, mode)
 
 
+@checked
 def run_all(
     prompt: str,
-    images: list[Path],
-    models: list[Path | str] | None = None,
+    images: Pictures = None,
+    models: Folders | None = None,
     *,
+    generation: str = "model",
     max_new_tokens: int = 32,
     threads: int = 1,
-    timeouts: Sequence[str] = (),
+    timeouts: Texts = (),
 ) -> list[dict[str, Any]]:
     """Ask every runtime the same, each in a process of its own.
 
     Args:
-        prompt, images: The question.
-        models: Bundles and checkpoints; the student and all bundles of the latest run when None.
+        prompt, images: The question; pictures as for `run`.
+        models: One or several bundles and checkpoints; the student and all bundles of the latest run when None.
+        generation: As for `run`.
         max_new_tokens: Longest answer; greedy.
         threads: CPU threads of each.
-        timeouts: `PHASE=TIME` each; see `edgekit.timeouts`.
+        timeouts: One `PHASE=TIME` or several; see `edgekit.timeouts`.
     Returns:
         One entry each, as `edgekit.runtimes.side_by_side.ask_all` says; what cannot answer holds its `problem`.
     Raises:
-        EdgekitError: a picture cannot be read; there is nothing to ask.
+        EdgekitError: an argument or a picture cannot be used; there is nothing to ask.
     """
     from edgekit.checkpoint import resolve_checkpoint
     from edgekit.runtimes.side_by_side import ask_all
     from edgekit.timeouts import Timeouts, changed
 
-    limits = changed(Timeouts(), timeouts)
-    for path in images:
-        _picture(path)  # one clear error, not one for each runtime
-    if models is None:
-        from edgekit.api.runs import latest_run
+    mode, limits = _mode(generation), changed(Timeouts(), arguments.texts(timeouts, "timeouts"))
+    with arguments.picture_files(images) as files:  # one clear error, not one for each runtime
+        if models is None:
+            from edgekit.api.runs import latest_run
 
-        run = latest_run()
-        bundles = sorted(path for path in run.bundles.glob("*") if (path / "manifest.json").exists())
-        folders = [run.student, *bundles]
-    else:
-        folders = [resolve_checkpoint(str(model)) for model in models]
-    return ask_all(folders, prompt, images, max_new_tokens=max_new_tokens, threads=threads, timeouts=limits)
+            run = latest_run()
+            bundles = sorted(path for path in run.bundles.glob("*") if (path / "manifest.json").exists())
+            folders = [run.student, *bundles]
+        else:
+            folders = [resolve_checkpoint(name) for name in arguments.models(models, "models")]
+        return ask_all(
+            folders, prompt, files, max_new_tokens=max_new_tokens, threads=threads, timeouts=limits, generation=mode
+        )
 
 
+@checked
 def chat(
-    model: Path | str,
+    model: Folder,
     *,
+    generation: str = "model",
     max_new_tokens: int = 256,
     temperature: float = 0.0,
     top_p: float = 1.0,
     top_k: int = 0,
-    repetition_penalty: float = 1.0,
+    repetition_penalty: float | None = None,
     seed: int | None = None,
-    stops: list[str] | None = None,
+    stops: Texts | None = None,
     threads: int = 1,
 ) -> Callable[..., dict[str, Any]]:
     """A conversation whose cache is kept from turn to turn.
 
     Args:
-        model, max_new_tokens, temperature, top_p, top_k, repetition_penalty, seed, stops, threads: As for `run`.
+        model, generation, max_new_tokens, temperature, top_p, top_k, repetition_penalty, seed, stops, threads: As for
+            `run`; the whole conversation is the prompt that the model's settings see.
     Returns:
-        `say(text, images=[], on_text=None)`, which gives what `run` gives; images are files.
+        `say(text, images=None, on_text=None)`, which takes pictures as `run` does and gives what `run` gives.
     """
     from edgekit.runtimes.generate import Chat
     from edgekit.runtimes.sampling import Sampling, chooser
 
-    sampling = Sampling(temperature, top_p, top_k, repetition_penalty, seed)
+    mode, ends = _mode(generation), arguments.texts(stops if stops is not None else [], "stops")
+    sampling = Sampling(temperature, top_p, top_k, seed)
     name, session = _open(model, threads)
-    talk = Chat(session, max_new_tokens=max_new_tokens, choose=chooser(sampling, session.vocab_size), stops=stops or [])
+    settings = _settings(session, mode, repetition_penalty)
+    choose = chooser(sampling, session.vocab_size)
+    talk = Chat(session, max_new_tokens=max_new_tokens, choose=choose, generation=settings, stops=ends)
 
-    def say(text: str, images: Sequence[Path] = (), on_text: Callable[[str], None] | None = None) -> dict[str, Any]:
-        return _as_dict(talk.say(text, [_picture(path) for path in images], on_text=on_text), name, session)
+    @checked
+    def say(text: str, images: Pictures = None, on_text: Callable[[str], None] | None = None) -> dict[str, Any]:
+        said = talk.say(text, arguments.pictures(images), on_text=on_text)
+        return _as_dict(said, name, session, settings, mode)
 
     return say
 
 
-def _open(model: Path | str, threads: int) -> tuple[str, Session]:
+def _mode(generation: str) -> Mode:
+    from edgekit.generation import check_mode
+
+    return check_mode(generation)
+
+
+def _settings(session: Session, mode: Mode, penalty: float | None) -> Generation:
+    """The model's settings or none, with the caller's own penalty in the place of theirs."""
+    from edgekit.generation import check_penalty
+    from edgekit.runtimes.session import generation_of
+
+    found = generation_of(session, mode)
+    return found if penalty is None else replace(found, repetition_penalty=check_penalty(penalty))
+
+
+def _open(model: Folder, threads: int) -> tuple[str, Session]:
     from edgekit.bundle import Bundle
     from edgekit.checkpoint import resolve_checkpoint
     from edgekit.console import note
     from edgekit.runtimes import RUNTIMES, runtime_for
     from edgekit.runtimes.generate import exhausted
 
-    folder = resolve_checkpoint(str(model))
+    folder: Path = resolve_checkpoint(arguments.model(model, "model"))
     name = runtime_for(folder)
     if name != "pytorch" and (text := Bundle.load(folder, verify=False).unsealed):
         note(text)
@@ -145,14 +186,8 @@ def _open(model: Path | str, threads: int) -> tuple[str, Session]:
         return name, RUNTIMES.load(name).open_session(folder, threads)
 
 
-def _picture(path: Path) -> Image:
-    from edgekit.data import ImageRef
-    from edgekit.pictures import upright
-
-    return upright(ImageRef(path=path).open())
-
-
-def _as_dict(said: Answer, runtime: str, session: Session) -> dict[str, Any]:
+def _as_dict(said: Answer, runtime: str, session: Session, generation: Generation, mode: Mode) -> dict[str, Any]:
+    from edgekit.generation import as_dict
     from edgekit.runtimes import RUNTIMES
     from edgekit.runtimes.session import verified_by
 
@@ -161,6 +196,7 @@ def _as_dict(said: Answer, runtime: str, session: Session) -> dict[str, Any]:
         "text": said.text,
         "token_ids": said.token_ids,
         "finish": said.finish,
+        "generation": as_dict(generation, mode),
         "runtime": runtime,
         "verified_by": verified_by(session),
         "timings": said.timings.as_dict(),

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from edgekit.api import arguments
+from edgekit.api.arguments import Folder, Overrides, PathLike, Texts, checked
 from edgekit.console import note
 from edgekit.errors import EdgekitError, RecipeError
 
@@ -13,14 +16,16 @@ if TYPE_CHECKING:
     from edgekit.workspace import Workspace
 
 
-def parse_overrides(items: list[str]) -> dict[str, str]:
+def parse_overrides(items: Texts) -> dict[str, str]:
     """`KEY=VALUE` texts to a mapping.
 
+    Args:
+        items: One or several.
     Raises:
         RecipeError: one has no `=`, or two disagree.
     """
     pairs: dict[str, str] = {}
-    for item in items:
+    for item in arguments.texts(items, "items"):
         key, equals, value = item.partition("=")
         if not equals or not key:
             raise RecipeError(f"--set {item!r} is not KEY=VALUE.", fix="For example:  --set trainer.steps=400")
@@ -30,11 +35,22 @@ def parse_overrides(items: list[str]) -> dict[str, str]:
     return pairs
 
 
+@checked
 def init(
-    folder: Path, *, teachers: list[str], student: str | None = None, train: str | None = None, test: str | None = None
+    folder: PathLike = ".",
+    *,
+    teachers: Folder | Iterable[Folder] = (),
+    student: Folder | None = None,
+    train: str | None = None,
+    test: str | None = None,
 ) -> Path:
     """Write edgekit.yaml in a folder: the demo's recipe, or one for the given models and data.
 
+    Args:
+        folder: Text or Path.
+        teachers: One model or several, smallest first: folders or hub names.
+        student: A model.
+        train, test: Data specs.
     Returns:
         Path of the recipe.
     Raises:
@@ -44,48 +60,50 @@ def init(
     from edgekit.recipe import Data, Export, Model, Recipe, demo_recipe_path, dump_recipe
     from edgekit.workspace import RECIPE_NAME
 
-    path = folder / RECIPE_NAME
+    taught = arguments.models(teachers, "teachers")
+    path = arguments.path(folder, "folder") / RECIPE_NAME
     if path.exists():
         raise EdgekitError(f"{path} exists already.", fix="Edit it, or name another folder.")
-    if not (teachers or student or train or test):
+    if not (taught or student or train or test):
         write_text(path, demo_recipe_path().read_text(encoding="utf-8"))
         return path
-    if not (teachers and student and train and test):
+    if not (taught and student and train and test):
         raise EdgekitError(
             "An own recipe needs --teacher, --student, --train and --test.",
             fix="Leave all four out for the demo's recipe.",
         )
     exports = tuple(Export("onnx", precision) for precision in ("fp32", "fp16", "int8"))
-    models = tuple(Model(teacher) for teacher in teachers)
-    write_text(path, dump_recipe(Recipe(models, Model(student), Data(train, test), exports=exports)))
+    models = tuple(Model(teacher) for teacher in taught)
+    small = Model(arguments.model(student, "student"))
+    write_text(path, dump_recipe(Recipe(models, small, Data(train, test), exports=exports)))
     return path
 
 
+@checked
 def distill(
-    recipe: Path | None = None,
+    recipe: PathLike | None = None,
     *,
     name: str | None = None,
     fresh: bool = False,
-    overrides: dict[str, str] | None = None,
-    workspace: Path | None = None,
+    overrides: Overrides | None = None,
+    workspace: PathLike | None = None,
 ) -> dict[str, Any]:
     """Run MASTERS, or go on with the run this recipe has begun.
 
     Args:
-        recipe: YAML file; the workspace's edgekit.yaml, else the built-in demo's, when None.
+        recipe: YAML file, text or Path; the workspace's edgekit.yaml, else the built-in demo's, when None.
         name: Folder name of the run.
         fresh: A new run even where this recipe has one.
-        overrides: Dotted key -> YAML text.
-        workspace: The folder; found from the current one when None.
+        overrides: Dotted key -> the setting: a number, a boolean, None, a list or a mapping; a text is read as YAML.
+        workspace: The folder, text or Path; found from the current one when None.
     Returns:
         The run's manifest.
     """
     from edgekit.distill import processes
     from edgekit.distill.masters import Pipeline
-    from edgekit.workspace import Workspace
 
     processes.join()
-    place = Workspace.find(workspace or Path.cwd())
+    place = _workspace(workspace)
     with processes.main_first():
         resolved, base = _recipe(recipe, place, overrides)
         pipeline = Pipeline(resolved, base)
@@ -95,69 +113,77 @@ def distill(
     return pipeline.go(run)
 
 
-def _recipe(recipe: Path | None, place: Workspace, overrides: dict[str, str] | None) -> tuple[Recipe, Path]:
+def _workspace(folder: PathLike | None) -> Workspace:
+    from edgekit.workspace import Workspace
+
+    return Workspace.find(Path.cwd() if folder is None else arguments.path(folder, "workspace"))
+
+
+def _recipe(recipe: PathLike | None, place: Workspace, overrides: Overrides | None) -> tuple[Recipe, Path]:
     """The recipe a call means, and the folder that its relative names start from."""
     from edgekit.recipe import demo_recipe_path, load_recipe
 
-    path = recipe or place.recipe_path
+    path = place.recipe_path if recipe is None else arguments.path(recipe, "recipe")
     if recipe is None and not path.exists():
         path = demo_recipe_path()
         note(f"No edgekit.yaml in {place.folder}: using the built-in demo recipe (edgekit init writes it out).")
     base = place.folder if path == demo_recipe_path() else path.resolve().parent
-    return load_recipe(path, overrides, base=base), base
+    return load_recipe(path, arguments.overrides(overrides), base=base), base
 
 
+@checked
 def ablate(
-    recipe: Path | None = None,
+    recipe: PathLike | None = None,
     *,
-    arms: list[str] | None = None,
+    arms: Texts | None = None,
     seeds: int = 3,
     name: str | None = None,
-    overrides: dict[str, str] | None = None,
-    workspace: Path | None = None,
+    overrides: Overrides | None = None,
+    workspace: PathLike | None = None,
 ) -> tuple[dict[str, Any], Path]:
     """Run the arms of an ablation, or go on with it.
 
     Args:
-        recipe: YAML of full MASTERS; the workspace's edgekit.yaml, else the built-in ablation's, when None.
-        arms: Names; all when None.
+        recipe: YAML of full MASTERS, text or Path; the workspace's edgekit.yaml, else the built-in ablation's, when
+            None.
+        arms: One name or several; all when None.
         seeds: Runs of each.
         name: Folder name below runs/; `<recipe name>-ablation` when None.
-        overrides: Dotted key -> YAML text.
-        workspace: The folder; found from the current one when None.
+        overrides, workspace: As `distill`.
     Returns:
         The report, and the ablation's folder.
     """
     from edgekit.distill.ablate import Ablation
     from edgekit.recipe import ablation_recipe_path, load_recipe
-    from edgekit.workspace import Workspace
 
-    place = Workspace.find(workspace or Path.cwd())
-    path = recipe or place.recipe_path
+    place = _workspace(workspace)
+    path = place.recipe_path if recipe is None else arguments.path(recipe, "recipe")
     if recipe is None and not path.exists():
         path = ablation_recipe_path()
         note(f"No edgekit.yaml in {place.folder}: using the built-in ablation of the demo.")
     base = place.folder if path == ablation_recipe_path() else path.resolve().parent
-    resolved = load_recipe(path, overrides, base=base)
+    resolved = load_recipe(path, arguments.overrides(overrides), base=base)
     folder = place.runs / (name or (resolved.name if path == ablation_recipe_path() else f"{resolved.name}-ablation"))
     note(f"Ablation in {folder}")
-    return Ablation(resolved, base, folder, arms, seeds).go(), folder
+    chosen = None if arms is None else arguments.texts(arms, "arms")
+    return Ablation(resolved, base, folder, chosen, seeds).go(), folder
 
 
+@checked
 def probe(
-    teacher: Path | str,
+    teacher: Folder,
     *,
     data: str | None = None,
     questions: int = 512,
     step: float = 0.05,
     max_drop: float = 2.0,
-    scoring: str | dict[str, str] | None = None,
+    scoring: str | Mapping[str, str] | None = None,
     scope: str = "all",
-    exclude: list[str] | None = None,
+    exclude: Texts | None = None,
     seed: int = 0,
     max_new_tokens: int = 16,
     threads: int | None = None,
-    out: Path = Path("edgekit-probe"),
+    out: PathLike = "edgekit-probe",
 ) -> tuple[dict[str, Any], list[Path]]:
     """Measure a teacher at rising mask ratios, and propose r_max.
 
@@ -169,20 +195,19 @@ def probe(
         max_drop: Accuracy that may be lost before the cliff, points of 100.
         scoring: Metric, or data set -> metric; the recipe's when its data are asked, else exact, when None.
         scope: all, language or vision.
-        exclude: Patterns of weight names to leave whole.
+        exclude: One pattern or several of weight names to leave whole.
         seed: Of the draw.
         max_new_tokens: Longest answer.
         threads: CPU threads.
-        out: Folder for `<teacher>.json` and, where matplotlib is installed, `<teacher>.svg`.
+        out: Folder, text or Path, for `<teacher>.json` and, where matplotlib is installed, `<teacher>.svg`.
     Returns:
         The sweep, and the files written.
     """
     from edgekit.checkpoint import resolve_checkpoint
     from edgekit.distill.probe import probe_checkpoint
     from edgekit.recipe import demo_recipe_path, load_recipe
-    from edgekit.workspace import Workspace
 
-    place = Workspace.find(Path.cwd())
+    place = _workspace(None)
     path = place.recipe_path if place.recipe_path.exists() else demo_recipe_path()
     if data is None or scoring is None:
         recipe = load_recipe(path)
@@ -190,34 +215,40 @@ def probe(
             data = recipe.data.train
             note(f"Asking the train questions of {'the demo' if path == demo_recipe_path() else path.name}, {data}.")
             scoring = scoring or recipe.data.scoring
-    folder = resolve_checkpoint(str(teacher), place.folder)
+    folder = resolve_checkpoint(arguments.model(teacher, "teacher"), place.folder)
     return probe_checkpoint(
         folder,
         data,
-        out,
+        arguments.path(out, "out"),
         questions=questions,
         step=step,
         max_drop=max_drop / 100,
         scoring=scoring or "exact",
         scope=scope,
-        exclude=tuple(exclude or ()),
+        exclude=tuple(arguments.texts(exclude or (), "exclude")),
         seed=seed,
         max_new_tokens=max_new_tokens,
         threads=threads,
     )
 
 
+@checked
 def mask(
-    checkpoint: Path | str, ratios: list[float], out: str, *, scope: str = "all", exclude: list[str] | None = None
+    checkpoint: Folder,
+    ratios: float | Iterable[float],
+    out: PathLike,
+    *,
+    scope: str = "all",
+    exclude: Texts | None = None,
 ) -> list[dict[str, Any]]:
     """Write a teacher with its mask in the weights, once for each ratio.
 
     Args:
         checkpoint: Hugging Face folder, or `demo:teacher`.
-        ratios: In [0, 1).
-        out: Folder; `{ratio}` in it stands for the ratio.
+        ratios: One or several, in [0, 1).
+        out: Folder, text or Path; `{ratio}` in it stands for the ratio.
         scope: "all", "language" or "vision".
-        exclude: Patterns of parameter names to leave whole.
+        exclude: One pattern or several of parameter names to leave whole.
     Returns:
         folder, ratio and the number of masked tensors, one row per ratio.
     """
@@ -228,22 +259,25 @@ def mask(
 
     if scope not in get_args(Scope):
         raise RecipeError(f"Unknown scope {scope!r}.", fix="There are: all, language, vision.")
-    if len(set(ratios)) > 1 and "{ratio}" not in out:
-        raise RecipeError(f"--out {out!r} names one folder for {len(ratios)} ratios.", fix="Put {ratio} into it.")
-    source, rows = resolve_checkpoint(str(checkpoint)), []
-    for ratio in dict.fromkeys(ratios):
-        folder = Path(out.replace("{ratio}", f"{ratio:g}"))
+    shares, place = arguments.reals(ratios, "ratios"), str(arguments.path(out, "out"))
+    if len(set(shares)) > 1 and "{ratio}" not in place:
+        raise RecipeError(f"--out {place!r} names one folder for {len(shares)} ratios.", fix="Put {ratio} into it.")
+    source, rows = resolve_checkpoint(arguments.model(checkpoint, "checkpoint")), []
+    left = tuple(arguments.texts(exclude or (), "exclude"))
+    for ratio in dict.fromkeys(shares):
+        folder = Path(place.replace("{ratio}", f"{ratio:g}"))
         note(f"Writing {folder}")
-        record = write_masked(source, ratio, folder, cast("Scope", scope), tuple(exclude or ()))
+        record = write_masked(source, ratio, folder, cast("Scope", scope), left)
         rows.append({"folder": str(folder), "ratio": ratio, "tensors": len(record["thresholds"])})
     return rows
 
 
+@checked
 def distill_plan(
-    recipe: Path | None = None,
+    recipe: PathLike | None = None,
     *,
-    overrides: dict[str, str] | None = None,
-    workspace: Path | None = None,
+    overrides: Overrides | None = None,
+    workspace: PathLike | None = None,
     flops: float | None = None,
     response_tokens: float | None = None,
     distinct_responses: float | None = None,
@@ -261,9 +295,8 @@ def distill_plan(
         parameters, responses, memory_bytes per process, disk_bytes, flops, hours, and the assumptions.
     """
     from edgekit.distill.estimate import estimate
-    from edgekit.workspace import Workspace
 
-    resolved, base = _recipe(recipe, Workspace.find(workspace or Path.cwd()), overrides)
+    resolved, base = _recipe(recipe, _workspace(workspace), overrides)
     return estimate(
         resolved,
         base,
@@ -281,8 +314,19 @@ def demo_cards() -> dict[str, dict[str, Any]]:
     return cards()
 
 
-def demo_train(role: str, out: Path, work: Path, *, seed: int = 0, threads: int | None = None) -> dict[str, Any]:
-    """Train a demo model from scratch; returns its card."""
+@checked
+def demo_train(
+    role: str, out: PathLike, work: PathLike, *, seed: int = 0, threads: int | None = None
+) -> dict[str, Any]:
+    """Train a demo model from scratch; returns its card.
+
+    Args:
+        role: teacher, mid or student.
+        out: Folder to write, text or Path.
+        work: Folder for checkpoints; a stopped training goes on from there.
+        seed: Of weights, data order and augmentation.
+        threads: CPU threads; torch's choice when None.
+    """
     from edgekit.distill.demo_models import train
 
-    return train(role, out, work, seed=seed, threads=threads)
+    return train(role, arguments.path(out, "out"), arguments.path(work, "work"), seed=seed, threads=threads)

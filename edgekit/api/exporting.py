@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace as replace_fields
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgekit.api import arguments
+from edgekit.api.arguments import Folder, PathLike, Setting, Texts, checked
 from edgekit.api.runs import latest_run
 from edgekit.console import note
 from edgekit.errors import EdgekitError
@@ -18,37 +21,45 @@ if TYPE_CHECKING:
     from edgekit.recipe import Export
     from edgekit.workspace import Run
 
+Size = tuple[int, int] | str
+Sizes = Size | Iterable[Size]
+"""(width, height) in pixels, or a text such as 448x336; one or several."""
 
+
+@checked
 def export(
-    checkpoint: Path | str | None = None,
+    checkpoint: Folder | None = None,
     *,
-    targets: list[str],
-    precisions: list[str] | None = None,
-    out: Path | None = None,
-    sizes: list[tuple[int, int]] | None = None,
+    targets: Texts,
+    precisions: Texts | None = None,
+    out: PathLike | None = None,
+    sizes: Sizes | None = None,
     data: str | None = None,
     samples: int | None = None,
     calibrate: int | None = None,
     calibration_data: str | None = None,
     with_genai: bool | None = None,
-    options: dict[str, str] | None = None,
+    options: Mapping[str, Setting] | None = None,
     replace: bool = True,
 ) -> list[Bundle]:
     """Export a checkpoint, or the student of the latest run, to each target and precision.
 
     Args:
         checkpoint: Hugging Face folder; the latest run's student when None.
-        targets: Names of targets.
-        precisions: Common names; what the run's recipe says, else fp32, when None.
-        out: Folder of the one bundle, or of several; in the run, or beside the current folder, when None.
-        sizes: Picture sizes (width, height) in pixels, where the family has a choice; its own when None.
+        targets: One name or several.
+        precisions: One common name or several; what the run's recipe says, else fp32, when None.
+        out: Folder of the one bundle, or of several, text or Path; in the run, or beside the current folder, when None.
+        sizes: One picture size or several where the family has a choice, (width, height) in pixels or a text such as
+            448x336; its own when None.
         data: Questions for the parity run; the run's test questions when None.
         samples: How many of them; 32, and more where the answers are short (`edgekit.bars.settling`), when None.
         calibrate: How many questions a calibrated precision (int8-static) is shown; the recipe's, else 64, when None.
         calibration_data: Those questions; the run's train questions when None.
         with_genai: Also write what onnxruntime-genai loads; as the recipe says, else not, when None.
-        options: Of the target's own, by name; `OPTIONS` of its module lists them.
+        options: Of the target's own, name -> text or number; `OPTIONS` of its module lists them.
         replace: Put a new bundle in the place of an old one.
+    Raises:
+        EdgekitError: an argument, or the checkpoint, cannot be used; nothing is written.
     """
     from edgekit.bars import MOST_PROMPTS
     from edgekit.checkpoint import resolve_checkpoint
@@ -56,14 +67,17 @@ def export(
     from edgekit.export.bundling import check_request, export_checkpoint, needs_calibration
     from edgekit.precision import canonical, folder_name
 
+    names, words = arguments.texts(targets, "targets"), arguments.texts(precisions or (), "precisions")
+    place = None if out is None else arguments.path(out, "out")
+    wanted, chosen = _sizes(sizes), arguments.overrides(options, "options")
     run = latest_run() if checkpoint is None else None
-    given = run.student if run is not None else resolve_checkpoint(str(checkpoint))
+    given = run.student if run is not None else resolve_checkpoint(arguments.model(checkpoint or "", "checkpoint"))
     jobs = [
         replace_fields(item, precision=canonical(item.precision))
-        for name in targets
-        for item in _exports(run, name, precisions, calibrate, with_genai)
+        for name in names
+        for item in _exports(run, name, words, calibrate, with_genai)
     ]
-    modules = [check_request(job.target, job.precision, options) for job in jobs]
+    modules = [check_request(job.target, job.precision, chosen) for job in jobs]
     for job in jobs:
         if job.genai and job.target != "onnx":
             raise EdgekitError(f"Target {job.target!r} has nothing for onnxruntime-genai.", fix="Use --target onnx.")
@@ -83,28 +97,48 @@ def export(
     for job, calibration in zip(jobs, shown, strict=True):
         folder = given if run is None else student_for(run, job.target, job.precision)
         name = f"{job.target}-{folder_name(job.precision)}"
-        if out is not None:
-            place = out / name if len(jobs) > 1 else out
+        if place is not None:
+            into = place / name if len(jobs) > 1 else place
         else:
-            place = run.bundles / name if run is not None else Path(f"{folder.name}-{name}")
-        note(f"Exporting {folder} to {place}")
+            into = run.bundles / name if run is not None else Path(f"{folder.name}-{name}")
+        note(f"Exporting {folder} to {into}")
         bundles.append(
             export_checkpoint(
                 folder,
                 job.target,
                 job.precision,
-                place,
-                sizes=sizes,
+                into,
+                sizes=wanted,
                 samples=questions,
                 prompts=samples,
                 calibration=calibration,
                 with_genai=job.genai,
-                options=options,
+                options=chosen,
                 replace=replace,
                 **lineage,
             )
         )
     return bundles
+
+
+def _sizes(sizes: Sizes | None) -> list[tuple[int, int]] | None:
+    """Picture sizes as (width, height): one pair or text, or several."""
+    from edgekit.families import read_size
+
+    if sizes is None:
+        return None
+    if not isinstance(sizes, Iterable):
+        raise arguments.wrong("sizes", sizes, "(width, height) in pixels, a text such as 448x336, or several of these")
+    many: list[Any] = [sizes] if isinstance(sizes, str) else list(sizes)
+    if len(many) == 2 and all(isinstance(edge, Integral) for edge in many):
+        many = [many]
+    found = []
+    for place, size in enumerate(many):
+        pair = read_size(size) if isinstance(size, str) else tuple(arguments.counts(size, f"sizes[{place}]"))
+        if len(pair) != 2:
+            raise arguments.wrong(f"sizes[{place}]", size, "(width, height) in pixels, or a text such as 448x336")
+        found.append((pair[0], pair[1]))
+    return found
 
 
 def _calibration(data: str | None, count: int, precision: str) -> list[Sample]:
@@ -155,10 +189,11 @@ def _exports(
     ]
 
 
+@checked
 def matrix(
-    targets: list[str] | None = None,
-    families: list[str] | None = None,
-    precisions: list[str] | None = None,
+    targets: Texts | None = None,
+    families: Texts | None = None,
+    precisions: Texts | None = None,
     on_row: Callable[[dict[str, Any]], None] | None = None,
 ) -> list[dict[str, Any]]:
     """Export a tiny random checkpoint of each family to each target and precision, run it, compare it with PyTorch.
@@ -166,9 +201,9 @@ def matrix(
     Nothing is remembered from elsewhere: each row is measured by this call, on this machine.
 
     Args:
-        targets: Names; all when None.
-        families: Names of edgekit.demo.tiny; all when None.
-        precisions: Common names; all that a target has when None.
+        targets: One name or several; all when None.
+        families: One name of edgekit.demo.tiny or several; all when None.
+        precisions: One common name or several; all that a target has when None.
         on_row: Told each row as it is measured.
     Returns:
         Rows of family, target, precision, passed, checks (figures with their bars) and seconds; `why` instead of
@@ -182,14 +217,16 @@ def matrix(
     from edgekit.demo import tiny
     from edgekit.export import TARGETS
 
-    chosen = families or list(tiny.NAMES)
+    chosen = arguments.texts(families or (), "families") or list(tiny.NAMES)
+    places = arguments.texts(targets or (), "targets") or [name for name, _ in TARGETS.working()]
+    words = arguments.texts(precisions or (), "precisions")
     if wrong := [name for name in chosen if name not in tiny.NAMES]:
         raise EdgekitError(f"There is no tiny checkpoint of {wrong[0]!r}.", fix=f"There are: {', '.join(tiny.NAMES)}.")
     jobs = [
         (family, target, precision)
         for family in chosen
-        for target in targets or [name for name, _ in TARGETS.working()]
-        for precision in precisions or TARGETS.load(target).PRECISIONS
+        for target in places
+        for precision in words or TARGETS.load(target).PRECISIONS
     ]
     rows = []
     with tempfile.TemporaryDirectory() as made, Apart() as apart:

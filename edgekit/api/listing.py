@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
+
+from edgekit.api import arguments
+from edgekit.api.arguments import PathLike, Texts, checked
 
 
 def doctor() -> list[dict[str, Any]]:
@@ -35,24 +36,25 @@ def _plug_ins() -> list[dict[str, Any]]:
     ]
 
 
+@checked
 def data_check(
-    spec: str,
+    spec: PathLike,
     *,
     limit: int | None = None,
-    closed_answers: str | None = None,
+    closed_answers: Texts | PathLike | None = None,
     fast: bool = False,
-    to: Path | str | None = None,
+    to: PathLike | None = None,
     drop_bad: bool = False,
     escape_marks: bool = False,
 ) -> dict[str, Any]:
     """Read every row of a data spec, decode its pictures, and list what is wrong; perhaps write it in edgekit's form.
 
     Args:
-        spec: Data spec.
+        spec: Data spec; a file or folder as text or Path.
         limit: The first so many rows.
-        closed_answers: `a,b,c`, or a file with one allowed answer a line.
+        closed_answers: The allowed answers: a list of texts, the text `a,b,c`, or a file with one a line.
         fast: Read the headers of the pictures alone.
-        to: A .jsonl or .parquet file to write the rows to; it is only written when all are good.
+        to: A .jsonl or .parquet file, text or Path, to write the rows to; it is only written when all are good.
         drop_bad: Write the good rows where some are bad.
         escape_marks: Take an `<image>` that stands for no picture for text, and write it so that no tokenizer knows it.
     Returns:
@@ -60,14 +62,15 @@ def data_check(
     """
     from contextlib import nullcontext
 
-    from edgekit.data.check import allowed_answers, check, row_progress
+    from edgekit.data.check import check, row_progress
     from edgekit.data.convert import writing
     from edgekit.data.turns import escaping
 
-    allowed = allowed_answers(closed_answers) if closed_answers is not None else None
+    spec, allowed = str(arguments.path(spec, "spec")), _allowed(closed_answers)
+    place = None if to is None else arguments.path(to, "to")
     with (
         escaping() if escape_marks else nullcontext(),
-        writing(Path(to)) if to is not None else nullcontext() as out,
+        writing(place) if place is not None else nullcontext() as out,
         row_progress(spec, limit) as on_row,
     ):
         on_good = {"on_good": out.add} if out is not None else {}
@@ -76,11 +79,29 @@ def data_check(
             out.kept = found.good > 0 and (drop_bad or not found.bad_count)
     if out is None:
         return found.as_dict()
-    return {**found.as_dict(), "to": str(to), "written": found.good if out.kept else 0}
+    return {**found.as_dict(), "to": str(place), "written": found.good if out.kept else 0}
 
 
-def data_show(spec: str, *, count: int = 5) -> list[dict[str, Any]]:
-    """The first samples of a data spec with the form they came in and the sizes of their pictures."""
+def _allowed(answers: Texts | PathLike | None) -> Any:
+    import os
+
+    from edgekit.data.check import allowed_answers
+
+    if answers is None:
+        return None
+    if isinstance(answers, (str, os.PathLike)):
+        return allowed_answers(os.fspath(answers))
+    return set(arguments.texts(answers, "closed_answers"))
+
+
+@checked
+def data_show(spec: PathLike, *, count: int = 5) -> list[dict[str, Any]]:
+    """The first samples of a data spec with the form they came in and the sizes of their pictures.
+
+    Args:
+        spec: Data spec; a file or folder as text or Path.
+        count: How many.
+    """
     from edgekit.data import samples
 
     return [
@@ -98,7 +119,7 @@ def data_show(spec: str, *, count: int = 5) -> list[dict[str, Any]]:
             ],
             "location": sample.location,
         }
-        for sample in samples(spec, limit=count, need_answer=False)
+        for sample in samples(str(arguments.path(spec, "spec")), limit=count, need_answer=False)
     ]
 
 
@@ -130,12 +151,16 @@ def targets() -> list[dict[str, Any]]:
     return rows
 
 
-def devices(addresses: Sequence[str] = ()) -> list[dict[str, Any]]:
-    """Every device, or those of some addresses: whether it can be used now, and what it is or why it cannot."""
+def devices(addresses: Texts = ()) -> list[dict[str, Any]]:
+    """Every device, or those of some addresses: whether it can be used now, and what it is or why it cannot.
+
+    Args:
+        addresses: One or several, as of `bench(device=...)`; every device when empty.
+    """
     from edgekit.devices import DEVICES, parse_address
 
     rows = []
-    for spec in addresses or [name for name, _ in DEVICES.working()]:
+    for spec in arguments.texts(addresses, "addresses") or [name for name, _ in DEVICES.working()]:
         address = parse_address(spec)
         ready, detail = DEVICES.load(address.device).reach(address)
         rows.append({"device": str(address), "ready": ready, "detail": detail})

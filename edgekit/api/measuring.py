@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgekit.api import arguments
+from edgekit.api.arguments import Folder, Folders, PathLike, Texts, checked
 from edgekit.api.runs import latest_run, made_from, reference_of, run_data, run_of
 from edgekit.console import note
 from edgekit.errors import EdgekitError
@@ -14,11 +16,12 @@ if TYPE_CHECKING:
     from edgekit.report import Report
 
 
+@checked
 def verify(
-    bundle: Path,
+    bundle: Folder,
     *,
-    reference: Path | str | None = None,
-    data: str | None = None,
+    reference: Folder | None = None,
+    data: PathLike | None = None,
     samples: int | None = None,
     threads: int = 1,
     attribute: bool = False,
@@ -26,9 +29,9 @@ def verify(
     """Check a bundle's files, and run it beside its student; also written to parity.json in the bundle.
 
     Args:
-        bundle: Folder.
+        bundle: Folder as text or Path, or a `Bundle`.
         reference: The student's checkpoint; found beside the bundle's run when None.
-        data: Questions; the run's test questions, else stock questions, when None.
+        data: Questions, a data spec; the run's test questions, else stock questions, when None.
         samples: How many; 32, and more where the answers are short (`edgekit.bars.settling`), when None.
         threads: CPU threads of each side.
         attribute: Find out which part costs what; the target's fp32 export is made for it and thrown away.
@@ -40,22 +43,27 @@ def verify(
     from edgekit.bundle import Bundle
     from edgekit.runtimes.verify import died, verify_bundle
 
-    found = reference_of(reference, [bundle])
-    if reference is None and (prepared := made_from(bundle)) is not None:
+    place = arguments.folder(bundle, "bundle")
+    found = reference_of(_model(reference), [place])
+    if reference is None and (prepared := made_from(place)) is not None:
         found = prepared
-    questions = data or run_data([bundle])
+    questions = run_data([place]) if data is None else str(arguments.path(data, "data"))
     if found is None:
-        return verify_bundle(bundle, None, questions, samples, attribution=attribute)
-    Bundle.load(bundle)  # one that is not whole needs no process to say so
-    asked = {"folder": str(bundle), "reference": str(found), "data": questions, "count": samples}
+        return verify_bundle(place, None, questions, samples, attribution=attribute)
+    Bundle.load(place)  # one that is not whole needs no process to say so
+    asked = {"folder": str(place), "reference": str(found), "data": questions, "count": samples}
     try:
         with Apart() as apart:
             result: dict[str, Any] = apart.call(
                 __name__, "verify_here", **asked, threads=threads, attribution=attribute
             )
     except ProcessDied as error:
-        return died(bundle, str(error))
+        return died(place, str(error))
     return result
+
+
+def _model(reference: Folder | None) -> str | None:
+    return None if reference is None else arguments.model(reference, "reference")
 
 
 def verify_here(
@@ -93,42 +101,44 @@ def _plain_export(folder: Path, reference: Path, out: Path) -> tuple[Path | None
     return out, ""
 
 
+@checked
 def bench(
-    bundles: list[Path] | None = None,
+    bundles: Folders | None = None,
     *,
-    reference: Path | str | None = None,
-    data: str | None = None,
+    reference: Folder | None = None,
+    data: PathLike | None = None,
     limit: int | None = None,
     threads: int | None = None,
     device: str = "host",
-    out: Path | None = None,
-    bars: dict[str, float | int | None] | None = None,
-    prompt_tokens: Sequence[int] | None = None,
-    new_tokens: Sequence[int] | None = None,
+    out: PathLike | None = None,
+    bars: Mapping[str, float | int | None] | None = None,
+    prompt_tokens: int | Iterable[int] | None = None,
+    new_tokens: int | Iterable[int] | None = None,
     repetitions: int | None = None,
     processes: int | None = None,
     sustain_s: float = 0.0,
-    timeouts: Sequence[str] = (),
-    imports: Sequence[Path] = (),
+    timeouts: Texts = (),
+    imports: PathLike | Iterable[PathLike] = (),
     measure: bool = True,
 ) -> tuple[Report, Path]:
-    """Measure bundles beside the PyTorch reference.
+    """Measure bundles beside the PyTorch reference; every answer is plain greedy decoding.
 
     Args:
-        bundles: Folders; all of the latest run when None.
+        bundles: One or several, as text, Path or `Bundle`; all of the latest run when None.
         reference: The student's checkpoint; found from the bundles' run when None.
-        data: Questions; the run's when None.
+        data: Questions, a data spec; the run's when None.
         limit: The first so many; the recipe's `bench.limit` when None, 0 for all.
         threads: Of each runtime; the recipe's when None.
         device: Where.
-        out: Folder of the report; `reports/bench` of the run when None.
+        out: Folder of the report, text or Path; `reports/bench` of the run when None.
         bars: Fields of `Gates` that override the recipe's.
-        prompt_tokens, new_tokens: Lengths of the speed tests `pp` and `tg`, 0 for none; the recipe's when None.
+        prompt_tokens, new_tokens: One length or several of the speed tests `pp` and `tg`, 0 for none; the recipe's
+            when None.
         repetitions: Of each speed test, 0 for none; the recipe's when None.
         processes: Fresh ones of each row, one after the other through the questions; the recipe's when None.
         sustain_s: Seconds that each row answers without a pause at the end, to see whether it slows down.
-        timeouts: `PHASE=TIME` each, over the recipe's `bench.timeouts`; see `edgekit.timeouts`.
-        imports: Files with results measured elsewhere, whose rows are added; see `edgekit.imports`.
+        timeouts: One `PHASE=TIME` or several, over the recipe's `bench.timeouts`; see `edgekit.timeouts`.
+        imports: One file or several with results measured elsewhere, whose rows are added; see `edgekit.imports`.
         measure: False adds them to the report that lies in `out` already.
     Returns:
         The report and its folder.
@@ -142,21 +152,24 @@ def bench(
     from edgekit.runtimes.bench import bench as run_bench
     from edgekit.timeouts import changed
 
-    elsewhere = [row for path in imports for row in read_results(path)]
+    elsewhere = [row for path in arguments.paths(imports, "imports") for row in read_results(path)]
+    into = None if out is None else arguments.path(out, "out")
     if not measure:
-        place = out or latest_run().reports / "bench"
+        place = into or latest_run().reports / "bench"
         return add_rows(place, elsewhere), place
-    run = latest_run() if bundles is None else run_of(bundles)
+    chosen = [] if bundles is None else arguments.folders(bundles, "bundles")
+    run = latest_run() if bundles is None else run_of(chosen)
     if bundles is None and run is not None:
-        bundles = sorted(path for path in run.bundles.glob("*") if (path / "manifest.json").exists())
-        if not bundles:
+        chosen = sorted(path for path in run.bundles.glob("*") if (path / "manifest.json").exists())
+        if not chosen:
             raise EdgekitError(
                 f"The run {run.name!r} has no bundles yet.", fix="Make one:  edgekit export --target onnx"
             )
-        note(f"Measuring {', '.join(path.name for path in bundles)} beside PyTorch.")
+        note(f"Measuring {', '.join(path.name for path in chosen)} beside PyTorch.")
     recipe = run.recipe() if run is not None else None
     usual = recipe.bench if recipe is not None else Bench()
-    spec = data or usual.data or (recipe.data.test if recipe is not None else None)
+    asked = None if data is None else str(arguments.path(data, "data"))
+    spec = asked or usual.data or (recipe.data.test if recipe is not None else None)
     if spec is None:
         raise EdgekitError("No questions to measure on.", fix="Name some:  --data questions.jsonl")
     settings = Settings(
@@ -166,20 +179,19 @@ def bench(
         threads=threads or usual.threads,
         warmup=usual.warmup,
         max_new_tokens=usual.max_new_tokens,
-        prompt_tokens=usual.prompt_tokens if prompt_tokens is None else tuple(prompt_tokens),
-        new_tokens=usual.new_tokens if new_tokens is None else tuple(new_tokens),
+        prompt_tokens=_lengths(prompt_tokens, usual.prompt_tokens, "prompt_tokens"),
+        new_tokens=_lengths(new_tokens, usual.new_tokens, "new_tokens"),
         repetitions=usual.repetitions if repetitions is None else repetitions,
         processes=usual.processes if processes is None else processes,
         sustain_s=sustain_s,
-        timeouts=changed(usual.timeouts, timeouts),
+        timeouts=changed(usual.timeouts, arguments.texts(timeouts, "timeouts")),
     )
-    given = {key: value for key, value in (bars or {}).items() if value is not None}
-    gates = replace(recipe.gates if recipe is not None else Gates(), **given)  # type: ignore[arg-type]
-    place = out or (run.reports / "bench" if run is not None else Path("edgekit-bench"))
+    gates = replace(recipe.gates if recipe is not None else Gates(), **_bars(bars))
+    place = into or (run.reports / "bench" if run is not None else Path("edgekit-bench"))
     name = run.name if run is not None else None
     report = run_bench(
-        bundles or [],
-        reference_of(reference, bundles or []),
+        chosen,
+        reference_of(_model(reference), chosen),
         settings,
         place,
         bars=gates,
@@ -192,11 +204,36 @@ def bench(
     return report, place
 
 
-def compare(old: Path, new: Path, *, tolerance: float = 0.05) -> dict[str, Any]:
+def _lengths(given: int | Iterable[int] | None, usual: tuple[int, ...], name: str) -> tuple[int, ...]:
+    return usual if given is None else tuple(arguments.counts(given, name))
+
+
+def _bars(given: Mapping[str, float | int | None] | None) -> dict[str, Any]:
+    """Fields of `Gates` that are set.
+
+    Raises:
+        EdgekitError: one is not a bar's name, or no number.
+    """
+    from dataclasses import fields
+
+    from edgekit.recipe import Gates
+
+    names = [field.name for field in fields(Gates)]
+    for name, value in (given or {}).items():
+        if name not in names:
+            raise EdgekitError(f"There is no bar {name!r}.", fix=f"There are: {', '.join(names)}.")
+        if value is not None:
+            arguments.reals(value, f"bars[{name!r}]")
+    return {name: value for name, value in (given or {}).items() if value is not None}
+
+
+@checked
+def compare(old: PathLike, new: PathLike, *, tolerance: float = 0.05) -> dict[str, Any]:
     """What got significantly worse from one report of `bench` to another.
 
     Args:
-        old, new: report.json, or the folder that holds it; results.jsonl beside it makes the tests sharper.
+        old, new: report.json, or the folder that holds it, as text or Path; results.jsonl beside it makes the tests
+            sharper.
         tolerance: Share that latency, memory or size may get worse.
     Returns:
         changes, notes, regressions (their number) and a one-line verdict.
@@ -205,7 +242,7 @@ def compare(old: Path, new: Path, *, tolerance: float = 0.05) -> dict[str, Any]:
     from edgekit.compare import notes, read_measured
     from edgekit.schema import to_json
 
-    before, after = read_measured(old), read_measured(new)
+    before, after = read_measured(arguments.path(old, "old")), read_measured(arguments.path(new, "new"))
     changes = find(before, after, tolerance=tolerance)
     worse = [f"{change.row}: {change.figure} {change.change}" for change in changes if change.regression]
     verdict = f"FAIL: {'; '.join(worse)}" if worse else f"PASS: nothing significantly worse in {len(changes)} figures"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from edgekit.commands._options import Columns, Wide
 from edgekit.console import note, print_json, print_text
 
 
@@ -32,6 +34,8 @@ def command(
             "--set", metavar="KEY=VALUE", help="Override a setting of the recipe; may be repeated.", show_default=False
         ),
     ] = None,
+    columns: Columns = None,
+    wide: Wide = False,
     json_out: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Run MASTERS with parts of it left out, at equal compute, and compare; the same command resumes.
@@ -39,7 +43,8 @@ def command(
     Example:  edgekit ablate --arms jsd,full --seeds 3
     """
     from edgekit import api
-    from edgekit.distill.ablate import markdown
+    from edgekit.distill.ablate import COLUMNS, ORDER, markdown, table
+    from edgekit.tables import print_table, read_columns
 
     chosen = [arm.strip() for arm in arms.split(",")] if arms is not None else None
     report, folder = api.ablate(
@@ -48,5 +53,11 @@ def command(
     if json_out:
         print_json(report)
         return
-    print_text(markdown(report).rstrip())
+    if columns is None and not wide and not sys.stdout.isatty():
+        print_text(markdown(report).rstrip())
+    else:
+        before, cells, after = table(report)
+        print_text(before)
+        print_table(COLUMNS, cells, order=ORDER, columns=read_columns(columns), wide=wide)
+        print_text(after)
     note(f"Wrote {folder}/report.md, report.json and the plot gain.svg where matplotlib is installed.")

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgekit.console import note, print_json, stderr
+from edgekit.commands._options import Columns, Wide
+from edgekit.console import note, print_json, print_text
 from edgekit.timeouts import seconds_of
+from edgekit.visible import one_line
+
+if TYPE_CHECKING:
+    from edgekit.report import Report
 
 
 def command(
@@ -77,6 +83,8 @@ def command(
     measure: Annotated[
         bool, typer.Option("--measure/--no-measure", help="Measure, or add imports to the report that is there.")
     ] = True,
+    columns: Columns = None,
+    wide: Wide = False,
     json_out: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Accuracy and latency of each bundle beside PyTorch's, with intervals; exit 3 when a bar is missed.
@@ -96,7 +104,7 @@ def command(
     if json_out:
         print_json(to_json(report))
     else:
-        _print_table(report)
+        _print_tables(report, columns, wide)
     note(f"Report: {folder / 'report.html'}")
     if report.verdict:
         note(report.verdict)
@@ -121,31 +129,26 @@ def _seconds(text: str | None) -> float:
     return seconds
 
 
-def _print_table(report: object) -> None:
-    """A table as wide as the terminal; the whole Markdown where the output is not a terminal."""
-    import sys
-
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
+def _print_tables(report: Report, columns: str | None, wide: bool) -> None:
+    """Tables as wide as the terminal; the whole Markdown where the output is no terminal and no columns are chosen."""
     from edgekit import prediction
-    from edgekit.report import Report
-    from edgekit.report_text import COLUMNS, footnotes, markdown, speed_table, table
+    from edgekit.report_text import SPEED_ORDER, TABLE_ORDER, every_column, footnotes, markdown, speed_table
+    from edgekit.report_text import terminal_table as table
+    from edgekit.tables import print_table, read_columns
 
-    assert isinstance(report, Report)
-    if not sys.stdout.isatty():
-        sys.stdout.write(markdown(report))
+    if columns is None and not wide and not sys.stdout.isatty():
+        print_text(markdown(report).rstrip("\n"))
         return
-    for head, cells in ((COLUMNS, table(report)), speed_table(report)):
-        grid = Table(*head, show_lines=True)
-        for row in cells:
-            grid.add_row(*(Text(cell) for cell in row))
-        Console(highlight=False).print(grid)
+    if columns is not None:
+        print_table(*every_column(report), columns=read_columns(columns))
+    else:
+        print_table(*table(report), order=TABLE_ORDER, wide=wide)
+        print_table(*speed_table(report), order=SPEED_ORDER, wide=wide, title="Where the time goes")
+    for row in report.rows:
+        if row.reason is not None:
+            print_text(f"{one_line(row.name)} {row.status}: {one_line(row.reason)}")
     if report.predictions:
-        grid = Table(*prediction.COLUMNS, title="Predicted, not measured")
-        for row in prediction.table(report.predictions):
-            grid.add_row(*(Text(cell) for cell in row))
-        Console(highlight=False).print(grid)
+        cells = prediction.table(report.predictions)
+        print_table(prediction.COLUMNS, cells, order=prediction.ORDER, wide=wide, title="Predicted, not measured")
     for text in footnotes(report):
-        stderr().print(f"- {text}", markup=False)
+        note(f"- {text}")

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from edgekit.console import plain, print_json, print_text
+from edgekit.console import print_json, print_text
+from edgekit.visible import one_line
 
 SPECS = "easy-vqa:train, file.jsonl, file.parquet, an image folder, or datasets:NAME:SPLIT."
 app = typer.Typer(
@@ -78,17 +79,17 @@ def check(
 def _print_findings(found: dict[str, Any]) -> None:
     for kind, name in (("bad", "bad"), ("warning", "warnings")):
         for row in found[name]:
-            print_text(f"{kind:8} {plain(row['location'])}: {plain(row['reason'])}")
+            print_text(f"{kind:8} {one_line(row['location'])}: {one_line(row['reason'])}")
         if (more := found[f"{kind}_count"] - len(found[name])) > 0:
             print_text(f"{kind:8} and {more:,} more")
     print_text(f"{found['good']:,} good rows, {found['bad_count']:,} bad, {found['warning_count']:,} warnings")
     for form, count in found["forms"].items():
-        print_text(f"form     {plain(form)}: {count:,} rows")
+        print_text(f"form     {one_line(form)}: {count:,} rows")
     if found.get("written"):
-        print_text(f"written  {found['written']:,} rows to {plain(found['to'])}")
+        print_text(f"written  {found['written']:,} rows to {one_line(found['to'])}")
     if found["widths"]:
         print_text("pictures {} to {} px wide, {} to {} px high".format(*found["widths"], *found["heights"]))
-    shown = ", ".join(f"{plain(answer)} {count:,}" for answer, count in found["answers"].items())
+    shown = ", ".join(f"{one_line(answer)} {count:,}" for answer, count in found["answers"].items())
     print_text(f"{found['distinct_answers']:,} different answers: {shown}")
 
 
@@ -111,7 +112,7 @@ def show(
     for row in rows:
         pictures = ", ".join(f"{image['width']}x{image['height']} {image['mode']}" for image in row["images"])
         others = f" (of {len(row['answers'])}, {len(set(row['answers']))} different)" if len(row["answers"]) > 1 else ""
-        source = f"  {plain(row['dataset'])}" if row["dataset"] else ""
-        form = f"  ({plain(row['form'])})"
-        asked = f"{plain(row['id']):16} {row['question']!r} -> {row['answer']!r}{others}"
+        source = f"  {one_line(row['dataset'])}" if row["dataset"] else ""
+        form = f"  ({one_line(row['form'])})"
+        asked = f"{one_line(row['id']):16} {row['question']!r} -> {row['answer']!r}{others}"
         print_text(f"{asked}  [{pictures or 'no picture'}]{source}{form}")

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgekit.console import plain, print_json, print_text
+from edgekit.commands._options import Columns, Wide
+from edgekit.console import print_json, print_text
+from edgekit.visible import one_line
 
 if TYPE_CHECKING:
     from edgekit.inside.counting import ComponentFacts, Inspection, Moved
@@ -30,6 +32,8 @@ def command(
         ),
     ] = None,
     operations: Annotated[bool, typer.Option("--operations", help="List every operation of each component.")] = False,
+    columns: Columns = None,
+    wide: Wide = False,
     json_out: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
     """Show what an export holds and costs, of any target: nothing is run.
@@ -46,13 +50,13 @@ def command(
     if json_out:
         print_json(schema.to_json(found))
     else:
-        _show(found, operations)
+        _show(found, operations, columns, wide)
 
 
-def _show(found: Inspection, operations: bool) -> None:
+def _show(found: Inspection, operations: bool, columns: str | None, wide: bool) -> None:
     mark = f"  {found.hash[:12]}" if found.hash else ""
-    print_text(f"{plain(found.name)}: {found.target} {found.precision}, {_bytes(found.size_bytes)}{mark}")
-    _print_components(found)
+    print_text(f"{one_line(found.name)}: {found.target} {found.precision}, {_bytes(found.size_bytes)}{mark}")
+    _print_components(found, columns, wide)
     token = f"a token with {found.cache_tokens} in the cache"
     print_text(_moved(token, found.per_token, f"cache {_bytes(found.cache_bytes_per_token)} a token"))
     if found.per_image is not None:
@@ -68,33 +72,27 @@ def _show(found: Inspection, operations: bool) -> None:
         print_text(f"note: {text}")
 
 
-def _print_components(found: Inspection) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+def _print_components(found: Inspection, columns: str | None, wide: bool) -> None:
+    from edgekit.tables import print_table, read_columns
 
-    grid = Table(box=None, pad_edge=False, header_style="bold")
-    grid.add_column("component")
-    for head in ("parameters", "bits/weight", "weights", "constants", "operations", "apart", "work", "for a"):
-        grid.add_column(head, justify="left" if head == "for a" else "right")
-    for name, part in found.components.items():
-        cells = [
+    head = ("component", "parameters", "bits/weight", "weights", "constants", "operations", "apart", "work", "for a")
+    rows = [
+        [
             name, _parameters(part), "" if part.bits_per_weight is None else f"{part.bits_per_weight:.2f}",
             _bytes(part.weight_bytes), _bytes(part.constant_bytes), f"{sum(part.operations.values()):,}",
             f"{sum(part.apart.values()):,}", _work(part.flops), part.run,
-        ]  # fmt: skip
-        grid.add_row(*map(Text, cells))
-    grid.add_row(
-        *map(
-            Text,
-            (
-                "all", f"{found.parameters:,}", f"{found.bits_per_weight:.2f}", _bytes(found.weight_bytes),
-                _bytes(found.constant_bytes),
-            ),
-        )
+        ]
+        for name, part in found.components.items()
+    ]  # fmt: skip
+    rows.append(
+        [
+            "all", f"{found.parameters:,}", f"{found.bits_per_weight:.2f}", _bytes(found.weight_bytes),
+            _bytes(found.constant_bytes), "", "", "", "",
+        ]
     )  # fmt: skip
     # A pipe has no width: there a line stays one line.
-    Console(highlight=False, width=None if sys.stdout.isatty() else 160).print(grid)
+    every = wide or not sys.stdout.isatty()
+    print_table(head, rows, columns=read_columns(columns), wide=every)
 
 
 def _parameters(part: ComponentFacts) -> str:
@@ -123,7 +121,9 @@ def _print_lists(name: str, part: ComponentFacts, most: int | None) -> None:
 def _listed(counts: dict[str, int], most: int | None) -> str:
     shown: Iterable[tuple[str, int]] = list(counts.items())[:most]
     left = len(counts) - most if most is not None and len(counts) > most else 0
-    return ", ".join(f"{plain(key)} {count:,}" for key, count in shown) + (f", and {left} more kinds" if left else "")
+    return ", ".join(f"{one_line(key)} {count:,}" for key, count in shown) + (
+        f", and {left} more kinds" if left else ""
+    )
 
 
 def _bytes(size: int) -> str:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
-from edgekit.console import note, plain, print_json, print_piece, print_text, stderr
+from edgekit.commands._options import Columns, Wide
+from edgekit.console import note, print_error, print_json, print_piece, print_text, stderr
 from edgekit.errors import EdgekitError
 from edgekit.report_text import with_source
+from edgekit.visible import json_text, one_line
 
 IMAGE = "/image"
 
@@ -33,11 +34,25 @@ def command(
         bool, typer.Option("--all", help="Ask each model named, or the latest run's student and all its bundles.")
     ] = False,
     chat: Annotated[bool, typer.Option("--chat", help="Several turns, one a line of standard input.")] = False,
+    generation: Annotated[
+        Literal["model", "greedy"],
+        typer.Option(
+            help="model: greedy with the model's own settings (generation_config.json), as transformers' "
+            "generate(do_sample=False); greedy: without them."
+        ),
+    ] = "model",
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.", min=1)] = 32,
-    temperature: Annotated[float, typer.Option(help="0 is greedy.", min=0)] = 0.0,
+    temperature: Annotated[
+        float, typer.Option(help="0 is greedy, whatever the model's settings say of sampling.", min=0)
+    ] = 0.0,
     top_p: Annotated[float, typer.Option(help="Sample from the smallest set with this share.")] = 1.0,
     top_k: Annotated[int, typer.Option(help="Sample from so many tokens; 0 for all.", min=0)] = 0,
-    repetition_penalty: Annotated[float, typer.Option(help="Above 1 discourages what was there before.")] = 1.0,
+    repetition_penalty: Annotated[
+        float | None,
+        typer.Option(
+            help="Above 1 discourages what was there before; the model's own, or none, by default.", show_default=False
+        ),
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Of the draws.", show_default=False)] = None,
     stop: Annotated[
         list[str] | None, typer.Option(help="Text that ends the answer; may be repeated.", show_default=False)
@@ -58,6 +73,8 @@ def command(
             show_default=False,
         ),
     ] = None,
+    columns: Columns = None,
+    wide: Wide = False,
     json_out: Annotated[
         bool, typer.Option("--json", help="Print text, token_ids and timings as JSON; a line a turn with --chat.")
     ] = False,
@@ -71,12 +88,15 @@ def command(
     from edgekit import api
 
     settings: dict[str, Any] = {
-        "max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p, "top_k": top_k,
-        "repetition_penalty": repetition_penalty, "seed": seed, "stops": stop, "threads": threads,
+        "generation": generation, "max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p,
+        "top_k": top_k, "repetition_penalty": repetition_penalty, "seed": seed, "stops": stop, "threads": threads,
     }  # fmt: skip
     show = print_piece if (sys.stdout.isatty() if stream is None else stream) and not json_out else None
     if all_:
-        _ask_all(model, prompt, image or [], {**settings, "timeouts": timeout or []}, chat, json_out)
+        found = _ask_all(model, prompt, image or [], {**settings, "timeouts": timeout or []}, chat)
+        print_json(found) if json_out else _table(found, columns, wide)
+        if all("problem" in one for one in found):
+            raise typer.Exit(1)
         return
     if model is None or len(model) != 1:
         raise typer.BadParameter("one model is needed; --all asks several", param_hint="MODEL")
@@ -100,42 +120,33 @@ def _ask_all(
     images: list[Path],
     settings: dict[str, Any],
     chat: bool,
-    json_out: bool,
-) -> None:
+) -> list[dict[str, Any]]:
     from edgekit import api
 
     if prompt is None or chat:
         raise typer.BadParameter("--all wants one question, and no --chat", param_hint="--prompt")
-    if settings["temperature"] or settings["repetition_penalty"] != 1 or settings["stops"]:
+    if settings["temperature"] or settings["repetition_penalty"] is not None or settings["stops"]:
         raise typer.BadParameter("--all asks greedily, so that the answers can be compared", param_hint="--all")
-    found = api.run_all(
+    return api.run_all(
         prompt, images, None if not models else [*models], max_new_tokens=settings["max_new_tokens"],
-        threads=settings["threads"], timeouts=settings["timeouts"],
+        threads=settings["threads"], timeouts=settings["timeouts"], generation=settings["generation"],
     )  # fmt: skip
-    if json_out:
-        print_json(found)
-    else:
-        _table(found)
-    if all("problem" in one for one in found):
-        raise typer.Exit(1)
 
 
-def _table(found: list[dict[str, Any]]) -> None:
+def _table(found: list[dict[str, Any]], columns: str | None, wide: bool) -> None:
     """As wide as the terminal; lines of text where the output is none."""
-    head = ("model", "runtime", "answer", "same tokens", "TTFT ms", "tokens/s", "load ms")
-    if not sys.stdout.isatty():
-        print_text("\t".join(head))
-        for one in found:
-            print_text("\t".join(plain(cell) for cell in _cells(one)))
-        return
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+    from edgekit.tables import print_table, read_columns
 
-    grid = Table(*head, show_lines=True)
-    for one in found:
-        grid.add_row(*(Text(plain(cell)) for cell in _cells(one)))
-    Console(highlight=False).print(grid)
+    head = ("model", "runtime", "answer", "same tokens", "TTFT ms", "tokens/s", "load ms")
+    cells = [_cells(one) for one in found]
+    if columns is None and not wide and not sys.stdout.isatty():
+        for line in (head, *cells):
+            print_text("\t".join(one_line(cell) for cell in line))
+    else:
+        order = ("answer", "same tokens", "TTFT ms", "tokens/s", "runtime", "load ms")
+        print_table(head, cells, order=order, folding=["answer"], columns=read_columns(columns), wide=wide)
+    for text in dict.fromkeys(_generation(one["generation"]) for one in found if "generation" in one):
+        note(text)
 
 
 def _cells(one: dict[str, Any]) -> list[str]:
@@ -167,12 +178,12 @@ def _talk(
         except EdgekitError as error:
             if not sys.stdin.isatty():
                 raise
-            note(str(error))  # a mistyped file name is no reason to lose a conversation
+            print_error(error)  # a mistyped file name is no reason to lose a conversation
             waiting = []
             continue
         waiting = []
         if json_out:
-            print_text(json.dumps(said))
+            print_text(json_text(said))
         else:
             _tell(said, show is not None)
 
@@ -196,10 +207,19 @@ def _tell(said: dict[str, Any], shown: bool) -> None:
     kept = f", {times['cached_tokens']} kept" if times["cached_tokens"] else ""
     told = "; timings not representative of an Apple device" if said["timing_note"] else ""
     name = with_source(said["runtime"], said["verified_by"])
-    stderr().print(
+    note(
         f"{name}: first token after {times['ttft_ms']:.1f} ms (image {times['image_encode_ms']:.1f}, "
         f"{times['prompt_tokens']} prompt tokens {times['prefill_ms']:.1f}{kept}), {len(said['token_ids'])} tokens"
-        f"{told}",
+        f"{told}; {_generation(said['generation'])}",
         style="dim",
-        markup=False,
     )
+
+
+def _generation(how: dict[str, Any]) -> str:
+    """How an answer was made, in words."""
+    from edgekit.generation import shorten
+
+    acted = ", ".join(f"{name} {shorten(value)}" for name, value in how["settings"].items())
+    left = ", ".join(how["not_followed"])
+    start = f"generation {how['mode']}" + (f": {acted}" if acted else "")
+    return f"{start}; set by the model and not followed: {left}" if left else start

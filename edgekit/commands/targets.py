@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from typing import Annotated, Any
 
 import typer
 
+from edgekit.commands._options import Wide
 from edgekit.console import print_json, print_text
 
 
@@ -26,6 +29,7 @@ def command(
     precision: Annotated[
         list[str] | None, typer.Option(help="Precisions of the matrix; all by default.", show_default=False)
     ] = None,
+    wide: Wide = False,
     json_out: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
     """List the export targets, their precisions, and whether they are ready here; exit 3 when a row of a matrix fails.
@@ -35,7 +39,8 @@ def command(
     from edgekit import api
 
     if matrix:
-        tried = api.matrix(target, family, precision, None if json_out else lambda row: print_text(_line(row)))
+        room = None if wide or not sys.stdout.isatty() else shutil.get_terminal_size().columns
+        tried = api.matrix(target, family, precision, None if json_out else lambda row: print_text(_line(row, room)))
         if json_out:
             print_json(tried)
         if any(row["passed"] is False for row in tried):
@@ -52,14 +57,25 @@ def command(
         )
 
 
-def _line(row: dict[str, Any]) -> str:
+def _line(row: dict[str, Any], room: int | None = None) -> str:
+    """A row in a line of `room` letters; figures that do not fit are counted, and what was missed comes first."""
     state = {True: "PASS", False: "FAIL", None: "not tried"}[row["passed"]]
     start = f"{row['family']:12} {row['target']:12} {row['precision']:6} {state:9}"
     if "checks" not in row:
         return f"{start} {row['why']}"
-    figures = ", ".join(
+    checks = sorted(row["checks"].items(), key=lambda item: bool(item[1]["held"]))  # what was missed first
+    figures = [
         f"{name} {'not finite' if check['value'] is None else format(check['value'], '.2g')} (bar {check['bar']:g})"
-        for name, check in row["checks"].items()
-    )
+        for name, check in checks
+    ]
     source = "" if row["verified_by"] == "runtime" else f", verified_by: {row['verified_by']}"
-    return f"{start} {row['seconds']:5.0f} s  {figures}{source}"
+    start = f"{start} {row['seconds']:5.0f} s"
+    shown = list(figures)
+    while room is not None and shown and len(f"{start}  {_told(shown, figures)}{source}") > room:
+        shown.pop()
+    return f"{start}  {_told(shown, figures)}{source}"
+
+
+def _told(shown: list[str], figures: list[str]) -> str:
+    left = len(figures) - len(shown)
+    return ", ".join([*shown, *([f"{left} more figures"] if left else [])])

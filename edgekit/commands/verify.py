@@ -67,7 +67,7 @@ def _show(result: dict[str, Any]) -> None:
             f"          {name:18} cosine {_figure(module['cosine'])}, SNR {_figure(module['snr_db'])} dB, "
             f"max difference {_figure(module['max_abs'])}{source}"
         )
-    seen = f"{result['tokens']} tokens of {result['samples']} answers"
+    seen = f"{result['tokens']} tokens of {result['samples']} answers, generation {result['generation']}"
     print_text(f"          mean KL {_figure(result['mean_kl'])} nats over {seen}{source}")
     if result["attribution"] is not None:
         _show_attribution(result["attribution"])

@@ -7,7 +7,6 @@ needs no optimum.
 
 from __future__ import annotations
 
-import sys
 from argparse import ArgumentParser
 from pathlib import Path
 from typing import Any
@@ -87,6 +86,7 @@ def check_task(model: str, task: str) -> None:
     import transformers
     from optimum.exporters.tasks import TasksManager
 
+    from edgekit.console import print_error
     from edgekit.errors import EdgekitError
     from edgekit.families import read_optional_json
 
@@ -105,7 +105,7 @@ def check_task(model: str, task: str) -> None:
             why="Named by --task, or inferred by optimum from the class in config.json.",
             fix="optimum's own `optimum-cli export onnx` and its kin take models of other tasks.",
         )
-        sys.stderr.write(f"{error}\n")
+        print_error(error)
         raise SystemExit(error.exit_code)
 
 

@@ -1,0 +1,79 @@
+"""No memory, a recursion without end and logits of a wrong shape are messages and rows, not tracebacks."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from edgekit import api
+from edgekit.cli import build
+from edgekit.errors import BundleError, EdgekitError
+from edgekit.runtimes._bundled import last_logits
+from edgekit.runtimes.generate import exhausted
+from edgekit.runtimes.onnxruntime import OnnxSession
+from edgekit.runtimes.worker import Job, Worker, _done
+
+
+def endless() -> None:
+    endless()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: 9 bytes"),
+        RuntimeError("CUDA out of memory. Tried to allocate 20.00 GiB"),
+        Exception(
+            "[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : Failed to allocate memory for requested buffer of size 8"
+        ),
+        RuntimeError("std::bad_alloc"),
+    ],
+)
+def test_no_memory(
+    error: Exception, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run_out(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(OnnxSession, "run_decoder", run_out)
+    done = CliRunner().invoke(build(), ["run", str(tiny_bundle), "--prompt", "q"])
+    assert done.exit_code == 1 and "The memory ran out: cannot answer" in done.stderr
+    worker = Worker(Job("onnxruntime", str(tiny_bundle), 1))
+    worker.load()
+    reply = _done(worker.answer, {"prompt": "q", "images": [], "max_new_tokens": 2, "generation": "model"})
+    assert "The memory ran out" in reply["error"]
+
+
+def test_no_end(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(OnnxSession, "embed", lambda *_: endless())
+    with pytest.raises(EdgekitError, match="called itself without end"):
+        api.run(tiny_bundle, "q")
+    with pytest.raises(EdgekitError, match="called itself without end"):
+        api.chat(tiny_bundle)("q")
+
+
+def test_a_bug_is_left_to_crash() -> None:
+    with pytest.raises(ValueError, match="memory"), exhausted("x"):
+        raise ValueError("a memory of old days")
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (1, 5), (1, 1, 0)])
+def test_logits_of_a_wrong_shape(shape: tuple[int, ...], tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(OnnxSession, "run_decoder", lambda *_: np.zeros(shape, np.float32))
+    with pytest.raises(EdgekitError, match="logits of shape"):
+        api.run(tiny_bundle, "q")
+
+
+def test_a_decoders_output() -> None:
+    output = np.arange(12, dtype=np.float32).reshape(1, 3, 4)
+    assert last_logits(output, 4).tolist() == [8, 9, 10, 11]
+    for wrong in (output, output[0], output[0, 0], np.float32(3), output[:, :0]):
+        with pytest.raises(BundleError, match=r"\(1, T, 5\)"):
+            last_logits(wrong, 5)
