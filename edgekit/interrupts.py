@@ -20,6 +20,7 @@ from types import FrameType
 
 from edgekit.console import is_main_process
 from edgekit.files import remove_own_asides
+from edgekit.visible import visible
 
 DEAF_S = 5.0
 """How long the main thread may not answer, outside of `finishing`, before the process is ended around it."""
@@ -134,7 +135,7 @@ def _plan() -> str:
 def _tell(text: str) -> None:
     if is_main_process():
         with suppress(OSError, ValueError):
-            os.write(2, f"\n{text}\n".encode())
+            os.write(2, f"\n{visible(text)}\n".encode())
 
 
 def _end(code: int, text: str) -> None:

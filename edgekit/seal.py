@@ -18,6 +18,7 @@ from typing import Any
 
 from edgekit.errors import DamagedError
 from edgekit.files import sha256_file, sync_tree, tree_files, write_bytes
+from edgekit.visible import json_text
 
 KEY = "edgekit_seal"
 BLANK = "0" * 64
@@ -51,7 +52,7 @@ def intact(data: bytes) -> bool | None:
 
 def write_sealed_json(path: Path, value: dict[str, Any]) -> None:
     """Write a JSON object whole, with its seal as the last key."""
-    text = json.dumps({**value, KEY: BLANK}, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    text = json_text({**value, KEY: BLANK}, indent=2, allow_nan=False) + "\n"
     write_bytes(path, sealed(text.encode()))
 
 

@@ -6,7 +6,6 @@ JSONL or Parquet by the file's suffix, written row by row and aside, so that the
 from __future__ import annotations
 
 import base64
-import json
 import os
 import uuid
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ from edgekit.data import ImageRef, Sample
 from edgekit.data.jsonl import LONGEST_LINE_BYTES, SUFFIXES
 from edgekit.errors import DataError
 from edgekit.files import storage_errors
+from edgekit.visible import json_text
 
 GROUP_ROWS, GROUP_BYTES = 512, 64 << 20
 """A Parquet row group is closed at so many rows, or bytes of pictures."""
@@ -77,7 +77,7 @@ def _jsonl(aside: Path) -> Iterator[Append]:
 
         def add(sample: Sample) -> None:
             images = [_path(ref, base) or _data_uri(ref) for ref in sample.images]
-            line = json.dumps({**_common(sample), "images": images}, ensure_ascii=False).encode() + b"\n"
+            line = json_text({**_common(sample), "images": images}).encode() + b"\n"
             if len(line) > LONGEST_LINE_BYTES:
                 raise DataError(f"{sample.location}: a line of {len(line):,} bytes", fix="Write .parquet instead.")
             stream.write(line)
