@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
-from edgekit import __version__
+from edgekit import __version__, interrupts
 from edgekit.bundle import MANIFEST, Bundle
 from edgekit.checkpoint import check_checkpoint, checkpoint_hash
 from edgekit.choice import describe, pick
@@ -129,6 +129,7 @@ class _State:
 
 def _measure(state: _State, address: Address) -> None:
     settings = state.settings
+    interrupts.say("the bench; what is measured by now is reported")
     with room("bench") as place, where.place_at(address) as at:
         state.at = at
         boards = state.boards()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -48,9 +47,8 @@ class Journal:
 
     def _append(self, line: dict[str, Any]) -> None:
         with storage_errors(self._path), self._path.open("a", encoding="utf-8") as stream:
+            # Not fsynced: what a power cut takes of it is asked again, and a busy disk would hold the bench up.
             stream.write(json.dumps(line) + "\n")
-            stream.flush()
-            os.fsync(stream.fileno())
 
     def _read(self) -> list[dict[str, Any]]:
         """Lines of an earlier one of the same header; what a kill cut off at the end is left out."""

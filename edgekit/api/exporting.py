@@ -211,11 +211,10 @@ def matrix(
         because the target has no place for such a model. Rows are measured
         in a process of their own; one that ends it fails, and `why` holds its last lines.
     """
-    import tempfile
-
     from edgekit.apart import Apart
     from edgekit.demo import tiny
     from edgekit.export import TARGETS
+    from edgekit.temporary import room
 
     chosen = arguments.texts(families or (), "families") or list(tiny.NAMES)
     places = arguments.texts(targets or (), "targets") or [name for name, _ in TARGETS.working()]
@@ -229,10 +228,10 @@ def matrix(
         for precision in words or TARGETS.load(target).PRECISIONS
     ]
     rows = []
-    with tempfile.TemporaryDirectory() as made, Apart() as apart:
+    with room("matrix") as made, Apart() as apart:
         for number, job in enumerate(jobs, 1):
             note(f"{number} of {len(jobs)}: {' '.join(job)}")
-            rows.append(_matrix_row(apart, *job, Path(made)))
+            rows.append(_matrix_row(apart, *job, made))
             if on_row is not None:
                 on_row(rows[-1])
     return rows
