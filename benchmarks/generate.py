@@ -43,12 +43,13 @@ def demo() -> tuple[Any, Processor]:
     return load_model(folder), Processor.load(folder)
 
 
-def mid() -> tuple[Any, Processor]:
-    """Random weights: vision 8 x 384 at 256/16, text 12 x 576, 64 image tokens; 96 M parameters."""
+def mid(image_size: int = 256) -> tuple[Any, Processor]:
+    """Random weights: vision 8 x 384 at 256/16, text 12 x 576, 64 image tokens (256 at 512); 96 M parameters."""
     from transformers import Idefics3Config, Idefics3ForConditionalGeneration
 
     processor = Processor.load(resolve_checkpoint("demo:teacher"))
-    params = {**processor.params, "tile": 256, "longest_edge": 256, "image_seq_len": 64}
+    tokens = (image_size // 16 // 2) ** 2
+    params = {**processor.params, "tile": image_size, "longest_edge": image_size, "image_seq_len": tokens}
     vocabulary = build_tokenizer(["a"]).token_to_id
     ends = {"bos_token_id": vocabulary("<|im_start|>"), "eos_token_id": vocabulary("<end_of_utterance>")}
     text = {"model_type": "llama", "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 12}
@@ -56,7 +57,7 @@ def mid() -> tuple[Any, Processor]:
     vision = {"hidden_size": 384, "intermediate_size": 1536, "num_hidden_layers": 8, "num_attention_heads": 6}
     config = Idefics3Config(
         text_config={**text, "pad_token_id": vocabulary("<|im_end|>")},
-        vision_config={**vision, "image_size": 256, "patch_size": 16},
+        vision_config={**vision, "image_size": image_size, "patch_size": 16},
         scale_factor=2,
         image_token_id=vocabulary("<image>"),
     )

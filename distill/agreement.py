@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from edgekit.choice import DEFAULT, describe, entries, pick
 from edgekit.console import note
 from edgekit.data import Sample
-from edgekit.distill.gen_data import question
+from edgekit.distill.gen_data import parts_of, question
 from edgekit.distill.judges import KEY, rule
 from edgekit.recipe import Recipe
 from edgekit.seal import read_sealed_json, write_sealed_json
@@ -112,7 +112,7 @@ def _judged(recipe: Recipe, questions: Path, responses: Path) -> Iterator[tuple[
         names = [name for name in COLUMNS if name in stored.schema_arrow.names]
         rows = [question({**row, "images": []}) for row in stored.read(names).to_pylist()]
         asked = {row.id: row for row in rows if pick(choice, row.dataset, KEY) != "rule"}
-        for shard in sorted(responses.glob(f"*/{path.name}")):
+        for shard in (part for folder in sorted(responses.iterdir()) for part in parts_of(folder, path)):
             for row in pq.read_table(shard, columns=["question_id", "text", "r_acc"]).to_pylist():
                 if row["question_id"] in asked:
                     yield asked[row["question_id"]], row["text"], row["r_acc"]

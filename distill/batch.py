@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edgekit.data import ImageRef, Sample
+from edgekit.distill.packing import can_pack, packed_hidden, worth_packing
 from edgekit.errors import CheckpointError
 from edgekit.families import Features, Grid, family_of
 from edgekit.processor import Processor
@@ -157,7 +158,12 @@ def decoder_inputs(model: Any, embeds: Tensor, mask: Tensor, positions: Tensor) 
 
 
 def response_hidden(
-    model: Any, prompts: Embedded, owners: Sequence[int], responses: Sequence[Sequence[int]], pad_id: int
+    model: Any,
+    prompts: Embedded,
+    owners: Sequence[int],
+    responses: Sequence[Sequence[int]],
+    pad_id: int,
+    pack: bool = True,
 ) -> Tensor:
     """Hidden states that predict each response token.
 
@@ -167,9 +173,13 @@ def response_hidden(
         owners: (R,) which question each response belongs to.
         responses: R token lists, none empty.
         pad_id: Fills up shorter responses.
+        pack: Run a prompt once for all of its responses, where the model allows it and it is less work.
     Returns:
         (K, D), K the tokens of all responses in order.
     """
+    lengths = [len(response) for response in responses]
+    if pack and can_pack(model) and worth_packing(model, prompts.mask.shape[1], owners, lengths):
+        return packed_hidden(model, prompts, owners, responses)
     device = prompts.embeds.device
     width = max(len(response) for response in responses)
     ids = torch.tensor([[*response, *[pad_id] * (width - len(response))] for response in responses], device=device)

@@ -6,6 +6,7 @@ Everything is an estimate whose assumptions are listed beside it. docs/scale.md 
 from __future__ import annotations
 
 import io
+import itertools
 import math
 import random
 import time
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
@@ -23,7 +25,10 @@ from edgekit.distill import lora, trackers
 from edgekit.distill.anatomy import Anatomy, anatomy
 from edgekit.distill.batch import Prompts, encode_prompts
 from edgekit.distill.gen_data import QUESTIONS, RESPONSES, question_row
-from edgekit.distill.masking import stage_ratios
+from edgekit.distill.masking import mask_ratio
+from edgekit.distill.objectives import build
+from edgekit.distill.order import Order
+from edgekit.distill.responses import Used
 from edgekit.distill.vocabulary import CHUNK_VALUES, KEEP_BYTES
 from edgekit.errors import RecipeError
 from edgekit.processor import Processor
@@ -89,12 +94,14 @@ class Plan:
     Attributes:
         recipe: Resolved.
         student, teachers: The models.
-        stages: Mask stages of each teacher.
+        used: Responses per question that the loss looks at.
+        stages: Of each teacher, the different questions that each of its mask stages visits.
+        student_questions: Questions that the student answers, counted again where it is asked anew.
         questions: Train questions.
         test: Test questions.
         rows: Some train questions.
         tokens: Of a response, assumed.
-        distinct: Of a question's G responses; those that are alike are run once.
+        distinct: Different responses of a question that are trained on; those that are alike are run once.
         processes: That share the work.
         flops: Of a large matrix product, per second and process.
     """
@@ -102,7 +109,9 @@ class Plan:
     recipe: Recipe
     student: Party
     teachers: list[Party]
-    stages: list[int]
+    used: Used
+    stages: list[list[int]]
+    student_questions: int
     questions: int
     test: int
     rows: list[Sample]
@@ -112,12 +121,9 @@ class Plan:
     flops: float
 
     @property
-    def student_passes(self) -> int:
-        """Times the student answers all questions."""
-        settings = self.recipe.masters.gen_data
-        if not settings.student_responses:
-            return 0
-        return len(self.teachers) if settings.student_refresh == "per_teacher" else 1
+    def teacher_questions(self) -> list[int]:
+        """Questions that each teacher answers, counted again at each mask ratio."""
+        return [sum(stages) for stages in self.stages]
 
 
 def estimate(
@@ -183,22 +189,24 @@ def _plan(
     lora.check(recipe.trainer.lora)
     trackers.chosen(recipe.trainer.report_to)
     data, settings = recipe.data, recipe.masters.gen_data
-    group = settings.teacher_responses + settings.student_responses
+    objectives = [build(name, recipe.objective_settings.get(name, {})) for name in recipe.objective]
+    used = Used.by(recipe, objectives)
+    group = used.teacher + used.student + any(objective.over == "reference" for objective in objectives)
     if distinct is not None and not 1 <= distinct <= group:
         raise RecipeError(f"--distinct-responses: {distinct:g} is not between 1 and {group}.")
     rows = list(samples(data.train, limit=min(SAMPLED_QUESTIONS, settings.batch_questions)))
-    masks = [recipe.r_max(number) for number in range(len(recipe.teachers))]
     if recipe.trainer.threads:
         torch.set_num_threads(recipe.trainer.threads)
+    questions = sum(1 for _ in samples(data.train, limit=data.train_limit))
+    stages, student_questions = _visited(recipe, questions)
     return Plan(
         recipe=recipe,
         student=_party(recipe.student.checkpoint, base, rows),
         teachers=[_party(model.checkpoint, base, rows) for model in recipe.teachers],
-        stages=[
-            len(stage_ratios(recipe.steps(n), ASSUMED_R_MAX if r == "auto" else r, recipe.r_step(n)))
-            for n, r in enumerate(masks)
-        ],
-        questions=sum(1 for _ in samples(data.train, limit=data.train_limit)),
+        used=used,
+        stages=stages if used.teacher else [[0] for _ in stages],
+        student_questions=student_questions if used.student else 0,
+        questions=questions,
         test=sum(1 for _ in samples(data.test, limit=data.test_limit)),
         rows=rows,
         tokens=min(response_tokens or math.inf, settings.max_new_tokens),
@@ -206,6 +214,28 @@ def _plan(
         processes=processes,
         flops=flops or matmul_flops(bf16=recipe.trainer.bf16),
     )
+
+
+def _visited(recipe: Recipe, questions: int) -> tuple[list[list[int]], int]:
+    """Different questions that each mask stage of each teacher visits, and those the student is asked."""
+    order, first = Order(questions, recipe.trainer.seed), 0
+    per_step = recipe.trainer.batch_questions * recipe.trainer.gradient_accumulation
+    stages, legs = [], []
+    for number in range(len(recipe.teachers)):
+        steps, wanted = recipe.steps(number), recipe.r_max(number)
+        r_max = ASSUMED_R_MAX if wanted == "auto" else wanted
+        ratios = [mask_ratio(step, steps, r_max, recipe.r_step(number)) for step in range(steps)]
+        cuts = [0, *(step for step in range(1, steps) if ratios[step] != ratios[step - 1]), steps]
+        visits = [order.visits(first + a * per_step, first + b * per_step) for a, b in itertools.pairwise(cuts)]
+        stages.append([len(np.unique(rows)) for rows in visits])
+        legs.append(np.unique(np.concatenate(visits)))
+        first += steps * per_step
+    asked = {
+        "never": len(np.unique(np.concatenate(legs))),
+        "per_teacher": sum(map(len, legs)),
+        "per_stage": sum(map(sum, stages)),
+    }
+    return stages, asked[recipe.masters.gen_data.student_refresh]
 
 
 def _party(name: str, base: Path, rows: list[Sample]) -> Party:
@@ -252,9 +282,8 @@ def matmul_flops(*, bf16: bool) -> float:
 
 
 def _responses(plan: Plan) -> dict[str, float]:
-    settings = plan.recipe.masters.gen_data
-    teacher = plan.questions * settings.teacher_responses * sum(plan.stages)
-    student = plan.questions * settings.student_responses * plan.student_passes
+    teacher = plan.used.teacher * sum(plan.teacher_questions)
+    student = plan.used.student * plan.student_questions
     return {"teacher": teacher, "student": student, "tokens": (teacher + student) * plan.tokens}
 
 
@@ -326,7 +355,8 @@ def _disk(plan: Plan) -> dict[str, float]:
     shards = math.ceil(plan.questions / recipe.masters.gen_data.shard_questions)
     counts = _responses(plan)
     responses = counts["teacher"] + counts["student"]
-    files = shards * (sum(plan.stages) + plan.student_passes)
+    passes = [*itertools.chain(*plan.stages), plan.student_questions]
+    files = sum(min(shards, asked) for asked in passes)  # the visits of a stage lie spread over all shards
     asked, asked_cache = _stored(QUESTIONS, [question_row(sample) for sample in plan.rows], plan.questions, shards)
     said, said_cache = _stored(RESPONSES, _likely_responses(plan), responses, files)
     checkpoint = (weights if recipe.trainer.lora is None else 4 * trainable) + 8 * trainable
@@ -383,21 +413,18 @@ def _likely_responses(plan: Plan) -> list[dict[str, Any]]:
 
 def _work(plan: Plan) -> dict[str, float]:
     """FLOPs of the whole run by part: decoding token by token runs far below a matrix product's speed."""
-    settings, recipe = plan.recipe.masters.gen_data, plan.recipe
-    student, tokens = plan.student, plan.tokens
-    passes = [(student, settings.student_responses, plan.student_passes)] + [
-        (teacher, settings.teacher_responses, stages)
-        for teacher, stages in zip(plan.teachers, plan.stages, strict=True)
+    recipe, student, tokens = plan.recipe, plan.student, plan.tokens
+    passes = [(student, plan.used.student, plan.student_questions)] + [
+        (teacher, plan.used.teacher, asked)
+        for teacher, asked in zip(plan.teachers, plan.teacher_questions, strict=True)
     ]
     prompts = decode = 0.0
-    for party, count, times in passes:
-        if not count:
-            continue
+    for party, count, asked in passes:
         again = party.load.fresh * (party.picture_flops() + student.picture_flops())
         reference = min(count, plan.distinct) * student.row_flops(tokens)
-        prompts += times * plan.questions * (again + party.row_flops(0) + reference)
+        prompts += asked * (again + party.row_flops(0) + reference)
         step = party.sizes.text.forward_flops(1, party.load.prompt + tokens) + party.head_flops(1)
-        decode += times * plan.questions * count * tokens * step
+        decode += asked * count * tokens * step
     # The backward pass costs twice the forward one; without weight gradients, once. Checkpointing runs it again.
     cost = (2 if recipe.trainer.lora is not None else 3) + int(recipe.trainer.gradient_checkpointing)
     train = 0.0
@@ -408,6 +435,19 @@ def _work(plan: Plan) -> dict[str, float]:
         train += questions * (cost * own + other)
     answer = student.load.fresh * student.picture_flops() + student.row_flops(min(tokens, EVALUATION_TOKENS))
     return {"gen_data": prompts, "decode": decode, "train": train, "measure": 2 * plan.test * answer}
+
+
+def _written(plan: Plan) -> str:
+    """How many of the responses there could be are written."""
+    if not plan.used.any:
+        return "no responses are written: nothing but the reference answers is learnt from"
+    counts = _responses(plan)
+    stages = sum(map(len, plan.stages))
+    every = plan.questions * (plan.used.teacher * stages + plan.used.student)
+    return (
+        f"responses only to the questions that a mask stage visits: {counts['teacher'] + counts['student']:,} of the "
+        f"{every:,} that all stages would take for all questions"
+    )
 
 
 def _assumptions(plan: Plan, given_flops: bool) -> list[str]:
@@ -422,6 +462,7 @@ def _assumptions(plan: Plan, given_flops: bool) -> list[str]:
         f"prompts as the first {len(plan.rows)} train questions have them: {plan.student.load.prompt:.0f} tokens on "
         f"average, {plan.student.load.longest} at most",
         "weights in float32, whole in each process (DDP); on a CPU add about 0.6 GB for Python and its libraries",
+        _written(plan),
     ]
     if any(plan.recipe.r_max(number) == "auto" for number in range(len(plan.teachers))):
         lines.append(f"r_max {ASSUMED_R_MAX} where it is 'auto'; the probe itself is not counted")

@@ -1,13 +1,15 @@
 """Gen-Data: the questions of a run and the responses to them, in Parquet shards (MASTERS Eq. 5).
 
-A shard is written aside and renamed, so it is whole or not there; a run that was stopped goes on at the first shard
-that is missing, and no response is ever written twice. Each shard's draws are seeded by its place alone, so it does not
-matter which of several processes writes it.
+Only what training will visit is answered. A shard is written aside and renamed, so it is whole or not there; a run that
+was stopped goes on at the first shard that lacks something, and no response is ever written twice: what another run, or
+a longer one, needs beyond a shard goes into a further part of it. Draws are seeded by the shard and the questions drawn
+together, so it does not matter which of several processes writes them.
 """
 
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import zlib
 from collections.abc import Callable, Iterator
@@ -17,8 +19,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
+from numpy.typing import NDArray
 
 from edgekit.console import progress
 from edgekit.data import ImageRef, Sample, samples
@@ -97,8 +101,8 @@ def write_questions(
     count = 0
 
     def close_shard() -> None:
-        if not _shard(folder, number := (count - 1) // shard).exists():
-            _write_shard(folder, number, rows, QUESTIONS)
+        if not (path := _shard(folder, (count - 1) // shard)).exists():
+            _write_shard(path, rows, QUESTIONS)
         rows.clear()
 
     seen: set[int] = set()
@@ -193,15 +197,59 @@ def own_shards(questions: Path) -> list[Path]:
     return sorted(questions.glob("shard-*.parquet"))[processes.index() :: processes.count()]
 
 
-def missing_shards(questions: Path, folder: Path) -> list[Path]:
-    """Question shards of this process that have no response shard yet."""
-    return [path for path in own_shards(questions) if not (folder / path.name).exists()]
+def parts_of(folder: Path, shard: Path) -> list[Path]:
+    """Files of a pass that answer questions of one question shard."""
+    return sorted(folder.glob(f"{shard.stem}.parquet")) + sorted(folder.glob(f"{shard.stem}-part-*.parquet"))
+
+
+def missing_rows(
+    questions: Path, folder: Path, wanted: NDArray[np.int64], *, everywhere: bool = False
+) -> dict[Path, list[int]]:
+    """Question shard of this process -> places in it of the wanted questions that have no responses yet.
+
+    Args:
+        questions: Folder of question shards.
+        folder: Folder of one pass's response shards.
+        wanted: (n,) rows of questions, counted over all shards.
+        everywhere: Look at the shards of all processes.
+    """
+    size = read_sealed_json(questions / "index.json")["shard"]
+    todo: dict[Path, list[int]] = {}
+    wanted = np.unique(wanted)
+    for path in sorted(questions.glob("shard-*.parquet")) if everywhere else own_shards(questions):
+        number = shard_number(path)
+        first, after = np.searchsorted(wanted, [number * size, (number + 1) * size])
+        places = (wanted[first:after] - number * size).tolist()
+        if places and (parts := parts_of(folder, path)):
+            answered = {name for part in parts for name in _ids(part, "question_id")}
+            ids = _ids(path, "id")
+            places = [place for place in places if ids[place] not in answered]
+        if places:
+            todo[path] = places
+    return todo
+
+
+def shard_number(path: Path) -> int:
+    """Of a question shard."""
+    return int(path.stem.partition("-")[2])
+
+
+def _ids(path: Path, column: str) -> list[str]:
+    names: list[str] = pq.read_table(path, columns=[column])[column].to_pylist()
+    return names
 
 
 def write_responses(
-    writer: Writer, reference: Reference, judge: Judge, settings: GenData, questions: Path, folder: Path, seed: int
+    writer: Writer,
+    reference: Reference,
+    judge: Judge,
+    settings: GenData,
+    questions: Path,
+    folder: Path,
+    seed: int,
+    wanted: NDArray[np.int64],
 ) -> None:
-    """Write the missing response shards of one pass that are this process's to write.
+    """Write the missing responses of one pass that are this process's to write.
 
     Args:
         writer: Who writes.
@@ -211,22 +259,23 @@ def write_responses(
         questions: Folder of question shards.
         folder: Folder of this pass's shards.
         seed: Of the run.
+        wanted: (n,) rows of the questions to answer, counted over all shards.
     Raises:
         EdgekitError: a teacher gave nothing but empty responses to a whole shard; that shard is not written.
     """
-    todo = missing_shards(questions, folder)
-    if not todo:
-        return
-    total = len(own_shards(questions))
+    todo = missing_rows(questions, folder, wanted)
     mask = f", mask {writer.mask_ratio:.2f}" if writer.source == "teacher" else ""
     with progress() as bar:
-        task = bar.add_task(f"responses of the {writer.source}{mask}", total=total, completed=total - len(todo))
-        for done, path in enumerate(todo, total - len(todo) + 1):
+        task = bar.add_task(f"responses of the {writer.source}{mask}", total=sum(map(len, todo.values())))
+        done = 0
+        for path, places in todo.items():
             shard_seed = seed_of(seed, writer.key, path.name)
-            rows = list(_respond(writer, reference, judge, settings, path, shard_seed))
+            rows = list(_respond(writer, reference, judge, settings, path, places, shard_seed))
             if writer.source == "teacher" and not any(row["text"].strip() for row in rows):
                 raise _mute(writer, path, len(rows))
-            _write_shard(folder, int(path.stem.partition("-")[2]), rows, RESPONSES)
+            names = (_shard(folder, shard_number(path), part) for part in itertools.count())
+            _write_shard(next(name for name in names if not name.exists()), rows, RESPONSES)
+            done += len(places)
             bar.update(task, completed=done)
 
 
@@ -242,12 +291,12 @@ def _mute(writer: Writer, path: Path, count: int) -> EdgekitError:
 
 
 def _respond(
-    writer: Writer, reference: Reference, judge: Judge, settings: GenData, path: Path, seed: int
+    writer: Writer, reference: Reference, judge: Judge, settings: GenData, path: Path, places: list[int], seed: int
 ) -> Iterator[dict[str, Any]]:
-    table = pq.read_table(path).to_pylist()
+    table = pq.read_table(path).take(places).to_pylist()
     for start in range(0, len(table), settings.batch_questions):
         group = [question(row) for row in table[start : start + settings.batch_questions]]
-        draw_seed = seed_of(seed, start)
+        draw_seed = seed_of(seed, [one.id for one in group])
         drawn = writer.generator.sample(group, writer.count, draw_seed)
         texts = [[writer.processor.decode(ids) for ids in responses] for responses in drawn]
         logps = reference_logps(reference, group, drawn)
@@ -283,16 +332,16 @@ def reference_logps(reference: Reference, group: list[Sample], drawn: list[list[
     return [[values[q, tuple(ids)] for ids in rows] for q, rows in enumerate(drawn)]
 
 
-def _shard(folder: Path, number: int) -> Path:
-    return folder / f"shard-{number:05d}.parquet"
+def _shard(folder: Path, number: int, part: int = 0) -> Path:
+    return folder / f"shard-{number:05d}{f'-part-{part}' if part else ''}.parquet"
 
 
-def _write_shard(folder: Path, number: int, rows: list[dict[str, Any]], schema: pa.Schema) -> None:
+def _write_shard(path: Path, rows: list[dict[str, Any]], schema: pa.Schema) -> None:
     buffer = io.BytesIO()
     with pq.ParquetWriter(buffer, schema, compression="zstd") as writer:
         writer.write_table(pa.Table.from_pylist(rows, schema=schema))
         writer.add_key_value_metadata({KEY: BLANK})
-    write_bytes(_shard(folder, number), sealed(buffer.getvalue()))
+    write_bytes(path, sealed(buffer.getvalue()))
 
 
 def shard_fault(path: Path) -> str | None:
@@ -305,6 +354,53 @@ def shard_fault(path: Path) -> str | None:
         except (pa.ArrowException, OSError):
             whole = False
     return None if whole else "it is not what was written there" if data.strip(b"\0") else "it is empty"
+
+
+@dataclass(frozen=True)
+class Answered:
+    """The responses of one pass, found by question.
+
+    Attributes:
+        rows: Rows of `RESPONSES`, those of a question one after the other.
+        count: Responses per question.
+        place: (questions,) where a question's first one stands in `rows`; -1 where it has none.
+    """
+
+    rows: Any
+    count: int
+    place: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, rows: Any, count: int, questions: Any) -> Answered:
+        """Find each question's responses.
+
+        Args:
+            rows: Rows of `RESPONSES`.
+            count: Responses per question.
+            questions: Rows of `QUESTIONS`.
+        """
+        starts = rows.select_columns(["question_id"]).with_format("arrow")[:]["question_id"].combine_chunks()[::count]
+        wanted = questions.select_columns(["id"]).with_format("arrow")[:]["id"].combine_chunks()
+        found = pc.index_in(wanted, value_set=starts)
+        return cls(rows, count, pc.fill_null(pc.multiply(found.cast(pa.int64()), count), -1).to_numpy())
+
+    def to(self, row: int, name: str) -> list[dict[str, Any]]:
+        """The responses to a question.
+
+        Args:
+            row: Of the question.
+            name: Its id.
+        Raises:
+            DataError: they are missing, or another's.
+        """
+        place = int(self.place[row])
+        found = self.rows[place : place + self.count] if place >= 0 else {"question_id": []}
+        if found["question_id"] != [name] * self.count:
+            raise DataError(
+                f"The responses do not belong to the questions: {name!r} met {found['question_id'] or 'none'}.",
+                fix="Remove the run's responses/ folder and run the command again.",
+            )
+        return [{key: values[k] for key, values in found.items()} for k in range(self.count)]
 
 
 def open_shards(folder: Path, cache: Path) -> Any:

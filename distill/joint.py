@@ -13,16 +13,17 @@ from torch.utils.data import Dataset
 
 from edgekit.data import Sample
 from edgekit.distill.batch import Prompts, embed, encode_prompts, response_hidden
-from edgekit.distill.gen_data import question
+from edgekit.distill.gen_data import Answered, question
 from edgekit.distill.inside import Recorder, sizes
 from edgekit.distill.loss import Group, Weights, joint_loss, row_means
 from edgekit.distill.masking import MaskedTeacher
 from edgekit.distill.objectives import Objective, Side
+from edgekit.distill.order import Order
 from edgekit.distill.processes import as_forward
 from edgekit.distill.schedules import ObjectiveSchedule
 from edgekit.distill.trainer import PartsTrainer
 from edgekit.distill.vocabulary import Terms, answer_terms
-from edgekit.errors import DataError, EdgekitError
+from edgekit.errors import EdgekitError
 from edgekit.processor import Processor
 
 S = TypeVar("S")
@@ -54,45 +55,39 @@ class ScheduledQuestions(Dataset[Item]):
 
     Args:
         questions: Rows of `gen_data.QUESTIONS`.
-        passes: Mask ratio -> response sets (rows, responses per question) used at that stage.
+        passes: Mask ratio -> response sets used at that stage.
         ratio_of: Step -> mask ratio.
         steps: Optimiser steps of the leg.
         per_step: Questions an optimiser step takes, those of all processes together.
-        seed: Of the order; each pass over the questions is a new permutation.
+        order: Of the visits.
+        first: Visits of the legs before.
     """
 
     def __init__(
         self,
         questions: Any,
-        passes: Mapping[float, Sequence[tuple[Any, int]]],
+        passes: Mapping[float, Sequence[Answered]],
         ratio_of: Callable[[int], float],
         steps: int,
         per_step: int,
-        seed: int,
+        order: Order,
+        first: int = 0,
     ) -> None:
         self.questions, self.passes, self.ratio_of = questions, passes, ratio_of
-        self.steps, self.per_step, self.seed = steps, per_step, seed
-        self._epoch, self._order = -1, np.empty(0, dtype=np.int64)
+        self.steps, self.per_step, self.order, self.first = steps, per_step, order, first
+        self._epoch, self._rows = -1, np.empty(0, dtype=np.int64)
 
     def __len__(self) -> int:
         return self.steps * self.per_step
 
     def __getitem__(self, index: int) -> Item:
-        epoch, place = divmod(index, len(self.questions))
+        epoch, place = divmod(self.first + index, self.order.questions)
         if epoch != self._epoch:
-            self._epoch, self._order = epoch, np.random.default_rng((self.seed, epoch)).permutation(len(self.questions))
-        row = int(self._order[place])
+            self._epoch, self._rows = epoch, self.order.epoch(epoch)
+        row = int(self._rows[place])
         sample = question(self.questions[row])
-        responses: list[dict[str, Any]] = []
-        for rows, count in self.passes[self.ratio_of(index // self.per_step)]:
-            found = rows[row * count : (row + 1) * count]
-            if set(found["question_id"]) - {sample.id}:
-                raise DataError(
-                    f"The responses do not belong to the questions: {sample.id!r} met {found['question_id'][0]!r}.",
-                    fix="Remove the run's responses/ folder and run the command again.",
-                )
-            responses += [{key: values[k] for key, values in found.items()} for k in range(len(found["question_id"]))]
-        return Item(sample, responses)
+        sets = self.passes[self.ratio_of(index // self.per_step)]
+        return Item(sample, [response for answered in sets for response in answered.to(row, sample.id)])
 
 
 @dataclass(frozen=True)
@@ -127,11 +122,13 @@ class Collator:
         group = Group(
             owners=torch.tensor([number for number, _ in distinct]),
             lengths=torch.tensor([len(ids) for _, ids in distinct]),
-            slots=torch.tensor(slots),
+            slots=torch.tensor(slots, dtype=torch.long),
             r_acc=torch.tensor([float(row["r_acc"]) for row in rows]),
             present=torch.tensor([bool(row["text"].strip()) for row in rows]),
             ref_logp=torch.tensor([value for row in rows for value in row["ref_logp"]]),
-            from_teacher=torch.tensor([[r["source"] == "teacher" for r in item.responses] for item in items]),
+            from_teacher=torch.tensor(
+                [[r["source"] == "teacher" for r in item.responses] for item in items], dtype=torch.bool
+            ),
             reference=torch.tensor(answers),
         )
         student = encode_prompts(self.student, samples)
@@ -249,7 +246,9 @@ class JointTrainer(PartsTrainer):
         recorder = Recorder(model, self.looks_at)
         embedded = embed(model, processor, prompts, 0)
         with recorder.on():
-            hidden = response_hidden(model, embedded, batch.group.owners.tolist(), batch.responses, 0)
+            # What is recorded has a row for each response.
+            owners, pack = batch.group.owners.tolist(), not self.looks_at
+            hidden = response_hidden(model, embedded, owners, batch.responses, 0, pack)
         side = recorder.side(embedded, batch.group.owners, batch.responses) if self.looks_at else None
         return hidden, side
 

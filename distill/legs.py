@@ -8,7 +8,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
 
+import numpy as np
+from numpy.typing import NDArray
+
 from edgekit.checkpoint import check_checkpoint, checkpoint_hash, resolve_checkpoint
+from edgekit.distill.order import Order
 from edgekit.families import family_of
 from edgekit.processor import Processor
 from edgekit.skeleton import skeleton
@@ -71,6 +75,9 @@ class Leg:
         ratio_of: Optimiser step -> mask ratio.
         ratios: Distinct ratios in order.
         refresh: `masters.gen_data.student_refresh`.
+        order: Of the visits of the whole ladder.
+        first: Visits of the teachers before.
+        per_step: Questions an optimiser step takes, those of all processes together.
     """
 
     number: int
@@ -79,14 +86,29 @@ class Leg:
     ratio_of: Callable[[int], float]
     ratios: list[float]
     refresh: str
+    order: Order
+    first: int
+    per_step: int
 
     @property
     def stages(self) -> list[Stage]:
         """One stretch, or one per mask ratio where the student's responses follow its training."""
         if self.refresh != "per_stage":
             return [Stage(self.ratios, 0, self.steps)]
-        own = {ratio: [step for step in range(self.steps) if self.ratio_of(step) == ratio] for ratio in self.ratios}
-        return [Stage([ratio], own[ratio][0], own[ratio][-1] + 1) for ratio in self.ratios]
+        return [Stage([ratio], *self._span(ratio)) for ratio in self.ratios]
+
+    def rows(self, ratio: float) -> NDArray[np.int64]:
+        """Questions that are visited at one mask ratio, by row, each once."""
+        return np.unique(self.order.visits(*(self.first + step * self.per_step for step in self._span(ratio))))
+
+    def all_rows(self) -> NDArray[np.int64]:
+        """Questions that this leg visits."""
+        return np.unique(self.order.visits(self.first, self.first + self.steps * self.per_step))
+
+    def _span(self, ratio: float) -> tuple[int, int]:
+        """First step at a ratio, and the step after the last; ratios only fall."""
+        own = [step for step in range(self.steps) if self.ratio_of(step) == ratio]
+        return own[0], own[-1] + 1
 
     def responses(self, run: Run, ratio: float) -> Path:
         """Shards of this teacher at one mask ratio."""

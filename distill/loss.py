@@ -98,22 +98,12 @@ def joint_loss(
         The scalar loss, and detached means of its parts for the log.
     """
     per_row = {name: row_means(values, group.lengths) for name, values in distances.items()}
-    first = per_row["jsd" if "jsd" in per_row else next(iter(per_row))].detach()
     present = group.present[group.slots]
-    rewards = torch.zeros(group.slots.shape, device=logp.device)
-    r_distill = distill_rewards(first[group.slots], present)
-    if weights.accuracy:
-        rewards = rewards + group.r_acc[group.slots]
-    if weights.distill:
-        rewards = rewards + r_distill
-    advantages = group_advantages(rewards, weights.advantage_std)
-
-    share = 1.0 / group.slots.numel()
-    rho = _ratios(logp, group, advantages, weights.clip)
-    kl = row_means(k3(logp, group.ref_logp), group.lengths)
-    policy = -(rho * advantages - weights.kl_beta * kl[group.slots]).sum() * share
-    loss = weights.grpo * policy
-    logs = {"r_acc": group.r_acc[group.slots].mean(), "r_distill": r_distill.mean(), "kl": kl[group.slots].mean()}
+    loss, logs = logp.new_zeros(()), dict[str, Tensor]()
+    if group.slots.numel():  # none was drawn where nothing but the reference answers is learnt from
+        first = per_row["jsd" if "jsd" in per_row else next(iter(per_row))].detach()
+        policy, logs = _policy(logp, first, present, group, weights)
+        loss = weights.grpo * policy
     for name, rows in per_row.items():
         mean = _mean_over(rows, group, present, weights.rows.get(name, "drawn"))
         if batch_parts and name in batch_parts:
@@ -121,6 +111,23 @@ def joint_loss(
         loss = loss + weights.objective[name] * mean
         logs[name] = mean
     return loss, {name: value.detach() for name, value in logs.items()}
+
+
+def _policy(
+    logp: Tensor, distance: Tensor, present: Tensor, group: Group, weights: Weights
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """L_GRPO over all draws, and what it is made of; `distance` is D of each response (R,)."""
+    rewards = torch.zeros(group.slots.shape, device=logp.device)
+    r_distill = distill_rewards(distance[group.slots], present)
+    if weights.accuracy:
+        rewards = rewards + group.r_acc[group.slots]
+    if weights.distill:
+        rewards = rewards + r_distill
+    advantages = group_advantages(rewards, weights.advantage_std)
+    rho = _ratios(logp, group, advantages, weights.clip)
+    kl = row_means(k3(logp, group.ref_logp), group.lengths)[group.slots]
+    policy = -(rho * advantages - weights.kl_beta * kl).mean()
+    return policy, {"r_acc": group.r_acc[group.slots].mean(), "r_distill": r_distill.mean(), "kl": kl.mean()}
 
 
 def _ratios(logp: Tensor, group: Group, advantages: Tensor, clip: float | None) -> Tensor:

@@ -38,12 +38,13 @@ from edgekit.distill.legs import Leg, Party, Stage
 from edgekit.distill.loss import Weights
 from edgekit.distill.masking import MaskedTeacher, check_mask, mask_ratio, stage_ratios
 from edgekit.distill.objectives import Objective, build
+from edgekit.distill.order import Order, picture_numbers
 from edgekit.distill.pairing import copy_processor, probe_answers, shared_vocabulary
 from edgekit.distill.probe import held_out, probe
 from edgekit.distill.probe import save as save_probe
 from edgekit.distill.qad import KlReference
 from edgekit.distill.qad_stage import qad_due, quantised_stage
-from edgekit.distill.responses import Responses
+from edgekit.distill.responses import Responses, Used
 from edgekit.distill.resuming import SECONDS, THRESHOLDS, drop_damaged, lacking, stages_to_do
 from edgekit.distill.schedules import MaskSchedule
 from edgekit.distill.trainer import StopAt, last_complete_checkpoint, name_layers, run_trainer, training_arguments
@@ -101,7 +102,9 @@ class Pipeline:
                 "The quantisation-aware stage (qad.steps) runs in one process.",
                 fix="Distil without it; the same command with it, and without a launcher, then adds only this stage.",
             )
-        own = [name for name, one in self._objectives().items() if type(one).adapters is not Objective.adapters]
+        objectives = self._objectives()
+        self.used = Used.by(recipe, objectives.values())
+        own = [name for name, one in objectives.items() if type(one).adapters is not Objective.adapters]
         if own and recipe.trainer.lora is not None:
             raise RecipeError(
                 f"trainer.lora cannot be combined with the objective {own[0]!r}, which trains layers of its own.",
@@ -124,7 +127,7 @@ class Pipeline:
             EdgekitError: of any kind; what was done is kept.
         """
         with run.lock() if processes.is_main() else nullcontext():
-            self.run = run
+            self.run, self.legs = run, []
             self.responses = Responses(
                 recipe=self.recipe,
                 base=self.base,
@@ -134,6 +137,8 @@ class Pipeline:
                 load_student=self._student_at,
                 load_initial=self._initial,
                 load_teacher=self._masked,
+                legs=self.legs,  # known once the questions are
+                used=self.used,
             )
             return self._go()
 
@@ -146,18 +151,20 @@ class Pipeline:
         if self.recipe.masters.gen_data.check_teacher:
             processes.from_main(self._check_teachers)
         with processes.main_first():
-            self.legs = [self._leg(number, teacher) for number, teacher in enumerate(self.teachers)]
+            self.legs += self._ladder()
         schedule = [{"teacher": leg.teacher.name, "mask_ratios": leg.ratios} for leg in self.legs]
         processes.from_main(lambda: self.run.update(schedule=schedule))
         before = self._measured("before", lambda: load_model(self.student.folder))
         for leg in self.legs:
             todo = processes.from_main(partial(self._stages_to_do, leg))
             for stage in leg.stages:
-                with self.clock.phase("gen_data"):
-                    own = stage in todo or processes.from_main(self._asked(leg, stage).is_dir)
-                    self.responses.write(leg, stage, own=own)
-                    processes.wait()
-                processes.from_main(self._compare_judges)
+                if self.used.any:
+                    with self.clock.phase("gen_data"):
+                        own = stage in todo or processes.from_main(self._asked(leg, stage).is_dir)
+                        self.responses.write(leg, stage, own=own)
+                        processes.wait()
+                    processes.from_main(partial(self.responses.record, leg, stage))
+                    processes.from_main(self._compare_judges)
                 if stage in todo:
                     self._train(leg, stage)
         processes.from_main(self._save_student)
@@ -217,15 +224,28 @@ class Pipeline:
                 write_sealed_json(path, asked.as_dict())
             note(teacher_check.verdict(teacher_check.from_dict(read_sealed_json(path))))
 
-    def _leg(self, number: int, teacher: Party) -> Leg:
+    def _ladder(self) -> list[Leg]:
+        """A leg for each teacher; one order of visits goes through all of them."""
+        trainer, questions = self.recipe.trainer, self.run.questions
+        count = read_sealed_json(questions / "index.json")["questions"]
+        pictures = picture_numbers(questions) if trainer.order == "pictures" else None
+        order, first, legs = Order(count, trainer.seed, pictures), 0, list[Leg]()
+        for number, teacher in enumerate(self.teachers):
+            legs.append(self._leg(number, teacher, order, first))
+            first += legs[-1].steps * legs[-1].per_step
+        return legs
+
+    def _leg(self, number: int, teacher: Party, order: Order, first: int) -> Leg:
         steps, fall = self.recipe.steps(number), self.recipe.r_step(number)
+        per_step = self.recipe.trainer.batch_questions * self.recipe.trainer.gradient_accumulation
         wanted = self.recipe.r_max(number)
         # Whole stages only where it is measured, so that the schedule ends at 0.
         r_max = math.floor(self._probed(number, teacher) / fall + 1e-9) * fall if wanted == "auto" else wanted
         r_max = round(r_max, 10)
         ratio_of = partial(mask_ratio, steps=steps, r_max=r_max, fall=fall)
         refresh = self.recipe.masters.gen_data.student_refresh
-        return Leg(number, teacher, steps, ratio_of, stage_ratios(steps, r_max, fall), refresh)
+        ratios = stage_ratios(steps, r_max, fall)
+        return Leg(number, teacher, steps, ratio_of, ratios, refresh, order, first, per_step)
 
     def _probed(self, number: int, teacher: Party) -> float:
         """The r_max that a probe of this teacher proposes; kept in the run's reports."""
@@ -258,11 +278,12 @@ class Pipeline:
         shard = recipe.masters.gen_data.shard_questions
         count = write_questions(recipe.data, folder, shard, recipe.trainer.seed, partial(check_sample, recipe))
         digest = hashlib.sha256()
-        answers: set[str] = set()
+        answers: set[str | None] = set()
         for path in sorted(folder.glob("shard-*.parquet")):
             digest.update(bytes.fromhex(sha256_file(path)))
             answers |= set(pq.read_table(path, columns=["answer"])["answer"].to_pylist())
-        if bad := probe_answers(self.student.processor, answers, set()):
+        self._check_labels(answers)
+        if bad := probe_answers(self.student.processor, {answer for answer in answers if answer}, set()):
             raise DataError(
                 f"The student's tokenizer cannot say {len(bad)} of the reference answers, the first: {bad[0]!r}.",
                 why="A right response would be scored as wrong.",
@@ -280,12 +301,18 @@ class Pipeline:
         self.run.update(data={"train_questions": count, "train_sha256": digest.hexdigest()})
 
     def _stages_to_do(self, leg: Leg) -> list[Stage]:
-        def missing(stage: Stage) -> bool:
-            there = {path.name for path in leg.student_responses(self.run, stage.ratios[0]).glob("shard-*.parquet")}
-            wanted = self.recipe.masters.gen_data.student_responses > 0
-            return wanted and bool({path.name for path in self.run.questions.glob("shard-*.parquet")} - there)
+        return stages_to_do(self.run, self.legs, leg, partial(self.responses.student_lacks, leg))
 
-        return stages_to_do(self.run, self.legs, leg, missing)
+    def _check_labels(self, answers: set[str | None]) -> None:
+        """Objectives over reference answers need them: of every question where nothing else is learnt from."""
+        over = [name for name, one in self._objectives().items() if one.over == "reference"]
+        stated = {answer for answer in answers if answer}
+        if over and (not stated or (len(stated) < len(answers) and not self.used.any)):
+            raise DataError(
+                f"The objective {over[0]!r} learns from reference answers, and train questions have none.",
+                fix=f"See which:  edgekit data check {self.recipe.data.train}\n"
+                f"Or learn from responses that are drawn:  --set objective_settings.{over[0]}.over=drawn",
+            )
 
     def _compare_judges(self) -> None:
         report_agreement(self.recipe, self.run.questions, self.run.responses, self.run.reports)
@@ -295,15 +322,9 @@ class Pipeline:
         recipe, run, settings = self.recipe, self.run, self.recipe.trainer
         cache = run.checkpoints / "cache"
         with processes.main_first():
-            questions, passes = open_shards(run.questions, cache), self.responses.passes(leg, stage, cache)
-        dataset = ScheduledQuestions(
-            questions,
-            passes,
-            leg.ratio_of,
-            stage.stop,
-            settings.batch_questions * settings.gradient_accumulation,
-            settings.seed + leg.number,
-        )
+            questions = open_shards(run.questions, cache)
+            passes = self.responses.passes(leg, stage, questions, cache)
+        dataset = ScheduledQuestions(questions, passes, leg.ratio_of, stage.stop, leg.per_step, leg.order, leg.first)
         student = self._student_at(leg, leg.stages[0])
         name_layers(student)
         if settings.lora is not None:
@@ -324,7 +345,7 @@ class Pipeline:
                 accuracy=masters.rewards.accuracy,
                 distill=masters.rewards.distill,
                 advantage_std=masters.advantage_std,
-                rows={name: objective.rows for name, objective in objectives.items()},
+                rows={name: objective.over for name, objective in objectives.items()},
             ),
             vocab=self.vocab,
             model=student,
@@ -333,7 +354,7 @@ class Pipeline:
             data_collator=Collator(
                 self.student.processor,
                 leg.teacher.processor,
-                references=any(objective.rows == "reference" for objective in objectives.values()),
+                references=any(objective.over == "reference" for objective in objectives.values()),
             ),
         )
         if stage.stop < leg.steps:

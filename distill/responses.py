@@ -2,29 +2,62 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from edgekit.console import note
 from edgekit.data import Sample
 from edgekit.distill import processes
-from edgekit.distill.gen_data import Reference, Writer, missing_shards, open_shards, write_responses
+from edgekit.distill.gen_data import Answered, Reference, Writer, missing_rows, open_shards, write_responses
 from edgekit.distill.generators import Generator, Source
 from edgekit.distill.judges import make_judge
 from edgekit.distill.legs import Leg, Party, Stage
 from edgekit.distill.masking import MaskedTeacher
+from edgekit.distill.objectives import Objective
 from edgekit.distill.sight import check_sight, check_stored_sight
 from edgekit.distill.teacher_check import greedy_answers
 from edgekit.recipe import GENERATORS, Recipe
 from edgekit.seal import write_sealed_json
 from edgekit.workspace import Run
 
+SHARDS = "shards.json"
+"""Beside the responses of a pass: the names of its files, once all of them are there."""
 SIGHT = "sight.json"
 """Beside the responses of a teacher: how it was found to see the images."""
+
+
+@dataclass(frozen=True)
+class Used:
+    """Responses per question that the loss looks at; the others are not written.
+
+    Attributes:
+        teacher, student: How many of each.
+    """
+
+    teacher: int
+    student: int
+
+    @classmethod
+    def by(cls, recipe: Recipe, objectives: Iterable[Objective]) -> Used:
+        """What a recipe uses: rewards compare all that were drawn; without them an objective says what it is over."""
+        settings, over = recipe.masters.gen_data, {objective.over for objective in objectives}
+        drawn = recipe.masters.grpo_weight > 0 or "drawn" in over
+        return cls(
+            settings.teacher_responses if drawn or "teacher" in over else 0,
+            settings.student_responses if drawn else 0,
+        )
+
+    @property
+    def any(self) -> bool:
+        """Is there a Gen-Data at all?"""
+        return bool(self.teacher or self.student)
 
 
 @dataclass(frozen=True)
@@ -40,6 +73,8 @@ class Responses:
         load_student: The student a leg's stage begins with.
         load_initial: The untouched student, pi_ref.
         load_teacher: A teacher, ready to be masked.
+        legs: The whole ladder.
+        used: Whose responses the loss uses.
     """
 
     recipe: Recipe
@@ -50,14 +85,37 @@ class Responses:
     load_student: Callable[[Leg, Stage], Any]
     load_initial: Callable[[], Any]
     load_teacher: Callable[[Party], MaskedTeacher]
+    legs: list[Leg]
+    used: Used
 
     def missing(self, leg: Leg, stage: Stage) -> tuple[list[float], bool]:
         """Mask ratios whose teacher responses this process still has to write, and whether the student's are due."""
-        settings, questions = self.recipe.masters.gen_data, self.run.questions
-        wanted = stage.ratios if settings.teacher_responses else []
-        ratios = [ratio for ratio in wanted if missing_shards(questions, leg.responses(self.run, ratio))]
+        questions, run = self.run.questions, self.run
+        wanted = stage.ratios if self.used.teacher else []
+        ratios = [one for one in wanted if missing_rows(questions, leg.responses(run, one), leg.rows(one))]
+        if not self.used.student:
+            return ratios, False
+        own = leg.student_responses(run, stage.ratios[0])
+        return ratios, bool(missing_rows(questions, own, self._student_rows(leg, stage)))
+
+    def student_lacks(self, leg: Leg, stage: Stage) -> bool:
+        """Whether some of the student's responses that a stage needs are missing, in whatever process."""
         own = leg.student_responses(self.run, stage.ratios[0])
-        return ratios, bool(settings.student_responses and missing_shards(questions, own))
+        rows = self._student_rows(leg, stage)
+        return bool(self.used.student and missing_rows(self.run.questions, own, rows, everywhere=True))
+
+    def record(self, leg: Leg, stage: Stage) -> None:
+        """Keep which shards the passes of a stage have, so that a lost one is missed later; by the main process."""
+        folders = [leg.responses(self.run, ratio) for ratio in stage.ratios]
+        for folder in (*folders, leg.student_responses(self.run, stage.ratios[0])):
+            if names := sorted(path.name for path in folder.glob("shard-*.parquet")):
+                write_sealed_json(folder / SHARDS, {"files": names})
+
+    def _student_rows(self, leg: Leg, stage: Stage) -> NDArray[np.int64]:
+        """Questions that this version of the student is to answer."""
+        if leg.refresh == "per_stage":
+            return leg.rows(stage.ratios[0])
+        return leg.all_rows() if leg.refresh == "per_teacher" else np.concatenate([one.all_rows() for one in self.legs])
 
     def write(self, leg: Leg, stage: Stage, *, own: bool = True) -> None:
         """Write what a stage needs and has not got.
@@ -69,7 +127,7 @@ class Responses:
             EdgekitError: the teacher does not see the images, or a generator or judge failed; whole shards stay.
         """
         recipe = self.recipe
-        if recipe.masters.gen_data.teacher_responses:
+        if self.used.teacher:
             self._check_stored(leg, stage.ratios)
         ratios, due = self.missing(leg, stage)
         if due and not own:
@@ -87,20 +145,22 @@ class Responses:
         self._write_teacher(leg, ratios, write)  # first, as it begins with a look at the teacher
         if due and own:
             folder = leg.student_responses(self.run, stage.ratios[0])
+            write = partial(write, wanted=self._student_rows(leg, stage))
             self._write_student(folder, partial(self.load_student, leg, stage), write)
 
-    def passes(self, leg: Leg, stage: Stage, cache: Path) -> dict[float, list[tuple[Any, int]]]:
-        """Mask ratio -> response sets (rows, responses per question) that training uses at it."""
-        settings = self.recipe.masters.gen_data
-        passes: dict[float, list[tuple[Any, int]]] = {}
+    def passes(self, leg: Leg, stage: Stage, questions: Any, cache: Path) -> dict[float, list[Answered]]:
+        """Mask ratio -> response sets that training uses at it.
+
+        Args:
+            leg, stage: Which.
+            questions: Rows of `gen_data.QUESTIONS`.
+            cache: Folder for what the shards are mapped from.
+        """
+        passes: dict[float, list[Answered]] = {}
         for ratio in stage.ratios:
-            passes[ratio] = []
-            if settings.teacher_responses:
-                rows = open_shards(leg.responses(self.run, ratio), cache)
-                passes[ratio].append((rows, settings.teacher_responses))
-            if settings.student_responses:
-                rows = open_shards(leg.student_responses(self.run, ratio), cache)
-                passes[ratio].append((rows, settings.student_responses))
+            sources = [(leg.responses(self.run, ratio), self.used.teacher)]
+            sources.append((leg.student_responses(self.run, ratio), self.used.student))
+            passes[ratio] = [Answered.of(open_shards(folder, cache), n, questions) for folder, n in sources if n]
         return passes
 
     def ask_teacher(self, teacher: Party, number: int, questions: Sequence[Sample]) -> list[str]:
@@ -132,7 +192,7 @@ class Responses:
     def check_trainer(self, leg: Leg, teacher: MaskedTeacher) -> None:
         """Look at the loaded teacher too where another than it has written the responses."""
         settings, party = self.recipe.masters.gen_data, leg.teacher
-        if settings.check_images and (settings.generator != "transformers" or not settings.teacher_responses):
+        if settings.check_images and (settings.generator != "transformers" or not self.used.teacher):
             source = Source(party.name, party.folder, party.processor, settings, lambda: teacher.model)
             generator = GENERATORS.load("transformers").open_generator(source)
             check_sight(generator, party.name, self.run.questions)
@@ -157,7 +217,8 @@ class Responses:
                     write_sealed_json(folder / SIGHT, {"checked": "teacher", **(asdict(sight) if sight else {})})
                 name, processor = leg.teacher.name, leg.teacher.processor
                 count = settings.teacher_responses
-                write(Writer("teacher", name, generator, processor, count, ratio, folder.name), folder=folder)
+                writer = Writer("teacher", name, generator, processor, count, ratio, folder.name)
+                write(writer, folder=folder, wanted=leg.rows(ratio))
 
     def _write_student(self, folder: Path, load: Callable[[], Any], write: Callable[..., None]) -> None:
         """The student's own responses, always by its loaded model."""

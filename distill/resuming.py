@@ -16,7 +16,7 @@ from edgekit.checkpoint import checkpoint_hash
 from edgekit.console import note
 from edgekit.distill.gen_data import shard_fault
 from edgekit.distill.legs import Leg, Stage
-from edgekit.distill.responses import SIGHT
+from edgekit.distill.responses import SHARDS, SIGHT
 from edgekit.distill.trainer import checkpoints, last_complete_checkpoint, step_of
 from edgekit.errors import DamagedError
 from edgekit.files import clear_left_behind
@@ -61,16 +61,22 @@ def lacking(run: Run) -> bool:
         return True
     if run.shared is not None:
         return False  # other runs, which may not have got so far, have their shards there too
-    names = {path.name for path in run.questions.glob("shard-*.parquet")}
-    passes = [folder for folder in run.responses.glob("*") if folder.is_dir()]
-    return any(names - {path.name for path in folder.glob("shard-*.parquet")} for folder in passes)
+    return any(_shards_lost(run, folder) for folder in run.responses.glob("*") if folder.is_dir())
+
+
+def _shards_lost(run: Run, folder: Path) -> bool:
+    """Whether a pass lacks a shard; before edgekit wrote them down, each question shard had one."""
+    there = {path.name for path in folder.glob("shard-*.parquet")}
+    if (folder / SHARDS).exists():
+        return bool(set(read_sealed_json(folder / SHARDS)["files"]) - there)
+    return bool({path.name for path in run.questions.glob("shard-*.parquet")} - there)
 
 
 def _damaged(run: Run) -> Iterator[tuple[Path, str]]:
     """(file or folder, what is wrong with it)."""
     begun = run.folder / MANIFEST
     jsons = [begun, run.folder / THRESHOLDS, run.folder / SECONDS, *run.reports.glob("*.json")]
-    jsons += [run.questions / "index.json", *run.responses.glob(f"*/{SIGHT}")]
+    jsons += [run.questions / "index.json", *run.responses.glob(f"*/{SIGHT}"), *run.responses.glob(f"*/{SHARDS}")]
     yield from _of(jsons, _json_fault)
     shards = [*run.questions.glob("shard-*.parquet"), *run.responses.glob("*/shard-*.parquet")]
     if run.shared is not None:

@@ -213,6 +213,9 @@ class Trainer:
     """Questions per forward pass, each with all its responses; shared out where several processes run."""
     gradient_accumulation: int = 1
     """Forward passes per optimiser step."""
+    order: Literal["questions", "pictures"] = "questions"
+    """Shuffle question by question, or picture by picture with all questions about one together, so that a batch
+    encodes few pictures for many questions. Each is visited once before any comes again, over the whole ladder."""
     gradient_checkpointing: bool = False
     """Compute activations again in the backward pass instead of keeping them: less memory, about a third more time."""
     lora: Lora | None = None

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, get_args
 
 from torch import Tensor, nn
 
@@ -58,16 +58,14 @@ class Sizes:
 class Objective:
     """The base of all objectives: a token part, and perhaps a part over the whole batch.
 
+    Attributes:
+        over: Responses the token part is taken over: all that were drawn, the teacher's only, or the reference answers.
     Class attributes:
         looks_at: "hidden" and "attention" make the trainer record these; the latter needs eager attention.
     """
 
     looks_at: ClassVar[frozenset[str]] = frozenset()
-
-    @property
-    def rows(self) -> Rows:
-        """Responses it is taken over: all that were drawn, the teacher's only, or the reference answers."""
-        return "drawn"
+    over: Rows = field(default="drawn", kw_only=True)
 
     def per_token(self, student: Tensor, teacher: Tensor, ids: Tensor) -> Tensor:
         """Loss of each answer token.
@@ -112,7 +110,10 @@ def build(name: str, settings: Mapping[str, Any]) -> Objective:
         there = ", ".join(fields) or "none"
         raise RecipeError(f"objective_settings.{name}: unknown setting {unknown[0]!r}.", fix=f"There are: {there}.")
     try:
-        return cls(**settings)
+        made = cls(**settings)
+        if made.over not in get_args(Rows):
+            raise ValueError(f"over {made.over!r} is not one of {', '.join(get_args(Rows))}")
+        return made
     except (TypeError, ValueError) as error:
         raise RecipeError(f"objective_settings.{name}: {error}.") from error
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 from torch.nn.functional import cross_entropy
@@ -12,18 +12,13 @@ from edgekit.distill.objectives import Objective, Rows
 
 @dataclass
 class Loss(Objective):
-    """Settings: on, "reference" (the answer of the data) or "teacher" (the responses the masked teacher wrote)."""
+    """Settings: over, "reference" (the answer of the data) or "teacher" (the responses the masked teacher wrote)."""
 
-    on: Rows = "reference"
+    over: Rows = field(default="reference", kw_only=True)
 
     def __post_init__(self) -> None:
-        if self.on not in ("reference", "teacher"):
-            raise ValueError(f"on {self.on!r} is not 'reference' or 'teacher'")
-
-    @property
-    def rows(self) -> Rows:
-        """As the setting says."""
-        return self.on
+        if self.over not in ("reference", "teacher"):
+            raise ValueError(f"over {self.over!r} is not 'reference' or 'teacher'")
 
     def per_token(self, student: Tensor, teacher: Tensor, ids: Tensor) -> Tensor:
         """-ln p_S(token), (K,) nats."""

@@ -47,7 +47,7 @@ def place(tmp_path: Path, tiny_checkpoint: Path, tiny_teacher: Path) -> Place:
             "trainer": {"steps": 10, "batch_questions": 4, "save_steps": 100, "report_to": []},
         }
         for key, value in changes.items():
-            recipe[key] = {**recipe[key], **value}
+            recipe[key] = {**recipe.get(key, {}), **value}
         (tmp_path / "edgekit.yaml").write_text(yaml.safe_dump(recipe))
         return tmp_path
 
@@ -107,8 +107,9 @@ def test_kept_bytes_are_what_torch_keeps(attention: str, bf16: bool, tmp_path: P
 def test_counts_by_hand(place: Place) -> None:
     got = plan(place())
     assert got["questions"] == {"train": 100, "test": 20}
-    # Stages 0.4, 0.2, 0.0 with 4 responses each; the student's 4 once.
-    assert got["responses"] == {"teacher": 1200, "student": 400, "tokens": 1600 * 8}
+    # 10 steps visit 40 of the 100 questions, each at one of the stages 0.4, 0.2, 0.0.
+    assert got["responses"] == {"teacher": 160, "student": 160, "tokens": 320 * 8}
+    assert "320 of the 1,600 that all stages" in " ".join(got["assumptions"])
     sizes, memory, disk = got["parameters"], got["memory_bytes"], got["disk_bytes"]
     assert memory["training"]["teacher weights"] == 4 * sizes["teachers"]["teacher"]
     assert memory["training"]["AdamW states"] == 8 * sizes["student"] == 8 * sizes["trainable"]
@@ -135,7 +136,22 @@ def test_what_changes_what(place: Place) -> None:
     assert adapters["parameters"]["trainable"] < usual["parameters"]["student"] / 5
     assert adapters["disk_bytes"]["checkpoints"] < usual["disk_bytes"]["checkpoints"]
     refreshed = plan(place(masters={"gen_data": {"max_new_tokens": 8, "student_refresh": "per_teacher"}}))
-    assert refreshed["responses"]["student"] == 400  # one teacher
+    assert refreshed["responses"]["student"] == 160  # one teacher
+
+
+def test_only_what_is_visited_counts(place: Place) -> None:
+    few = {"data": {"train_limit": 5}}
+    # Steps 0 to 3, 4 to 6, 7 to 9: 16, 12 and 12 visits of 5 questions.
+    assert plan(place(**few))["responses"] == {"teacher": 15 * 4, "student": 5 * 4, "tokens": 80 * 8}
+    anew = {"gen_data": {"max_new_tokens": 8, "student_refresh": "per_stage"}, "mask": {"r_max": 0.4, "step": 0.2}}
+    assert plan(place(masters=anew, **few))["responses"]["student"] == 15 * 4
+    # Without rewards, an objective over the teacher's responses needs no others, one over references none at all.
+    plain = {"grpo_weight": 0}
+    own = plan(place(masters=plain, objective={"ce": 1.0}, objective_settings={"ce": {"over": "teacher"}}))
+    assert own["responses"]["teacher"] > 0 and own["responses"]["student"] == 0
+    none = plan(place(masters=plain, objective={"ce": 1.0}, objective_settings={}))
+    assert none["responses"] == {"teacher": 0, "student": 0, "tokens": 0}
+    assert none["hours"]["gen_data"] == 0 < none["hours"]["train"]
 
 
 def test_gone_wrong(place: Place) -> None:

@@ -26,6 +26,7 @@ from edgekit.distill.gen_data import Reference, reference_logps
 from edgekit.distill.generators.transformers import greedy, sample
 from edgekit.distill.joint import Collator, Item
 from edgekit.distill.masking import MaskedTeacher, maskable
+from edgekit.distill.packing import can_pack, packed_hidden, worth_packing
 from edgekit.distill.pairing import shared_vocabulary
 from edgekit.errors import CheckpointError
 from edgekit.families import family_of, lfm2_vl, qwen2_5_vl, qwen3_vl
@@ -117,6 +118,49 @@ def test_batched_log_probabilities_equal_the_models_own(
     expected = [v for q, r in zip(owners, responses, strict=True) for v in own_logp(model, processor, questions[q], r)]
     assert np.abs(got.numpy() - np.array(expected)).max() < 1e-4
     assert got.std() > 0.1  # or anything would be equal
+
+
+@pytest.mark.parametrize("attn", ["eager", "sdpa"])
+def test_one_prompt_for_many_responses_is_a_row_for_each(
+    folder: Path, processor: Processor, questions: list[Sample], attn: str
+) -> None:
+    """Packed behind their prompt, responses have the states and the gradients that they have in rows of their own."""
+    model = load_model(folder, attn=attn)
+    assert can_pack(model) == (model.config.model_type not in ("gemma3", "lfm2_vl"))
+    if not can_pack(model):
+        return
+    owners = [0, 3, 1, 0, 2, 4, 4, 0, 5, 4, 1]
+    responses = [[50, 9], [70], [33, 40, 41], [80, 81], [60], [90, 100, 110, 120], [50], [12, 13, 7], [7, 7], [8], [9]]
+    prompts = encode_prompts(processor, questions)
+    found = []
+    for pack in (False, True):
+        model.zero_grad()
+        embedded = embed(model, processor, prompts, 0)
+        hidden = (
+            packed_hidden(model, embedded, owners, responses)
+            if pack
+            else response_hidden(model, embedded, owners, responses, 0, pack=False)
+        )
+        (hidden * torch.linspace(-1, 1, hidden.numel()).view_as(hidden)).sum().backward()
+        grads = {name: weight.grad.clone() for name, weight in model.named_parameters() if weight.grad is not None}
+        found.append((hidden.detach(), grads))
+    (alone, alone_grads), (packed, packed_grads) = found
+    assert alone.std() > 0.1 and (packed - alone).abs().max() < 2e-5
+    assert packed_grads.keys() == alone_grads.keys() and any(
+        "vision" in name or "visual" in name for name in packed_grads
+    )
+    for name, grad in packed_grads.items():
+        # A key's bias moves no softmax: its gradient is rounding alone, some 2e-7.
+        bound = 1e-4 * float(alone_grads[name].abs().max()) + 1e-6
+        assert (grad - alone_grads[name]).abs().max() < bound, name
+
+
+def test_long_responses_behind_a_short_prompt_keep_rows_of_their_own(model: Any) -> None:
+    width = model.config.get_text_config().hidden_size
+    assert worth_packing(model, 256, [0] * 8, [2] * 8) and worth_packing(model, 2, [0, 0], [1, 1])
+    assert not worth_packing(model, 256, [0, 1, 2], [2, 2, 2])  # nothing is shared
+    # About as many tokens in one row as in eight, and eight times the pairs.
+    assert not worth_packing(model, 4, [0] * 8, [64 * width] * 8)
 
 
 def test_greedy_equals_generate(model: Any, processor: Processor, questions: list[Sample]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 from pathlib import Path
@@ -17,10 +18,11 @@ from edgekit.data import ImageRef, Sample
 from edgekit.data import samples as read
 from edgekit.distill.batch import embed, encode_prompts, project, response_hidden, token_logp
 from edgekit.distill.evaluate import evaluate_model
-from edgekit.distill.gen_data import Reference, Writer, open_shards, write_questions, write_responses
+from edgekit.distill.gen_data import Answered, Reference, Writer, open_shards, write_questions, write_responses
 from edgekit.distill.generators.transformers import Local, greedy, sample
 from edgekit.distill.joint import Collator, Item, ScheduledQuestions
 from edgekit.distill.judges import rule
+from edgekit.distill.order import Order, picture_numbers
 from edgekit.distill.pairing import shared_vocabulary
 from edgekit.errors import CheckpointError, DataError
 from edgekit.processor import Processor
@@ -110,7 +112,7 @@ def test_responses_shards_and_schedule(model: Any, processor: Processor, tmp_pat
     assert count == 10 and len(list((tmp_path / "q").glob("shard-*"))) == 3
     writer = Writer("teacher", "t", Local(model, processor, SETTINGS), processor, 3, 0.2, "t-0.2")
     reference = Reference(model, processor, 368)
-    arguments = (writer, reference, rule.make("exact"), SETTINGS, tmp_path / "q", tmp_path / "r", 0)
+    arguments = (writer, reference, rule.make("exact"), SETTINGS, tmp_path / "q", tmp_path / "r", 0, np.arange(10))
     write_responses(*arguments)
     stored = {path.name: path.read_bytes() for path in (tmp_path / "r").iterdir()}
     (tmp_path / "r" / "shard-00001.parquet").unlink()
@@ -119,9 +121,9 @@ def test_responses_shards_and_schedule(model: Any, processor: Processor, tmp_pat
 
     table, rows = open_shards(tmp_path / "q", tmp_path / "c"), open_shards(tmp_path / "r", tmp_path / "c")
     assert len(table) == 10 and len(rows) == 30
-    data = ScheduledQuestions(
-        table, {0.2: [(rows, 3)], 0.0: [(rows, 3), (rows, 3)]}, lambda s: 0.2 if s < 2 else 0.0, 4, 5, 1
-    )
+    answered = Answered.of(rows, 3, table)
+    passes = {0.2: [answered], 0.0: [answered, answered]}
+    data = ScheduledQuestions(table, passes, lambda s: 0.2 if s < 2 else 0.0, 4, 5, Order(10, 1))
     assert len(data) == 20
     first = [data[k] for k in range(10)]
     assert len({item.sample.id for item in first}) == 10  # each question once before any comes again
@@ -143,9 +145,54 @@ def test_responses_shards_and_schedule(model: Any, processor: Processor, tmp_pat
         for drawn, row in zip(slots[number].tolist(), item.responses, strict=True):
             assert batch.responses[drawn] == row["token_ids"] and int(batch.group.owners[drawn]) == number
 
-    shuffled = rows.select(range(29, -1, -1))
+    mixed = Answered.of(rows.select([0, 3, 6, *range(3, 30)]), 3, table)
     with pytest.raises(DataError, match="do not belong to the questions"):
-        ScheduledQuestions(table, {0.2: [(shuffled, 3)]}, lambda _: 0.2, 1, 5, 1)[0]
+        mixed.to(0, table[0]["id"])
+    with pytest.raises(DataError, match="met none"):
+        Answered.of(rows.select(range(3)), 3, table).to(4, table[4]["id"])
+
+
+def test_only_the_questions_asked_for_are_answered(model: Any, processor: Processor, tmp_path: Path) -> None:
+    write_questions(Data("easy-vqa:train", "easy-vqa:test", train_limit=10), tmp_path / "q", 4, seed=3)
+    writer = Writer("student", "s", Local(model, processor, SETTINGS), processor, 2, 0.0, "student-1")
+    first = (writer, Reference(model, processor, 368), rule.make("exact"), SETTINGS, tmp_path / "q", tmp_path / "r", 0)
+    write_responses(*first, np.array([9, 1, 1, 2]))
+    assert sorted(path.name for path in (tmp_path / "r").iterdir()) == ["shard-00000.parquet", "shard-00002.parquet"]
+    stored = {path.name: path.read_bytes() for path in (tmp_path / "r").iterdir()}
+    # Another run that shares the folder adds what it needs beyond, and rewrites nothing.
+    write_responses(*first, np.array([0, 2, 9, 5]))
+    names = sorted(path.name for path in (tmp_path / "r").iterdir())
+    assert names == ["shard-00000-part-1.parquet", "shard-00000.parquet", "shard-00001.parquet", "shard-00002.parquet"]
+    assert all((tmp_path / "r" / name).read_bytes() == value for name, value in stored.items())
+    table, rows = open_shards(tmp_path / "q", tmp_path / "c"), open_shards(tmp_path / "r", tmp_path / "c")
+    assert len(rows) == 2 * 5
+    answered = Answered.of(rows, 2, table)
+    assert [row for row in range(10) if answered.place[row] >= 0] == [0, 1, 2, 5, 9]
+    for row in (0, 1, 2, 5, 9):
+        name = table[row]["id"]
+        assert [response["question_id"] for response in answered.to(row, name)] == [name, name]
+
+
+def test_order_visits_each_question_once_a_pass_and_keeps_pictures_together(tmp_path: Path) -> None:
+    order = Order(7, 3)
+    assert sorted(order.visits(0, 7)) == list(range(7)) == sorted(order.visits(7, 14))
+    assert order.visits(0, 7).tolist() != order.visits(7, 14).tolist()
+    whole = order.visits(0, 21).tolist()
+    assert [order.visits(k, k + 5).tolist() for k in (0, 4, 16)] == [whole[k : k + 5] for k in (0, 4, 16)]
+    assert order.visits(3, 3).tolist() == []
+
+    write_questions(Data("easy-vqa:train", "easy-vqa:test", train_limit=4000), tmp_path / "q", 512, seed=0)
+    table = open_shards(tmp_path / "q", tmp_path / "c")
+    paths = [row[0]["path"] for row in table["images"]]
+    numbers = picture_numbers(tmp_path / "q")
+    assert len(numbers) == 4000 and len(set(numbers.tolist())) == len(set(paths)) < 4000
+    for epoch in (0, 1):
+        drawn = Order(4000, 5, numbers).epoch(epoch)
+        assert sorted(drawn.tolist()) == list(range(4000))
+        seen = [paths[row] for row in drawn]
+        changes = 1 + sum(one != other for one, other in itertools.pairwise(seen))
+        assert changes == len(set(paths))  # each picture's questions stand together
+    assert Order(4000, 5, numbers).epoch(0).tolist() != Order(4000, 6, numbers).epoch(0).tolist()
 
 
 def test_a_response_of_nothing_but_space_is_not_there(processor: Processor) -> None:

@@ -145,7 +145,7 @@ def test_taid_moves_to_the_teacher() -> None:
         ("taid", {"t0": "x"}, "objective_settings.taid"),
         ("pld", {"top": 0}, "from 1 on"),
         ("pld", {"top": 2.5}, "a whole number"),
-        ("ce", {"on": "student"}, "is not 'reference' or 'teacher'"),
+        ("ce", {"over": "student"}, "is not 'reference' or 'teacher'"),
         ("forward_kl", {"temperature": 0}, "above 0"),
         ("forward_kl", {"temperature": True}, "above 0"),
     ],
