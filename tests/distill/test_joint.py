@@ -213,7 +213,7 @@ def test_each_pass_over_the_questions_has_an_order_of_its_own() -> None:
     ]
 
     def order(seed: int, places: list[int]) -> list[int]:
-        data = ScheduledQuestions(rows, {0.0: []}, lambda _: 0.0, 9, 4, seed)
+        data = ScheduledQuestions(rows, {0.0: []}, lambda _: 0.0, 9, 4, Order(len(rows), seed))
         return [int(data[place].sample.id) for place in places]
 
     every = order(3, list(range(36)))

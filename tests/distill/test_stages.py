@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -218,9 +219,20 @@ def test_a_kill_while_a_shard_is_written_costs_that_shard_and_doubles_none(
     assert not [path for path in (folder / "runs/tiny/responses").rglob("*") if path.name.startswith(".")]
     ids = [row["id"] for path in sorted((folder / "runs/tiny/questions").glob("*.parquet")) for row in _rows(path)]
     student = folder / "runs/tiny/responses/student-1"
-    for drawn in (student, *(teachers(folder, ratio) for ratio in ("0.4000", "0.2000", "0.0000"))):
+    wanted = {student: range(16), **{teachers(folder, ratio): rows for ratio, rows in VISITED.items()}}
+    for drawn, places in wanted.items():
         rows = [row for path in sorted(drawn.glob("*.parquet")) for row in _rows(path)]
-        assert [(row["question_id"], row["number"]) for row in rows] == [(one, k) for one in ids for k in range(4)]
+        expected = [(ids[place], k) for place in places for k in range(4)]
+        assert [(row["question_id"], row["number"]) for row in rows] == expected
+
+
+# Rows of the 16 questions that 36 visits of seed 0 see at each ratio, by hand: three times 12 of the permutations.
+PASSES = [np.random.default_rng((0, number)).permutation(16).tolist() for number in range(3)]
+VISITED = {
+    "0.4000": sorted(PASSES[0][:12]),
+    "0.2000": sorted({*PASSES[0][12:], *PASSES[1][:8]}),
+    "0.0000": sorted({*PASSES[1][8:], *PASSES[2][:4]}),
+}
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
@@ -250,11 +262,14 @@ def test_a_whole_run_through_a_server(tmp_path: Path, tiny_checkpoint: Path, tin
         double.bodies.clear()
         manifest = distil(folder)
         asked = [body["model"] for body in double.bodies if body.get("temperature") == 1.0]
-    assert asked == ["1-0.2"] * 8 + ["1-0"] * 16  # the stages and shards that were missing, once each
+    first = {ratio: sum(row < 8 for row in rows) for ratio, rows in VISITED.items()}  # in the first shard
+    left = len(VISITED["0.2000"]) - first["0.2000"]
+    # The stages and shards that were missing, and of them what is visited, once each.
+    assert asked == ["1-0.2"] * left + ["1-0"] * len(VISITED["0.0000"])
     assert manifest["status"] == "finished"
-    for name in ("0.4000", "0.2000", "0.0000"):
+    for name in VISITED:
         rows = _rows(teachers(folder, name) / "shard-00000.parquet")
-        assert len(rows) == 32 and {row["text"] for row in rows} <= {"yes", "no", "red", "circle"}
+        assert len(rows) == 4 * first[name] and {row["text"] for row in rows} <= {"yes", "no", "red", "circle"}
         sight = json.loads((teachers(folder, name) / "sight.json").read_text())
         assert sight["checked"] == "teacher" and sight["moved"] > 0 and sight["largest"] is None
     assert _rows(folder / "runs/tiny/responses/student-1/shard-00000.parquet")[0]["source"] == "student"
