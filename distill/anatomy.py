@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from edgekit.configuration import read_config
+from edgekit.distill.packing import takes_pairs
 from edgekit.families import family_of
 from edgekit.recipe import Lora
 from edgekit.skeleton import skeleton
@@ -69,6 +70,7 @@ class Anatomy:
         vocab: V.
         patch: Edge of a patch in pixels.
         linear: Input and output widths of each linear layer but the output head, by name.
+        packs: Whether the decoder runs a prompt once for several responses.
     """
 
     parameters: int
@@ -79,6 +81,7 @@ class Anatomy:
     vocab: int
     patch: int
     linear: dict[str, tuple[int, int]]
+    packs: bool
 
     def trainable(self, lora: Lora | None) -> int:
         """Parameters that get a gradient."""
@@ -124,6 +127,7 @@ def anatomy(folder: Path) -> Anatomy:
         vocab=int(text.vocab_size),
         patch=int(vision.patch_size),
         linear=linear,
+        packs=takes_pairs(model.config),
     )
 
 

@@ -82,6 +82,19 @@ class Party:
         length = self.load.prompt + tokens
         return self.sizes.text.forward_flops(length, length) + self.head_flops(tokens)
 
+    def rows(self, distinct: float, tokens: float, prompt: float) -> tuple[float, float]:
+        """(rows, tokens of each) that a question's responses are run in: one behind its prompt, or one for each."""
+        packed, alone = prompt + distinct * (tokens - 1), prompt + tokens
+        text = self.sizes.text
+        if self.sizes.packs and text.forward_flops(packed, packed) < distinct * text.forward_flops(alone, alone):
+            return 1.0, packed
+        return distinct, alone
+
+    def trained_flops(self, distinct: float, tokens: float) -> float:
+        """Forward pass of a question with all of its different responses."""
+        rows, length = self.rows(distinct, tokens, self.load.prompt)
+        return rows * self.sizes.text.forward_flops(length, length) + self.head_flops(distinct * tokens)
+
     def head_flops(self, tokens: float) -> float:
         """Projection of `tokens` states onto the vocabulary."""
         return 2 * tokens * self.sizes.text.width * self.sizes.vocab
@@ -323,9 +336,8 @@ def _activations(plan: Plan, questions: int) -> float:
     """Of the student, in training; under autocast its weights are kept once more in bfloat16."""
     trainer, sizes, load = plan.recipe.trainer, plan.student.sizes, plan.student.load
     how = {"bf16": trainer.bf16, "eager": trainer.attention == "eager", "checkpointed": trainer.gradient_checkpointing}
-    length = load.longest + plan.tokens
-    rows = questions * plan.distinct
-    kept = sizes.text.kept_bytes(rows * length, length, **how)
+    rows, length = plan.student.rows(plan.distinct, plan.tokens, load.longest)
+    kept = sizes.text.kept_bytes(questions * rows * length, length, **how)
     kept += sizes.vision.kept_bytes(questions * load.patches, load.context, **how)
     return kept + (2 * sizes.parameters if trainer.bf16 else 0)
 
@@ -430,8 +442,8 @@ def _work(plan: Plan) -> dict[str, float]:
     train = 0.0
     for number, teacher in enumerate(plan.teachers):
         questions = recipe.steps(number) * recipe.trainer.batch_questions * recipe.trainer.gradient_accumulation
-        own = student.picture_flops() + plan.distinct * student.row_flops(tokens)
-        other = teacher.picture_flops() + plan.distinct * teacher.row_flops(tokens)
+        own = student.picture_flops() + student.trained_flops(plan.distinct, tokens)
+        other = teacher.picture_flops() + teacher.trained_flops(plan.distinct, tokens)
         train += questions * (cost * own + other)
     answer = student.load.fresh * student.picture_flops() + student.row_flops(min(tokens, EVALUATION_TOKENS))
     return {"gen_data": prompts, "decode": decode, "train": train, "measure": 2 * plan.test * answer}

@@ -19,12 +19,15 @@ if TYPE_CHECKING:
     from edgekit.distill.batch import Embedded
 
 
-def can_pack(model: Any) -> bool:
+def takes_pairs(config: Any) -> bool:
     """Does the decoder take a mask of pairs in every layer? Windows and states that run along the row do not."""
-    config = model.config.get_text_config()
-    plain = set(getattr(config, "layer_types", None) or ["full_attention"]) == {"full_attention"}
-    own = getattr(family_of(model.config.model_type), "decoder_inputs", None)
-    return plain and own is None and config._attn_implementation in ("eager", "sdpa")
+    kinds = set(getattr(config.get_text_config(), "layer_types", None) or ["full_attention"])
+    return kinds == {"full_attention"} and getattr(family_of(config.model_type), "decoder_inputs", None) is None
+
+
+def can_pack(model: Any) -> bool:
+    """Do the decoder and the attention it was loaded with take a mask of pairs?"""
+    return takes_pairs(model.config) and model.config.get_text_config()._attn_implementation in ("eager", "sdpa")
 
 
 def worth_packing(model: Any, prompt: int, owners: Sequence[int], lengths: Sequence[int]) -> bool:
@@ -40,7 +43,7 @@ def worth_packing(model: Any, prompt: int, owners: Sequence[int], lengths: Seque
     """
     if len(set(owners)) == len(owners):
         return False
-    width = model.config.get_text_config().hidden_size
+    width = int(model.config.get_text_config().hidden_size)
     packed = prompt + max(_tails(owners, lengths).values())
     alone = prompt + max(lengths)
     work = [rows * (6 * width * row + row**2) for rows, row in ((len(set(owners)), packed), (len(owners), alone))]

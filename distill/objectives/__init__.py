@@ -107,7 +107,7 @@ def build(name: str, settings: Mapping[str, Any]) -> Objective:
     cls: type[Objective] = OBJECTIVES.load(name).Loss
     fields = {field.name: field for field in dataclasses.fields(cls)}
     if unknown := sorted(set(settings) - set(fields)):
-        there = ", ".join(fields) or "none"
+        there = ", ".join(fields)
         raise RecipeError(f"objective_settings.{name}: unknown setting {unknown[0]!r}.", fix=f"There are: {there}.")
     try:
         made = cls(**settings)

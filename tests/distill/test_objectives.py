@@ -141,7 +141,7 @@ def test_taid_moves_to_the_teacher() -> None:
     [
         ("jsd", {"beta": 1.0}, r"beta 1.0 is not in \(0, 1\)"),
         ("jsd", {"betta": 0.5}, "unknown setting 'betta'"),
-        ("tvd", {"beta": 0.5}, "There are: none"),
+        ("tvd", {"beta": 0.5}, "There are: over"),
         ("taid", {"t0": "x"}, "objective_settings.taid"),
         ("pld", {"top": 0}, "from 1 on"),
         ("pld", {"top": 2.5}, "a whole number"),
@@ -237,7 +237,7 @@ def test_recorder_sees_what_the_model_itself_reports(tiny_checkpoint: Path) -> N
     with torch.no_grad():
         prompts = embed(model, processor, encode_prompts(processor, questions), 0)
         with recorder.on():
-            states = response_hidden(model, prompts, owners.tolist(), responses, 0)
+            states = response_hidden(model, prompts, owners.tolist(), responses, 0, pack=False)
         got = recorder.side(prompts, owners, responses)
         tokens = int(got.image_counts[0])
         assert got.image_counts.tolist() == [tokens, tokens] and len(got.images) == 2 * tokens

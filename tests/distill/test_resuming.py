@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from edgekit.distill.legs import Leg, Stage
+from edgekit.distill.order import Order
 from edgekit.distill.resuming import drop_damaged, stages_to_do
 from edgekit.seal import seal_folder, write_sealed_json
 from edgekit.workspace import Run
@@ -17,7 +18,8 @@ from edgekit.workspace import Run
 def ladder(count: int = 1) -> list[Leg]:
     """Legs of nine steps and three stages each: 0 to 3, 3 to 6, 6 to 9."""
     party: Any = SimpleNamespace(hash="0" * 64, name="t")
-    return [Leg(k, party, 9, lambda s: (0.4, 0.2, 0.0)[s // 3], [0.4, 0.2, 0.0], "per_stage") for k in range(count)]
+    ratios, order = [0.4, 0.2, 0.0], Order(16, 0)
+    return [Leg(k, party, 9, lambda s: ratios[s // 3], ratios, "per_stage", order, 36 * k, 4) for k in range(count)]
 
 
 def lay_out(run: Run, leg: Leg, students: list[int], steps: list[int]) -> None:
