@@ -165,7 +165,7 @@ def test_gone_wrong(place: Place) -> None:
             plan(folder, **settings)
     config = json.loads((folder / "student/config.json").read_text())
     (folder / "student/config.json").write_text(json.dumps({**config, "text_config": {"hidden_size": "wide"}}))
-    with pytest.raises(CheckpointError, match="text_config.hidden_size is 'wide'"):
+    with pytest.raises(CheckpointError, match=r"text_config\.hidden_size is 'wide'"):
         plan(folder)
 
 
