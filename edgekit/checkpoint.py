@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 # What decides a model's answers; cards, READMEs and the like may change without making another model of it.
-HASHED = (".jinja", ".model", "config.json", "tokenizer.json", "generation_config.json")
+HASHED = (
+    ".jinja", ".model", "config.json", "tokenizer.json", "generation_config.json", "chat_template.json",
+    "special_tokens_map.json", "added_tokens.json",
+)  # fmt: skip
 
 
 def check_checkpoint(folder: Path) -> dict[str, Any]:

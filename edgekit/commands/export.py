@@ -116,9 +116,20 @@ def command(
                 f"greedy identical {parity['greedy_identical']:.1%}, best token {parity['top1_agreement']:.2%}, "
                 f"logits {_within(parity['logits_max_abs'])}{_verified(parity)}"
             )
+            _print_inputs(parity)
     if not all((bundle.manifest.parity or {}).get("passed") for bundle in bundles):
         note("A bundle misses its bars against PyTorch; it is kept.  Look closer:  edgekit verify BUNDLE")
         raise typer.Exit(3)
+
+
+def _print_inputs(parity: dict[str, Any]) -> None:
+    """One line more where prompts or pixels are not the checkpoint's own processor's."""
+    checks = [parity["checks"].get(name, {"held": True}) for name in ("prompt_ids_equal", "pixel_max_abs")]
+    if not all(check["held"] for check in checks):
+        print_text(
+            f"  not fed as transformers feeds the checkpoint, on {parity['inputs']} prompts: "
+            f"ids equal {parity['prompt_ids_equal']:.1%}, pixels {_within(parity['pixel_max_abs'])}"
+        )
 
 
 def _within(gap: float | None) -> str:

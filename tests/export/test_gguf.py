@@ -354,7 +354,7 @@ def test_own_preprocessing_is_told_apart(bundle_of: Callable[..., Any], monkeypa
         assert row["compared"] == "all" and row["pixels_max"] <= 2
     loaded = Processor.load(bundle.folder)
     other = replace(loaded, params={**loaded.params, "resample": 0})
-    monkeypatch.setattr(own.Processor, "load", lambda _: other)
+    monkeypatch.setattr(own.Processor, "load", lambda *_, **__: other)
     (row,) = own.own_preprocessing(bundle.folder, bundle.manifest.details, [noise((113, 37))])["pictures"]
     assert row["pixels_max"] > 50 and row["ids_equal"]
 

@@ -91,3 +91,16 @@ def test_passing_takes_equal_inputs(ids: float, pixels: float | None, by: str, p
     assert found["passed"] is passed and found["checks"]["logits_max_abs"] == good
     assert found["pixel_max_abs"] == (None if by == "edgekit" else pixels)
     assert not with_inputs({"checks": {"logits_max_abs": {**good, "held": False}}, "passed": False}, figures)["passed"]
+
+
+def test_the_command_line_says_what_differs(capsys: pytest.CaptureFixture[str]) -> None:
+    from edgekit.commands.export import _print_inputs
+
+    held, missed = ({"value": 0.0, "bar": 1.0, "held": one} for one in (True, False))
+    _print_inputs({"checks": {"logits_max_abs": missed}})  # a manifest from before there were such checks
+    _print_inputs({"checks": {"prompt_ids_equal": held}})  # no pixels to compare with
+    assert capsys.readouterr().out == ""
+    figures = {"inputs": 45, "prompt_ids_equal": 0.98, "pixel_max_abs": None}
+    _print_inputs({**figures, "checks": {"prompt_ids_equal": missed, "pixel_max_abs": missed}})
+    told = capsys.readouterr().out
+    assert "not fed as transformers feeds the checkpoint, on 45 prompts: ids equal 98.0%, pixels not finite" in told
