@@ -11,11 +11,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import psutil
 import pytest
+from llama_rounding import rounded
 
 from edgekit.chat import question
 from edgekit.checkpoint import load_model, resolve_checkpoint
@@ -23,7 +25,9 @@ from edgekit.errors import BundleError, CheckpointError, DataError, EdgekitError
 from edgekit.export import _gguf_files as files
 from edgekit.export import _gguf_own as own
 from edgekit.export import gguf as target
-from edgekit.export.bundling import drawn_samples, export_checkpoint
+from edgekit.export.bundling import drawn_samples, export_checkpoint, parity_inputs
+from edgekit.export.parity import TorchModules
+from edgekit.export.parity import follow as along
 from edgekit.families import FAMILIES, Pixels
 from edgekit.llama_process import LlamaModel, LlamaProcess, repacking_works
 from edgekit.llama_wire import NOT_FINITE, Shared
@@ -398,6 +402,40 @@ def test_a_crash_is_an_error_with_its_last_lines(bundle_of: Callable[..., Any], 
     with pytest.raises(BundleError, match="was ended by SIGKILL"):
         answer(session, sample.messages, [image.open() for image in sample.images], max_new_tokens=2)
     session.close()
+
+
+@with_llama
+def test_where_float32_differs_from_pytorch_llama_cpp_rounds(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """Idefics3 with heads of 16, its weights ten times as large: the vision half differs by clip's float16, the text
+    half by nothing.
+    """
+    import torch
+
+    checkpoint = tmp_path / "large"
+    shutil.copytree(tiny_checkpoint, checkpoint)
+    model: Any = load_model(checkpoint)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.mul_(10 if weight.dim() > 1 else 1)
+    model.save_pretrained(checkpoint)
+    bundle = export_checkpoint(checkpoint, "gguf", "fp32", tmp_path / "b", samples=drawn_samples(1))
+    parts = target.Components(bundle.folder, {**bundle.manifest.details, "grids": {"": None}, "plain": True})
+    split = FAMILIES.load("idefics3").split(model.eval())
+    (item,) = parity_inputs(Processor.load(checkpoint), drawn_samples(1))
+    exact = TorchModules(split)
+    as_clip = rounded(split.vision[""].module)
+    try:
+        with torch.no_grad():
+            wanted, near = (
+                encoder(torch.from_numpy(item.pixels.values)).numpy() for encoder in (split.vision[""].module, as_clip)
+            )
+        (got,) = parts.encode_image(item.pixels.values)
+        assert largest_gap(got, near) < largest_gap(got, wanted) / 5
+        text: Any = SimpleNamespace(encode_image=exact.encode_image, embed=parts.embed, decode=parts.decode)
+        logits, tokens = along(exact, split, item, None, 4)
+        assert largest_gap(np.stack(along(text, split, item, tokens, 4)[0]), np.stack(logits)) < 1e-4
+    finally:
+        parts.close()
 
 
 @with_llama

@@ -1,4 +1,4 @@
-"""What llama.cpp's clip rounds by its own make, in PyTorch: patches cut in float16, GELU read from a table of float16."""
+"""What llama.cpp rounds in a vision encoder, in PyTorch: patches cut in float16, GELU read from a table of float16."""
 
 from __future__ import annotations
 
