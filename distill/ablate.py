@@ -179,11 +179,12 @@ class Ablation:
         # The students compared are the full-precision ones.
         trainer = dataclasses.replace(arm.trainer, seed=seed)
         arm = dataclasses.replace(arm, name=name, trainer=trainer, qad=Qad())
-        # The untouched student is the same everywhere, and so is a probe of the same teacher: measured once.
+        # The untouched student is the same everywhere, and so is a probe or a check of the same teacher: made once.
         for path in sorted(self.folder.glob("seed-*/*/reports/accuracy-before.json"))[:1]:
             self._share(path, run.reports / path.name)
-        for path in sorted(self.folder.glob("seed-*/*/reports/probe-*.json")):
-            self._share(path, run.reports / path.name)
+        for kind in ("probe", "teacher-check"):
+            for path in sorted(self.folder.glob(f"seed-*/*/reports/{kind}-*.json")):
+                self._share(path, run.reports / path.name)
         run.write_recipe(arm)
         Pipeline(arm, self.base).go(run)
         shutil.rmtree(run.checkpoints, ignore_errors=True)  # of a finished arm: only its student is of use

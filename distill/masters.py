@@ -204,7 +204,7 @@ class Pipeline:
         """
         recipe, questions = self.recipe, None
         for number, teacher in enumerate(self.teachers):
-            path = self.run.reports / f"teacher-check-{number + 1}.json"
+            path = self.run.reports / f"teacher-check-{teacher.hash[:12]}.json"
             if not path.exists():
                 if questions is None:
                     test = samples(recipe.data.test, limit=recipe.data.test_limit)
@@ -219,7 +219,7 @@ class Pipeline:
                         recipe.data.scoring,
                         teacher.name,
                         partial(self.responses.ask_teacher, teacher, number),
-                        partial(self.responses.ask_student),
+                        self.responses.ask_student,
                     )
                 write_sealed_json(path, asked.as_dict())
             note(teacher_check.verdict(teacher_check.from_dict(read_sealed_json(path))))

@@ -160,6 +160,26 @@ def write_bytes(path: Path, data: bytes) -> None:
             sync_path(path.parent)
 
 
+@contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """A file to fill that takes its name only when the block ends well, and is on the disk then.
+
+    Args:
+        path: The final name; a file that is there is replaced.
+    Yields:
+        The file aside; where the block removes it, `path` stays as it is.
+    """
+    with storage_errors(path):
+        make_folder(path.parent)
+        _clear_left_behind(path)
+        with _aside(path, _new_file) as (aside, descriptor):
+            yield aside
+            if aside.exists():
+                _sync(descriptor)
+                aside.replace(path)
+                sync_folder(path.parent)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file whole, indented, keys in the order given; controls are escaped (`edgekit.visible`)."""
     write_text(path, json_text(value, indent=2, allow_nan=False) + "\n")

@@ -6,8 +6,12 @@ JSONL or Parquet by the file's suffix, written row by row and aside, so that the
 from __future__ import annotations
 
 import base64
+<<<<<<< HEAD
 import os
 import uuid
+=======
+import json
+>>>>>>> f1ddea2 (docs/faults.md: data and recipes; a data file is written through the same door as all others; an ablation asks each teacher once)
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -17,8 +21,12 @@ from typing import Any
 from edgekit.data import ImageRef, Sample
 from edgekit.data.jsonl import LONGEST_LINE_BYTES, SUFFIXES
 from edgekit.errors import DataError
+<<<<<<< HEAD
 from edgekit.files import storage_errors
 from edgekit.visible import json_text
+=======
+from edgekit.files import new_file
+>>>>>>> f1ddea2 (docs/faults.md: data and recipes; a data file is written through the same door as all others; an ablation asks each teacher once)
 
 GROUP_ROWS, GROUP_BYTES = 512, 64 << 20
 """A Parquet row group is closed at so many rows, or bytes of pictures."""
@@ -55,19 +63,12 @@ def writing(path: Path) -> Iterator[Writing]:
         raise DataError(f"Cannot write {path}: it ends neither in .jsonl nor in .parquet.", fix="Name it so.")
     if path.is_dir():
         raise DataError(f"Cannot write {path}: it is a folder.", fix="Name a file.")
-    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    with storage_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with begin(aside) as add:
-                out = Writing(add)
-                yield out
-            if out.kept:
-                with aside.open("rb") as stream:
-                    os.fsync(stream.fileno())
-                aside.replace(path)
-        finally:
-            aside.unlink(missing_ok=True)
+    with new_file(path) as aside:
+        with begin(aside) as add:
+            out = Writing(add)
+            yield out
+        if not out.kept:
+            aside.unlink()
 
 
 @contextmanager
