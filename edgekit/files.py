@@ -177,7 +177,7 @@ def new_file(path: Path) -> Iterator[Path]:
             if aside.exists():
                 _sync(descriptor)
                 aside.replace(path)
-                sync_folder(path.parent)
+                sync_path(path.parent)
 
 
 def write_json(path: Path, value: Any) -> None:
