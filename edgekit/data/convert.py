@@ -6,12 +6,6 @@ JSONL or Parquet by the file's suffix, written row by row and aside, so that the
 from __future__ import annotations
 
 import base64
-<<<<<<< HEAD
-import os
-import uuid
-=======
-import json
->>>>>>> f1ddea2 (docs/faults.md: data and recipes; a data file is written through the same door as all others; an ablation asks each teacher once)
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -21,12 +15,8 @@ from typing import Any
 from edgekit.data import ImageRef, Sample
 from edgekit.data.jsonl import LONGEST_LINE_BYTES, SUFFIXES
 from edgekit.errors import DataError
-<<<<<<< HEAD
-from edgekit.files import storage_errors
-from edgekit.visible import json_text
-=======
 from edgekit.files import new_file
->>>>>>> f1ddea2 (docs/faults.md: data and recipes; a data file is written through the same door as all others; an ablation asks each teacher once)
+from edgekit.visible import json_text
 
 GROUP_ROWS, GROUP_BYTES = 512, 64 << 20
 """A Parquet row group is closed at so many rows, or bytes of pictures."""
