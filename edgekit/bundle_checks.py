@@ -53,6 +53,10 @@ def check(manifest: Manifest, source: str) -> None:
 
 
 def _names(manifest: Manifest) -> Iterator[str]:
+    words = {key: getattr(manifest, key) for key in ("name", "target", "family")}
+    words |= {f"precision.{key}": getattr(manifest.precision, key) for key in ("common", "native")}
+    for key, word in words.items():
+        yield from _within(key, len(word), 1, 1024, "characters")
     yield from _within("files", len(manifest.files), 0, MOST_FILES)
     folded: dict[str, str] = {}
     for name, entry in manifest.files.items():

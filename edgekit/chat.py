@@ -14,6 +14,7 @@ from jinja2 import Template, TemplateError, nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 
+from edgekit import strict_json
 from edgekit.console import note_once
 from edgekit.errors import CheckpointError, DataError
 from edgekit.families import read_optional_json
@@ -24,6 +25,7 @@ PROCESSOR, OWN, JINJA, TOKENIZER = (
     "processor_config.json", "chat_template.json", "chat_template.jinja", "tokenizer_config.json"
 )  # fmt: skip
 NAMED = "additional_chat_templates"
+MOST_TEMPLATE_BYTES = 1 << 20
 
 
 def question(text: str, images: int = 1) -> list[Message]:
@@ -92,8 +94,8 @@ def _templates(folder: Path) -> Iterator[tuple[str, str]]:
 
 def _source(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        return strict_json.read_bytes(path, MOST_TEMPLATE_BYTES).decode("utf-8")
+    except (OSError, ValueError) as error:  # also UnicodeDecodeError
         raise CheckpointError(f"Cannot read {path}.", why=str(error)) from error
 
 

@@ -13,8 +13,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgekit.errors import DataError
+
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+MOST_TILES = 4096
+"""Of one picture."""
 
 
 def as_rgb(image: Image) -> Image:
@@ -60,6 +65,13 @@ def cut_tiles(image: Image, tile: tuple[int, int]) -> list[Image]:
         tile: (width, height) in pixels.
     """
     width, height = tile
+    count = -(-image.width // width) * -(-image.height // height)
+    if count > MOST_TILES:
+        raise DataError(
+            f"A picture would be cut into {count:,} tiles of {width} x {height}.",
+            why=f"No model takes more than {MOST_TILES:,}.",
+            fix="Copy the model's own preprocessor_config.json.",
+        )
     corners = [(x, y) for y in range(0, image.height, height) for x in range(0, image.width, width)]
     return [image.crop((x, y, x + width, y + height)) for x, y in corners]
 

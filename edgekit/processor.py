@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from edgekit.chat import Message, read_chat_template, render
 from edgekit.errors import CheckpointError, DataError
 from edgekit.families import Grid, Pixels, Size, family_of, read_optional_json
+from edgekit.processor_checks import check_params, reading, rust_errors
 from edgekit.tokens import PromptTokenizer, read_tokenizer
 
 if TYPE_CHECKING:
@@ -70,7 +71,10 @@ class Processor:
             )
         family = family_of(str(config["model_type"]))
         # First what edgekit reads itself, whose errors name files and fields.
-        params, template = family.read_preprocessing(folder), read_chat_template(folder)
+        with reading(str(folder)):
+            params = family.read_preprocessing(folder)
+        check_params(params, str(folder))
+        template = read_chat_template(folder)
         text = read_tokenizer(folder, prepared=prepared)
         check_image_token(folder, config, text.tokenizer.token_to_id)
         return cls(family, text, template, params)
@@ -88,7 +92,7 @@ class Processor:
     @cached_property
     def vocab_size(self) -> int:
         """One above the tokenizer's highest token; a model's output head may be padded beyond it."""
-        return 1 + max(self.tokenizer.get_vocab(with_added_tokens=True).values())
+        return 1 + max(self.tokenizer.get_vocab(with_added_tokens=True).values(), default=0)
 
     def prompt(self, messages: list[Message], grids: list[Grid]) -> str:
         """The rendered conversation with image placeholders expanded.
@@ -109,7 +113,8 @@ class Processor:
         pixels = self._preprocess(images) if images else None
         grids = pixels.grids if pixels is not None else []
         text = self.prompt(messages, grids)
-        ids = self.text.prompt_ids(text, adds_special=getattr(self.family, "ADDS_SPECIAL_TOKENS", True))
+        with rust_errors("The model's tokenizer breaks down at this prompt."):
+            ids = self.text.prompt_ids(text, adds_special=getattr(self.family, "ADDS_SPECIAL_TOKENS", True))
         positions = self.family.positions(ids, grids, self.params)
         return Inputs(np.array([ids], dtype=np.int64), pixels, positions[..., None, :])
 
@@ -125,7 +130,9 @@ class Processor:
         Raises:
             EdgekitError: the family has no sizes to choose, or the model cannot take one of them.
         """
-        return replace(self, params=self.family.fix_sizes(self.params, sizes))
+        params = self.family.fix_sizes(self.params, sizes)
+        check_params(params, "this model")
+        return replace(self, params=params)
 
     def answer_ids(self, messages: list[Message], answer: str) -> list[int]:
         """Token ids of an answer as the template writes it after its own prompt, its end token included.

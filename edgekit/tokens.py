@@ -17,6 +17,7 @@ from edgekit.console import note_once
 from edgekit.errors import CheckpointError, DataError
 from edgekit.families import read_optional_json
 from edgekit.files import write_json, write_text
+from edgekit.processor_checks import check_tokenizer, check_tokenizer_file, rust_errors
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -121,10 +122,11 @@ def _of_bundle(folder: Path, image_token_id: int | None) -> PromptTokenizer:
 def _read_tokenizer(folder: Path) -> Tokenizer:
     from tokenizers import Tokenizer
 
-    try:
-        return Tokenizer.from_file(str(folder / TOKENIZER))
-    except Exception as error:  # the Rust side raises bare Exception for a missing or damaged file
-        raise CheckpointError(f"Cannot read {folder / TOKENIZER}.", why=str(error)) from error
+    check_tokenizer_file(folder / TOKENIZER)
+    with rust_errors(f"Cannot read {folder / TOKENIZER}."):
+        tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
+    check_tokenizer(tokenizer, str(folder))
+    return tokenizer
 
 
 def _of_checkpoint(folder: Path, image_token_id: int | None) -> PromptTokenizer:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.bundle import Bundle
+from edgekit.bundle import Bundle, Manifest, TensorSpec
 from edgekit.chat import Message
 from edgekit.errors import BundleError
 from edgekit.families import (
@@ -26,6 +26,7 @@ from edgekit.families import (
 from edgekit.generation import FILE, Generation, read_generation
 from edgekit.processor import Processor
 from edgekit.runtimes.session import Logits, Prepared
+from edgekit.schema import listed
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -48,6 +49,73 @@ def last_logits(output: Any, vocab_size: int) -> Logits:
     return found
 
 
+def check_modules(manifest: Manifest, source: str) -> None:
+    """Look whether the components that a manifest describes fit each other, and its own numbers.
+
+    A runtime that knows its programs' tensors compares them with those of the manifest (`check_tensors`).
+
+    Raises:
+        BundleError: they do not; what does not fit is named.
+    """
+    decoder, embedding = manifest.components["text_decoder"], manifest.components["token_embedding"]
+    inputs = {spec.name: spec.shape for spec in decoder.inputs}
+    problems = []
+    axes = next((inputs[name][0] for name in ("rotary_ids", "position_ids") if len(inputs.get(name, ())) == 3), 1)
+    if axes != manifest.position_axes:
+        problems.append(f"position_axes: {manifest.position_axes}, the decoder takes {axes}")
+    layers = inputs["deepstack_embeds"][0] if inputs.get("deepstack_embeds") else 0
+    if layers != manifest.deepstack:
+        problems.append(f"deepstack: {manifest.deepstack}, the decoder takes {layers}")
+    width = _last(inputs.get("inputs_embeds", ()))
+    outputs = {"token_embedding": embedding}
+    outputs |= {name: manifest.components[name] for name, _ in manifest.encoders().values()}
+    for name, part in outputs.items():
+        takes = "input_ids" if name == "token_embedding" else "pixel_values"
+        if [spec.name for spec in part.inputs] != [takes]:
+            problems.append(f"components.{name}.inputs: {[spec.name for spec in part.inputs]}, and not {takes} alone")
+        if not part.outputs or _last(part.outputs[0].shape) != width or not isinstance(width, int):
+            problems.append(f"components.{name}.outputs: not as wide as the decoder's inputs_embeds, {width}")
+    if not any(spec.name == "logits" and _last(spec.shape) == manifest.vocab_size for spec in decoder.outputs):
+        problems.append(f"vocab_size: {manifest.vocab_size}, the decoder has no logits of that size")
+    if problems:
+        raise BundleError(
+            f"The components of {source} do not fit together:", why=listed(problems), fix="Export the bundle again."
+        )
+
+
+def check_tensors(name: str, said: Sequence[TensorSpec], found: Sequence[tuple[str, str, Sequence[object]]]) -> None:
+    """Look whether the inputs or outputs of a program are those that the manifest describes.
+
+    Args:
+        name: Of the component.
+        said: By the manifest.
+        found: Name, NumPy's name of the type, and shape of each in the program; a size that is no number is free.
+    Raises:
+        BundleError: they are not; the first that differs is named.
+    """
+    known = {one: (dtype, list(shape)) for one, dtype, shape in found}
+    if [spec.name for spec in said] != [one for one, _, _ in found]:
+        raise _another(name, f"it has {', '.join(known) or 'none'}, the manifest says {[spec.name for spec in said]}")
+    for spec in said:
+        dtype, shape = known[spec.name]
+        pairs = zip(spec.shape, shape, strict=False)
+        fits = all(one == other or not (isinstance(one, int) or isinstance(other, int)) for one, other in pairs)
+        if dtype != spec.dtype or len(shape) != len(spec.shape) or not fits:
+            raise _another(name, f"{spec.name} is {dtype} {shape}, the manifest says {spec.dtype} {list(spec.shape)}")
+
+
+def _another(name: str, why: str) -> BundleError:
+    return BundleError(
+        f"The program of the component {name!r} is not the one that the manifest describes.",
+        why=why[:500],
+        fix="Copy or export the bundle again.",
+    )
+
+
+def _last(shape: Sequence[int | str]) -> int | str | None:
+    return shape[-1] if shape else None
+
+
 class PreparedSession:
     """A session over a bundle that edgekit's own preprocessing feeds: prompts in, words out.
 
@@ -63,6 +131,7 @@ class PreparedSession:
             bundle: Its components are the runtime's own affair.
         """
         manifest = bundle.manifest
+        bundle.check_parts()
         self.manifest, self._folder = manifest, bundle.folder
         self.processor = Processor.load(bundle.folder).for_sizes(manifest.preprocessing.get("sizes"))
         self.eos_token_ids = frozenset(manifest.text.eos_token_ids)
@@ -100,6 +169,7 @@ class BundleSession(PreparedSession, ABC):
 
     def __init__(self, bundle: Bundle) -> None:
         super().__init__(bundle)
+        check_modules(bundle.manifest, str(bundle.folder))
         self._position = 0
 
     @abstractmethod

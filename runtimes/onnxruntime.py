@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +13,36 @@ from numpy.typing import NDArray
 from edgekit.bundle import Bundle
 from edgekit.errors import BundleError, MissingExtraError
 from edgekit.families import Grid
-from edgekit.runtimes._bundled import BundleSession, last_logits
+from edgekit.runtimes._bundled import BundleSession, check_tensors, last_logits
 from edgekit.runtimes._onnx_cache import KeyValueCache
 from edgekit.runtimes.session import Logits
 
 TARGETS = ("onnx",)
 PACKAGES = ("onnxruntime",)
+
+
+DTYPES = {f"tensor({theirs})": ours for theirs, ours in (("float", "float32"), ("double", "float64"))} | {
+    f"tensor({name})": name for name in ("float16", "bfloat16", "int8", "uint8", "int16", "int32", "int64", "bool")
+}
+
+
+@contextmanager
+def running(component: str) -> Iterator[None]:
+    """Turn what ONNX Runtime raises into a BundleError: its exceptions come from C++ and have no common base.
+
+    A graph that was loaded and is described rightly can still refuse: an id that its table does not have, a product
+    whose sides do not fit.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not type(error).__module__.startswith("onnxruntime") and not isinstance(error, (RuntimeError, MemoryError)):
+            raise
+        raise BundleError(
+            f"ONNX Runtime does not run the component {component!r}.",
+            why=" ".join(str(error).split())[:500],
+            fix="Copy or export the bundle again.",
+        ) from error
 
 
 def open_session(folder: Path, threads: int) -> OnnxSession:
@@ -56,6 +82,10 @@ class OnnxSession(BundleSession):
             }
         except Exception as error:  # onnxruntime's exceptions come from C++ and have no common base
             raise BundleError(f"ONNX Runtime does not load {bundle.folder}.", why=str(error)[:500]) from error
+        for name, graph in self._graphs.items():
+            part = self.manifest.components[name]
+            for said, found in ((part.inputs, graph.get_inputs()), (part.outputs, graph.get_outputs())):
+                check_tensors(name, said, [(one.name, DTYPES.get(one.type, one.type), one.shape) for one in found])
         self._cache = KeyValueCache(self._graphs["text_decoder"], self.manifest)
 
     def encode_part(
@@ -63,11 +93,13 @@ class OnnxSession(BundleSession):
     ) -> list[list[NDArray[np.float32]]]:
         """By the bucket's graph; all tiles at once."""
         given = values[None] if grid is None else values  # tiles stand in a batch of prompts, patches do not
-        return [self._graphs[component].run(None, {"pixel_values": given})]
+        with running(component):
+            return [self._graphs[component].run(None, {"pixel_values": given})]
 
     def embed(self, ids: NDArray[np.int64]) -> NDArray[np.float32]:
         """(1, T) -> (1, T, D)."""
-        embeds: NDArray[np.float32] = self._graphs["token_embedding"].run(None, {"input_ids": ids})[0]
+        with running("token_embedding"):
+            embeds: NDArray[np.float32] = self._graphs["token_embedding"].run(None, {"input_ids": ids})[0]
         return embeds
 
     def run_decoder(
@@ -77,7 +109,9 @@ class OnnxSession(BundleSession):
         feeds: dict[str, NDArray[Any]] = {"inputs_embeds": embeds, "position_ids": positions}
         if deepstack is not None:
             feeds["deepstack_embeds"] = deepstack
-        return last_logits(self._cache.run(feeds), self.manifest.vocab_size)
+        with running("text_decoder"):
+            found = self._cache.run(feeds)
+        return last_logits(found, self.manifest.vocab_size)
 
     def reset(self) -> None:
         """Empty the cache."""

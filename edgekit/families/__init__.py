@@ -29,7 +29,6 @@ and nothing of it imports torch when the module is imported, so that a bundle ca
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -41,6 +40,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgekit import strict_json
 from edgekit.errors import CheckpointError, DataError, EdgekitError
 from edgekit.registry import Registry
 
@@ -416,8 +416,8 @@ def read_optional_json(path: Path) -> dict[str, Any]:
     if (size := path.stat().st_size) > MOST_JSON_BYTES:
         raise CheckpointError(f"{path} has {size:,} bytes, more than any such file needs ({MOST_JSON_BYTES:,}).")
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError, RecursionError) as error:
+        value = strict_json.read(path, most_bytes=MOST_JSON_BYTES)
+    except (ValueError, OSError) as error:  # also UnicodeDecodeError
         raise CheckpointError(f"{path} is not valid JSON.", why=str(error)) from error
     if not isinstance(value, dict):
         raise CheckpointError(f"{path} is not a JSON object.")

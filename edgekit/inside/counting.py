@@ -7,7 +7,6 @@ moved once a run; activations inside a program are not counted, because they may
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from collections.abc import Mapping
@@ -16,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.bundle import MANIFEST, Bundle, Component, Manifest
+from edgekit.bundle_checks import MOST_HEADS
 from edgekit.errors import EdgekitError
+from edgekit.families import read_optional_json
 from edgekit.inside import READERS, Held, Part, State, is_encoder
 from edgekit.mlprogram import DECODE
 
@@ -324,7 +325,7 @@ def heads_of(bundle: Bundle) -> Heads:
     keys = [name for name in inputs if name.startswith("past_key_values.") and name.endswith(".key")]
     config = {}
     if "config.json" in bundle.manifest.files:
-        config = json.loads(bundle.path("config.json").read_text(encoding="utf-8"))
+        config = read_optional_json(bundle.path("config.json"))
     return heads_from(config, len(keys) or cache.layers, cache.kv_heads, cache.head_dim)
 
 
@@ -334,8 +335,8 @@ def heads_from(config: Mapping[str, Any], layers: int, keys: int, width: int) ->
     Raises:
         EdgekitError: it does not say how many heads there are.
     """
-    queries = config.get("text_config", config).get("num_attention_heads")
-    if not isinstance(queries, int):
+    queries = (config.get("text_config") or config).get("num_attention_heads")
+    if not isinstance(queries, int) or not 0 < queries <= MOST_HEADS:
         raise EdgekitError(
             "config.json does not say how many attention heads the decoder has.", fix="Export the bundle again."
         )

@@ -5,10 +5,10 @@
         bundle = hostile.made(name, tiny_bundle, tmp_path)
         hostile.check(hostile.forked("run", bundle, tmp_path))
 
-Every case ends in one message that names the field or file, exit code 1, no traceback, within bounds of time and memory,
-and nothing is written outside of the bundle's folder. `forked` runs a verb in a fork of this process, where everything
-is imported already; `apart` in a process of its own, as a user does. Manifests are sealed after the change: a seal shows
-what went wrong on the way, and does not keep a stranger from writing a manifest of his own.
+Every case ends in one message that names the field or file, exit code 1, no traceback, within bounds of time and
+memory, and nothing is written outside of the bundle's folder. `forked` runs a verb in a fork of this process, where
+everything is imported already; `apart` in a process of its own, as a user does. Manifests are sealed after the change:
+a seal shows what went wrong on the way, and keeps nobody from writing another manifest.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ from pathlib import Path
 from typing import Any
 
 from manifests import reseal
+
+from edgekit.bundle import sealed
 
 SECONDS = 10.0
 """Processor time of one verb."""
@@ -137,17 +139,12 @@ def _named(folder: Path, name: str) -> str:
     return next(listed for listed in manifest["files"] if listed.startswith(name))
 
 
-def special(name: str, make: Callable[[Path], None], *, listed: bool) -> Change:
-    """Put something that is no regular file there; `listed` keeps its entry in the manifest."""
+def special(name: str, make: Callable[[Path], object]) -> Change:
+    """Put something that is no regular file in the place of one."""
 
     def change(folder: Path) -> None:
-        path = folder / name
-        entry = path.read_bytes() if listed and path.exists() else None
-        if path.exists():
-            path.unlink()
-        make(path)
-        if entry is None:
-            return
+        (folder / name).unlink()
+        make(folder / name)
 
     return change
 
@@ -162,9 +159,9 @@ def _socket(path: Path) -> None:
             os.chdir(here)
 
 
-def deep(levels: int, opening: str = "[", closing: str = "]") -> str:
+def deep(levels: int) -> str:
     """A JSON text that is nested."""
-    return opening * levels + "1" + closing * levels if opening == "[" else opening * levels + "1" + closing * levels
+    return "[" * levels + "1" + "]" * levels
 
 
 def both(*changes: Change) -> Change:
@@ -202,9 +199,7 @@ HUGE = 1 << 40
 
 
 def _cases() -> Iterator[tuple[str, Change]]:
-    yield from (
-        (f"{path} {kind}", field(path, value)) for path in NUMBERS for kind, value in WRONG_NUMBERS.items()
-    )
+    yield from ((f"{path} {kind}", field(path, value)) for path in NUMBERS for kind, value in WRONG_NUMBERS.items())
     yield from ((f"{path} {kind}", field(path, value)) for path in TEXTS for kind, value in WRONG_TEXTS.items()
                 if not (path in ("name",) and kind == "long"))  # fmt: skip
     yield from ((f"{path} {kind}", field(path, value)) for path in HOLDERS for kind, value in WRONG_HOLDERS.items()
@@ -224,14 +219,8 @@ def _listing(name: str) -> Change:
     def change(folder: Path) -> None:
         manifest = json.loads((folder / "manifest.json").read_text())
         manifest["files"][name] = entry
-        if "\ud800" in name:
-            _write(folder / "manifest.json", json.dumps(manifest))
-        else:
-            reseal(folder)
-            manifest["files"] |= {}
-            from edgekit.bundle import sealed
-
-            _write(folder / "manifest.json", sealed(manifest))
+        escaped = "\ud800" in name  # which no file can hold but as an escape
+        _write(folder / "manifest.json", json.dumps(manifest) if escaped else sealed(manifest))
 
     return change
 
@@ -259,9 +248,7 @@ def _documents() -> Iterator[tuple[str, Change]]:
     yield "a field with Infinity as text", field("cache.layers", "Infinity")
     yield "an unknown key", field("surprise", 1)
     yield "a hundred thousand components", field("components", {f"c{n}": {} for n in range(100_000)})
-    yield "a hundred thousand files", field(
-        "files", {f"c{n}": {"bytes": 1, "sha256": "0" * 64} for n in range(50_000)}
-    )
+    yield "a hundred thousand files", field("files", {f"c{n}": {"bytes": 1, "sha256": "0" * 64} for n in range(50_000)})
 
 
 def _fits() -> Iterator[tuple[str, Change]]:
@@ -276,7 +263,6 @@ def _fits() -> Iterator[tuple[str, Change]]:
     yield "heads and inputs wider by one", _wide(17)
     yield "layers as many as can be", field("cache.layers", 4096)
     yield "one layer less", _fewer_layers
-    yield "not in place", field("cache.in_place", False)
     yield "logits of another size", field("components.text_decoder.outputs.0.shape.2", 1 << 30)
     yield "logits without a size", field("components.text_decoder.outputs.0.shape", [])
     yield "no logits", field("components.text_decoder.outputs.0.name", "logit")
@@ -296,7 +282,10 @@ def _fits() -> Iterator[tuple[str, Change]]:
     yield "no decoder", lambda folder: _without(folder, "text_decoder")
     yield "no embedding", lambda folder: _without(folder, "token_embedding")
     yield "no encoder", lambda folder: _without(folder, "vision_encoder")
-    yield "a component that nobody asks for", field("components.extra", {"file": "config.json", "inputs": [], "outputs": []})
+    yield (
+        "a component that nobody asks for",
+        field("components.extra", {"file": "config.json", "inputs": [], "outputs": []}),
+    )
     yield "a bucket of another component", field("buckets.*.component", "token_embedding")
     yield "a grid that no picture has", field("buckets.*.grid", [1, 9999, 9999])
     yield "a grid of huge numbers", field("buckets.*.grid", [HUGE, HUGE])
@@ -376,8 +365,11 @@ def _files() -> Iterator[tuple[str, Change]]:
                 {"type": "Replace", "pattern": {"Regex": "[^x]|x"}, "content": "x" * 1000} for _ in range(6)
             ]}
         )  # fmt: skip
-        yield f"{name} that searches for ever", _tokenizer(
-            {"type": "Replace", "pattern": {"Regex": "(a|a|a|aa|.)*(a|a|a|aa|.)*(a|a|a|aa|.)*\\n$"}, "content": "y"}
+        yield (
+            f"{name} that searches for ever",
+            _tokenizer(
+                {"type": "Replace", "pattern": {"Regex": "(a|a|a|aa|.)*(a|a|a|aa|.)*(a|a|a|aa|.)*\\n$"}, "content": "y"}
+            ),
         )
         yield f"{name} with ids far out", setting("tokenizer.json", "added_tokens.0.id", 4_000_000_000)
         yield f"{name} with ids out of the table", setting("tokenizer.json", "model.vocab", {"a": 50_000})
@@ -408,24 +400,24 @@ def _files() -> Iterator[tuple[str, Change]]:
     yield "a link to itself", lambda folder: (folder / "loop").symlink_to(folder / "loop")
     yield "a link to a file outside", lambda folder: (folder / "passwd").symlink_to("/etc/passwd")
     for name in ("manifest.json", "config.json", "tokenizer.json", "chat_template.jinja"):
-        yield f"{name} a FIFO", special(name, os.mkfifo, listed=True)
-        yield f"{name} a folder", special(name, Path.mkdir, listed=True)
-        yield f"{name} a link outside", special(name, lambda path: path.symlink_to("/etc/passwd"), listed=True)
-        yield f"{name} a link to a device", special(name, lambda path: path.symlink_to("/dev/zero"), listed=True)
-        yield f"{name} a socket", special(name, _socket, listed=True)
+        yield f"{name} a FIFO", special(name, os.mkfifo)
+        yield f"{name} a folder", special(name, Path.mkdir)
+        yield f"{name} a link outside", special(name, lambda path: path.symlink_to("/etc/passwd"))
+        yield f"{name} a link to a device", special(name, lambda path: path.symlink_to("/dev/zero"))
+        yield f"{name} a socket", special(name, _socket)
     yield "the decoder a link outside", _linked("text_decoder")
-    for path, value in {
-        "size": {"longest_edge": 10**9}, "size.longest_edge": -5, "size.longest_edge ": "x", "max_image_size": 7,
-        "max_image_size.longest_edge": 1, "max_image_size.longest_edge ": 0, "image_mean": "abc", "image_mean ": [1e999],
-        "image_std": [0, 0, 0], "resample": 99, "rescale_factor": "x", "size ": None, "max_image_size.longest_edge  ": 10**6,
-    }.items():  # fmt: skip
-        yield f"preprocessor {path} {value}", setting("preprocessor_config.json", path.strip(), value)
-    for path, value in {
-        "vision_config.image_size": 10**9, "vision_config.patch_size": 0, "scale_factor": 0, "vision_config": [],
-        "text_config": 7, "vision_config.image_size ": "x", "image_token_id": -1, "text_config.num_attention_heads": 10**30,
-        "text_config.num_attention_heads ": -3,
-    }.items():  # fmt: skip
-        yield f"config {path} {value}", setting("config.json", path.strip(), value)
+    pixels: dict[str, tuple[Any, ...]] = {
+        "size": ({"longest_edge": 10**9},), "size.longest_edge": (-5, "x", 1e300), "max_image_size": (7,),
+        "max_image_size.longest_edge": (1, 0, 10**6, -1), "image_mean": ("abc", [7], [1, 2]), "resample": (99, "x"),
+        "image_std": ([0, 0, 0], [1, 1, "x"]), "rescale_factor": ("x", [1]),
+    }  # fmt: skip
+    models: dict[str, tuple[Any, ...]] = {
+        "vision_config.image_size": (10**9, "x", [1]), "vision_config.patch_size": (0, -7), "scale_factor": (0, "x"),
+        "vision_config": ([], 7), "text_config": (7,),
+    }  # fmt: skip
+    for name, table in (("preprocessor_config.json", pixels), ("config.json", models)):
+        for path, values in table.items():
+            yield from ((f"{name} {path} {value}", setting(name, path, value)) for value in values)
 
 
 def _listed(folder: Path, name: str) -> None:
@@ -462,7 +454,8 @@ def made(name: str, bundle: Path, place: Path) -> Path:
 def arguments(verb: str, bundle: Path, place: Path) -> list[str]:
     """A verb's command line."""
     if verb == "run":
-        return ["run", str(bundle), "--prompt", "what is there?", "--image", str(picture(place)), "--max-new-tokens", "3"]
+        shown = ["--prompt", "what is there?", "--image", str(picture(place))]
+        return ["run", str(bundle), *shown, "--max-new-tokens", "3"]
     if verb == "bench":
         questions = place / "questions.jsonl"
         line = {"images": [str(picture(place))], "question": "what is there?", "answer": "circle", "id": "1"}
