@@ -50,11 +50,14 @@ class PromptTokenizer:
             text: Placeholders expanded.
             adds_special: Whether the processor lets the tokenizer put its beginning before a prompt that has none.
         Raises:
-            DataError: it is cut, and a part of a picture with it.
+            DataError: it is cut, and a part of a picture with it; or the tokenizer cannot take it.
         """
         begin = self.special.get("bos_token")
         adds = adds_special and not (begin is not None and text.startswith(begin))
-        encoding = self.tokenizer.encode(text, add_special_tokens=False)
+        try:
+            encoding = self.tokenizer.encode(text, add_special_tokens=False)
+        except Exception as error:  # the Rust side's bare one, such as for a vocabulary without its unknown token
+            raise DataError("The tokenizer cannot cut this prompt.", why=str(error)) from error
         if self.limit is not None:
             room = self.limit - (self.tokenizer.num_special_tokens_to_add(False) if adds else 0)
             whole = self._image_tokens(encoding.ids)

@@ -249,3 +249,23 @@ def test_a_tokenizer_that_begins_each_prompt(folder: Path) -> None:
         ids = Processor.load(folder).encode(question("q"), [image]).ids
         np.testing.assert_array_equal(ids, expected)
         assert ids[0].tolist().count(begin) == count
+
+
+def test_a_class_that_builds_the_tokenizer_anew(tiny_of: Maker, tmp_path: Path) -> None:
+    """Its own regular expressions and marks instead of tokenizer.json's; or it cannot, for want of an unknown token."""
+    image = Image.new("RGB", (64, 64), (200, 10, 10))
+    asked = question("It's  3.14, ünïcode\n\n\n'll 東京 don't 12345!")
+    for name, kind in (("qwen2_5_vl", "Qwen2Tokenizer"), ("gemma3", "GemmaTokenizer")):
+        place = tmp_path / name
+        shutil.copytree(tiny_of(name), place, ignore=shutil.ignore_patterns("*.safetensors"))
+        put(place, TOKENIZER, tokenizer_class=kind)
+        ours, theirs = Processor.load(place), load_processor(place)
+        assert type(theirs.tokenizer).__name__ == kind
+        if name == "gemma3":
+            with pytest.raises(DataError, match="<unk>"):
+                ours.encode(asked, [image])
+            with pytest.raises(DataError, match="<unk>"):
+                official_inputs(theirs, asked, [image])
+            continue
+        found = compare_inputs(ours, theirs, [(asked, [image])])
+        assert found["prompt_ids_equal"] == 1 and found["pixel_max_abs"] == 0
