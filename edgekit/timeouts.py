@@ -34,8 +34,8 @@ class Timeouts:
 
     @property
     def longest_s(self) -> float:
-        """Of any phase."""
-        return max(self.of(phase) for phase in PHASES)
+        """Of any phase of a worker that has started."""
+        return max(self.of(phase) for phase in PHASES if phase != "start")
 
 
 PHASES = tuple(field.name.removesuffix("_s") for field in fields(Timeouts))

@@ -55,24 +55,23 @@ def nothing_is_left(toys: Path) -> None:
 
 
 HANGS = {
-    "load": ({"kind": "sleep", "where": "load", "seconds": 600}, "its load took longer than 1 s"),
-    "encode": ({"kind": "sleep", "where": "encode", "seconds": 600}, "its picture's encoding took longer than 1 s"),
-    "prefill": ({"kind": "sleep", "where": "prefill", "seconds": 600}, "its prefill took longer than 1 s"),
-    "decode": ({"kind": "sleep", "where": "decode", "seconds": 600, "after": 2}, "its token took longer than 1 s"),
-    "slow": ({"kind": "sleep", "where": "decode", "seconds": 0.8}, "its answer took longer than 1.5 s"),
+    "load": ({"kind": "sleep", "where": "load", "seconds": 600}, "its load took longer than 2 s"),
+    "encode": ({"kind": "sleep", "where": "encode", "seconds": 600}, "its picture's encoding took longer than 2 s"),
+    "prefill": ({"kind": "sleep", "where": "prefill", "seconds": 600}, "its prefill took longer than 2 s"),
+    "decode": ({"kind": "sleep", "where": "decode", "seconds": 600, "after": 2}, "its token took longer than 2 s"),
+    "slow": ({"kind": "sleep", "where": "decode", "seconds": 1.5}, "its answer took longer than 2.5 s"),
     # It holds the interpreter, so no beat comes: only the longest of all limits is sure to be over.
-    "native": ({"kind": "native", "where": "load", "seconds": 600}, "it was silent for longer than 60 s"),
+    "native": ({"kind": "native", "where": "load", "seconds": 600}, "it was silent for longer than 3 s"),
 }
 
 
 def test_what_hangs_is_a_failed_row(toys: Path) -> None:
-    short = Timeouts(start_s=60, load_s=1, encode_s=1, prefill_s=1, decode_s=1, answer_s=1.5)
+    short = Timeouts(start_s=120, load_s=2, encode_s=2, prefill_s=2, decode_s=2, answer_s=2.5)
     held(toys, {name: one for name, one in HANGS.items() if name != "native"}, short)
 
 
 def test_what_hangs_in_native_code_is_a_failed_row(toys: Path) -> None:
-    fault, _ = HANGS["native"]
-    held(toys, {"native": (fault, "it was silent for longer than 4 s")}, Timeouts(4, 4, 4, 4, 4, 4))
+    held(toys, {"native": HANGS["native"]}, Timeouts(120, 3, 3, 3, 3, 3))
 
 
 WRONG = {
@@ -119,16 +118,12 @@ def test_what_prints_is_borne(toys: Path) -> None:
     assert row.status == "ok" and row.accuracy == 1.0, row.reason
 
 
-def test_run_all_goes_on_behind_what_hangs(toys: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from edgekit.commands.run import _table
-
+def test_run_all_goes_on_behind_what_hangs(toys: Path) -> None:
     bundles = [toy_bundle(toys / "hangs", kind="sleep", where="prefill", seconds=600), toy_bundle(toys / "good")]
     hangs, good = api.run_all("q?", [toys / "p.png"], list(bundles), timeouts=["prefill=1s"])
     assert hangs["problem"].startswith("its prefill took longer than 1 s, and its process was ended")
     assert hangs["problem"].count("--timeout prefill=TIME") == 1
     assert good["text"] == "yes no" and good["runtime"] == "toy"
-    _table([hangs, {**good, "same": False}])
-    assert "failed: its prefill took longer" in capsys.readouterr().out
     nothing_is_left(toys)
 
 
@@ -174,12 +169,18 @@ def of_bench(toys: Path) -> list[psutil.Process]:
     return found
 
 
-@pytest.mark.parametrize("how", ["main", "thread"])
-@pytest.mark.parametrize("where", ["prefill", "native", "start"])
+@pytest.mark.parametrize(
+    ("how", "where"),
+    [
+        ("thread", "prefill"),
+        ("main", "native"),
+        pytest.param("main", "prefill", marks=pytest.mark.slow),
+        pytest.param("main", "start", marks=pytest.mark.slow),
+        pytest.param("thread", "start", marks=pytest.mark.slow),
+    ],
+)
 def test_a_killed_bench_leaves_no_process_and_the_next_one_no_folder(how: str, where: str, toys: Path) -> None:
     """`thread` is the pipe's way alone, as on macOS; `native` holds the interpreter, so only the kernel can end it."""
-    if (how, where) == ("thread", "native"):
-        pytest.skip("native code that never gives the interpreter up is ended on Linux's main thread only")
     kind = "native" if where == "native" else "sleep"
     for name in ("one", "two"):
         toy_bundle(toys / name, kind=kind, where="prefill", seconds=600)
@@ -198,7 +199,7 @@ def test_a_killed_bench_leaves_no_process_and_the_next_one_no_folder(how: str, w
     nothing_is_left(toys)
 
 
-@pytest.mark.parametrize("how", ["main", "thread"])
+@pytest.mark.parametrize("how", [pytest.param("main", marks=pytest.mark.slow), "thread"])
 def test_grandchildren_end_too(how: str, toys: Path) -> None:
     """As llama.cpp's process is started by a worker."""
     (toys / "site" / "toy_sleeper.py").write_text("import time\ntime.sleep(600)\n")
@@ -449,9 +450,6 @@ def test_a_bench_that_is_ended_early_reports_and_goes_on(toys: Path, monkeypatch
     assert [one for one in after if one["turn"] < 2] == before, "what was measured before is as it was"
     assert [one["id"] for one in after if one["name"] == "two"] == [str(n) for n in range(20)]
     assert not (toys / "out" / "unfinished.jsonl").exists()
-    asked.clear()
-    measured(toys, *bundles, processes=1)
-    assert {number for _, number in asked} == {0, 1, 2, 3, 4}, "a bench that ended well is not gone on with"
 
 
 def test_only_the_same_bench_is_gone_on_with(tmp_path: Path) -> None:
