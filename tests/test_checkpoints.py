@@ -365,6 +365,31 @@ def test_end_tokens_are_those_of_transformers(copy: Callable[..., Path], case: s
         assert found.shape[1] == 4  # goes on to its limit
 
 
+def test_gguf_refuses_a_checkpoint_without_an_end_token(copy: Callable[..., Path], tmp_path: Path) -> None:
+    pytest.importorskip("gguf")
+    pytest.importorskip("llama_cpp")
+    from edgekit.export.bundling import export_checkpoint
+
+    folder = copy()
+    (folder / "generation_config.json").write_text("{}")
+    with pytest.raises(CheckpointError, match="without an end token cannot be exported to 'gguf'"):
+        export_checkpoint(folder, "gguf", "fp32", tmp_path / "bundle")
+    assert not (tmp_path / "bundle").exists()
+
+
+@pytest.mark.slow
+def test_a_bundle_without_an_end_token_goes_on_to_its_limit(copy: Callable[..., Path], tmp_path: Path) -> None:
+    from edgekit import api
+    from edgekit.export.bundling import export_checkpoint
+
+    folder = copy()
+    (folder / "generation_config.json").write_text("{}")
+    bundle = export_checkpoint(folder, "onnx", "fp32", tmp_path / "bundle", prompts=2)
+    assert bundle.manifest.text.eos_token_ids == () and bundle.manifest.parity["passed"]
+    said = [api.run(place, "what is there?", [], max_new_tokens=4) for place in (bundle.folder, folder)]
+    assert [one["finish"] for one in said] == ["length"] * 2 and said[0]["token_ids"] == said[1]["token_ids"]
+
+
 @pytest.mark.parametrize("value", ["</s>", ["</s>"], 2.5, {"id": 2}, True])
 @pytest.mark.parametrize("name", ["config.json", "generation_config.json"])
 def test_end_tokens_in_words(copy: Callable[..., Path], name: str, value: Any) -> None:

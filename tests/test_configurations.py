@@ -112,10 +112,12 @@ OWN: dict[str, list[tuple[str, Any]]] = {
         ("vision_config.image_size", [56]),
         ("vision_config.patch_size", [0, 14]),
         ("vision_feature_layer", 7),
+        ("vision_feature_select_strategy", "most"),
     ],
     "llava_onevision": [
         ("vision_feature_layer", 99),
         ("vision_feature_layer", []),
+        ("vision_feature_select_strategy", "most"),
         ("image_grid_pinpoints", [[42]]),
         ("image_grid_pinpoints", "42x42"),
         ("vision_aspect_ratio", "anyres_max_many"),

@@ -214,6 +214,13 @@ def uneven_sides(config: Any, field: str, factor: float) -> Iterator[tuple[str, 
         yield field, f"puts {factor:g} x {factor:g} patches together, and a picture has {side} x {side} of them"
 
 
+def known_strategy(config: Any) -> Iterator[tuple[str, str]]:
+    """Whether a tower's first token is kept or left out in a way there is; for `contradictions`."""
+    chosen = getattr(config, "vision_feature_select_strategy", "full")
+    if chosen not in ("default", "full"):
+        yield "vision_feature_select_strategy", f"is {chosen!r}; it is default or full"
+
+
 @cache
 def _by_model_type() -> dict[str, str]:
     return {kind: name for name, module in FAMILIES.working() for kind in module.MODEL_TYPES}

@@ -22,6 +22,7 @@ from edgekit.families import (
     Size,
     Split,
     fill_places,
+    known_strategy,
     plain_positions,
     tiles_only,
     uneven_sides,
@@ -81,6 +82,7 @@ def read_preprocessing(folder: Path) -> dict[str, Any]:
 
 def contradictions(config: Any) -> Iterator[tuple[str, str]]:
     """Fields that do not go together, each with what it says, after its own name."""
+    yield from known_strategy(config)
     vision = config.vision_config
     if vision.norm_type not in ("layer_norm", "rms_norm"):
         yield "vision_config.norm_type", f"is {vision.norm_type!r}; it is layer_norm or rms_norm"

@@ -26,6 +26,7 @@ from edgekit.families import (
     Size,
     Split,
     fill_places,
+    known_strategy,
     plain_positions,
     tiles_only,
 )
@@ -136,6 +137,7 @@ def _max_tiles(aspect_ratio: str) -> int:
 
 def contradictions(config: Any) -> Iterator[tuple[str, str]]:
     """Fields that do not go together, each with what it says, after its own name."""
+    yield from known_strategy(config)
     depth, layer = config.vision_config.num_hidden_layers, config.vision_feature_layer
     chosen = layer if isinstance(layer, list | tuple) else [layer]
     if not chosen or not all(type(one) is int and -depth - 1 <= one <= depth for one in chosen):
