@@ -61,6 +61,9 @@ def lacking(run: Run) -> bool:
         return True
     if run.shared is not None:
         return False  # other runs, which may not have got so far, have their shards there too
+    known = read_sealed_json(run.questions / "index.json")
+    if len(list(run.questions.glob("shard-*.parquet"))) * known["shard"] < known["questions"]:
+        return True
     return any(_shards_lost(run, folder) for folder in run.responses.glob("*") if folder.is_dir())
 
 

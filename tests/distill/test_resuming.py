@@ -10,7 +10,8 @@ import pytest
 
 from edgekit.distill.legs import Leg, Stage
 from edgekit.distill.order import Order
-from edgekit.distill.resuming import drop_damaged, stages_to_do
+from edgekit.distill.resuming import drop_damaged, lacking, stages_to_do
+from edgekit.files import write_bytes
 from edgekit.seal import seal_folder, write_sealed_json
 from edgekit.workspace import Run
 
@@ -77,6 +78,26 @@ def test_a_teacher_whose_successor_is_done_is_not_asked_again(tmp_path: Path) ->
     legs[1].student(run).rmdir()
     run.student.mkdir()
     assert todo(0) == todo(1) == []
+
+
+def test_what_a_finished_run_lacks(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    jsons = ["mask-thresholds.json", "seconds.json", "reports/accuracy-before.json", "reports/accuracy-after.json"]
+    for name in jsons:
+        write_sealed_json(tmp_path / name, {})
+    write_sealed_json(run.questions / "index.json", {"questions": 5, "shard": 2})
+    shards = [folder / f"shard-0000{k}.parquet" for folder in (run.questions, run.responses / "a") for k in range(3)]
+    run.student.mkdir()
+    for shard in shards:
+        write_bytes(shard, b"x")
+    assert not lacking(run)
+    for path in [*shards, *(tmp_path / name for name in jsons), run.questions / "index.json"]:
+        data = path.read_bytes()
+        path.unlink()
+        assert lacking(run), path
+        path.write_bytes(data)
+    run.student.rmdir()
+    assert lacking(run)
 
 
 def test_what_is_damaged_goes_with_a_line_each(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

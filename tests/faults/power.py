@@ -145,7 +145,8 @@ def product(run: Path) -> dict[str, bytes]:
     """What a run is for, by name: its students, questions, responses, scores and thresholds."""
     patterns = ("student*/*", "questions/*.parquet", "responses/*/*.parquet", "reports/accuracy-*.json")
     paths = [path for pattern in (*patterns, "mask-thresholds.json") for path in run.glob(pattern)]
-    return {path.relative_to(run).as_posix(): path.read_bytes() for path in paths}
+    names = {path: path.relative_to(run).as_posix() for path in paths if path.name != "edgekit-seal.json"}
+    return {name: path.read_bytes() for path, name in names.items()}
 
 
 @dataclass(frozen=True)
