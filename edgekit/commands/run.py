@@ -133,7 +133,7 @@ def _ask_all(
     )  # fmt: skip
 
 
-def _table(found: list[dict[str, Any]], columns: str | None, wide: bool) -> None:
+def _table(found: list[dict[str, Any]], columns: str | None = None, wide: bool = False) -> None:
     """As wide as the terminal; lines of text where the output is none."""
     from edgekit.tables import print_table, read_columns
 

@@ -311,7 +311,10 @@ def test_run_names_the_way_on_the_command_line(tiny_checkpoint: Path, tmp_path: 
 def test_every_runtime_says_what_generate_says(tiny_of: Callable[..., Path], tmp_path: Path, target: str) -> None:
     from edgekit.errors import MissingExtraError, UnsupportedError
 
-    folder = with_settings(tiny_of("qwen2_5_vl"), tmp_path / "model", **CASES["several"])
+    from edgekit.export import TARGETS
+
+    tiny = getattr(TARGETS.load(target), "TINY", {}).get("qwen2_5_vl", {})
+    folder = with_settings(tiny_of("qwen2_5_vl", **tiny), tmp_path / "model", **CASES["several"])
     draw(3)[0].save(tmp_path / "a.png")
     try:
         bundle: Bundle = export_checkpoint(
