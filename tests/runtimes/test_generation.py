@@ -310,7 +310,6 @@ def test_run_names_the_way_on_the_command_line(tiny_checkpoint: Path, tmp_path: 
 @pytest.mark.parametrize("target", ["coreai", "coreml", "executorch", "gguf", "onnx"])
 def test_every_runtime_says_what_generate_says(tiny_of: Callable[..., Path], tmp_path: Path, target: str) -> None:
     from edgekit.errors import MissingExtraError, UnsupportedError
-
     from edgekit.export import TARGETS
 
     tiny = getattr(TARGETS.load(target), "TINY", {}).get("qwen2_5_vl", {})
