@@ -133,3 +133,23 @@ def test_the_hosts_peaks_are_of_their_kind() -> None:
     for _ in range(2):
         value = math.erf(-value)
     np.testing.assert_allclose(last, np.full(64, value), rtol=1e-5)
+
+
+def test_mutants_differ_in_one_place_and_leave_messages_alone() -> None:
+    mutation = script("mutation")
+    source = (
+        "def f(a: int = 3) -> int:\n    if a < 2 and not a:\n        raise ValueError(f'{a + 1} is 7')\n"
+        "    a += 1\n    print(a)\n    return a * 2\n"
+    )
+    found = [(one.line, one.text) for one in mutation.mutants(source)]
+    assert sorted(found) == [
+        (1, "3 -> 4"), (2, "2 -> 3"), (2, "And -> Or"), (2, "Lt -> LtE"), (2, "condition -> its opposite"),
+        (2, "not x -> x"), (4, "1 -> 2"), (4, "Add -> Sub"), (5, "print(...) left out"), (6, "2 -> 3"),
+        (6, "Mult -> Div"), (6, "return x -> return None"),
+    ]  # fmt: skip
+    given = {one.text: one.tree for one in mutation.mutants(source)}
+    space: dict[str, Any] = {}
+    exec(compile(given["Mult -> Div"], "m", "exec"), space)
+    assert space["f"](7) == 4.0
+    rows = [{"of": 9, "outcome": "seen"}, {"of": 9, "outcome": "survived"}, {"of": 9, "outcome": "too long"}]
+    assert "| all | 9 | 3 | 2 | 1 | 67 % |" in mutation.table({"m": rows})

@@ -49,10 +49,11 @@ def test_what_is_at_the_edge_is_good() -> None:
         {"preprocessing": {}}, {"preprocessing": {"sizes": None}}, {"text": Text("t.json", "a.onnx", 1 << 24, ())},
         {"buckets": {"": Bucket("text_decoder", None, 7)}}, tensor(1 << 31, 0, *["a"] * 6),
         {"files": {**GOOD.files, "A/b c.é": FileEntry(1 << 50, SHA)}},
-        {"components": {"x": Component("a.onnx", (), ())},
-         "buckets": {}},
+        {"components": {"x": Component("a.onnx", (), ())}, "buckets": {}},
         {"position_axes": 1, "deepstack": 3, **decoder(inputs=())}, {"parity": None},
-        {"name": "x" * 1024}, tensor(1, dtype="bfloat16"), tensor(1, dtype="bool"), tensor(1, dtype="uint4"),
+        {"schema_version": 1}, {"schema_version": 1 << 16}, {"vocab_size": 1}, {"cache": Cache(1, 1, 1), "deepstack": 0,
+         **decoder(inputs=())}, {"name": "x" * 1024}, tensor(1, dtype="bfloat16"), tensor(1, dtype="bool"),
+        tensor(1, dtype="uint4"),
     ):  # fmt: skip
         check(replace(GOOD, **changes), "m")
 
@@ -61,6 +62,8 @@ def test_what_is_at_the_edge_is_good() -> None:
     ("changes", "said"),
     [
         ({"schema_version": 0}, "schema_version: 0 is not from 1"),
+        ({"schema_version": (1 << 16) + 1}, "schema_version: 65,537"),
+        ({"text": Text("t.json", "t.json", 0, (0,) * 4095 + (-1,))}, "text.eos_token_ids[4095]: -1"),
         ({"vocab_size": 0}, "vocab_size: 0 is not from 1 to 16,777,216"),
         ({"vocab_size": (1 << 24) + 1}, "vocab_size: 16,777,217"),
         ({"vocab_size": 1 << 80}, "vocab_size: a number of more than 64 bits is not"),
@@ -86,6 +89,7 @@ def test_what_is_at_the_edge_is_good() -> None:
         ({"student_sha256": SHA[1:]}, "student_sha256: "),
         ({"student_sha256": SHA.upper()}, "student_sha256: "),
         ({"files": {**GOOD.files, "b": FileEntry(-1, SHA)}}, "files.b.bytes: -1"),
+        ({"files": {**GOOD.files, "b": FileEntry((1 << 50) + 1, SHA)}}, "files.b.bytes: 1,125,899,906,842,625"),
         ({"files": {**GOOD.files, "b": FileEntry(1, "0")}}, "files.b.sha256: 0 is no SHA-256"),
         ({"files": {**GOOD.files, "A.ONNX": FileEntry(1, SHA)}}, "files.A.ONNX: one file with a.onnx where upper"),
         ({"files": {**GOOD.files, "e\u0301": FileEntry(1, SHA), "\u00e9": FileEntry(1, SHA)}}, "one file with"),
