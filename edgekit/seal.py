@@ -67,10 +67,16 @@ def read_sealed_json(path: Path) -> dict[str, Any]:
         value = json.loads(data)
     except (ValueError, RecursionError):
         value = None
-    if not isinstance(value, dict) or intact(data) is False:
+    if not isinstance(value, dict) or intact(data) is False or _seal_renamed(value):
         raise DamagedError(path, _state(data))
     value.pop(KEY, None)
     return value
+
+
+def _seal_renamed(value: dict[str, Any]) -> bool:
+    """Whether the seal's own key is what changed: a digest stands last, and under another name."""
+    name, last = next(reversed(value.items()), ("", ""))
+    return name != KEY and len(name) == len(KEY) and isinstance(last, str) and len(last) == len(BLANK)
 
 
 def _state(data: bytes) -> str:

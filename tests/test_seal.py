@@ -67,6 +67,16 @@ def test_json_that_is_not_as_it_was(tmp_path: Path, kind: str) -> None:
         read_sealed_json(path)
 
 
+def test_a_byte_of_the_seals_own_name(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    for place in range(len(KEY)):
+        write_sealed_json(path, {"a": 1})
+        other = KEY[:place] + "x" + KEY[place + 1 :]
+        path.write_text(path.read_text().replace(KEY, other))
+        with pytest.raises(DamagedError):
+            read_sealed_json(path)
+
+
 def test_json_of_before_there_were_seals(tmp_path: Path) -> None:
     path = tmp_path / "x.json"
     path.write_text('{"a": 1}')
