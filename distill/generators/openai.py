@@ -18,7 +18,7 @@ import random
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgekit.chat import render
 from edgekit.configuration import end_token_ids
@@ -26,8 +26,12 @@ from edgekit.data import ImageRef, Sample
 from edgekit.distill.chat_server import ChatServer, RefusedError, api_key
 from edgekit.distill.generators import PROBE_TOKENS, Said, Source
 from edgekit.errors import DataError, ServerError
+from edgekit.pictures import as_rgb
 from edgekit.processor import Processor
 from edgekit.recipe import GenData
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 MIME = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}
 ORIENTATION = 0x0112
@@ -248,18 +252,26 @@ def data_url(image: ImageRef) -> str:
     Raises:
         DataError: it cannot be read.
     """
-    picture = image.open()
-    kind = picture.format
-    # Servers turn pictures by their EXIF orientation and lay transparent ones on white, our processors do not; teacher
-    # and student must see the same.
-    upright = picture.getexif().get(ORIENTATION, 1) == 1
-    if kind in MIME and upright and picture.mode in ("RGB", "L") and getattr(picture, "n_frames", 1) == 1:
-        data = image.path.read_bytes() if image.path is not None else image.data or b""
+    stored = image.decoded()
+    kind = stored.format
+    # Servers differ in whether they turn a picture by its EXIF tag and in what they lay transparent ones on; the
+    # teacher must see what the student is shown.
+    plain = stored.mode in ("RGB", "L") and "transparency" not in stored.info and getattr(stored, "n_frames", 1) == 1
+    if kind in MIME and plain and not _turns(stored):
+        data = image.encoded()
     else:
         buffer = io.BytesIO()
-        picture.convert("RGB").save(buffer, "PNG")
+        as_rgb(image.open()).save(buffer, "PNG")
         kind, data = "PNG", buffer.getvalue()
     return f"data:{MIME[kind]};base64,{base64.b64encode(data).decode()}"
+
+
+def _turns(stored: Image) -> bool:
+    """Whether some reader may turn a picture: its EXIF tag says so, or its tags are damaged."""
+    try:
+        return bool(stored.getexif().get(ORIENTATION, 1) != 1)
+    except Exception:  # like the decoders: SyntaxError, struct.error and more at damaged bytes
+        return True
 
 
 def answer_frame(processor: Processor, sample: Sample) -> tuple[str, list[int]]:

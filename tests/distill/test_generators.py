@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import inspect
 import io
@@ -14,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from openai_double import Answer, Double, images, said, serve, text
@@ -28,6 +30,7 @@ from edgekit.distill.generators import Source, openai, transformers
 from edgekit.distill.masking import MaskedTeacher
 from edgekit.errors import EdgekitError, MissingExtraError, RecipeError
 from edgekit.families import idefics3
+from edgekit.pictures import as_rgb
 from edgekit.processor import Processor
 from edgekit.recipe import GenData, Server, load_recipe, read_recipe
 
@@ -96,18 +99,43 @@ def test_a_request_holds_the_question_the_pictures_and_every_setting(
 
 
 def test_pictures_a_server_would_show_otherwise_are_sent_as_pixels(tmp_path: Path) -> None:
+    """The teacher behind a server is shown what the student is: turned by EXIF, over white where transparent."""
+    picture = Image.new("RGB", (8, 4), "red")
+    picture.paste("blue", (0, 0, 4, 4))
+    exif = picture.getexif()
+    exif[openai.ORIENTATION] = 6  # a quarter clockwise: what is stored on the left is seen above
+    picture.save(tmp_path / "turned.jpg", exif=exif, quality=100, subsampling=0)
+    Image.new("RGBA", (8, 4), (0, 0, 0, 0)).save(tmp_path / "clear.png")
+    Image.new("L", (8, 4), 7).save(tmp_path / "keyed.png", transparency=7)
+    Image.fromarray(np.full((4, 8), 0x1234, dtype=np.uint16)).save(tmp_path / "deep.png")
+    seen = {name: _sent(tmp_path / name) for name in ("turned.jpg", "clear.png", "keyed.png", "deep.png")}
+    red, _, blue = seen["turned.jpg"].getpixel((1, 1))
+    assert seen["turned.jpg"].size == (4, 8) and blue > 200 and red < 50
+    red, _, blue = seen["turned.jpg"].getpixel((1, 6))
+    assert red > 200 and blue < 50
+    assert set(seen["clear.png"].getdata()) == set(seen["keyed.png"].getdata()) == {(255, 255, 255)}
+    assert set(seen["deep.png"].getdata()) == {(0x12, 0x12, 0x12)}
+
+
+def _sent(path: Path) -> Image.Image:
+    """What a server is given of a picture that is sent as pixels, which is what the student's processor starts from."""
+    (data,) = images({"messages": openai.chat_messages(_pictured(path))})
+    shown = Image.open(io.BytesIO(data))
+    assert (shown.format, shown.mode) == ("PNG", "RGB") and not shown.getexif()
+    assert shown.tobytes() == as_rgb(ImageRef(path=path).open()).tobytes()
+    return shown
+
+
+@pytest.mark.parametrize("orientation", [None, 1])
+def test_pictures_that_all_see_alike_are_sent_as_they_are(tmp_path: Path, orientation: int | None) -> None:
     picture = Image.new("RGB", (8, 4), "red")
     exif = picture.getexif()
-    exif[openai.ORIENTATION] = 6
-    picture.save(tmp_path / "turned.jpg", exif=exif)
-    Image.new("RGBA", (8, 4), (0, 0, 0, 0)).save(tmp_path / "clear.png")
-    picture.save(tmp_path / "plain.jpg")
-    for name in ("turned.jpg", "clear.png"):
-        (data,) = images({"messages": openai.chat_messages(_pictured(tmp_path / name))})
-        shown = Image.open(io.BytesIO(data))
-        assert (shown.format, shown.mode, shown.size) == ("PNG", "RGB", (8, 4))
-        assert not shown.getexif()
-    assert openai.data_url(ImageRef(path=tmp_path / "plain.jpg")).startswith("data:image/jpeg;base64,")
+    if orientation:
+        exif[openai.ORIENTATION] = orientation
+    picture.save(tmp_path / "plain.jpg", exif=exif)
+    data = (tmp_path / "plain.jpg").read_bytes()
+    for ref in (ImageRef(path=tmp_path / "plain.jpg"), ImageRef(data=data)):
+        assert openai.data_url(ref) == f"data:image/jpeg;base64,{base64.b64encode(data).decode()}"
 
 
 def _pictured(path: Path) -> Sample:
