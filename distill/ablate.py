@@ -98,6 +98,8 @@ class Arm:
     Attributes:
         name, title: Of the arm.
         accuracy: Per seed, in [0, 1].
+        retention: Change of the accuracy on `data.retention`, mean over the seeds, and its 95 % interval over
+            questions; None without such questions.
         mean: Over the seeds.
         gain: Mean difference to the baseline of the same seed; None for the baseline.
         over_questions: 95 % paired interval of the gain for these seeds and other questions.
@@ -115,6 +117,7 @@ class Arm:
     over_seeds: tuple[float, float] | None
     steps: int
     teacher_forwards: int
+    retention: tuple[float, float, float] | None = None
 
     @property
     def verdict(self) -> str:
@@ -180,8 +183,9 @@ class Ablation:
         trainer = dataclasses.replace(arm.trainer, seed=seed)
         arm = dataclasses.replace(arm, name=name, trainer=trainer, qad=Qad())
         # The untouched student is the same everywhere, and so is a probe or a check of the same teacher: made once.
-        for path in sorted(self.folder.glob("seed-*/*/reports/accuracy-before.json"))[:1]:
-            self._share(path, run.reports / path.name)
+        for when in ("before", "retention-before"):
+            for path in sorted(self.folder.glob(f"seed-*/*/reports/accuracy-{when}.json"))[:1]:
+                self._share(path, run.reports / path.name)
         for kind in ("probe", "teacher-check"):
             for path in sorted(self.folder.glob(f"seed-*/*/reports/{kind}-*.json")):
                 self._share(path, run.reports / path.name)
@@ -208,7 +212,7 @@ class Ablation:
             "test": self.recipe.data.test,
             "questions": len(before),
             "seeds": self.seeds,
-            "untouched": {"accuracy": float(before.mean()), "ci95": [low, high]},
+            "untouched": {"accuracy": float(before.mean()), "ci95": [low, high], **self._untouched_retention()},
             "baseline": BASELINE,
             "arms": [{**dataclasses.asdict(arm), "verdict": arm.verdict} for arm in arms],
         }
@@ -227,6 +231,11 @@ class Ablation:
                 xlabel="points above plain JSD (wider of the two 95 % intervals)",
             )
         return result
+
+    def _untouched_retention(self) -> dict[str, float]:
+        if self.recipe.data.retention is None:
+            return {}
+        return {"retention": float(_read_scores(self._run(self.seeds[0], BASELINE), "retention-before").mean())}
 
     def _scores(self, name: str) -> NDArray[np.float64]:
         """(seeds, questions)."""
@@ -249,7 +258,17 @@ class Ablation:
             over_seeds,
             steps,
             steps * per_step * (data.teacher_responses + data.student_responses),
+            self._retention(name),
         )
+
+    def _retention(self, name: str) -> tuple[float, float, float] | None:
+        """Change of the accuracy on questions about something else, with its interval."""
+        if self.recipe.data.retention is None:
+            return None
+        runs = [self._run(seed, name) for seed in self.seeds]
+        after = np.stack([_read_scores(run, "retention-after") for run in runs]).mean(0)
+        change = paired(after, _read_scores(runs[0], "retention-before"))
+        return change.delta, *change.ci95
 
 
 def _widest(arm: Arm) -> tuple[float, float]:
@@ -265,10 +284,16 @@ def _read_scores(run: Run, when: str) -> NDArray[np.float64]:
 COLUMNS = ("arm", "accuracy, mean (per seed)", "gain", "95 % over questions", "95 % over seeds", "verdict")
 ORDER = ("gain", "verdict", "95 % over seeds", "95 % over questions", "accuracy, mean (per seed)")
 """By importance, for a narrow terminal."""
+RETENTION = "what else it could"
+
+
+def columns_of(report: Mapping[str, Any]) -> tuple[str, ...]:
+    """Of its table: one more where the recipe names questions about something else."""
+    return (*COLUMNS, RETENTION) if report["untouched"].get("retention") is not None else COLUMNS
 
 
 def table(report: Mapping[str, Any]) -> tuple[str, list[list[str]], str]:
-    """What was compared, the cells in the order of COLUMNS, one arm a line, and how to read them."""
+    """What was compared, the cells in the order of `columns_of`, one arm a line, and how to read them."""
     low, high = (100 * bound for bound in report["untouched"]["ci95"])
     seeds = len(report["seeds"])
     before = (
@@ -277,6 +302,8 @@ def table(report: Mapping[str, Any]) -> tuple[str, list[list[str]], str]:
         "forwards per arm and seed. Gains are over plain JSD of the same seed, in points."
     )
     rows = [["untouched student", f"{100 * report['untouched']['accuracy']:.2f} [{low:.2f}, {high:.2f}]", *[""] * 4]]
+    if (known := report["untouched"].get("retention")) is not None:
+        rows[0].append(f"{100 * known:.2f}")
     for arm in report["arms"]:
         per_seed = ", ".join(f"{100 * value:.2f}" for value in arm["accuracy"])
         gain = "" if arm["gain"] is None else f"{100 * arm['gain']:+.2f}"
@@ -285,6 +312,9 @@ def table(report: Mapping[str, Any]) -> tuple[str, list[list[str]], str]:
             for key in ("over_questions", "over_seeds")
         ]
         rows.append([arm["title"], f"{100 * arm['mean']:.2f} ({per_seed})", gain, *cells, arm["verdict"]])
+        if (kept := arm.get("retention")) is not None:
+            change, least, most = (100 * value for value in kept)
+            rows[-1].append(f"{change:+.2f} [{least:+.2f}, {most:+.2f}]")
     after = (
         "Over questions: paired bootstrap of the seed-averaged scores. Over seeds: Student's t on the differences per "
         "seed. A verdict needs both to exclude 0; several arms are compared, each at 95 % on its own."
@@ -295,6 +325,7 @@ def table(report: Mapping[str, Any]) -> tuple[str, list[list[str]], str]:
 def markdown(report: Mapping[str, Any]) -> str:
     """The report's table, in the shape of the paper's, one arm a line."""
     before, rows, after = table(report)
-    lines = [before, "", f"| {' | '.join(COLUMNS)} |", "|" + "---|" * len(COLUMNS)]
+    columns = columns_of(report)
+    lines = [before, "", f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
     lines += ["| " + "".join(f"{cell} | " if cell else "| " for cell in row).rstrip() for row in rows]
     return "\n".join([*lines, "", after]) + "\n"

@@ -20,7 +20,7 @@ from edgekit.distill import processes
 from edgekit.distill.batch import encode_prompts
 from edgekit.distill.generators.transformers import greedy
 from edgekit.processor import Processor
-from edgekit.stats import score_interval
+from edgekit.stats import paired, score_interval
 
 
 @dataclass(frozen=True)
@@ -116,6 +116,29 @@ def evaluate_model(
     model.train(training)
     _, ids, scores, answers = zip(*sorted(processes.gathered(rows)), strict=True)
     return Evaluation(list(ids), np.array(scores), list(answers))
+
+
+def compared(before: Evaluation, after: Evaluation, spec: str) -> dict[str, Any]:
+    """Both scores, and the paired difference, for a run's manifest.
+
+    Args:
+        before, after: On the same questions.
+        spec: Which.
+    """
+    gain = paired(after.scores, before.scores)
+    return {
+        "test": spec,
+        "n": after.n,
+        "before": before.accuracy,
+        "before_ci95": list(before.ci95),
+        "after": after.accuracy,
+        "after_ci95": list(after.ci95),
+        "delta": gain.delta,
+        "delta_ci95": list(gain.ci95),
+        "p_value_mcnemar": gain.p_value,
+        "gained": gain.gained,
+        "lost": gain.lost,
+    }
 
 
 def batched(rows: Iterator[Sample], size: int) -> Iterator[Sequence[Sample]]:

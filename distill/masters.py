@@ -30,7 +30,7 @@ from edgekit.distill import lora, processes, teacher_check, trackers
 from edgekit.distill.acceptance import acceptance
 from edgekit.distill.agreement import report_agreement
 from edgekit.distill.clock import PhaseClock
-from edgekit.distill.evaluate import Evaluation, evaluate_model
+from edgekit.distill.evaluate import Evaluation, compared, evaluate_model
 from edgekit.distill.gen_data import open_shards, stored_questions, write_questions
 from edgekit.distill.joint import Collator, JointTrainer, ScheduledQuestions, detach_adapters
 from edgekit.distill.judges import check_judges, check_sample
@@ -54,11 +54,12 @@ from edgekit.machine import peak_memory_bytes
 from edgekit.recipe import GENERATORS, Recipe
 from edgekit.schema import to_json
 from edgekit.seal import read_sealed_json, seal_folder, write_sealed_json
-from edgekit.stats import paired
 from edgekit.workspace import Run
 
 MAX_ANSWER_TOKENS = 16
 ACCEPTANCE_QUESTIONS = 256
+Measured = tuple[Evaluation, Evaluation | None]
+"""On the test questions, and on those about something else where there are any."""
 
 
 class Pipeline:
@@ -88,7 +89,7 @@ class Pipeline:
         check_judges(recipe.masters.rewards, base)
         lora.check(recipe.trainer.lora)
         self.trackers = trackers.chosen(recipe.trainer.report_to)
-        for spec in (recipe.data.train, recipe.data.test):
+        for spec in filter(None, (recipe.data.train, recipe.data.test, recipe.data.retention)):
             next(samples(spec, limit=1))
         if recipe.trainer.threads:
             torch.set_num_threads(recipe.trainer.threads)
@@ -154,7 +155,7 @@ class Pipeline:
             self.legs += self._ladder()
         schedule = [{"teacher": leg.teacher.name, "mask_ratios": leg.ratios} for leg in self.legs]
         processes.from_main(lambda: self.run.update(schedule=schedule))
-        before = self._measured("before", lambda: load_model(self.student.folder))
+        begun = self._both("before", lambda: load_model(self.student.folder))
         for leg in self.legs:
             todo = processes.from_main(partial(self._stages_to_do, leg))
             for stage in leg.stages:
@@ -168,12 +169,12 @@ class Pipeline:
                 if stage in todo:
                     self._train(leg, stage)
         processes.from_main(self._save_student)
-        after = self._measured("after", lambda: load_model(self.run.student))
+        ended = self._both("after", lambda: load_model(self.run.student))
         processes.from_main(self._complete_records)
         processes.from_main(self._report_acceptance)
         if self.recipe.qad.steps:
-            self._qad(after)
-        return processes.from_main(lambda: self._close(before, after))
+            self._qad(ended[0])
+        return processes.from_main(lambda: self._close(begun, ended))
 
     # ------------------------------------------------------------------------------------------------------ the stages
 
@@ -457,18 +458,32 @@ class Pipeline:
         )
 
     def _measured(self, when: str, load: Callable[[], Any]) -> Evaluation:
+        data = self.recipe.data
+        return self._asked_of(when, load, data.test, data.test_limit)
+
+    def _both(self, when: str, load: Callable[[], Any]) -> Measured:
+        """Answers to the test questions, and to those about something else."""
+        return self._measured(when, load), self._kept(when, load)
+
+    def _kept(self, when: str, load: Callable[[], Any]) -> Evaluation | None:
+        """Answers to the questions about something else, where the recipe names any."""
+        data = self.recipe.data
+        if data.retention is None:
+            return None
+        return self._asked_of(f"retention-{when}", load, data.retention, data.retention_limit)
+
+    def _asked_of(self, when: str, load: Callable[[], Any], spec: str, limit: int | None) -> Evaluation:
         path = self.run.reports / f"accuracy-{when}.json"
         if processes.from_main(path.exists):
             kept = read_sealed_json(path)
             return Evaluation(kept["ids"], np.array(kept["scores"]), kept["answers"])
-        data = self.recipe.data
         with self.clock.phase(f"measure_{when}"):
             result = evaluate_model(
                 load().to(processes.device()),
                 self.student.processor,
-                data.test,
-                scoring=data.scoring,
-                limit=data.test_limit,
+                spec,
+                scoring=self.recipe.data.scoring,
+                limit=limit,
                 max_new_tokens=MAX_ANSWER_TOKENS,
                 title=f"accuracy {when}",
             )
@@ -553,24 +568,17 @@ class Pipeline:
             "seed": self.recipe.trainer.seed,
         }
 
-    def _close(self, before: Evaluation, after: Evaluation) -> dict[str, Any]:
-        gain = paired(after.scores, before.scores)
+    def _close(self, begun: Measured, ended: Measured) -> dict[str, Any]:
+        data = self.recipe.data
+        (before, kept_before), (after, kept_after) = begun, ended
+        retention = {}
+        if data.retention is not None and kept_before is not None and kept_after is not None:
+            retention = {"retention": compared(kept_before, kept_after, data.retention)}
         self.run.update(
             status="finished",
             student_sha256=checkpoint_hash(self.run.student),
-            accuracy={
-                "test": self.recipe.data.test,
-                "n": after.n,
-                "before": before.accuracy,
-                "before_ci95": list(before.ci95),
-                "after": after.accuracy,
-                "after_ci95": list(after.ci95),
-                "delta": gain.delta,
-                "delta_ci95": list(gain.ci95),
-                "p_value_mcnemar": gain.p_value,
-                "gained": gain.gained,
-                "lost": gain.lost,
-            },
+            accuracy=compared(before, after, data.test),
+            **retention,
             seconds=self.clock.seconds,
             peak_memory_bytes=peak_memory_bytes(),
         )

@@ -57,6 +57,11 @@ class Data:
     """Use so many train questions, drawn with the run's seed; all when absent."""
     test_limit: int | None = None
     """Measure on the first so many test questions; all when absent."""
+    retention: str | None = None
+    """Data spec of questions about something else, never trained on: what the student may unlearn; asked before and
+    after."""
+    retention_limit: int | None = None
+    """Ask the first so many of them; all when absent."""
     scoring: str | dict[str, str] = "exact"
     """Metric of `edgekit.data.scoring`; for a mixed file a mapping from a row's `dataset` to one, with a `default`."""
 

@@ -70,6 +70,7 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "qad.ce_weight": (lambda v: v >= 0, "at least 0"),
     "data.train_limit": (lambda v: v is None or v >= 1, "at least 1"),
     "data.test_limit": (lambda v: v is None or v >= 1, "at least 1"),
+    "data.retention_limit": (lambda v: v is None or v >= 1, "at least 1"),
     "bench.limit": (lambda v: v is None or v >= 1, "at least 1"),
     "bench.warmup": (lambda v: v >= 0, "at least 0"),
     "bench.threads": (lambda v: v >= 1, "at least 1"),

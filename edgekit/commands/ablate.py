@@ -43,7 +43,7 @@ def command(
     Example:  edgekit ablate --arms jsd,full --seeds 3
     """
     from edgekit import api
-    from edgekit.distill.ablate import COLUMNS, ORDER, markdown, table
+    from edgekit.distill.ablate import ORDER, columns_of, markdown, table
     from edgekit.tables import print_table, read_columns
 
     chosen = [arm.strip() for arm in arms.split(",")] if arms is not None else None
@@ -58,6 +58,6 @@ def command(
     else:
         before, cells, after = table(report)
         print_text(before)
-        print_table(COLUMNS, cells, order=ORDER, columns=read_columns(columns), wide=wide)
+        print_table(columns_of(report), cells, order=ORDER, columns=read_columns(columns), wide=wide)
         print_text(after)
     note(f"Wrote {folder}/report.md, report.json and the plot gain.svg where matplotlib is installed.")

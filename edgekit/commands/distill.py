@@ -87,6 +87,12 @@ def command(
     low, high = score["delta_ci95"]
     tested = f"on {score['n']:,} questions of {score['test']}"
     print_text(f"difference:       {score['delta']:+.2%}  [{low:+.2%}, {high:+.2%}]  {tested}")
+    if kept := manifest.get("retention"):
+        low, high = kept["delta_ci95"]
+        print_text(
+            f"what else it could: {kept['before']:.2%} -> {kept['after']:.2%}  {kept['delta']:+.2%}  "
+            f"[{low:+.2%}, {high:+.2%}]  on {kept['n']:,} questions of {kept['test']}"
+        )
     drafts = manifest["acceptance"]
     print_text(
         f"as a draft of the teacher: expected acceptance {drafts['before']['expected']:.3f} before, "

@@ -86,6 +86,24 @@ def test_report_by_hand(recipe: Recipe, tmp_path: Path) -> None:
     assert b"<svg" in (made.folder / "gain.svg").read_bytes()
 
 
+def test_what_is_unlearnt_has_a_column(recipe: Recipe, tmp_path: Path) -> None:
+    other = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, retention="easy-vqa:train"))
+    made = Ablation(other, tmp_path, tmp_path / "a", ["full"], 2)
+    for seed in (0, 1):
+        for arm, right in (("jsd", 70), ("full", 40 + 20 * seed)):
+            scores(made.folder, seed, arm, "before", [0.0] * 100)
+            scores(made.folder, seed, arm, "after", [1.0] * 50 + [0.0] * 50)
+            scores(made.folder, seed, arm, "retention-before", [1.0] * 80 + [0.0] * 20)
+            scores(made.folder, seed, arm, "retention-after", [1.0] * right + [0.0] * (100 - right))
+    result = made.report()
+    assert result["untouched"]["retention"] == 0.8
+    plain, full = (arm["retention"] for arm in result["arms"])
+    assert plain[0] == pytest.approx(-0.1) and full[0] == pytest.approx(-0.3)  # (0.4 + 0.6) / 2 - 0.8
+    assert full[1] < -0.3 < full[2] < 0
+    text = markdown(result)
+    assert "verdict | what else it could |" in text and "| -30.00 [" in text and "| 80.00 |" in text
+
+
 def test_verdicts() -> None:
     def arm(questions: Any, seeds: Any) -> str:
         return ablate.Arm("x", "x", (0.5,), 0.5, 0.1, questions, seeds, 1, 1).verdict
