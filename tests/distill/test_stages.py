@@ -226,6 +226,23 @@ def test_a_kill_while_a_shard_is_written_costs_that_shard_and_doubles_none(
         assert [(row["question_id"], row["number"]) for row in rows] == expected
 
 
+def test_what_else_it_could_is_asked_before_and_after(
+    tmp_path: Path, tiny_checkpoint: Path, tiny_teacher: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = workspace(tmp_path / "w", tiny_checkpoint, tiny_teacher)
+    other = [json.loads(line) for line in (folder / "train.jsonl").read_text().splitlines()][:6]
+    (folder / "other.jsonl").write_text("".join(json.dumps({**row, "id": f"o{row['id']}"}) + "\n" for row in other))
+    settings = {"data__retention": str(folder / "other.jsonl"), "data__retention_limit": "5", "trainer__steps": "2"}
+    manifest = distil(folder, objective="{ce: 1.0}", masters__grpo_weight="0", **settings)
+    assert manifest["retention"]["n"] == 5 and manifest["retention"]["test"] == str(folder / "other.jsonl")
+    reports = folder / "runs/tiny/reports"
+    for when in ("before", "after"):
+        kept = json.loads((reports / f"accuracy-retention-{when}.json").read_text())
+        assert kept["ids"] == [f"o{row['id']}" for row in other[:5]]
+        assert manifest["retention"][when] == sum(kept["scores"]) / 5
+    assert not (folder / "runs/tiny/responses").exists()  # reference answers alone were learnt from
+
+
 # Rows of the 16 questions that 36 visits of seed 0 see at each ratio, by hand: three times 12 of the permutations.
 PASSES = [np.random.default_rng((0, number)).permutation(16).tolist() for number in range(3)]
 VISITED = {
