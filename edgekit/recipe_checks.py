@@ -154,8 +154,9 @@ def missing_inputs(recipe: Recipe, base: Path) -> list[str]:
         (f"{where}.checkpoint", partial(resolve_checkpoint, model.checkpoint, base, weights=False))
         for where, model in [*models, ("student", recipe.student)]
     ]
-    specs = {"data.train": recipe.data.train, "data.test": recipe.data.test}
-    specs |= {"data.retention": recipe.data.retention, "bench.data": recipe.bench.data}
+    data = recipe.data
+    specs = {"data.train": data.train, "data.test": data.test, "data.retention": data.retention}
+    specs["bench.data"] = recipe.bench.data
     looks += [(where, partial(open_data, spec)) for where, spec in specs.items() if spec is not None]
     problems = []
     for where, look in looks:
