@@ -12,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
@@ -427,8 +428,9 @@ def test_responses_are_rewarded_as_the_server_says(tiny_checkpoint: Path, tmp_pa
     settings = GenData(max_new_tokens=3, batch_questions=2, shard_questions=2)
     writer = Writer("student", "s", Local(model, processor, settings), processor, 3, 0.0, "student-1")
     with serve(says(lambda response: str(len(response) % 2))) as double:
+        where = (tmp_path / "questions", tmp_path / "responses" / "student-1", 0, np.arange(4))
         arguments = (writer, Reference(model, processor, 368), double.judge(tmp_path), settings)
-        write_responses(*arguments, tmp_path / "questions", tmp_path / "responses" / "student-1", 0)
+        write_responses(*arguments, *where)
         asked = len(double.asked)
         shards = sorted((tmp_path / "responses" / "student-1").glob("*.parquet"))
         rows = [item for shard in shards for item in pq.read_table(shard).to_pylist()]
@@ -436,7 +438,7 @@ def test_responses_are_rewarded_as_the_server_says(tiny_checkpoint: Path, tmp_pa
         assert [item["r_acc"] for item in rows] == [float(len(item["text"].strip()) % 2) for item in rows]
         shards[1].unlink()  # as if the run was killed before it was written
         arguments = (*arguments[:2], double.judge(tmp_path), settings)
-        write_responses(*arguments, tmp_path / "questions", tmp_path / "responses" / "student-1", 0)
+        write_responses(*arguments, *where)
         assert len(double.asked) == asked
 
     told = replace(recipe(judge="openai"), data=Data("a", "b"))
