@@ -142,7 +142,8 @@ def test_the_whole_line(place: Path) -> None:
         f"teacher-{manifest['inputs']['teachers_sha256'][0][:12]}-mask-0.2*"
     )
     table = pq.read_table(folder / "shard-00000.parquet")
-    assert table.num_rows == 24 and table["mask_ratio"].to_pylist() == pytest.approx([0.2] * 24)
+    # One step of two questions is trained at mask 0.2, the other at 0: four responses to each of the two.
+    assert table.num_rows == 8 and table["mask_ratio"].to_pylist() == pytest.approx([0.2] * 8)
     assert {"question_id", "teacher", "source", "text", "token_ids", "r_acc", "seed"} < set(table.column_names)
     drafts = manifest["acceptance"]
     assert drafts["teacher"] == "teacher" and all(0 < drafts[when]["expected"] < 1 for when in ("before", "after"))

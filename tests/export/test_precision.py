@@ -138,7 +138,7 @@ def test_each_part_has_its_own(one_trace: None, tiny_checkpoint: Path, tmp_path:
         "text_decoder": ("onnx/decoder_model_merged_int8.onnx", "int8"),
     }
     assert manifest.parity is not None and manifest.parity["logits_max_abs"] < 5e-2
-    assert set(manifest.parity["checks"]) == {"top1_agreement"}
+    assert set(manifest.parity["checks"]) == {"top1_agreement", "pixel_max_abs", "prompt_ids_equal"}
 
     weights = TorchModules(split).embed(np.arange(split.vocab_size)[None])[0]
     step = np.maximum(np.abs(weights).max(axis=1, keepdims=True), 1e-30) / np.float32(127)  # a padding row is zero
