@@ -57,7 +57,7 @@ FILES: dict[str, str] = {
     "checkpoint: seal": CHECKPOINT + "edgekit-seal.json",
     "questions: shard": "questions/shard-00001.parquet",
     "questions: index": "questions/index.json",
-    "teacher's responses: shard": "responses/teacher-*-mask-0.2000/shard-00001.parquet",
+    "teacher's responses: shard": "responses/teacher-*-mask-0.2000/shard-00000.parquet",
     "teacher's responses: sight": "responses/teacher-*-mask-0.2000/sight.json",
     "student's responses: shard": "responses/student-1/shard-00000.parquet",
     "manifest.json": "manifest.json",
