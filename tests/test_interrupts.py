@@ -16,8 +16,11 @@ HEAD = """
 import hashlib, subprocess, sys, threading, time
 from pathlib import Path
 from edgekit import cli, files, interrupts
-def busy():  # in C, deaf to signals, for minutes
-    print("ready", flush=True)
+def busy():  # in C, deaf to signals, for minutes; "ready" is said by a thread that can run only once that has begun
+    begin = threading.Event()
+    threading.Thread(target=lambda: begin.wait() and print("ready", flush=True), daemon=True).start()
+    sys.setswitchinterval(1000)
+    begin.set()
     hashlib.pbkdf2_hmac("sha256", b"x", b"y", 300_000_000)
 """
 TAIL = """
@@ -48,6 +51,7 @@ def work():
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     Path({str(tmp_path / "child")!r}).write_text(str(child.pid))
     interrupts.say("the sums")
+    interrupts.DEAF_S = 60  # what ends it is the second signal
     with files.new_folder(Path({str(tmp_path / "out")!r})) as folder:
         (folder / "half").touch()
         busy()

@@ -124,7 +124,8 @@ def test_a_teacher_that_answers_nothing(ladder: Callable[[], Path], monkeypatch:
             yield {**row, "text": " "} if writer.source == "teacher" else row
 
     monkeypatch.setattr(gen_data, "_respond", mute)
-    with pytest.raises(EdgekitError, match=r"t0 answers nothing: all 32 responses .* at mask ratio 0\.2"):
+    # Four responses to each of the four questions of the one step that is trained at mask 0.2.
+    with pytest.raises(EdgekitError, match=r"t0 answers nothing: all 16 responses .* at mask ratio 0\.2"):
         distil(place)
     assert not list((place / "runs/ladder/responses").glob("*/shard-*"))
     monkeypatch.undo()

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +108,7 @@ def open_session(folder, threads):
 
 
 def install(monkeypatch: Any, site: Path, plugins: dict[tuple[str, str], str] | None = None, name: str = "toy") -> None:
-    """Put a package's folder on the path, of this process and of those it starts.
+    """Put a package's folder on the path, of this process and of those it starts, until the test ends.
 
     Args:
         site: An empty folder.
@@ -127,7 +128,8 @@ def install(monkeypatch: Any, site: Path, plugins: dict[tuple[str, str], str] | 
     (about / "entry_points.txt").write_text("\n".join(lines))
     monkeypatch.syspath_prepend(str(site))
     monkeypatch.setenv("PYTHONPATH", ":".join([str(site), *(path for path in sys.path if path)]))
-    registry._entry_points.cache_clear()
+    # What is looked up from here on is forgotten together with the path.
+    monkeypatch.setattr(registry, "_entry_points", cache(registry._entry_points.__wrapped__))
 
 
 def toy_bundle(folder: Path, **fault: Any) -> Path:
