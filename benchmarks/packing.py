@@ -29,9 +29,11 @@ from edgekit.checkpoint import load_model, resolve_checkpoint
 from edgekit.data import samples
 from edgekit.distill.batch import Prompts, embed, encode_prompts, response_hidden
 from edgekit.distill.generators.transformers import sample
-from edgekit.distill.loss import Group, Weights, joint_loss
+from edgekit.distill.groups import Group, Weights
+from edgekit.distill.loss import joint_loss
 from edgekit.distill.masking import MaskedTeacher
 from edgekit.distill.objectives import build
+from edgekit.distill.policy import Measured
 from edgekit.distill.vocabulary import answer_terms
 from edgekit.families import family_of
 from edgekit.processor import Processor
@@ -104,6 +106,7 @@ def step_of(case: Case, pack: bool) -> Callable[[], float]:
         r_acc=(torch.arange(count) % 2).float(),
         present=torch.ones(count, dtype=torch.bool),
         ref_logp=torch.full((len(ids),), -1.0),
+        writer_logp=torch.full((len(ids),), -1.0),
         from_teacher=torch.zeros(len(case.slots), RESPONSES, dtype=torch.bool),
         reference=torch.full((len(case.slots),), -1),
     )
@@ -119,7 +122,7 @@ def step_of(case: Case, pack: bool) -> Callable[[], float]:
             aim = states(case.teacher)
         heads = case.student.get_output_embeddings(), case.teacher.get_output_embeddings()
         terms = answer_terms((hidden, heads[0]), (aim, heads[1]), ids, {"jsd": objective}, case.vocab)
-        loss, _ = joint_loss(terms.logp, terms.losses, group, Weights(objective={"jsd": 1.0}))
+        loss = joint_loss(Measured(terms.logp), terms.losses, group, Weights(objective={"jsd": 1.0})).loss
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()

@@ -12,7 +12,7 @@ import io
 import itertools
 import json
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,8 @@ RESPONSES = pa.schema(
         ("token_ids", pa.list_(pa.int32())),
         ("r_acc", pa.float32()),
         ("ref_logp", pa.list_(pa.float32())),
+        # Under the student that wrote it; null where that is pi_ref, of a teacher's, and in files of edgekit 0.1.0.
+        ("writer_logp", pa.list_(pa.float32())),
         ("seed", pa.int64()),
     ]
 )
@@ -172,6 +174,7 @@ class Writer:
         count: Responses per question.
         mask_ratio: Of a teacher's stage; 0 for a student.
         key: Names the pass; seeds its draws.
+        model: A student that is not pi_ref any more, so that its own log-probabilities are kept as well.
     """
 
     source: str
@@ -181,6 +184,7 @@ class Writer:
     count: int
     mask_ratio: float
     key: str
+    model: Any = None
 
 
 @dataclass(frozen=True)
@@ -300,9 +304,12 @@ def _respond(
         drawn = writer.generator.sample(group, writer.count, draw_seed)
         texts = [[writer.processor.decode(ids) for ids in responses] for responses in drawn]
         logps = reference_logps(reference, group, drawn)
+        own: Iterable[Iterable[list[float] | None]] = itertools.repeat(itertools.repeat(None))
+        if writer.model is not None:
+            own = reference_logps(Reference(writer.model, writer.processor, reference.vocab), group, drawn)
         verdicts = iter(judge([(q, text) for q, row in zip(group, texts, strict=True) for text in row]))
-        for q, responses, said, logp in zip(group, drawn, texts, logps, strict=True):
-            for number, (ids, text, values) in enumerate(zip(responses, said, logp, strict=True)):
+        for q, responses, said, logp, mine in zip(group, drawn, texts, logps, own, strict=False):
+            for number, (ids, text, values, kept) in enumerate(zip(responses, said, logp, mine, strict=False)):
                 yield {
                     "question_id": q.id,
                     "source": writer.source,
@@ -313,6 +320,7 @@ def _respond(
                     "token_ids": ids,
                     "r_acc": next(verdicts),
                     "ref_logp": values,
+                    "writer_logp": kept,
                     "seed": draw_seed,
                 }
 
@@ -364,25 +372,29 @@ class Answered:
         rows: Rows of `RESPONSES`, those of a question one after the other.
         count: Responses per question.
         place: (questions,) where a question's first one stands in `rows`; -1 where it has none.
+        by_reference: pi_ref wrote them, so that its log-probabilities are the writer's.
     """
 
     rows: Any
     count: int
     place: NDArray[np.int64]
+    by_reference: bool = False
 
     @classmethod
-    def of(cls, rows: Any, count: int, questions: Any) -> Answered:
+    def of(cls, rows: Any, count: int, questions: Any, *, by_reference: bool = False) -> Answered:
         """Find each question's responses.
 
         Args:
             rows: Rows of `RESPONSES`.
             count: Responses per question.
             questions: Rows of `QUESTIONS`.
+            by_reference: See above.
         """
         starts = rows.select_columns(["question_id"]).with_format("arrow")[:]["question_id"].combine_chunks()[::count]
         wanted = questions.select_columns(["id"]).with_format("arrow")[:]["id"].combine_chunks()
         found = pc.index_in(wanted, value_set=starts)
-        return cls(rows, count, pc.fill_null(pc.multiply(found.cast(pa.int64()), count), -1).to_numpy())
+        place = pc.fill_null(pc.multiply(found.cast(pa.int64()), count), -1).to_numpy()
+        return cls(rows, count, place, by_reference)
 
     def to(self, row: int, name: str) -> list[dict[str, Any]]:
         """The responses to a question.
@@ -400,13 +412,22 @@ class Answered:
                 f"The responses do not belong to the questions: {name!r} met {found['question_id'] or 'none'}.",
                 fix="Remove the run's responses/ folder and run the command again.",
             )
+        if self.by_reference:
+            found = {**found, "writer_logp": found["ref_logp"]}
         return [{key: values[k] for key, values in found.items()} for k in range(self.count)]
 
 
-def open_shards(folder: Path, cache: Path) -> Any:
-    """All shards of a folder as one memory-mapped `datasets.Dataset`, in order."""
-    from datasets import Dataset, disable_progress_bars
+def open_shards(folder: Path, cache: Path, schema: pa.Schema | None = None) -> Any:
+    """All shards of a folder as one memory-mapped `datasets.Dataset`, in order.
+
+    Args:
+        folder: Where they lie.
+        cache: Folder for what is mapped.
+        schema: Columns to give, null where a shard has none; those of the shards when None.
+    """
+    from datasets import Dataset, Features, disable_progress_bars
 
     disable_progress_bars()
     files = [str(path) for path in sorted(folder.glob("shard-*.parquet"))]
-    return Dataset.from_parquet(files, cache_dir=str(cache))
+    features = Features.from_arrow_schema(schema) if schema is not None else None
+    return Dataset.from_parquet(files, features=features, cache_dir=str(cache))

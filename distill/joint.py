@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -14,11 +15,14 @@ from torch.utils.data import Dataset
 from edgekit.data import Sample
 from edgekit.distill.batch import Prompts, embed, encode_prompts, response_hidden
 from edgekit.distill.gen_data import Answered, question
+from edgekit.distill.groups import Group, Weights, row_means
 from edgekit.distill.inside import Recorder, sizes
-from edgekit.distill.loss import Group, Weights, joint_loss, row_means
+from edgekit.distill.loss import joint_loss
 from edgekit.distill.masking import MaskedTeacher
 from edgekit.distill.objectives import Objective, Side
+from edgekit.distill.objectives.reverse_kl import Loss as ReverseKl
 from edgekit.distill.order import Order
+from edgekit.distill.policy import Measured
 from edgekit.distill.processes import as_forward
 from edgekit.distill.schedules import ObjectiveSchedule
 from edgekit.distill.trainer import PartsTrainer
@@ -107,6 +111,7 @@ class Collator:
         """One batch."""
         distinct: dict[tuple[int, tuple[int, ...]], int] = {}
         rows: list[dict[str, Any]] = []
+        written: dict[int, list[float]] = {}
         slots = []
         for number, item in enumerate(items):
             own = []
@@ -116,6 +121,8 @@ class Collator:
                     distinct[key] = len(rows)
                     rows.append(response)
                 own.append(distinct[key])
+                if response["source"] == "student" and response.get("writer_logp"):
+                    written[distinct[key]] = response["writer_logp"]
             slots.append(own)
         samples = [item.sample for item in items]
         answers = [self._answer(number, item.sample, distinct, rows) for number, item in enumerate(items)]
@@ -126,6 +133,9 @@ class Collator:
             r_acc=torch.tensor([float(row["r_acc"]) for row in rows]),
             present=torch.tensor([bool(row["text"].strip()) for row in rows]),
             ref_logp=torch.tensor([value for row in rows for value in row["ref_logp"]]),
+            writer_logp=torch.tensor(
+                [v for k, row in enumerate(rows) for v in written.get(k) or [math.nan] * len(row["ref_logp"])]
+            ),
             from_teacher=torch.tensor(
                 [[r["source"] == "teacher" for r in item.responses] for item in items], dtype=torch.bool
             ),
@@ -159,6 +169,7 @@ class JointTrainer(PartsTrainer):
 
     Args:
         teacher: Loaded, frozen, masked by the stage.
+        reference: pi_ref, loaded and frozen, where the KL to it is taken over the vocabulary.
         processors: (student's, teacher's).
         objectives: By name.
         weights: Of the terms.
@@ -170,6 +181,7 @@ class JointTrainer(PartsTrainer):
         self,
         *,
         teacher: MaskedTeacher,
+        reference: Any = None,
         processors: tuple[Processor, Processor],
         objectives: Mapping[str, Objective],
         weights: Weights,
@@ -180,7 +192,7 @@ class JointTrainer(PartsTrainer):
             torch.manual_seed(settings["args"].seed)
             self.adapters = attach_adapters(settings["model"], teacher.model, objectives)
         super().__init__(**settings)
-        self.teacher, self.processors = teacher, processors
+        self.teacher, self.reference, self.processors = teacher, reference, processors
         self.objectives, self.weights, self.vocab = objectives, weights, vocab
         self.looks_at = frozenset[str]().union(*(objective.looks_at for objective in objectives.values()))
         Recorder(teacher.model, self.looks_at)  # refuses now, not at the first step
@@ -197,9 +209,10 @@ class JointTrainer(PartsTrainer):
     ) -> Any:
         """The joint loss of one batch."""
         batch = inputs["batch"]
-        terms, parts = as_forward(model, self.model, self._terms, batch)
+        terms, parts, kl = as_forward(model, self.model, self._terms, batch)
         group = _to(batch.group, terms.logp.device)
-        loss, logs = joint_loss(terms.logp, terms.losses, group, self.weights, parts)
+        seen = Measured(terms.logp, terms.teacher_logp, kl)
+        loss, logs, _ = joint_loss(seen, terms.losses, group, self.weights, parts)
         if not torch.isfinite(loss):
             raise self._not_finite(loss, terms, group, batch)
         self.count_parts(logs)
@@ -208,8 +221,8 @@ class JointTrainer(PartsTrainer):
         self._step_batches += 1
         return (loss, {}) if return_outputs else loss
 
-    def _terms(self, student: Any, batch: JointBatch) -> tuple[Terms, dict[str, Tensor]]:
-        """What the loss is made of: per token, and per batch."""
+    def _terms(self, student: Any, batch: JointBatch) -> tuple[Terms, dict[str, Tensor], Tensor | None]:
+        """What the loss is made of: per token, per batch, and the KL to pi_ref where it is taken in full."""
         if hasattr(student, "get_base_model"):  # peft's wrapper; its adapters lie inside the model it wraps
             student = student.get_base_model()
         masked: Any = self.teacher.model
@@ -220,14 +233,27 @@ class JointTrainer(PartsTrainer):
                 aim, theirs = self._hidden(masked, self.processors[1], batch.teacher, batch)
             ids = torch.tensor([token for response in batch.responses for token in response], device=hidden.device)
             heads = student.get_output_embeddings(), masked.get_output_embeddings()
-            terms = answer_terms((hidden, heads[0]), (aim, heads[1]), ids, self.objectives, self.vocab)
+            sides = (hidden, heads[0]), (aim, heads[1])
+            wanted = self.weights.needs_mu
+            terms = answer_terms(*sides, ids, self.objectives, self.vocab, teacher_logp=wanted)
+            kl = self._full_kl(sides[0], batch, ids)
         parts = {}
         if ours is not None and theirs is not None:
             for name, objective in self.objectives.items():
                 part = objective.batch_part(ours, theirs, self.adapters.get(name))
                 if part is not None:
                     parts[name] = part
-        return terms, parts
+        return terms, parts, kl
+
+    def _full_kl(self, student: tuple[Tensor, nn.Module], batch: JointBatch, ids: Tensor) -> Tensor | None:
+        """KL(pi_theta || pi_ref) of each token over the vocabulary; None without a loaded pi_ref."""
+        if self.reference is None:
+            return None
+        with torch.no_grad():
+            embedded = embed(self.reference, self.processors[0], batch.student, 0)
+            hidden = response_hidden(self.reference, embedded, batch.group.owners.tolist(), batch.responses, 0)
+        head = self.reference.get_output_embeddings()
+        return answer_terms(student, (hidden, head), ids, {"kl": ReverseKl()}, self.vocab).losses["kl"]
 
     def _not_finite(self, loss: Tensor, terms: Terms, group: Group, batch: JointBatch) -> EdgekitError:
         rows = [row_means(values.detach(), group.lengths) for values in (terms.logp, *terms.losses.values())]

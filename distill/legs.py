@@ -19,6 +19,9 @@ from edgekit.skeleton import skeleton
 from edgekit.tensors import check_tensors
 from edgekit.workspace import Run
 
+UNTOUCHED = "student-1"
+"""Folder of the responses of the student as the run found it."""
+
 
 @dataclass(frozen=True)
 class Party:
@@ -120,7 +123,11 @@ class Leg:
             return run.folder / "responses" / f"student-{self.number + 1}-mask-{ratio:.4f}"
         if self.refresh == "per_teacher" and self.number:
             return run.folder / "responses" / f"student-{self.number + 1}"
-        return run.responses / "student-1"
+        return self.untouched(run)
+
+    def untouched(self, run: Run) -> Path:
+        """Shards of the student as the run found it, pi_ref."""
+        return run.responses / UNTOUCHED
 
     def checkpoints(self, run: Run) -> Path:
         """Trainer's folder."""

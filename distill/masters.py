@@ -32,10 +32,9 @@ from edgekit.distill.agreement import report_agreement
 from edgekit.distill.clock import PhaseClock
 from edgekit.distill.evaluate import Evaluation, compared, evaluate_model
 from edgekit.distill.gen_data import open_shards, stored_questions, write_questions
-from edgekit.distill.joint import Collator, JointTrainer, ScheduledQuestions, detach_adapters
+from edgekit.distill.joint import ScheduledQuestions, detach_adapters
 from edgekit.distill.judges import check_judges, check_sample
 from edgekit.distill.legs import Leg, Party, Stage
-from edgekit.distill.loss import Weights
 from edgekit.distill.masking import MaskedTeacher, check_mask, mask_ratio, stage_ratios
 from edgekit.distill.objectives import Objective, build
 from edgekit.distill.order import Order, picture_numbers
@@ -47,7 +46,8 @@ from edgekit.distill.qad_stage import qad_due, quantised_stage
 from edgekit.distill.responses import Responses, Used
 from edgekit.distill.resuming import SECONDS, THRESHOLDS, drop_damaged, lacking, stages_to_do
 from edgekit.distill.schedules import MaskSchedule
-from edgekit.distill.trainer import StopAt, last_complete_checkpoint, name_layers, run_trainer, training_arguments
+from edgekit.distill.trainer import StopAt, last_complete_checkpoint, name_layers, run_trainer
+from edgekit.distill.training import leg_trainer
 from edgekit.errors import DataError, RecipeError
 from edgekit.files import new_folder, sha256_file, write_json
 from edgekit.machine import peak_memory_bytes
@@ -332,31 +332,17 @@ class Pipeline:
             student = lora.attach(student, settings.lora, settings.seed + leg.number)
         teacher = self._masked(leg.teacher)
         self.responses.check_trainer(leg, teacher)
-        objectives = self._objectives()
-        masters = recipe.masters
-        trainer = JointTrainer(
-            teacher=teacher,
+        trainer = leg_trainer(
+            recipe,
+            run,
+            leg,
+            models=(student, teacher),
             processors=(self.student.processor, leg.teacher.processor),
-            objectives=objectives,
-            weights=Weights(
-                objective=recipe.objective,
-                grpo=masters.grpo_weight,
-                kl_beta=masters.kl_beta,
-                clip=masters.clip,
-                accuracy=masters.rewards.accuracy,
-                distill=masters.rewards.distill,
-                advantage_std=masters.advantage_std,
-                rows={name: objective.over for name, objective in objectives.items()},
-            ),
+            objectives=self._objectives(),
             vocab=self.vocab,
-            model=student,
-            args=self._arguments(leg.checkpoints(run), leg.steps),
-            train_dataset=dataset,
-            data_collator=Collator(
-                self.student.processor,
-                leg.teacher.processor,
-                references=any(objective.over == "reference" for objective in objectives.values()),
-            ),
+            dataset=dataset,
+            loggers=self.trackers,
+            load_reference=self._initial,
         )
         if stage.stop < leg.steps:
             trainer.add_callback(StopAt(stage.stop))
@@ -412,29 +398,6 @@ class Pipeline:
             if not log.exists() and (last := last_complete_checkpoint(leg.checkpoints(self.run))):
                 state = json.loads((last / "trainer_state.json").read_text(encoding="utf-8"))
                 write_json(log, state["log_history"])
-
-    def _arguments(self, folder: Path, steps: int) -> Any:
-        settings = self.recipe.trainer
-        return training_arguments(
-            folder,
-            max_steps=steps,
-            per_device_train_batch_size=settings.batch_questions // processes.count(),
-            gradient_accumulation_steps=settings.gradient_accumulation,
-            activation_checkpointing=settings.gradient_checkpointing,
-            # A process whose questions have no picture leaves the vision tower without gradients.
-            ddp_find_unused_parameters=True,
-            report_to=[name for name in self.trackers if name != trackers.BOARD],
-            run_name=self.run.name,
-            learning_rate=settings.learning_rate,
-            lr_scheduler_type=settings.schedule,
-            warmup_steps=settings.warmup_steps,
-            weight_decay=settings.weight_decay,
-            max_grad_norm=settings.max_grad_norm,
-            bf16=settings.bf16,
-            save_steps=settings.save_steps,
-            logging_steps=settings.logging_steps,
-            seed=settings.seed,
-        )
 
     def _save_student(self) -> None:
         if not self.run.student.is_dir():

@@ -25,7 +25,7 @@ from edgekit.data import Sample
 from edgekit.distill.batch import Prompts, embed, encode_prompts, project, response_hidden
 from edgekit.distill.fake_quant import fake_quantised, quantised_layers
 from edgekit.distill.gen_data import open_shards, question
-from edgekit.distill.loss import row_means
+from edgekit.distill.groups import row_means
 from edgekit.distill.pairing import copy_processor
 from edgekit.distill.trainer import PartsTrainer, run_trainer, training_arguments
 from edgekit.errors import EdgekitError

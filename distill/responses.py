@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -10,15 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from edgekit.console import note
 from edgekit.data import Sample
 from edgekit.distill import processes
-from edgekit.distill.gen_data import Answered, Reference, Writer, missing_rows, open_shards, write_responses
+from edgekit.distill.gen_data import RESPONSES, Answered, Reference, Writer, missing_rows, open_shards, write_responses
 from edgekit.distill.generators import Generator, Source
+from edgekit.distill.groups import Weights
 from edgekit.distill.judges import make_judge
-from edgekit.distill.legs import Leg, Party, Stage
+from edgekit.distill.legs import UNTOUCHED, Leg, Party, Stage
 from edgekit.distill.masking import MaskedTeacher
 from edgekit.distill.objectives import Objective
 from edgekit.distill.sight import check_sight, check_stored_sight
@@ -160,8 +162,29 @@ class Responses:
         for ratio in stage.ratios:
             sources = [(leg.responses(self.run, ratio), self.used.teacher)]
             sources.append((leg.student_responses(self.run, ratio), self.used.student))
-            passes[ratio] = [Answered.of(open_shards(folder, cache), n, questions) for folder, n in sources if n]
+            passes[ratio] = [
+                Answered.of(
+                    open_shards(folder, cache, RESPONSES), n, questions, by_reference=folder == leg.untouched(self.run)
+                )
+                for folder, n in sources
+                if n
+            ]
+        self._check_writers(passes)
         return passes
+
+    def _check_writers(self, passes: Mapping[float, Sequence[Answered]]) -> None:
+        """Say where a loss that compares with the writers will miss the probabilities of some."""
+        if not Weights.by(self.recipe, {}).needs_mu:
+            return
+        for answered in (one for sets in passes.values() for one in sets if not one.by_reference):
+            table = answered.rows.select_columns(["source", "writer_logp"]).with_format("arrow")[:]
+            table = table.filter(pc.and_(pc.equal(table["source"], "student"), pc.is_null(table["writer_logp"])))
+            if len(table) and processes.is_main():
+                note(
+                    f"{len(table):,} responses of the student were written by an edgekit that did not keep their "
+                    "probabilities: in the off-policy terms they weigh 1.  --fresh writes them anew."
+                )
+                return
 
     def ask_teacher(self, teacher: Party, number: int, questions: Sequence[Sample]) -> list[str]:
         """Greedy answers of a dense teacher, by whoever writes its responses."""
@@ -226,7 +249,8 @@ class Responses:
         source = Source(name, self.student.folder, processor, settings, load)
         generator = GENERATORS.load("transformers").open_generator(source)
         count = settings.student_responses
-        write(Writer("student", name, generator, processor, count, 0.0, folder.name), folder=folder)
+        model = None if folder == self.run.responses / UNTOUCHED else generator.model
+        write(Writer("student", name, generator, processor, count, 0.0, folder.name, model), folder=folder)
 
     @contextmanager
     def _teacher_generator(self, leg: Leg, ratio: float, load: Callable[[float], Any]) -> Iterator[Generator]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 
-def distill_rewards(distances: Tensor, present: Tensor) -> Tensor:
+def distill_rewards(distances: Tensor, present: Tensor, min_spread: float = 0.0) -> Tensor:
     """R_distill = (D_max - D) / (D_max - D_min), over the responses of each question.
 
     Source: MASTERS Eq. (7).
@@ -16,13 +16,14 @@ def distill_rewards(distances: Tensor, present: Tensor) -> Tensor:
     Args:
         distances: (Q, G) mean divergence between teacher and student on each response, nats.
         present: bool (Q, G), False for an empty response: it has no distance and gets 0.
+        min_spread: Relative spread (D_max - D_min) / D_max, in [0, 1], below which the distances count as the same.
     Returns:
         (Q, G) in [0, 1]; 0 for a question whose distances are all the same.
     """
     high = distances.masked_fill(~present, -torch.inf).amax(1, keepdim=True)
     low = distances.masked_fill(~present, torch.inf).amin(1, keepdim=True)
     spread = high - low
-    usable = present & (spread > 0) & torch.isfinite(spread)
+    usable = present & (spread > 0) & (spread >= min_spread * high) & torch.isfinite(spread)
     return torch.where(usable, (high - distances) / torch.where(spread > 0, spread, 1.0), 0.0)
 
 

@@ -35,10 +35,12 @@ class Terms(NamedTuple):
     Attributes:
         logp: (K,) log-probability of the token under the student, nats.
         losses: Objective name -> (K,).
+        teacher_logp: (K,) the same under the teacher, without gradient; None where it was not wanted.
     """
 
     logp: Tensor
     losses: dict[str, Tensor]
+    teacher_logp: Tensor | None = None
 
 
 def answer_terms(
@@ -48,6 +50,9 @@ def answer_terms(
     objectives: Mapping[str, Objective],
     vocab: int,
     rows: int | None = None,
+    *,
+    teacher_logp: bool = False,
+    again: bool = False,
 ) -> Terms:
     """Log-probabilities and losses of K answer tokens.
 
@@ -58,6 +63,8 @@ def answer_terms(
         objectives: By name.
         vocab: Size V of the vocabulary prefix both heads share.
         rows: Tokens per chunk; chosen by size when None.
+        teacher_logp: Also give the teacher's log-probabilities.
+        again: Whether backward is to run more than once over these terms; costs a copy of what is kept for it.
     Returns:
         Float32 terms with gradients to the student's states and head.
     """
@@ -68,22 +75,38 @@ def answer_terms(
     if fast is not None:
         (ours, theirs), beta = (student[1].weight, teacher[1].weight), fast
         keep = KEEP_BYTES.get(place, KEEP_BYTES["cuda"])
-        logp, loss = _Jsd.apply(student[0], ours, teacher[0], theirs, ids, beta, vocab, size, keep)  # type: ignore[no-untyped-call]
-        return Terms(logp, {names[0]: loss})
+        settings = (beta, vocab, size, keep, teacher_logp, again)
+        logp, loss, aimed = _Jsd.apply(student[0], ours, teacher[0], theirs, ids, *settings)  # type: ignore[no-untyped-call]
+        return Terms(logp, {names[0]: loss}, aimed if teacher_logp else None)
 
     def chunk(hidden: Tensor, other: Tensor, wanted: Tensor) -> tuple[Tensor, ...]:
         logits = student[1](hidden)[:, :vocab].float()
         with torch.no_grad():
             aim = teacher[1](other)[:, :vocab].float()
-        logp = logits.log_softmax(-1).gather(1, wanted.unsqueeze(1)).squeeze(1)
-        return (logp, *(objective.per_token(logits, aim, wanted) for objective in objectives.values()))
+        logp = _of_token(logits, wanted)
+        aimed = _of_token(aim, wanted) if teacher_logp else logp.detach()
+        return (logp, aimed, *(objective.per_token(logits, aim, wanted) for objective in objectives.values()))
 
     parts = [
         checkpoint(chunk, *cut, use_reentrant=False)
         for cut in zip(*(torch.split(part, size) for part in (student[0], teacher[0].detach(), ids)), strict=True)
     ]
-    logp, *losses = (torch.cat(column) for column in zip(*parts, strict=True))
-    return Terms(logp, dict(zip(names, losses, strict=True)))
+    logp, aimed, *losses = (torch.cat(column) for column in zip(*parts, strict=True))
+    return Terms(logp, dict(zip(names, losses, strict=True)), aimed if teacher_logp else None)
+
+
+@torch.no_grad()
+def token_logps(hidden: Tensor, head: nn.Module, ids: Tensor, vocab: int) -> Tensor:
+    """Log-probability (K,) of each token from states (K, D), chunk by chunk, without gradient."""
+    place = hidden.device.type
+    size = max(1, CHUNK_VALUES.get(place, CHUNK_VALUES["cuda"]) // vocab)
+    chunks = zip(torch.split(hidden, size), torch.split(ids, size), strict=True)
+    return torch.cat([_of_token(head(states)[:, :vocab].float(), wanted) for states, wanted in chunks])
+
+
+def _of_token(logits: Tensor, wanted: Tensor) -> Tensor:
+    """Log-probability (k,) of one token of each row."""
+    return logits.log_softmax(-1).gather(1, wanted.unsqueeze(1)).squeeze(1)
 
 
 def _jsd_of(objectives: Mapping[str, Objective], *heads: nn.Module) -> float | None:
@@ -104,37 +127,40 @@ class _Jsd(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, hidden: Tensor, head: Tensor, other: Tensor, other_head: Tensor, ids: Tensor, beta: float,
-        vocab: int, size: int, keep: int,
-    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        vocab: int, size: int, keep: int, teacher_logp: bool, again: bool,
+    ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
         kind = _product_dtype(hidden)
         ours, theirs = head[:vocab].to(kind), other_head[:vocab].to(kind)
-        logp, loss, own = (torch.empty(len(ids), dtype=torch.float32, device=hidden.device) for _ in range(3))
+        logp, loss, own, aimed = (torch.empty(len(ids), dtype=torch.float32, device=hidden.device) for _ in range(4))
         kept: list[Tensor] = []
         fit = keep // (8 * vocab) if any(ctx.needs_input_grad[:2]) else 0
         blocks = _blocks(len(ids), fit, size)
         for number, at in enumerate(blocks):
             s, t = _logits(hidden[at], ours), _logits(other[at], theirs)
             for rows in _rows(s):
+                if teacher_logp:
+                    aimed[at][rows] = _of_token(t[rows], ids[at][rows])
                 _divergence(s[rows], t[rows], beta, loss[at][rows], own[at][rows])
             logp[at] = s.gather(1, ids[at].unsqueeze(1)).squeeze(1)
             if number == 0 and fit:
                 kept = [s, t]
             del s, t
         ctx.save_for_backward(hidden, head, other, other_head, ids, own, *kept)
-        ctx.settings = (beta, vocab, blocks, kind)
-        return logp, loss
+        ctx.settings = (beta, vocab, blocks, kind, again)
+        ctx.mark_non_differentiable(aimed)
+        return logp, loss, aimed
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         hidden, head, other, other_head, ids, own, *kept = ctx.saved_tensors
-        beta, vocab, blocks, kind = ctx.settings
-        to_logp, to_loss = grads
+        beta, vocab, blocks, kind, again = ctx.settings
+        to_logp, to_loss, _ = grads
         ours, theirs = head[:vocab].to(kind), other_head[:vocab].to(kind)
         back_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         back_head = torch.zeros_like(head) if ctx.needs_input_grad[1] else None
         for number, at in enumerate(blocks):
             if number == 0 and kept:
-                s, gap = kept
+                s, gap = kept[0], kept[1].clone() if again else kept[1]
             else:
                 s, gap = _logits(hidden[at], ours), _logits(other[at], theirs)
                 for rows in _rows(s):
@@ -150,7 +176,7 @@ class _Jsd(torch.autograd.Function):
             if back_head is not None:
                 back_head[:vocab].addmm_(product.t().to(back_head.dtype), hidden[at].to(back_head.dtype))
             del s, gap, product
-        return back_hidden, back_head, None, None, None, None, None, None, None
+        return (back_hidden, back_head, *[None] * 9)
 
 
 def _product_dtype(hidden: Tensor) -> torch.dtype:

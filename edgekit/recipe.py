@@ -170,6 +170,8 @@ class Rewards:
     """Use R_acc."""
     distill: bool = True
     """Use R_distill."""
+    min_spread: float = 0.01
+    """R_distill is 0 for a question whose distances lie closer together than this, (D_max - D_min) / D_max."""
 
 
 @dataclass(frozen=True)
@@ -184,10 +186,14 @@ class Masters:
     """Weight of L_GRPO beside the objective; 0 leaves plain distillation."""
     kl_beta: float = 0.1
     """beta of Eq. 9."""
+    off_policy: Literal["none", "topr", "clip"] = "none"
+    """What holds back the push against a bad response that the student would hardly write any more: nothing, as in the
+    paper; TOPR's weight min(1, pi_theta / mu), mu of the model that wrote it; or PPO's clip of pi_theta / pi_ref."""
     clip: float | None = None
-    """Clip of pi_theta / pi_ref in L_GRPO, as PPO's; absent as in the paper, whose rho is 1 and never stops pushing."""
-    kl_estimator: Literal["k3"] = "k3"
-    """How KL(pi_theta || pi_ref) is taken per token: Schulman's k3, exp(d) - d - 1 with d = logp_ref - logp."""
+    """How far pi_theta / pi_ref may go from 1; for `off_policy: clip`."""
+    kl_estimator: Literal["k3", "full", "weighted"] = "k3"
+    """How KL(pi_theta || pi_ref) is taken per token: Schulman's k3, exp(d) - d - 1 with d = logp_ref - logp; in full
+    over the vocabulary, which runs pi_ref on each batch; or k3 times the ratio pi_theta / mu, at most 2."""
     advantage_std: Literal["sample", "population"] = "sample"
     """std of Eq. 8 over the G responses of a question: divided by G - 1, as GRPO's implementations do, or by G."""
     reference: Literal["initial"] = "initial"

@@ -42,6 +42,7 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "masters.gen_data.max_new_tokens": (lambda v: v >= 1, "at least 1"),
     "masters.gen_data.batch_questions": (lambda v: v >= 1, "at least 1"),
     "masters.gen_data.shard_questions": (lambda v: v >= 1, "at least 1"),
+    "masters.rewards.min_spread": (lambda v: 0 <= v <= 1, "in [0, 1] (0 is off)"),
     "masters.rewards.llm.judge_concurrency": (lambda v: v >= 1, "at least 1"),
     "masters.rewards.llm.judge_timeout_s": (lambda v: v > 0, "above 0"),
     "masters.rewards.llm.judge_retries": (lambda v: v >= 0, "at least 0"),
@@ -101,6 +102,7 @@ def problems_of(recipe: Recipe) -> list[str]:
     problems += _too_large(schema.to_json(recipe), "")
     problems += _check_exports(recipe)
     problems += _check_schedule(recipe)
+    problems += _check_off_policy(recipe)
     if not recipe.teachers:
         problems.append("teachers: at least one is needed")
     for number, teacher in enumerate(recipe.teachers):
@@ -234,6 +236,15 @@ def _check_schedule(recipe: Recipe) -> list[str]:
         for number in range(len(recipe.teachers))
         if settings.warmup_steps > recipe.steps(number)
     ]
+
+
+def _check_off_policy(recipe: Recipe) -> list[str]:
+    chosen, clip = recipe.masters.off_policy, recipe.masters.clip
+    if chosen == "clip" and clip is None:
+        return ["masters.clip: missing, and masters.off_policy: clip needs it (PPO's is 0.2)"]
+    if chosen != "clip" and clip is not None:
+        return [f"masters.clip: {clip!r} has no effect with masters.off_policy: {chosen}; set masters.off_policy: clip"]
+    return []
 
 
 def _too_large(value: Any, path: str) -> list[str]:

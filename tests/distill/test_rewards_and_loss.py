@@ -9,9 +9,11 @@ import torch
 
 from edgekit.chat import question
 from edgekit.data import Sample
+from edgekit.distill.groups import Group, Weights, row_means
 from edgekit.distill.judges import rule
-from edgekit.distill.loss import Group, Weights, joint_loss, k3, row_means
+from edgekit.distill.loss import joint_loss
 from edgekit.distill.objectives.jsd import jsd
+from edgekit.distill.policy import Measured, k3
 from edgekit.distill.rewards import distill_rewards, group_advantages
 
 
@@ -95,6 +97,7 @@ def _group() -> Group:
         r_acc=torch.tensor([1.0, 0.0]),
         present=torch.tensor([True, True]),
         ref_logp=torch.tensor([-0.5, -1.0, -1.0]),
+        writer_logp=torch.tensor([-0.5, -1.0, -1.0]),
         from_teacher=torch.tensor([[True, False, False]]),
         reference=torch.tensor([-1]),
     )
@@ -103,7 +106,7 @@ def _group() -> Group:
 def test_joint_loss_by_hand() -> None:
     logp = torch.tensor([-0.5, -1.0, -1.0], requires_grad=True)
     distance = torch.tensor([0.1, 0.2, 0.4], requires_grad=True)
-    loss, logs = joint_loss(logp, {"jsd": distance}, _group(), Weights({"jsd": 1.0}))
+    loss, logs, _ = joint_loss(Measured(logp), {"jsd": distance}, _group(), Weights({"jsd": 1.0}))
     # D: 0.1, 0.1, 0.3 -> R_distill 1, 1, 0; R = 2, 2, 0; A = (1, 1, -2) / std(sample) 1.1547
     scale = math.sqrt((2 * (2 / 3) ** 2 + (4 / 3) ** 2) / 2)
     advantages = [2 / 3 / scale, 2 / 3 / scale, -4 / 3 / scale]
@@ -121,7 +124,7 @@ def test_joint_loss_by_hand() -> None:
 def test_kl_pulls_towards_the_reference() -> None:
     logp = torch.tensor([-2.0, -1.0, -1.0], requires_grad=True)
     weights = Weights({"jsd": 0.0}, kl_beta=0.1, accuracy=False, distill=False)
-    loss, _ = joint_loss(logp, {"jsd": torch.zeros(3)}, _group(), weights)
+    loss, _, _ = joint_loss(Measured(logp), {"jsd": torch.zeros(3)}, _group(), weights)
     gap = -0.5 + 2.0
     assert loss.item() == pytest.approx(2 / 3 * 0.1 * (math.exp(gap) - gap - 1), rel=1e-5)
     loss.backward()
@@ -132,8 +135,8 @@ def test_an_empty_response_has_no_distance_and_no_reward() -> None:
     group = _group()
     group = Group(**{**vars(group), "present": torch.tensor([True, False]), "r_acc": torch.zeros(2)})
     distance = torch.tensor([0.1, 5.0, 5.0], requires_grad=True)
-    loss, logs = joint_loss(
-        torch.zeros(3, requires_grad=True) - 1, {"jsd": distance}, group, Weights({"jsd": 1.0}, grpo=0.0)
+    loss, logs, _ = joint_loss(
+        Measured(torch.zeros(3, requires_grad=True) - 1), {"jsd": distance}, group, Weights({"jsd": 1.0}, grpo=0.0)
     )
     assert loss.item() == pytest.approx(0.2 / 3)
     loss.backward()
@@ -144,7 +147,7 @@ def test_an_empty_response_has_no_distance_and_no_reward() -> None:
 def test_equal_rewards_leave_the_policy_alone() -> None:
     group = Group(**{**vars(_group()), "r_acc": torch.ones(2)})
     logp = torch.tensor([-0.5, -1.0, -1.0], requires_grad=True)
-    loss, _ = joint_loss(logp, {"jsd": torch.full((3,), 0.2)}, group, Weights({"jsd": 1.0}))
+    loss, _, _ = joint_loss(Measured(logp), {"jsd": torch.full((3,), 0.2)}, group, Weights({"jsd": 1.0}))
     loss.backward()
     assert logp.grad is not None and logp.grad.abs().max() < 1e-6
 
@@ -156,7 +159,7 @@ def test_a_clipped_ratio_stops_pushing() -> None:
     weights = Weights({"jsd": 0.0}, kl_beta=0.0, distill=False, clip=0.2)
     # exp(0.1) < 1.2 is free; the wrong response's tokens are at exp(-1), beyond 0.8, and at exp(-0.1).
     logp = torch.tensor([-0.4, -2.0, -1.1], requires_grad=True)
-    loss, _ = joint_loss(logp, {"jsd": torch.zeros(3)}, _group(), weights)
+    loss, _, _ = joint_loss(Measured(logp), {"jsd": torch.zeros(3)}, _group(), weights)
     expected = -(2 * math.exp(0.1) * good + (0.8 + math.exp(-0.1)) / 2 * bad) / 3
     assert loss.item() == pytest.approx(expected, abs=1e-6)
     loss.backward()
@@ -166,5 +169,5 @@ def test_a_clipped_ratio_stops_pushing() -> None:
     )
     # A good response 1.5 times as likely as under pi_ref is pushed no more; a bad one as likely still is.
     logp = torch.tensor([-0.5 + math.log(1.5), -1.0 + math.log(1.5), -1.0], requires_grad=True)
-    joint_loss(logp, {"jsd": torch.zeros(3)}, _group(), weights)[0].backward()
+    joint_loss(Measured(logp), {"jsd": torch.zeros(3)}, _group(), weights)[0].backward()
     assert logp.grad is not None and logp.grad[0] == 0 and logp.grad[1] > logp.grad[2] > 0

@@ -1,0 +1,85 @@
+"""The trainer of one leg, as a recipe describes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from edgekit.distill import processes, trackers
+from edgekit.distill.groups import Weights
+from edgekit.distill.joint import Collator, JointTrainer, ScheduledQuestions
+from edgekit.distill.legs import Leg
+from edgekit.distill.masking import MaskedTeacher
+from edgekit.distill.objectives import Objective
+from edgekit.distill.trainer import training_arguments
+from edgekit.processor import Processor
+from edgekit.recipe import Recipe
+from edgekit.workspace import Run
+
+
+def leg_trainer(
+    recipe: Recipe,
+    run: Run,
+    leg: Leg,
+    *,
+    models: tuple[Any, MaskedTeacher],
+    processors: tuple[Processor, Processor],
+    objectives: Mapping[str, Objective],
+    vocab: int,
+    dataset: ScheduledQuestions,
+    loggers: Sequence[str],
+    load_reference: Callable[[], Any],
+) -> JointTrainer:
+    """Ready to train, but for its schedules.
+
+    Args:
+        recipe: Resolved.
+        run: Whose checkpoints and logs.
+        leg: Which teacher's.
+        models, processors: The student's and the teacher's.
+        objectives: By name.
+        vocab: Size of the vocabulary all parties share.
+        dataset: The visits of the leg.
+        loggers: Trackers by Trainer's names.
+        load_reference: Loads pi_ref, where the loss runs it.
+    """
+    weights = Weights.by(recipe, objectives)
+    return JointTrainer(
+        teacher=models[1],
+        reference=load_reference().requires_grad_(False) if weights.needs_reference else None,
+        processors=processors,
+        objectives=objectives,
+        weights=weights,
+        vocab=vocab,
+        model=models[0],
+        args=_arguments(recipe, leg.checkpoints(run), leg.steps, loggers, run.name),
+        train_dataset=dataset,
+        data_collator=Collator(
+            *processors, references=any(objective.over == "reference" for objective in objectives.values())
+        ),
+    )
+
+
+def _arguments(recipe: Recipe, folder: Path, steps: int, loggers: Sequence[str], name: str) -> Any:
+    settings = recipe.trainer
+    return training_arguments(
+        folder,
+        max_steps=steps,
+        per_device_train_batch_size=settings.batch_questions // processes.count(),
+        gradient_accumulation_steps=settings.gradient_accumulation,
+        activation_checkpointing=settings.gradient_checkpointing,
+        # A process whose questions have no picture leaves the vision tower without gradients.
+        ddp_find_unused_parameters=True,
+        report_to=[logger for logger in loggers if logger != trackers.BOARD],
+        run_name=name,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type=settings.schedule,
+        warmup_steps=settings.warmup_steps,
+        weight_decay=settings.weight_decay,
+        max_grad_norm=settings.max_grad_norm,
+        bf16=settings.bf16,
+        save_steps=settings.save_steps,
+        logging_steps=settings.logging_steps,
+        seed=settings.seed,
+    )
