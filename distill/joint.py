@@ -12,9 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from edgekit.console import note
 from edgekit.data import Sample
 from edgekit.distill.batch import Prompts, embed, encode_prompts, response_hidden
+from edgekit.distill.carrying import CarriedMoments, Span, shifted
 from edgekit.distill.gen_data import Answered, question
+from edgekit.distill.gradients import at_war, term_gradients
 from edgekit.distill.groups import Group, Weights, row_means
 from edgekit.distill.inside import Recorder, sizes
 from edgekit.distill.loss import joint_loss
@@ -174,6 +177,8 @@ class JointTrainer(PartsTrainer):
         objectives: By name.
         weights: Of the terms.
         vocab: Shared vocabulary size V.
+        log_gradients: Steps between looks at the terms' gradients; 0 for none.
+        span: Place of this leg in a schedule over the whole ladder; None for a schedule of its own.
         **settings: Trainer's own.
     """
 
@@ -186,19 +191,33 @@ class JointTrainer(PartsTrainer):
         objectives: Mapping[str, Objective],
         weights: Weights,
         vocab: int,
+        log_gradients: int = 0,
+        span: Span | None = None,
         **settings: Any,
     ) -> None:
         with torch.random.fork_rng(devices=[]):  # the same layers in every run of a seed, and in every process
             torch.manual_seed(settings["args"].seed)
             self.adapters = attach_adapters(settings["model"], teacher.model, objectives)
+        self.span = span
         super().__init__(**settings)
         self.teacher, self.reference, self.processors = teacher, reference, processors
         self.objectives, self.weights, self.vocab = objectives, weights, vocab
         self.looks_at = frozenset[str]().union(*(objective.looks_at for objective in objectives.values()))
         Recorder(teacher.model, self.looks_at)  # refuses now, not at the first step
         self.add_callback(ObjectiveSchedule(objectives, self._step_means))
+        if span is not None and span.before is not None:
+            self.add_callback(CarriedMoments(span.before))
         self._step_sums: dict[str, float] = {}
-        self._step_batches = 0
+        self._step_batches, self._again = 0, False
+        self.log_gradients, self._looked_at, self._warned = log_gradients, -1, False
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """Trainer's, over the whole ladder where it spans it."""
+        begun: Any = vars(self).get("lr_scheduler")
+        if self.span is None or begun is not None:
+            return super().create_scheduler(num_training_steps, optimizer)
+        self.lr_scheduler: Any = shifted(super().create_scheduler(self.span.total, optimizer), self.span.first)
+        return self.lr_scheduler
 
     def compute_loss(
         self,
@@ -209,17 +228,35 @@ class JointTrainer(PartsTrainer):
     ) -> Any:
         """The joint loss of one batch."""
         batch = inputs["batch"]
+        step = self.state.global_step
+        looks = bool(self.log_gradients) and step % self.log_gradients == 0 and step != self._looked_at
+        self._again = looks
         terms, parts, kl = as_forward(model, self.model, self._terms, batch)
         group = _to(batch.group, terms.logp.device)
         seen = Measured(terms.logp, terms.teacher_logp, kl)
-        loss, logs, _ = joint_loss(seen, terms.losses, group, self.weights, parts)
+        loss, logs, summands = joint_loss(seen, terms.losses, group, self.weights, parts)
         if not torch.isfinite(loss):
             raise self._not_finite(loss, terms, group, batch)
+        if looks:
+            self._look(summands)
         self.count_parts(logs)
         for name, value in logs.items():
             self._step_sums[name] = self._step_sums.get(name, 0.0) + float(value)
         self._step_batches += 1
         return (loss, {}) if return_outputs else loss
+
+    def _look(self, terms: Mapping[str, Tensor]) -> None:
+        """Log the gradients of the loss's terms on the first batch of a step."""
+        self._looked_at = self.state.global_step
+        found = term_gradients(terms, self.model.parameters())
+        self.log(found)
+        if at_war(found) and not self._warned:
+            self._warned = True
+            note(
+                f"Step {self._looked_at}: the policy's gradient ({found['gradient_policy']:.3g}) is larger than the "
+                f"objective's ({found['gradient_objective']:.3g}) and against it (cosine "
+                f"{found['gradient_cosine']:.2f})."
+            )
 
     def _terms(self, student: Any, batch: JointBatch) -> tuple[Terms, dict[str, Tensor], Tensor | None]:
         """What the loss is made of: per token, per batch, and the KL to pi_ref where it is taken in full."""
@@ -235,7 +272,7 @@ class JointTrainer(PartsTrainer):
             heads = student.get_output_embeddings(), masked.get_output_embeddings()
             sides = (hidden, heads[0]), (aim, heads[1])
             wanted = self.weights.needs_mu
-            terms = answer_terms(*sides, ids, self.objectives, self.vocab, teacher_logp=wanted)
+            terms = answer_terms(*sides, ids, self.objectives, self.vocab, teacher_logp=wanted, again=self._again)
             kl = self._full_kl(sides[0], batch, ids)
         parts = {}
         if ours is not None and theirs is not None:

@@ -52,6 +52,8 @@ def joint_loss(
         if weights.grpo:
             loss = weights.grpo * policy.loss
             terms = {"policy": weights.grpo * policy.push, "kl": weights.grpo * policy.pull}
+        else:
+            logs = {name: value for name, value in logs.items() if name not in ("no_advantage", "cancelled")}
     terms["objective"] = seen.logp.new_zeros(())
     for name, rows in per_row.items():
         mean = _mean_over(rows, group, present, weights.rows.get(name, "drawn"))

@@ -26,12 +26,13 @@ from edgekit import __version__
 from edgekit.checkpoint import checkpoint_hash, load_model
 from edgekit.console import note
 from edgekit.data import samples
-from edgekit.distill import lora, processes, teacher_check, trackers
+from edgekit.distill import carrying, lora, processes, teacher_check, trackers
 from edgekit.distill.acceptance import acceptance
 from edgekit.distill.agreement import report_agreement
 from edgekit.distill.clock import PhaseClock
 from edgekit.distill.evaluate import Evaluation, compared, evaluate_model
 from edgekit.distill.gen_data import open_shards, stored_questions, write_questions
+from edgekit.distill.gradients import training_summary
 from edgekit.distill.joint import ScheduledQuestions, detach_adapters
 from edgekit.distill.judges import check_judges, check_sample
 from edgekit.distill.legs import Leg, Party, Stage
@@ -86,8 +87,16 @@ class Pipeline:
                 f"among {processes.count()} processes.",
                 fix="Make it a multiple of the number of processes.",
             )
+        if recipe.trainer.log_gradients and processes.count() > 1:
+            raise RecipeError(
+                f"trainer.log_gradients: {recipe.trainer.log_gradients} works in one process, and there are "
+                f"{processes.count()}.",
+                why="Each process has the gradients of its own questions only.",
+                fix="Look at them in a short run without a launcher, or set it to 0.",
+            )
         check_judges(recipe.masters.rewards, base)
         lora.check(recipe.trainer.lora)
+        carrying.check(recipe)
         self.trackers = trackers.chosen(recipe.trainer.report_to)
         for spec in filter(None, (recipe.data.train, recipe.data.test, recipe.data.retention)):
             next(samples(spec, limit=1))
@@ -335,6 +344,7 @@ class Pipeline:
         trainer = leg_trainer(
             recipe,
             run,
+            self.legs,
             leg,
             models=(student, teacher),
             processors=(self.student.processor, leg.teacher.processor),
@@ -531,6 +541,11 @@ class Pipeline:
             "seed": self.recipe.trainer.seed,
         }
 
+    def _training(self) -> dict[str, Any]:
+        """What the training logs say of rewards and gradients."""
+        paths = [self.run.reports / f"training-{leg.number + 1}.json" for leg in self.legs]
+        return training_summary([json.loads(path.read_text(encoding="utf-8")) for path in paths if path.exists()])
+
     def _close(self, begun: Measured, ended: Measured) -> dict[str, Any]:
         data = self.recipe.data
         (before, kept_before), (after, kept_after) = begun, ended
@@ -542,6 +557,7 @@ class Pipeline:
             student_sha256=checkpoint_hash(self.run.student),
             accuracy=compared(before, after, data.test),
             **retention,
+            training=self._training(),
             seconds=self.clock.seconds,
             peak_memory_bytes=peak_memory_bytes(),
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -77,6 +77,7 @@ class Responses:
         load_teacher: A teacher, ready to be masked.
         legs: The whole ladder.
         used: Whose responses the loss uses.
+        told: What a user has been told of already.
     """
 
     recipe: Recipe
@@ -89,6 +90,7 @@ class Responses:
     load_teacher: Callable[[Party], MaskedTeacher]
     legs: list[Leg]
     used: Used
+    told: set[str] = field(default_factory=set)
 
     def missing(self, leg: Leg, stage: Stage) -> tuple[list[float], bool]:
         """Mask ratios whose teacher responses this process still has to write, and whether the student's are due."""
@@ -174,12 +176,13 @@ class Responses:
 
     def _check_writers(self, passes: Mapping[float, Sequence[Answered]]) -> None:
         """Say where a loss that compares with the writers will miss the probabilities of some."""
-        if not Weights.by(self.recipe, {}).needs_mu:
+        if "writers" in self.told or not Weights.by(self.recipe, {}).needs_mu:
             return
         for answered in (one for sets in passes.values() for one in sets if not one.by_reference):
             table = answered.rows.select_columns(["source", "writer_logp"]).with_format("arrow")[:]
             table = table.filter(pc.and_(pc.equal(table["source"], "student"), pc.is_null(table["writer_logp"])))
             if len(table) and processes.is_main():
+                self.told.add("writers")
                 note(
                     f"{len(table):,} responses of the student were written by an edgekit that did not keep their "
                     "probabilities: in the off-policy terms they weigh 1.  --fresh writes them anew."

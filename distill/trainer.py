@@ -188,7 +188,7 @@ class StepProgress(TrainerCallback):
         **_: Any,
     ) -> None:
         """Show the figures just logged beside the title."""
-        if self._bar is not None and logs:
+        if self._bar is not None and logs and "loss" in logs:
             mask = f", mask {float(logs['mask']):.2f}" if "mask" in logs else ""
             keys = ("loss", "jsd", "r_acc")
             shown = "  ".join(f"{key} {float(logs[key]):.4g}" for key in keys if key in logs)

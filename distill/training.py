@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.distill import processes, trackers
+from edgekit.distill.carrying import Span
 from edgekit.distill.groups import Weights
 from edgekit.distill.joint import Collator, JointTrainer, ScheduledQuestions
 from edgekit.distill.legs import Leg
@@ -21,6 +22,7 @@ from edgekit.workspace import Run
 def leg_trainer(
     recipe: Recipe,
     run: Run,
+    legs: Sequence[Leg],
     leg: Leg,
     *,
     models: tuple[Any, MaskedTeacher],
@@ -36,6 +38,7 @@ def leg_trainer(
     Args:
         recipe: Resolved.
         run: Whose checkpoints and logs.
+        legs: The whole ladder.
         leg: Which teacher's.
         models, processors: The student's and the teacher's.
         objectives: By name.
@@ -52,6 +55,8 @@ def leg_trainer(
         objectives=objectives,
         weights=weights,
         vocab=vocab,
+        span=_span(recipe, run, legs, leg),
+        log_gradients=recipe.trainer.log_gradients,
         model=models[0],
         args=_arguments(recipe, leg.checkpoints(run), leg.steps, loggers, run.name),
         train_dataset=dataset,
@@ -59,6 +64,13 @@ def leg_trainer(
             *processors, references=any(objective.over == "reference" for objective in objectives.values())
         ),
     )
+
+
+def _span(recipe: Recipe, run: Run, legs: Sequence[Leg], leg: Leg) -> Span | None:
+    if recipe.trainer.across_teachers == "anew":
+        return None
+    before = legs[leg.number - 1].checkpoints(run) if leg.number else None
+    return Span(sum(one.steps for one in legs[: leg.number]), sum(one.steps for one in legs), before)
 
 
 def _arguments(recipe: Recipe, folder: Path, steps: int, loggers: Sequence[str], name: str) -> Any:

@@ -234,6 +234,9 @@ class Trainer:
     learning_rate: float = 1e-6
     schedule: str = "constant"
     """Any `lr_scheduler_type` of transformers."""
+    across_teachers: Literal["anew", "continue"] = "anew"
+    """Whether each teacher of a ladder has the whole schedule and a new optimiser, or one schedule goes over all of
+    them and the optimiser keeps its moments."""
     warmup_steps: int = 0
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
@@ -248,6 +251,9 @@ class Trainer:
     seed: int = 0
     logging_steps: int = 20
     """Steps between logged figures."""
+    log_gradients: int = 0
+    """Steps between looks at the gradients of objective, policy and KL: their norms, and whether they oppose each
+    other; each costs three more backward passes. 0 is off. One process only."""
     report_to: tuple[str, ...] | None = None
     """Trackers by Trainer's names: tensorboard, wandb, mlflow, trackio, ...; tensorboard, if installed, when absent."""
 
@@ -357,7 +363,8 @@ class Recipe:
         del gen_data["check_images"], gen_data["check_teacher"]
         if self.masters.gen_data.generator == "openai":
             gen_data["server"] = {"model": server["model"]}
-        del value["trainer"]["report_to"], value["trainer"]["logging_steps"]
+        for key in ("report_to", "logging_steps", "log_gradients"):
+            del value["trainer"][key]
         later = ("qad", "exports", "bench", "gates", "name")
         return sha256_json({key: value[key] for key in value if key not in later})
 

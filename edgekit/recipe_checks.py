@@ -61,6 +61,7 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "trainer.max_grad_norm": (lambda v: v >= 0, "at least 0 (0 is off)"),
     "trainer.save_steps": (lambda v: v >= 1, "at least 1"),
     "trainer.logging_steps": (lambda v: v >= 1, "at least 1"),
+    "trainer.log_gradients": (lambda v: v >= 0, "at least 0 (0 is off)"),
     "trainer.threads": (lambda v: v is None or v >= 1, "at least 1"),
     "trainer.seed": (lambda v: 0 <= v < 2**32 - 1000, "in [0, 2^32 - 1000)"),
     "qad.steps": (lambda v: v >= 0, "at least 0 (0 is off)"),
@@ -103,6 +104,8 @@ def problems_of(recipe: Recipe) -> list[str]:
     problems += _check_exports(recipe)
     problems += _check_schedule(recipe)
     problems += _check_off_policy(recipe)
+    if recipe.trainer.lora is not None and recipe.trainer.across_teachers == "continue":
+        problems.append("trainer.across_teachers: continue needs all weights, as trainer.lora begins anew each time")
     if not recipe.teachers:
         problems.append("teachers: at least one is needed")
     for number, teacher in enumerate(recipe.teachers):
@@ -230,6 +233,10 @@ def _check_schedule(recipe: Recipe) -> list[str]:
         return []
     if settings.schedule == "constant":
         return ["trainer.warmup_steps: the schedule 'constant' has no warm-up; 'constant_with_warmup' has"]
+    if settings.across_teachers == "continue":
+        total = sum(map(recipe.steps, range(len(recipe.teachers))))
+        long = f"trainer.warmup_steps: a warm-up of {settings.warmup_steps} steps is longer than the ladder's {total}"
+        return [long] if settings.warmup_steps > total else []
     return [
         f"trainer.warmup_steps: a warm-up of {settings.warmup_steps} steps is longer than the {recipe.steps(number)} "
         f"steps with teacher {number + 1}"

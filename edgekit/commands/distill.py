@@ -98,6 +98,7 @@ def command(
         f"as a draft of the teacher: expected acceptance {drafts['before']['expected']:.3f} before, "
         f"{drafts['after']['expected']:.3f} after"
     )
+    _print_training(manifest.get("training", {}))
     if qad := manifest.get("qad"):
         precision = qad["settings"]["precision"]
         low, high = qad["delta_ci95"]
@@ -112,6 +113,20 @@ def command(
             f"runs/{manifest['run']}/reports/accuracy-after.json"
         )
     note("Next:  edgekit export --target onnx")
+
+
+def _print_training(found: dict[str, Any]) -> None:
+    """How often the rewards preferred nothing, and whether policy and objective pulled against each other."""
+    if "no_advantage" in found:
+        cancelled = f", in {found['cancelled']:.1%} as they cancel each other" if "cancelled" in found else ""
+        print_text(f"rewards:          no response preferred in {found['no_advantage']:.1%} of the groups{cancelled}")
+    if (gradients := found.get("gradients")) and gradients["at_war"]:
+        means = gradients["means"]
+        note(
+            f"At {gradients['at_war']} of {gradients['measured']} looks the policy's gradient was larger than the "
+            f"objective's and against it (means: {means['policy']:.3g}, {means['objective']:.3g}, cosine "
+            f"{means['cosine']:.2f}): try masters.off_policy=topr, or a lower masters.grpo_weight."
+        )
 
 
 def _print_plan(plan: dict[str, Any]) -> None:
