@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 from edgekit.console import note
 from edgekit.data import Sample
 from edgekit.distill.batch import Prompts, embed, encode_prompts, response_hidden
+from edgekit.distill.blanks import blanked
 from edgekit.distill.carrying import CarriedMoments, Span, shifted
 from edgekit.distill.gen_data import Answered, question
 from edgekit.distill.gradients import at_war, term_gradients
@@ -29,7 +30,7 @@ from edgekit.distill.policy import Measured
 from edgekit.distill.processes import as_forward
 from edgekit.distill.schedules import ObjectiveSchedule
 from edgekit.distill.trainer import PartsTrainer
-from edgekit.distill.vocabulary import Terms, answer_terms
+from edgekit.distill.vocabulary import Terms, answer_terms, token_logps
 from edgekit.errors import EdgekitError
 from edgekit.processor import Processor
 
@@ -48,13 +49,14 @@ class Item:
 
 @dataclass(frozen=True)
 class JointBatch:
-    """What one step sees: both models' prompts, and the distinct responses."""
+    """What one step sees: both models' prompts, the teacher's with blank pictures if wanted, the distinct responses."""
 
     question_ids: list[str]
     student: Prompts
     teacher: Prompts
     responses: list[list[int]]
     group: Group
+    unseen: Prompts | None = None
 
 
 class ScheduledQuestions(Dataset[Item]):
@@ -104,11 +106,13 @@ class Collator:
     Attributes:
         student, teacher: Their processors.
         references: Add the data's own answers, for objectives that learn from them.
+        blanks: Add the teacher's prompts with blank pictures, for objectives that compare.
     """
 
     student: Processor
     teacher: Processor
     references: bool = False
+    blanks: bool = False
 
     def __call__(self, items: list[Item]) -> dict[str, JointBatch]:
         """One batch."""
@@ -151,7 +155,8 @@ class Collator:
         )
         teacher = student if alike else encode_prompts(self.teacher, samples)
         responses = [list(ids) for _, ids in distinct]
-        return {"batch": JointBatch([s.id for s in samples], student, teacher, responses, group)}
+        unseen = encode_prompts(self.teacher, [blanked(sample) for sample in samples]) if self.blanks else None
+        return {"batch": JointBatch([s.id for s in samples], student, teacher, responses, group, unseen)}
 
     def _answer(
         self, number: int, sample: Sample, distinct: dict[tuple[int, tuple[int, ...]], int], rows: list[dict[str, Any]]
@@ -271,9 +276,12 @@ class JointTrainer(PartsTrainer):
             ids = torch.tensor([token for response in batch.responses for token in response], device=hidden.device)
             heads = student.get_output_embeddings(), masked.get_output_embeddings()
             sides = (hidden, heads[0]), (aim, heads[1])
-            wanted = self.weights.needs_mu
+            wanted = self.weights.needs_mu or batch.unseen is not None
             terms = answer_terms(*sides, ids, self.objectives, self.vocab, teacher_logp=wanted, again=self._again)
             kl = self._full_kl(sides[0], batch, ids)
+            if batch.unseen is not None and terms.teacher_logp is not None:
+                unseen = token_logps(self._states(masked, 1, batch.unseen, batch), heads[1], ids, self.vocab)
+                self._weigh(terms.losses, terms.teacher_logp, unseen, batch.group.lengths.to(ids.device))
         parts = {}
         if ours is not None and theirs is not None:
             for name, objective in self.objectives.items():
@@ -286,11 +294,20 @@ class JointTrainer(PartsTrainer):
         """KL(pi_theta || pi_ref) of each token over the vocabulary; None without a loaded pi_ref."""
         if self.reference is None:
             return None
-        with torch.no_grad():
-            embedded = embed(self.reference, self.processors[0], batch.student, 0)
-            hidden = response_hidden(self.reference, embedded, batch.group.owners.tolist(), batch.responses, 0)
-        head = self.reference.get_output_embeddings()
-        return answer_terms(student, (hidden, head), ids, {"kl": ReverseKl()}, self.vocab).losses["kl"]
+        side = self._states(self.reference, 0, batch.student, batch), self.reference.get_output_embeddings()
+        return answer_terms(student, side, ids, {"kl": ReverseKl()}, self.vocab).losses["kl"]
+
+    @torch.no_grad()
+    def _states(self, model: Any, whose: int, prompts: Prompts, batch: JointBatch) -> Tensor:
+        """States (K, D) of a frozen model that predict the answer tokens."""
+        embedded = embed(model, self.processors[whose], prompts, 0)
+        return response_hidden(model, embedded, batch.group.owners.tolist(), batch.responses, 0)
+
+    def _weigh(self, losses: dict[str, Tensor], seen: Tensor, unseen: Tensor, lengths: Tensor) -> None:
+        """Weigh the tokens of those objectives that compare pictures with blank ones, in place."""
+        for name, objective in self.objectives.items():
+            if objective.compares_images:
+                losses[name] = losses[name] * objective.token_weights(seen, unseen, lengths)
 
     def _not_finite(self, loss: Tensor, terms: Terms, group: Group, batch: JointBatch) -> EdgekitError:
         rows = [row_means(values.detach(), group.lengths) for values in (terms.logp, *terms.losses.values())]

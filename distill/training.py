@@ -61,7 +61,9 @@ def leg_trainer(
         args=_arguments(recipe, leg.checkpoints(run), leg.steps, loggers, run.name),
         train_dataset=dataset,
         data_collator=Collator(
-            *processors, references=any(objective.over == "reference" for objective in objectives.values())
+            *processors,
+            references=any(objective.over == "reference" for objective in objectives.values()),
+            blanks=any(objective.compares_images for objective in objectives.values()),
         ),
     )
 

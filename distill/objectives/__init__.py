@@ -62,9 +62,11 @@ class Objective:
         over: Responses the token part is taken over: all that were drawn, the teacher's only, or the reference answers.
     Class attributes:
         looks_at: "hidden" and "attention" make the trainer record these; the latter needs eager attention.
+        compares_images: Makes the trainer run the teacher on blank pictures too, for `token_weights`.
     """
 
     looks_at: ClassVar[frozenset[str]] = frozenset()
+    compares_images: ClassVar[bool] = False
     over: Rows = field(default="drawn", kw_only=True)
 
     def per_token(self, student: Tensor, teacher: Tensor, ids: Tensor) -> Tensor:
@@ -76,6 +78,17 @@ class Objective:
             ids: (K,) the tokens themselves.
         Returns:
             (K,) in nats unless the objective says otherwise.
+        """
+        raise NotImplementedError
+
+    def token_weights(self, seen: Tensor, unseen: Tensor, lengths: Tensor) -> Tensor:
+        """What each answer token weighs, where `compares_images`.
+
+        Args:
+            seen, unseen: (K,) the teacher's log-probabilities of the tokens with the pictures, and with blank ones.
+            lengths: (R,) tokens of each response.
+        Returns:
+            (K,).
         """
         raise NotImplementedError
 

@@ -56,6 +56,8 @@ BY_HAND: list[tuple[str, dict[str, Any], float]] = [
     ("pld", {"top": 1}, -P[1] * math.log(Q[1])),
     ("ce", {}, -math.log(Q[1])),
     ("hidden_l2", {}, kl(P, Q)),
+    ("image_weighted", {}, 0.5 * kl(P, mix(0.5)) + 0.5 * kl(Q, mix(0.5))),
+    ("image_weighted", {"divergence": "forward_kl"}, kl(P, Q)),
     ("align_kd", {}, -sum(p * math.log(q) for p, q in zip(P, Q, strict=True))),
 ]
 NAMES = sorted({name for name, _, _ in BY_HAND})
@@ -86,7 +88,9 @@ def test_bd_kd_changes_sides_with_the_entropies() -> None:
     assert swapped == pytest.approx(0.5 * kl(Q, P) + 3.0 * kl(P, Q), abs=1e-6)
 
 
-@pytest.mark.parametrize("name", ["jsd", "forward_kl", "reverse_kl", "skew_kl", "tvd", "taid", "bd_kd"])
+@pytest.mark.parametrize(
+    "name", ["jsd", "forward_kl", "reverse_kl", "skew_kl", "tvd", "taid", "bd_kd", "image_weighted"]
+)
 def test_zero_at_equality(name: str) -> None:
     logits = torch.randn(6, 40) * 4
     loss = build(name, {}).per_token(logits, logits + 2.0, torch.zeros(6, dtype=torch.long))
@@ -140,6 +144,8 @@ def test_taid_moves_to_the_teacher() -> None:
     ("name", "settings", "message"),
     [
         ("jsd", {"beta": 1.0}, r"beta 1.0 is not in \(0, 1\)"),
+        ("image_weighted", {"divergence": "tvd"}, "not one of jsd, forward_kl, reverse_kl"),
+        ("image_weighted", {"softness": 0}, "above 0"),
         ("jsd", {"betta": 0.5}, "unknown setting 'betta'"),
         ("tvd", {"beta": 0.5}, "There are: over"),
         ("taid", {"t0": "x"}, "objective_settings.taid"),
