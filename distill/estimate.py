@@ -25,6 +25,7 @@ from edgekit.distill import lora, trackers
 from edgekit.distill.anatomy import Anatomy, anatomy
 from edgekit.distill.batch import Prompts, encode_prompts
 from edgekit.distill.gen_data import QUESTIONS, RESPONSES, question_row
+from edgekit.distill.groups import Weights
 from edgekit.distill.masking import mask_ratio
 from edgekit.distill.objectives import build
 from edgekit.distill.order import Order
@@ -32,7 +33,7 @@ from edgekit.distill.responses import Used
 from edgekit.distill.vocabulary import CHUNK_VALUES, KEEP_BYTES
 from edgekit.errors import RecipeError
 from edgekit.processor import Processor
-from edgekit.recipe import Recipe
+from edgekit.recipe import OBJECTIVES, Recipe
 
 # Shares of a large matrix product's speed; measured for the demo models on two CPU cores (docs/scale.md).
 FORWARD_SHARE = 0.3
@@ -312,6 +313,7 @@ def _memory(plan: Plan) -> dict[str, Any]:
     training = {
         "teacher weights": teacher,
         "student weights": 4 * student.parameters,
+        **({"pi_ref weights": 4 * student.parameters} if Weights.by(plan.recipe, {}).needs_reference else {}),
         "student gradients": 4 * trainable,
         "AdamW states": 8 * trainable,
         "activations": _activations(plan, questions),
@@ -439,12 +441,14 @@ def _work(plan: Plan) -> dict[str, float]:
         decode += asked * count * tokens * step
     # The backward pass costs twice the forward one; without weight gradients, once. Checkpointing runs it again.
     cost = (2 if recipe.trainer.lora is not None else 3) + int(recipe.trainer.gradient_checkpointing)
+    cost += int(Weights.by(recipe, {}).needs_reference)  # pi_ref is as large as the student
+    looks = 1 + any(OBJECTIVES.load(name).Loss.compares_images for name in recipe.objective)
     train = 0.0
     for number, teacher in enumerate(plan.teachers):
         questions = recipe.steps(number) * recipe.trainer.batch_questions * recipe.trainer.gradient_accumulation
         own = student.picture_flops() + student.trained_flops(plan.distinct, tokens)
         other = teacher.picture_flops() + teacher.trained_flops(plan.distinct, tokens)
-        train += questions * (cost * own + other)
+        train += questions * (cost * own + looks * other)
     answer = student.load.fresh * student.picture_flops() + student.row_flops(min(tokens, EVALUATION_TOKENS))
     return {"gen_data": prompts, "decode": decode, "train": train, "measure": 2 * plan.test * answer}
 
