@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from edgekit.stats import (
+    Paired,
     finite_or_none,
     holm,
     kl_divergence,
@@ -18,6 +19,7 @@ from edgekit.stats import (
     paired,
     process_change,
     score_interval,
+    seeds_interval,
     turn_medians,
     two_shares,
 )
@@ -169,6 +171,49 @@ def test_two_shares_as_published() -> None:
     z = 0.2 / math.sqrt(pooled * (1 - pooled) * (1 / 70 + 1 / 80))
     assert p == pytest.approx(math.erfc(z / math.sqrt(2)))
     assert two_shares((1.0, 5), (1.0, 5))[2] == 1.0
+
+
+def test_seeds_by_hand() -> None:
+    """t(0.975, 2) = 4.302653 and t(0.95, 2) = 2.9199856 times the deviation 2 over the root of 3."""
+    low, high = seeds_interval([1.0, 3.0, 5.0])
+    assert (low, high) == pytest.approx((3 - 4.302653 * 2 / math.sqrt(3), 3 + 4.302653 * 2 / math.sqrt(3)))
+    low, high = seeds_interval([1.0, 3.0, 5.0], level=0.9)
+    assert (low, high) == pytest.approx((3 - 2.9199856 * 2 / math.sqrt(3), 3 + 2.9199856 * 2 / math.sqrt(3)))
+
+
+def test_a_difference_is_significant_where_zero_lies_outside() -> None:
+    for ci95, expected in (
+        ((0.1, 0.2), True), ((-0.2, -0.1), True), ((-0.1, 0.1), False), ((0.0, 0.1), False), ((-0.1, 0.0), False),
+    ):  # fmt: skip
+        assert Paired(0.0, ci95, 1.0, 0, 0).significant is expected
+
+
+def test_pairs_of_a_few_by_hand() -> None:
+    """Flipping signs of (0.5, 0.5) makes the mean 0.5, 0, 0, -0.5: as far out in half of all draws."""
+    found = paired([1.0, 0.75], [0.5, 0.25], draws=4000)
+    assert found.p_value == pytest.approx(0.5, abs=0.04) and (found.gained, found.lost, found.delta) == (2, 0, 0.5)
+    assert found.ci95 == (0.5, 0.5) and found.significant
+    assert paired([1.0, 0.5], [0.5, 0.0], draws=1).p_value in (0.5, 1.0)  # (hits + 1) / (draws + 1)
+    # Of many distinct differences the bootstrap draws values, not counts: normal, at 1.96 standard errors.
+    spread = np.linspace(-0.1, 0.3, 201)
+    low, high = paired(0.5 + spread, np.full(201, 0.5), draws=4000).ci95
+    half = 1.96 * spread.std() / math.sqrt(201)
+    assert (low, high) == pytest.approx((0.1 - half, 0.1 + half), abs=0.2 * half)
+
+
+def test_what_one_sample_or_two_processes_say() -> None:
+    assert median_interval([3.0]) is None and median_interval([1.0, 2.0], [0, 0]) is None
+    assert median_interval([1.0, 3.0]) == (1.0, 3.0)
+    samples, turns = [1.0, 2.0, 4.0, 8.0], [0, 1, 2, 3]
+    two = median_interval(samples, turns, {0: 0, 1: 0, 2: 1, 3: 1})
+    assert two == median_interval(samples, turns) == (1.0, 8.0)  # of two processes there is no interval
+
+
+def test_a_change_of_medians_by_hand() -> None:
+    """Of two values the resampled median is 1, 2 or their mean with shares 1/4, 1/4, 1/2."""
+    ratio, p = median_change([1.0, 2.0], [1.0, 1.0])
+    logs = np.log([1.0, 2.0, 1.5, 1.5])
+    assert ratio == 1.5 and p == pytest.approx(math.erfc(math.log(1.5) / logs.std() / math.sqrt(2)), abs=0.02)
 
 
 def test_holm_by_hand() -> None:

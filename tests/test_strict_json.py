@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgekit.strict_json import MOST_DEPTH, loads, read, read_bytes
+from edgekit.strict_json import MOST_BYTES, MOST_DEPTH, loads, read, read_bytes
 
 leaves = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
 
@@ -20,6 +20,10 @@ leaves = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, 
 def test_what_json_writes_is_read(value: Any) -> None:
     data = json.dumps(value).encode()
     assert loads(data) == value and loads(data, exact=True) == value
+
+
+def test_bounds_are_those_of_the_docs() -> None:
+    assert (MOST_BYTES, MOST_DEPTH) == (16 * 1024 * 1024, 64)
 
 
 def test_depth() -> None:
@@ -40,6 +44,7 @@ def test_depth() -> None:
         ("[NaN]", "NaN is no JSON"), ("[-Infinity]", "-Infinity is no JSON"), ("[1e999]", "1e999 is too large"),
         ("[-1e999]", "-1e999 is too large"), ('{"a": 1, "b": 2, "a": 3}', "'a' stands twice"),
         ('{"x": {"k": 1, "k": 1}}', "'k' stands twice"),
+        ('{"a": 1, "b": 2, "b": 3}', "'b' stands twice"),
     ],
 )  # fmt: skip
 def test_what_is_open_is_refused_where_it_counts(text: str, said: str) -> None:

@@ -12,6 +12,7 @@ from edgekit.data import Sample
 from edgekit.distill.groups import Group, Weights, row_means
 from edgekit.distill.judges import rule
 from edgekit.distill.loss import joint_loss
+from edgekit.distill.objectives import Rows
 from edgekit.distill.objectives.jsd import jsd
 from edgekit.distill.policy import Measured, k3
 from edgekit.distill.rewards import distill_rewards, group_advantages
@@ -74,6 +75,9 @@ def test_advantages() -> None:
     assert torch.allclose(group_advantages(rewards, "population")[0], torch.tensor([-1.0, 0, 1]) * math.sqrt(1.5))
     assert group_advantages(rewards)[1].tolist() == [0.0] * 3
     assert group_advantages(torch.tensor([[2.0]])).tolist() == [[0.0]]
+    half = math.sqrt(0.5)  # of two, the sample's deviation is their distance over the root of 2
+    assert torch.allclose(group_advantages(torch.tensor([[0.1, 0.3]])), torch.tensor([[-half, half]]), atol=1e-5)
+    assert torch.allclose(group_advantages(rewards / 100)[0], torch.tensor([-1.0, 0.0, 1.0]), atol=1e-4)
 
 
 def test_rule_judge() -> None:
@@ -171,3 +175,83 @@ def test_a_clipped_ratio_stops_pushing() -> None:
     logp = torch.tensor([-0.5 + math.log(1.5), -1.0 + math.log(1.5), -1.0], requires_grad=True)
     joint_loss(Measured(logp), {"jsd": torch.zeros(3)}, _group(), weights)[0].backward()
     assert logp.grad is not None and logp.grad[0] == 0 and logp.grad[1] > logp.grad[2] > 0
+
+
+# Two questions of two draws; D of the responses is 0.1, 0.3 and 5.0, and the last one is empty.
+TWO = Group(
+    owners=torch.tensor([0, 0, 1]),
+    lengths=torch.tensor([1, 2, 1]),
+    slots=torch.tensor([[0, 1], [2, 2]]),
+    r_acc=torch.tensor([1.0, 0.0, 0.0]),
+    present=torch.tensor([True, True, False]),
+    ref_logp=torch.full((4,), -1.0),
+    writer_logp=torch.full((4,), -1.0),
+    from_teacher=torch.tensor([[True, False], [True, True]]),
+    reference=torch.tensor([0, -1]),
+)
+
+
+@pytest.mark.parametrize(
+    ("rows", "reference", "expected"),
+    [
+        ("drawn", [0, -1], (0.1 + 0.3) / 4), ("teacher", [0, -1], 0.1 / 3),
+        ("reference", [0, -1], 0.1), ("reference", [1, 0], 0.2), ("reference", [-1, 1], 0.3),
+        ("reference", [-1, -1], 0.0),
+    ],
+)  # fmt: skip
+def test_what_an_objective_is_averaged_over(rows: Rows, reference: list[int], expected: float) -> None:
+    group = Group(**{**vars(TWO), "reference": torch.tensor(reference)})
+    distances = {"jsd": torch.zeros(4), "sft": torch.tensor([0.1, 0.2, 0.4, 5.0])}
+    weights = Weights({"jsd": 1.0, "sft": 3.0}, grpo=0.0, rows={"sft": rows})
+    loss, logs, _ = joint_loss(Measured(torch.full((4,), -1.0)), distances, group, weights, {"sft": torch.tensor(0.5)})
+    assert logs["sft"].item() == pytest.approx(expected + 0.5) and logs["jsd"].item() == 0
+    assert loss.item() == pytest.approx(3 * (expected + 0.5))
+
+
+def test_nothing_the_teacher_wrote_is_a_mean_of_nothing() -> None:
+    group = Group(**{**vars(TWO), "from_teacher": torch.zeros(2, 2, dtype=torch.bool)})
+    weights = Weights({"jsd": 1.0}, grpo=0.0, rows={"jsd": "teacher"})
+    assert joint_loss(Measured(torch.full((4,), -1.0)), {"jsd": torch.ones(4)}, group, weights)[0].item() == 0
+
+
+def test_reference_answers_alone_have_no_policy_term() -> None:
+    group = Group(
+        **{**vars(TWO), "slots": torch.empty(2, 0, dtype=torch.long), "from_teacher": torch.empty(2, 0).bool()}
+    )
+    weights = Weights({"sft": 2.0}, rows={"sft": "reference"})
+    loss, logs, _ = joint_loss(
+        Measured(torch.full((4,), -1.0)), {"sft": torch.tensor([0.1, 0.2, 0.4, 5.0])}, group, weights
+    )
+    assert loss.item() == pytest.approx(0.2) and set(logs) == {"sft"}
+
+
+def test_the_distance_of_the_reward_is_jsd_else_the_first() -> None:
+    """D of (0, 0, 1) is (0.5, 0.5, 0.1) by one and (0.1, 0.1, 0.3) by the other: R_distill (0, 0, 1) or (1, 1, 0)."""
+    one, other = torch.tensor([0.5, 0.1, 0.1]), torch.tensor([0.1, 0.3, 0.3])
+    logp = torch.tensor([-0.5, -1.0, -1.0])
+    for names, expected in ((("forward_kl", "jsd"), 2 / 3), (("forward_kl", "tv"), 1 / 3)):
+        _, logs, _ = joint_loss(
+            Measured(logp), dict(zip(names, (one, other), strict=True)), _group(), Weights(dict.fromkeys(names, 1.0))
+        )
+        assert logs["r_distill"].item() == pytest.approx(expected)
+
+
+def test_the_policy_of_two_questions_by_hand() -> None:
+    """R is (1, 0) and (0, 0); A = 0.7071, -0.7071, 0, 0, by the population's deviation 1, -1, 0, 0."""
+    logp = torch.full((4,), -1.0, requires_grad=True)
+    for std, size in (("sample", math.sqrt(0.5)), ("population", 1.0)):
+        logp.grad = None
+        weights = Weights({"jsd": 0.0}, grpo=2.0, distill=False, advantage_std=std)  # type: ignore[arg-type]
+        loss, logs, _ = joint_loss(Measured(logp), {"jsd": torch.zeros(4)}, TWO, weights)
+        loss.backward()
+        assert logp.grad is not None
+        # Two, the mean over four draws, and over two tokens of the second response.
+        assert logp.grad.tolist() == pytest.approx([-2 * size / 4, size / 4, size / 4, 0.0], abs=1e-6)
+        assert logs["r_acc"].item() == 0.25 and logs["kl"].item() == 0
+
+
+def test_weights_of_the_paper() -> None:
+    usual = Weights({"jsd": 1.0})
+    assert (usual.grpo, usual.kl_beta, usual.clip, usual.accuracy, usual.distill) == (1.0, 0.1, None, True, True)
+    assert (usual.kl, usual.topr, usual.min_spread) == ("k3", False, 0.0)
+    assert usual.advantage_std == "sample" and usual.rows == {}
