@@ -33,11 +33,16 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 CORE: dict[str, tuple[str, tuple[str, ...]]] = {
     "edgekit.distill.loss": ("distill/loss.py", ("tests/distill/test_rewards_and_loss.py",)),
+    "edgekit.distill.policy": ("distill/policy.py", ("tests/distill/test_rewards_and_loss.py",)),
+    "edgekit.distill.groups": ("distill/groups.py", ("tests/distill/test_rewards_and_loss.py",)),
     "edgekit.distill.rewards": ("distill/rewards.py", ("tests/distill/test_rewards_and_loss.py",)),
     "edgekit.distill.masking": ("distill/masking.py", ("tests/distill/test_masking.py",)),
+    "edgekit.distill.order": ("distill/order.py", ("tests/distill/test_order_and_packing.py",)),
+    "edgekit.distill.packing": ("distill/packing.py", ("tests/distill/test_order_and_packing.py",)),
     "edgekit.precision": ("edgekit/precision.py", ("tests/test_precision.py",)),
     "edgekit.runtimes._onnx_cache": ("runtimes/_onnx_cache.py", ("tests/runtimes/test_onnx_cache.py",)),
     "edgekit.runtimes.generate": ("runtimes/generate.py", ("tests/runtimes/test_generate.py",)),
+    "edgekit.runtimes.session": ("runtimes/session.py", ("tests/runtimes/test_generate.py",)),
     "edgekit.bundle": ("edgekit/bundle.py", ("tests/test_contracts.py",)),
     "edgekit.bundle_checks": ("edgekit/bundle_checks.py", ("tests/test_bundle_checks.py",)),
     "edgekit.strict_json": ("edgekit/strict_json.py", ("tests/test_strict_json.py",)),

@@ -69,6 +69,13 @@ def test_distill_rewards() -> None:
     assert distill_rewards(distances[:1], torch.zeros(1, 4, dtype=torch.bool)).tolist() == [[0.0] * 4]
 
 
+def test_a_relative_spread_that_is_too_small_is_none() -> None:
+    """(0.4 - 0.3) / 0.4 is a quarter, (0.4 - 0.1) / 0.4 three."""
+    distances, present = torch.tensor([[0.3, 0.4], [0.1, 0.4]]), torch.ones(2, 2, dtype=torch.bool)
+    for least, expected in ((0.2, [[1.0, 0.0]] * 2), (0.3, [[0.0, 0.0], [1.0, 0.0]]), (0.8, [[0.0, 0.0]] * 2)):
+        assert distill_rewards(distances, present, least).tolist() == expected
+
+
 def test_advantages() -> None:
     rewards = torch.tensor([[1.0, 2.0, 3.0], [1.0, 1.0, 1.0]])
     assert torch.allclose(group_advantages(rewards)[0], torch.tensor([-1.0, 0.0, 1.0]))
@@ -208,10 +215,13 @@ def test_what_an_objective_is_averaged_over(rows: Rows, reference: list[int], ex
     assert loss.item() == pytest.approx(3 * (expected + 0.5))
 
 
-def test_nothing_the_teacher_wrote_is_a_mean_of_nothing() -> None:
-    group = Group(**{**vars(TWO), "from_teacher": torch.zeros(2, 2, dtype=torch.bool)})
+@pytest.mark.parametrize(("wrote", "expected"), [([False, False], 0.0), ([False, True], 0.3)])
+def test_one_draw_of_the_teacher_or_none(wrote: list[bool], expected: float) -> None:
+    group = Group(**{**vars(TWO), "from_teacher": torch.tensor([wrote, [False, False]])})
     weights = Weights({"jsd": 1.0}, grpo=0.0, rows={"jsd": "teacher"})
-    assert joint_loss(Measured(torch.full((4,), -1.0)), {"jsd": torch.ones(4)}, group, weights)[0].item() == 0
+    distances = {"jsd": torch.tensor([0.1, 0.2, 0.4, 5.0])}
+    loss = joint_loss(Measured(torch.full((4,), -1.0)), distances, group, weights).loss
+    assert loss.item() == pytest.approx(expected)
 
 
 def test_reference_answers_alone_have_no_policy_term() -> None:

@@ -1,0 +1,99 @@
+"""The order of the questions and the layout of packed rows, worked out by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from edgekit.distill.order import Order, picture_numbers
+from edgekit.distill.packing import Layout, _block_mask, can_pack, takes_pairs, worth_packing
+
+
+def test_visits_go_through_the_passes() -> None:
+    passes = [np.random.default_rng((3, number)).permutation(4).tolist() for number in range(3)]
+    whole = passes[0] + passes[1] + passes[2]
+    order = Order(4, 3)
+    for start in range(12):
+        for stop in range(start, 13):
+            assert order.visits(start, stop).tolist() == whole[start:stop]
+
+
+def test_questions_of_a_picture_stand_together_as_they_were_drawn() -> None:
+    pictures = np.array([0, 1, 0, 2, 1, 0, 3, 3])
+    rng = np.random.default_rng((7, 2))
+    drawn, place = rng.permutation(8).tolist(), rng.permutation(4).tolist()
+    expected = sorted(drawn, key=lambda row: place[pictures[row]])
+    assert Order(8, 7, pictures).epoch(2).tolist() == expected
+    assert Order(0, 7, pictures[:0]).epoch(0).tolist() == []
+
+
+def test_a_number_for_each_set_of_pictures(tmp_path: Path) -> None:
+    """By path or by bytes; questions without pictures are alone; numbers go on from shard to shard."""
+    a, b, drawn = ({"path": "a", "bytes": None}, {"path": "b", "bytes": None}, {"path": None, "bytes": b"x"})
+    shards: list[list[Any]] = [[[a], [b], [a], []], [[], [a, b], [drawn], [drawn], [b]]]
+    kind = pa.list_(pa.struct([("path", pa.string()), ("bytes", pa.binary())]))
+    for number, rows in enumerate(shards):
+        pq.write_table(pa.table({"images": pa.array(rows, kind)}), tmp_path / f"shard-{number:05d}.parquet")
+    assert picture_numbers(tmp_path).tolist() == [0, 1, 0, 2, 3, 4, 5, 5, 1]
+
+
+def _model(**text: Any) -> Any:
+    config = SimpleNamespace(
+        model_type=text.pop("model_type", "idefics3"), get_text_config=lambda: SimpleNamespace(**text)
+    )
+    return SimpleNamespace(config=config)
+
+
+@pytest.mark.parametrize(
+    ("text", "pairs"),
+    [
+        ({}, True), ({"layer_types": None}, True), ({"layer_types": ["full_attention"] * 2}, True),
+        ({"layer_types": ["full_attention", "sliding_attention"]}, False), ({"layer_types": ["conv"]}, False),
+        ({"model_type": "qwen2_5_vl"}, True),
+    ],
+)  # fmt: skip
+def test_who_takes_a_mask_of_pairs(text: dict[str, Any], pairs: bool) -> None:
+    assert takes_pairs(_model(**text).config) is pairs
+    for attn, takes in (("eager", True), ("sdpa", True), ("flash_attention_2", False)):
+        assert can_pack(_model(**text, _attn_implementation=attn)) is (pairs and takes)
+
+
+def test_the_work_of_packing_by_hand() -> None:
+    """D = 1, P = 4, two responses of 8 tokens: 18 (6 + 18) = 432 packed, twice 12 (6 + 12) = 432 alone."""
+    model = _model(hidden_size=1)
+    assert not worth_packing(model, 4, [0, 0], [8, 8])
+    assert worth_packing(model, 4, [0, 0], [7, 7])  # 16 * 22 = 352, twice 11 * 17 = 374
+    assert not worth_packing(model, 4, [0, 1], [7, 7])  # nothing is shared
+    assert not worth_packing(model, 4, [0, 0, 1], [7, 7, 7])  # 2 * 352, as long as the longest row, and 3 * 187 = 561
+    assert worth_packing(_model(hidden_size=2), 4, [0, 0], [8, 8])  # 18 * 30 = 540, twice 12 * 24 = 576
+
+
+def test_the_layout_by_hand() -> None:
+    layout = Layout.of(2, [0, 1, 0], [[5, 6, 7], [8], [9, 10]])
+    assert layout.ids.tolist() == [[5, 6, 9], [0, 0, 0]]
+    assert layout.owner.tolist() == [[0, 0, 2], [-1, -1, -1]]
+    assert layout.step.tolist() == [[0, 1, 0], [0, 0, 0]]
+    assert layout.row.tolist() == [0, 0, 0, 1, 0, 0] and layout.column.tolist() == [0, 1, 2, 0, 0, 3]
+    assert layout.to(torch.device("cpu")).column.tolist() == [0, 1, 2, 0, 0, 3]
+
+
+def test_who_sees_whom_by_hand() -> None:
+    """A prompt of one token behind padding, then two tokens of one response and one of another; a prompt alone."""
+    prompt, owner = torch.tensor([[False, True], [True, True]]), torch.tensor([[0, 0, 2], [-1, -1, -1]])
+    seen = [
+        [{0}, {1}, {1, 2}, {1, 2, 3}, {1, 4}],
+        [{0}, {0, 1}, {0, 1, 2}, {0, 1, 3}, {0, 1, 4}],
+    ]
+    expected = torch.tensor([[[[column in row for column in range(5)] for row in rows]] for rows in seen])
+    mask = _block_mask(_model(_attn_implementation="sdpa"), prompt, owner, torch.float32)
+    assert mask.dtype == torch.bool and torch.equal(mask, expected)
+    added = _block_mask(_model(_attn_implementation="eager"), prompt, owner, torch.float16)
+    assert added.dtype == torch.float16 and torch.equal(added == 0, expected)
+    assert set(added.unique().tolist()) == {0.0, -65504.0}
