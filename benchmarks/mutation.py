@@ -33,7 +33,10 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 CORE: dict[str, tuple[str, tuple[str, ...]]] = {
     "edgekit.distill.loss": ("distill/loss.py", ("tests/distill/test_rewards_and_loss.py",)),
-    "edgekit.distill.policy": ("distill/policy.py", ("tests/distill/test_rewards_and_loss.py",)),
+    "edgekit.distill.policy": (
+        "distill/policy.py",
+        ("tests/distill/test_policy.py", "tests/distill/test_rewards_and_loss.py"),
+    ),
     "edgekit.distill.groups": ("distill/groups.py", ("tests/distill/test_rewards_and_loss.py",)),
     "edgekit.distill.rewards": ("distill/rewards.py", ("tests/distill/test_rewards_and_loss.py",)),
     "edgekit.distill.masking": ("distill/masking.py", ("tests/distill/test_masking.py",)),
