@@ -38,6 +38,7 @@ def test_verify(tiny_bundle: Path, tiny_checkpoint: Path, tmp_path: Path) -> Non
     assert not any(word in ran.stderr for word in CHATTER), ran.stderr  # the reference was loaded by then
 
 
+@pytest.mark.slow
 def test_matrix(tmp_path: Path) -> None:
     """Both rows are tried, and the command ends as any matrix with failed rows does."""
     asked = ["targets", "--matrix", "--target", "onnx", "--family", "internvl"]

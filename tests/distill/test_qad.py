@@ -320,6 +320,7 @@ def test_a_tiny_run_end_to_end(
     assert exporting.student_for(run, "onnx", "int8") == exporting.student_for(run, "onnx", "fp32") == run.student
 
 
+@pytest.mark.slow
 def test_a_stage_that_broke_off_ends_in_the_same_student(
     tmp_path: Path, tiny_checkpoint: Path, tiny_teacher: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
