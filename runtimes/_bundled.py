@@ -135,7 +135,8 @@ class PreparedSession:
         self.manifest, self._folder = manifest, bundle.folder
         self.processor = Processor.load(bundle.folder).for_sizes(manifest.preprocessing.get("sizes"))
         self.eos_token_ids = frozenset(manifest.text.eos_token_ids)
-        self.vocab_size = self.processor.vocab_size
+        # A tokenizer may have entries that the model has no row for, and a model rows beyond its tokenizer.
+        self.vocab_size = min(self.processor.vocab_size, manifest.vocab_size)
         self.image_token_id = manifest.text.image_token_id
 
     @cached_property

@@ -90,7 +90,8 @@ class TorchSession:
         tokens = self.processor.tokenizer.convert_tokens_to_ids
         check_image_token(folder, read_optional_json(folder / "config.json"), tokens)
         self.eos_token_ids = frozenset(end_list(self.model.generation_config.eos_token_id))
-        self.vocab_size = len(self.processor.tokenizer)
+        rows: int = self.model.get_output_embeddings().weight.shape[0]
+        self.vocab_size = min(len(self.processor.tokenizer), rows)  # entries without a row are never an answer
         self.image_token_id = int(self.model.config.image_token_id)
         self._mrope = hasattr(self.model.model, "get_rope_index")
         self.reset()

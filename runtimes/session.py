@@ -87,7 +87,7 @@ class Session(Protocol):
 
     eos_token_ids: frozenset[int]
     vocab_size: int
-    """Tokens of the tokenizer; the output head may have more rows, which mean nothing."""
+    """Tokens that can be an answer: entries of the tokenizer that have a row of the output head, and the other way."""
     image_token_id: int
 
     def prepare(self, messages: list[Message], images: list[Image]) -> Prepared:
