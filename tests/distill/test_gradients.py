@@ -15,7 +15,11 @@ from torch import nn
 from edgekit import api
 from edgekit.commands.distill import _print_training
 from edgekit.data import samples
+from edgekit.distill import processes
 from edgekit.distill.gradients import at_war, term_gradients, training_summary
+from edgekit.distill.masters import Pipeline
+from edgekit.errors import RecipeError
+from edgekit.recipe import read_recipe
 
 
 def test_norms_and_angle_by_hand() -> None:
@@ -98,3 +102,12 @@ def test_a_look_changes_nothing_of_the_training(
     assert all(math.isfinite(row[f"gradient_{name}"]) for row in looks for name in ("policy", "objective", "kl"))
     assert looks[0]["gradient_objective"] > 0 and abs(looks[0]["gradient_kl"]) < 1e-3  # pi_ref is the student still
     assert ("larger than the objective's" in " ".join(capfd.readouterr().err.split())) == any(map(at_war, looks))
+
+
+def test_several_processes_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    models = {"teachers": [{"checkpoint": "demo:teacher"}], "student": {"checkpoint": "demo:student"}}
+    data = {"train": "easy-vqa:train", "test": "easy-vqa:test"}
+    recipe = read_recipe({**models, "data": data, "trainer": {"log_gradients": 5}})
+    monkeypatch.setattr(processes, "count", lambda: 2)
+    with pytest.raises(RecipeError, match="log_gradients: 5 works in one process, and there are 2"):
+        Pipeline(recipe, tmp_path)
