@@ -66,7 +66,11 @@ def work():
     assert time.monotonic() - begun < 5  # both; on an idle machine tenths of a second
     assert [path.name for path in tmp_path.iterdir()] == ["child"]
     child = int((tmp_path / "child").read_text())
-    assert not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE
+    # Its SIGKILL is sent by then; on a busy machine it still waits for its turn to die.
+    end = time.monotonic() + 20
+    while psutil.pid_exists(child) and psutil.Process(child).status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < end
+        time.sleep(0.02)
 
 
 def test_a_process_that_does_not_answer_is_ended_around_its_call() -> None:
