@@ -59,6 +59,7 @@ def test_it_makes_a_bundle(registered: str, tiny_checkpoint: Path, tmp_path: Pat
     assert bundle.manifest.student_sha256 == checkpoint_hash(tiny_checkpoint) and "PASS  on 4 prompts" in done.stdout
 
 
+@pytest.mark.slow
 def test_what_is_wrong_is_said_without_a_traceback(registered: str, tiny_checkpoint: Path, tmp_path: Path) -> None:
     cases = (
         (("--model", str(tmp_path / "no"), str(tmp_path / "out")), "No model at"),
