@@ -120,7 +120,8 @@ def _augment(pixels: Tensor, rng: np.random.Generator, shift: int = 6) -> Tensor
     return moved.flip(1) if rng.random() < 0.5 else moved
 
 
-def _collate_questions(items: list[dict[str, Any]], pad_id: int) -> dict[str, Tensor]:
+def collate_questions(items: list[dict[str, Any]], pad_id: int) -> dict[str, Tensor]:
+    """A batch of items with `pixels` and the same number of `rows` each, (prompt ids, answer ids)."""
     rows = [row for item in items for row in item["rows"]]
     length = max(len(prompt) + len(answer) for prompt, answer in rows)
     ids = torch.full((len(rows), length), pad_id)
@@ -148,15 +149,32 @@ class AnswerTrainer(Trainer):
         """Mean cross-entropy over the answer tokens of the batch."""
         # accelerate wraps only model.forward in its autocast; the parts called one by one here need it spelled out.
         with self.accelerator.autocast():
-            logits, wanted = _answer_logits(model, inputs)
-        loss = nn.functional.cross_entropy(logits.float(), wanted)
+            features = image_features(model, inputs["pixel_values"])
+            logits, wanted = answer_logits(model, features, inputs)
+        loss = nn.functional.cross_entropy(logits.float(), wanted) + self.auxiliary_loss(features, inputs)
         return (loss, {"logits": logits}) if return_outputs else loss
 
+    def auxiliary_loss(self, features: Tensor, inputs: dict[str, Tensor]) -> Tensor | float:
+        """What is added to the cross-entropy; features (M, N, D) of the batch's M pictures."""
+        return 0.0
 
-def _answer_logits(model: nn.Module, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Logits (K, V) at the K answer positions, and the ids (K,) that belong there."""
+
+def image_features(model: nn.Module, pixel_values: Tensor) -> Tensor:
+    """What the text model is given of pictures (M, 3, H, W): (M, N, D)."""
     vlm: Any = model
-    features = vlm.model.connector(vlm.model.vision_model(pixel_values=inputs["pixel_values"]).last_hidden_state)
+    features: Tensor = vlm.model.connector(vlm.model.vision_model(pixel_values=pixel_values).last_hidden_state)
+    return features
+
+
+def answer_logits(model: nn.Module, features: Tensor, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Logits (K, V) at the K answer positions, and the ids (K,) that belong there.
+
+    Args:
+        model: An Idefics3 model.
+        features: (M, N, D) of the pictures; each has the same number of rows of the batch, which stand together.
+        inputs: `input_ids`, `labels` and `attention_mask`, (B, T) each.
+    """
+    vlm: Any = model
     ids, labels = inputs["input_ids"], inputs["labels"]
     features = features.repeat_interleave(ids.shape[0] // features.shape[0], 0)
     embeds = vlm.get_input_embeddings()(ids)
@@ -179,7 +197,7 @@ def warm_up_tower(model: PreTrainedModel, schedule: Schedule, folder: Path, *, s
     count = schedule.steps * schedule.batch
     trainer = Trainer(
         model=classifier,
-        args=_arguments(folder, schedule, seed=seed, bf16=bf16),
+        args=phase_arguments(folder, schedule, seed=seed, bf16=bf16),
         train_dataset=DrawnPictures(count, first=seed * 100_000_000),
         data_collator=_collate_drawn,
     )
@@ -210,14 +228,15 @@ def train_answers(
     count = schedule.steps * schedule.batch
     trainer = AnswerTrainer(
         model=model,
-        args=_arguments(folder, schedule, seed=seed, bf16=bf16),
+        args=phase_arguments(folder, schedule, seed=seed, bf16=bf16),
         train_dataset=QuestionSamples(data, count, questions, seed),
-        data_collator=lambda items: _collate_questions(items, pad_id),
+        data_collator=lambda items: collate_questions(items, pad_id),
     )
     run_trainer(trainer, folder, "answers")
 
 
-def _arguments(folder: Path, schedule: Schedule, *, seed: int, bf16: bool) -> Any:
+def phase_arguments(folder: Path, schedule: Schedule, *, seed: int, bf16: bool) -> Any:
+    """Trainer's settings for one phase."""
     return training_arguments(
         folder,
         max_steps=schedule.steps,

@@ -69,7 +69,7 @@ def test_what_works_today_is_all_there_is() -> None:
     assert TARGETS.names() == ["coreai", "coreml", "executorch", "gguf", "onnx"]
     assert DEVICES.names() == ["android", "host", "ipad", "iphone", "mac", "ssh"]
     assert RUNTIMES.names() == ["coreai", "coreml", "executorch", "llamacpp", "onnxruntime", "pytorch"]
-    assert SOURCES.names() == ["datasets", "easy_vqa", "image_folder", "jsonl", "parquet"]
+    assert SOURCES.names() == ["datasets", "easy_vqa", "image_folder", "jsonl", "parquet", "scenes"]
 
 
 def test_links_lead_somewhere() -> None:

@@ -17,7 +17,7 @@ from edgekit.registry import Registry, missing_extra
 
 
 def test_names_are_the_files_without_helpers() -> None:
-    assert SOURCES.names() == ["datasets", "easy_vqa", "image_folder", "jsonl", "parquet"]
+    assert SOURCES.names() == ["datasets", "easy_vqa", "image_folder", "jsonl", "parquet", "scenes"]
     assert SCORING.names() == ["anls", "exact", "multiple_choice", "relaxed", "vqa"]
     assert "check" in Registry("edgekit.data", "data source").names()
 
@@ -44,7 +44,7 @@ def test_unknown_names(name: str) -> None:
     with pytest.raises(EdgekitError) as caught:
         SOURCES.load(name)
     assert caught.value.what == f"Unknown data source {name!r}."
-    assert "There are: datasets, easy_vqa, image_folder, jsonl, parquet." in caught.value.fix
+    assert "There are: datasets, easy_vqa, image_folder, jsonl, parquet, scenes." in caught.value.fix
 
 
 def test_did_you_mean() -> None:

@@ -321,7 +321,7 @@ def demo_train(
     """Train a demo model from scratch; returns its card.
 
     Args:
-        role: teacher, mid or student.
+        role: teacher, mid or student; with `scenes:` before it, of the task `scenes`.
         out: Folder to write, text or Path.
         work: Folder for checkpoints; a stopped training goes on from there.
         seed: Of weights, data order and augmentation.

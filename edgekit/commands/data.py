@@ -10,7 +10,10 @@ import typer
 from edgekit.console import print_json, print_text
 from edgekit.visible import one_line
 
-SPECS = "easy-vqa:train, file.jsonl, file.parquet, an image folder, or datasets:NAME:SPLIT."
+SPECS = (
+    "easy-vqa:train, scenes:train[:KIND+KIND][:seed=N][:pictures=N], file.jsonl, file.parquet, an image folder, "
+    "or datasets:NAME:SPLIT."
+)
 app = typer.Typer(
     no_args_is_help=True, help=f"Look at questions and pictures before anything is trained on them. SPEC is {SPECS}"
 )
@@ -102,6 +105,7 @@ def show(
     """Print the first samples: question, answer, and the size of each picture.
 
     Example:  edgekit data show easy-vqa:test -n 3
+    Example:  edgekit data show scenes:test:list+relation -n 4
     """
     from edgekit import api
 

@@ -3,6 +3,7 @@
 A source is one file of this package; `open_data` picks it from a spec string:
 
     easy-vqa:train                 the built-in demo set and one of its splits
+    scenes:train                   drawn pictures of several shapes; `edgekit.data.scenes` says what may follow
     questions.jsonl                one JSON object a line
     questions.parquet              a Parquet file, or a folder of them
     pictures/                      an image folder: metadata.jsonl, or one folder per answer
@@ -104,7 +105,7 @@ def open_data(spec: str) -> Iterator[Sample | BadRow]:
         f"No data at {spec!r}.",
         why=("It exists, but is" if there else "It is")
         + " neither an existing .jsonl or .parquet file, an image folder, nor a known name.",
-        fix="Give a path, 'easy-vqa:train', or 'datasets:NAME:SPLIT'.",
+        fix="Give a path, 'easy-vqa:train', 'scenes:train', or 'datasets:NAME:SPLIT'.",
     )
 
 

@@ -29,7 +29,10 @@ CHAT_TEMPLATE = (
 
 @dataclass(frozen=True)
 class Shape:
-    """Widths and depths of one demo model; heads are `width / head_dim`, one key-value head."""
+    """Widths and depths of one demo model; heads are `width / head_dim`, one key-value head.
+
+    `tower_layers` is the vision tower's depth where it is not the text model's.
+    """
 
     width: int
     layers: int
@@ -37,11 +40,17 @@ class Shape:
     text_mlp: int
     patch: int = 8
     scale_factor: int = 2
+    image_size: int = IMAGE_SIZE
+    tower_layers: int | None = None
 
 
 TEACHER = Shape(width=192, layers=4, head_dim=64, text_mlp=512)
 MID = Shape(width=128, layers=3, head_dim=64, text_mlp=384)
 STUDENT = Shape(width=96, layers=3, head_dim=32, text_mlp=256)
+# For `scenes`: 32 px, and as many image tokens as the picture has cells.
+SCENES_TEACHER = Shape(128, 4, head_dim=32, text_mlp=256, patch=4, image_size=32, tower_layers=2)
+SCENES_MID = Shape(96, 3, head_dim=32, text_mlp=192, patch=4, image_size=32, tower_layers=2)
+SCENES_STUDENT = Shape(64, 2, head_dim=32, text_mlp=128, patch=4, image_size=32, tower_layers=2)
 
 
 def build_tokenizer(corpus: Iterable[str], vocab_size: int = VOCAB_SIZE) -> Tokenizer:
@@ -70,7 +79,7 @@ def build_tokenizer(corpus: Iterable[str], vocab_size: int = VOCAB_SIZE) -> Toke
     return tokenizer
 
 
-def write_processor(tokenizer: Tokenizer, folder: Path) -> None:
+def write_processor(tokenizer: Tokenizer, folder: Path, shape: Shape = TEACHER) -> None:
     """Write tokenizer, chat template, image processor and processor files as a Hugging Face folder has them."""
     from transformers import PreTrainedTokenizerFast
 
@@ -90,10 +99,10 @@ def write_processor(tokenizer: Tokenizer, folder: Path) -> None:
         "image_processor_type": "Idefics3ImageProcessor",
         "do_convert_rgb": True,
         "do_resize": True,
-        "size": {"longest_edge": IMAGE_SIZE},
+        "size": {"longest_edge": shape.image_size},
         "resample": 1,
         "do_image_splitting": False,
-        "max_image_size": {"longest_edge": IMAGE_SIZE},
+        "max_image_size": {"longest_edge": shape.image_size},
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,
@@ -101,7 +110,7 @@ def write_processor(tokenizer: Tokenizer, folder: Path) -> None:
         "image_std": [0.5, 0.5, 0.5],
         "do_pad": True,
     }
-    seq_len = (IMAGE_SIZE // TEACHER.patch // TEACHER.scale_factor) ** 2
+    seq_len = (shape.image_size // shape.patch // shape.scale_factor) ** 2
     _write(folder / "preprocessor_config.json", image_processor)
     _write(folder / "processor_config.json", {"processor_class": "Idefics3Processor", "image_seq_len": seq_len})
 
@@ -135,9 +144,9 @@ def build_model(shape: Shape, tokenizer: Tokenizer) -> PreTrainedModel:
         vision_config={
             "hidden_size": shape.width,
             "intermediate_size": shape.width * 4,
-            "num_hidden_layers": shape.layers,
+            "num_hidden_layers": shape.tower_layers or shape.layers,
             "num_attention_heads": heads,
-            "image_size": IMAGE_SIZE,
+            "image_size": shape.image_size,
             "patch_size": shape.patch,
         },
         scale_factor=shape.scale_factor,

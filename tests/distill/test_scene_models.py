@@ -1,0 +1,198 @@
+"""`edgekit demo train scenes:...`: the cell loss, the measure, snapshots, and a training that goes on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from edgekit.data import samples
+from edgekit.demo import architecture
+from edgekit.distill import demo_models, scene_models
+from edgekit.distill.evaluate import evaluate_model
+from edgekit.distill.from_scratch import Schedule, normalised
+from edgekit.distill.scene_models import CellClassifier, CellHeads, DrawnCells, Encoder, SceneQuestions, share_right
+from edgekit.errors import EdgekitError
+from edgekit.processor import Processor
+
+TINY = architecture.Shape(32, 1, head_dim=16, text_mlp=32, patch=4, image_size=32)
+PLAN = demo_models.Plan(
+    shape=TINY,
+    tower=Schedule(steps=4, batch=4, peak_lr=1e-3),
+    answers=Schedule(steps=4, batch=2, peak_lr=1e-3),
+    snapshots=(0.0, 0.99),
+)
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plan of a few steps, a small corpus, and little to measure."""
+    monkeypatch.setitem(demo_models.PLANS, "scenes:teacher", PLAN)
+    monkeypatch.setattr(scene_models, "CORPUS", "scenes:train:pictures=30")
+    monkeypatch.setattr(scene_models, "HELD_BACK", 4)
+    monkeypatch.setattr(demo_models, "SCENES_MEASURED", 14)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Processor files and configuration of the tiny shape."""
+    path = tmp_path_factory.mktemp("scenes")
+    texts = [text for row in samples("scenes:train:pictures=30") for text in (f" {row.text}", f" {row.answer}")]
+    tokenizer = architecture.build_tokenizer([*texts, *["User:", "Assistant:", "\n"] * 100])
+    torch.manual_seed(0)
+    model = architecture.build_model(TINY, tokenizer)
+    model.save_pretrained(path)
+    architecture.write_processor(tokenizer, path, TINY)
+    return path
+
+
+def load(folder: Path) -> torch.nn.Module:
+    from edgekit.checkpoint import load_model
+
+    return load_model(folder)
+
+
+def test_cell_loss_by_hand() -> None:
+    heads = CellHeads(2)
+    with torch.no_grad():
+        for head in (heads.shape_head, heads.color_head):
+            head.weight.zero_()
+            head.bias.zero_()
+    cells = torch.zeros(1, 16, 2, dtype=torch.long)
+    loss = heads.loss(torch.randn(1, 16, 2), cells)
+    assert loss.item() == pytest.approx(torch.log(torch.tensor(5.0)).item() + torch.log(torch.tensor(9.0)).item())
+    with torch.no_grad():
+        heads.shape_head.bias[0] = 50.0
+        heads.color_head.bias[0] = 50.0
+    assert heads.loss(torch.randn(1, 16, 2), cells).item() == pytest.approx(0.0, abs=1e-6)
+    cells[0, 3, 0] = 2  # one cell of 16 whose shape is 50 nats away
+    assert heads.loss(torch.randn(1, 16, 2), cells).item() == pytest.approx(50 / 16, rel=1e-5)
+
+
+def test_a_cells_feature_is_its_own(folder: Path) -> None:
+    """What the connector gives as token k is made of cell k's patches: without attention only that token changes."""
+    model = load(folder)
+    classifier = CellClassifier(model)
+    for layer in model.model.vision_model.encoder.layers:
+        torch.nn.init.zeros_(layer.self_attn.out_proj.weight)
+    pixels = torch.full((1, 32, 32, 3), 255, dtype=torch.uint8)
+    other = pixels.clone()
+    other[0, 8:16, 24:32] = 0  # row 1, column 3
+    with torch.no_grad():
+        changed = (classifier.features(normalised(pixels)) - classifier.features(normalised(other))).abs().sum(-1)[0]
+    assert changed.nonzero().flatten().tolist() == [7]
+
+
+def test_the_cell_loss_falls(folder: Path) -> None:
+    torch.manual_seed(0)
+    classifier = CellClassifier(load(folder))
+    batch = scene_models._collate_cells([DrawnCells("train", 5, 8)[index] for index in range(8)])
+    optimizer = torch.optim.AdamW(classifier.parameters(), lr=3e-3)
+    losses = []
+    for _ in range(30):
+        loss = classifier(**batch)["loss"]
+        losses.append(loss.item())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert losses[-1] < 0.7 * losses[0]
+
+
+def test_the_auxiliary_loss_moves_the_connector_and_not_its_heads(folder: Path, tmp_path: Path) -> None:
+    model, heads = load(folder), CellHeads(32)
+    before = heads.shape_head.weight.clone()
+    settings = {"output_dir": str(tmp_path), "report_to": "none", "use_cpu": True}
+    from transformers import TrainingArguments
+
+    trainer = scene_models.SceneTrainer(heads, model=model, args=TrainingArguments(**settings))
+    encoder = Encoder(Processor.load(folder))
+    items = [SceneQuestions(encoder, "train", 5, 2, 3)[index] for index in range(2)]
+    batch = scene_models._collate_scenes(items, 0)
+    model.zero_grad()
+    features = scene_models.image_features(model, batch["pixel_values"])
+    loss = trainer.auxiliary_loss(features, batch)
+    assert loss.item() == pytest.approx(0.5 * heads.loss(features, batch["cells"]).item())
+    loss.backward()
+    assert model.model.connector.modality_projection.proj.weight.grad.abs().sum() > 0
+    assert heads.shape_head.weight.grad is None and torch.equal(heads.shape_head.weight, before)
+    whole = trainer.compute_loss(model, batch)
+    trainer.auxiliary_loss = lambda *_: 0.0
+    assert whole.item() == pytest.approx(trainer.compute_loss(model, batch).item() + loss.item(), rel=1e-5)
+
+
+def test_rows_are_what_the_data_source_asks(folder: Path) -> None:
+    processor = Processor.load(folder)
+    item = SceneQuestions(Encoder(processor), "train", 0, 1, None)[0]
+    wanted = list(samples("scenes:train:pictures=1"))
+    assert len(item["rows"]) == len(wanted)
+    for (prompt, answer), row in zip(item["rows"], wanted, strict=True):
+        assert processor.tokenizer.decode(answer, skip_special_tokens=False) == f" {row.answer}{architecture.END}"
+        text = processor.tokenizer.decode(prompt, skip_special_tokens=False)
+        assert text.count("<image>") == 16 and row.text in text
+    assert len(SceneQuestions(Encoder(processor), "train", 0, 1, 3)[0]["rows"]) == 3
+
+
+def test_one_forward_measures_what_greedy_decoding_does(folder: Path) -> None:
+    """A model trained on a few answers for a moment, so that it is right about some and wrong about others."""
+    torch.manual_seed(0)
+    model, processor = load(folder), Processor.load(folder)
+    pad = int(model.generation_config.pad_token_id)
+    data = SceneQuestions(Encoder(processor), "test", 0, 6, None)
+    items = [data[index] for index in range(6)]
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
+    inputs = [scene_models._collate_scenes([item], pad) for item in items]
+    for _ in range(12):
+        for batch in inputs:
+            logits, wanted = scene_models.answer_logits(
+                model, scene_models.image_features(model, batch["pixel_values"]), batch
+            )
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(logits, wanted).backward()
+            optimizer.step()
+    greedy = evaluate_model(model, processor, "scenes:test:pictures=6", scoring="exact").accuracy
+    assert 0 < greedy < 1
+    assert share_right(model, items, pad) == pytest.approx(greedy)
+
+
+def test_a_training_stops_and_goes_on(tiny: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    work, out = tmp_path / "work", tmp_path / "out"
+
+    def stopped(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as broken:
+        broken.setattr(scene_models.SceneTrainer, "auxiliary_loss", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            demo_models.train("scenes:teacher", out, work, bf16=False)
+    assert not out.exists()
+    tower = work / "scenes-teacher" / "tower" / "checkpoint-4"
+    written = (tower / "model.safetensors").stat().st_mtime_ns
+    card = demo_models.train("scenes:teacher", out, work, bf16=False)
+    assert (tower / "model.safetensors").stat().st_mtime_ns == written  # the warm-up was not done again
+    straight = demo_models.train("scenes:teacher", tmp_path / "two", tmp_path / "other", bf16=False)
+    assert card["weights_sha256"] == straight["weights_sha256"]
+    assert card["role"] == "scenes:teacher" and card["test_questions"] == 14
+    assert 0 <= card["tower_shape_accuracy"] <= 1
+    assert list(card["snapshots"]) == ["0%"]  # 99 % is out of reach in four steps
+    kept = Path(card["snapshots"]["0%"])
+    assert kept == work / "scenes-teacher" / "snapshots" / "0"
+    Processor.load(kept)
+    assert load(kept).config.vision_config.image_size == 32
+
+
+def test_the_three_share_a_tokenizer_and_have_their_sizes() -> None:
+    texts = demo_models.tokenizer_corpus("scenes:student")[:2000]
+    assert texts == demo_models.tokenizer_corpus("scenes:teacher")[:2000]
+    tokenizer = architecture.build_tokenizer(texts)
+    sizes = []
+    for role in ("teacher", "mid", "student"):
+        shape = demo_models.PLANS[f"scenes:{role}"].shape
+        assert (shape.image_size // shape.patch // shape.scale_factor) ** 2 == 16
+        sizes.append(architecture.build_model(shape, tokenizer).num_parameters())
+    assert [1.0e6 < sizes[0] < 1.3e6, 0.5e6 < sizes[1] < 0.7e6, 0.2e6 < sizes[2] < 0.28e6] == [True] * 3
+
+
+def test_no_such_model(tmp_path: Path) -> None:
+    with pytest.raises(EdgekitError, match=r"Unknown demo model 'scenes:giant'"):
+        demo_models.train("scenes:giant", tmp_path / "out", tmp_path / "work")
