@@ -181,9 +181,10 @@ def test_a_training_stops_and_goes_on(tiny: None, tmp_path: Path, monkeypatch: p
     assert load(kept).config.vision_config.image_size == 32
 
 
-def test_the_three_share_a_tokenizer_and_have_their_sizes() -> None:
-    texts = demo_models.tokenizer_corpus("scenes:student")[:2000]
-    assert texts == demo_models.tokenizer_corpus("scenes:teacher")[:2000]
+def test_the_three_share_a_tokenizer_and_have_their_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scene_models, "CORPUS", "scenes:train:pictures=100")
+    texts = demo_models.tokenizer_corpus("scenes:student")
+    assert texts == demo_models.tokenizer_corpus("scenes:teacher")
     tokenizer = architecture.build_tokenizer(texts)
     sizes = []
     for role in ("teacher", "mid", "student"):
