@@ -212,7 +212,7 @@ def share_right(model: PreTrainedModel, items: list[dict[str, Any]], pad_id: int
         inputs = {name: value.to(model.device) for name, value in collate_questions([item], pad_id).items()}
         logits, wanted = answer_logits(model, image_features(model, inputs["pixel_values"]), inputs)
         row_of = (inputs["labels"][:, 1:] >= 0).nonzero()[:, 0]
-        wrong = row_of[logits.argmax(-1) != wanted].unique()
+        wrong = set(row_of[logits.argmax(-1) != wanted].tolist())
         asked += len(item["rows"])
         right += len(item["rows"]) - len(wrong)
     model.train(training)
