@@ -31,7 +31,7 @@ from edgekit.distill.processes import as_forward
 from edgekit.distill.schedules import ObjectiveSchedule
 from edgekit.distill.trainer import PartsTrainer
 from edgekit.distill.vocabulary import Terms, answer_terms, token_logps
-from edgekit.errors import EdgekitError
+from edgekit.errors import NotFiniteError
 from edgekit.processor import Processor
 
 S = TypeVar("S")
@@ -309,11 +309,11 @@ class JointTrainer(PartsTrainer):
             if objective.compares_images:
                 losses[name] = losses[name] * objective.token_weights(seen, unseen, lengths)
 
-    def _not_finite(self, loss: Tensor, terms: Terms, group: Group, batch: JointBatch) -> EdgekitError:
+    def _not_finite(self, loss: Tensor, terms: Terms, group: Group, batch: JointBatch) -> NotFiniteError:
         rows = [row_means(values.detach(), group.lengths) for values in (terms.logp, *terms.losses.values())]
         bad = ~torch.stack(rows).isfinite().all(0)
         owners = sorted(set(group.owners[bad].tolist())) or range(len(batch.question_ids))
-        return EdgekitError(
+        return NotFiniteError(
             f"The loss is {loss.item()} at step {self.state.global_step + 1}.",
             why=f"From these questions: {', '.join(batch.question_ids[number] for number in owners)}",
             fix="The last checkpoint is kept. Lower trainer.learning_rate, or look at these questions.",

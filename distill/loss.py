@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from edgekit.distill.groups import Group, Weights, row_means
-from edgekit.distill.objectives import Rows
+from edgekit.distill.objectives import RIGHT, Rows
 from edgekit.distill.policy import Measured, policy_loss
 
 
@@ -66,10 +66,15 @@ def joint_loss(
 
 
 def _mean_over(rows: Tensor, group: Group, present: Tensor, which: Rows) -> Tensor:
-    """Mean of a per-response value (R,) over the responses an objective is for; an empty response counts as 0."""
+    """Mean of a per-response value (R,) over the responses an objective is for; an empty response counts as 0.
+
+    Over `right` ones it is the mean of those that the batch has, and 0 without gradient where it has none.
+    """
     if which == "reference":
         there = group.reference >= 0
         return torch.where(there, rows[group.reference.clamp_min(0)], 0.0).sum() / there.sum().clamp_min(1)
-    chosen = present & group.from_teacher if which == "teacher" else present
-    total = group.from_teacher.sum().clamp_min(1) if which == "teacher" else group.slots.numel()
-    return torch.where(chosen, rows[group.slots], 0.0).sum() / total
+    if which == "drawn":
+        meant = torch.ones_like(present)
+    else:
+        meant = group.from_teacher if which == "teacher" else present & (group.r_acc >= RIGHT)[group.slots]
+    return torch.where(present & meant, rows[group.slots], 0.0).sum() / meant.sum().clamp_min(1)

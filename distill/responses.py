@@ -50,7 +50,7 @@ class Used:
     def by(cls, recipe: Recipe, objectives: Iterable[Objective]) -> Used:
         """What a recipe uses: rewards compare all that were drawn; without them an objective says what it is over."""
         settings, over = recipe.masters.gen_data, {objective.over for objective in objectives}
-        drawn = recipe.masters.grpo_weight > 0 or "drawn" in over
+        drawn = recipe.masters.grpo_weight > 0 or bool(over & {"drawn", "right"})
         return cls(
             settings.teacher_responses if drawn or "teacher" in over else 0,
             settings.student_responses if drawn else 0,

@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from edgekit.errors import RecipeError
 from edgekit.recipe import OBJECTIVES
 
-Rows = Literal["drawn", "teacher", "reference"]
+Rows = Literal["drawn", "teacher", "right", "reference"]
+RIGHT = 0.5
+"""R_acc from which on a response counts as right, for objectives over `right` ones."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,8 @@ class Objective:
     """The base of all objectives: a token part, and perhaps a part over the whole batch.
 
     Attributes:
-        over: Responses the token part is taken over: all that were drawn, the teacher's only, or the reference answers.
+        over: Responses the token part is taken over: all that were drawn, the teacher's only, the drawn ones that are
+            right (R_acc of at least `RIGHT`), or the reference answers.
     Class attributes:
         looks_at: "hidden" and "attention" make the trainer record these; the latter needs eager attention.
         compares_images: Makes the trainer run the teacher on blank pictures too, for `token_weights`.

@@ -137,6 +137,8 @@ def ablate(
     *,
     arms: Texts | None = None,
     seeds: int = 3,
+    learning_rates: float | Iterable[float] = (),
+    tuning_questions: int = 512,
     name: str | None = None,
     overrides: Overrides | None = None,
     workspace: PathLike | None = None,
@@ -146,27 +148,36 @@ def ablate(
     Args:
         recipe: YAML of full MASTERS, text or Path; the workspace's edgekit.yaml, else the built-in ablation's, when
             None.
-        arms: One name or several; all when None.
+        arms: One name or several; the paper's table and two other methods when None.
         seeds: Runs of each.
+        learning_rates: Several, of which each arm takes the one that is best on held-out train questions; the recipe's
+            for all when empty.
+        tuning_questions: Held out for that, at most.
         name: Folder name below runs/; `<recipe name>-ablation` when None.
         overrides, workspace: As `distill`.
     Returns:
         The report, and the ablation's folder.
     """
     from edgekit.distill.ablate import Ablation
-    from edgekit.recipe import ablation_recipe_path, load_recipe
+    from edgekit.distill.recommend import Start, settings_between
+    from edgekit.recipe import ablation_recipe_path, demo_recipe_path, load_recipe
 
-    place = _workspace(workspace)
+    place, changed = _workspace(workspace), arguments.overrides(overrides)
     path = place.recipe_path if recipe is None else arguments.path(recipe, "recipe")
+    start = Start(None if recipe is None else str(path), changed)
     if recipe is None and not path.exists():
         path = ablation_recipe_path()
         note(f"No edgekit.yaml in {place.folder}: using the built-in ablation of the demo.")
+        # `edgekit distill` has no such recipe; there it is the demo's with other settings.
+        start = Start(None, {**settings_between(load_recipe(demo_recipe_path()), load_recipe(path)), **changed})
     base = place.folder if path == ablation_recipe_path() else path.resolve().parent
-    resolved = load_recipe(path, arguments.overrides(overrides), base=base)
+    resolved = load_recipe(path, changed, base=base)
     folder = place.runs / (name or (resolved.name if path == ablation_recipe_path() else f"{resolved.name}-ablation"))
     note(f"Ablation in {folder}")
     chosen = None if arms is None else arguments.texts(arms, "arms")
-    return Ablation(resolved, base, folder, chosen, seeds).go(), folder
+    rates = arguments.reals(learning_rates, "learning_rates")
+    made = Ablation(resolved, base, folder, chosen, seeds, rates=rates, held_out=tuning_questions, start=start)
+    return made.go(), folder
 
 
 @checked

@@ -22,11 +22,25 @@ def command(
     arms: Annotated[
         str | None,
         typer.Option(
-            help="Some of jsd,mid,mask,rewards,full,full_without_mid,taid,align_kd; all by default.",
+            help="Some of jsd,forward_kl,jsd_labels,jsd_right,mid,mask,rewards,rewards_topr,full,full_topr,"
+            "full_without_distill,full_without_mid,taid,align_kd,image_weighted; when left out "
+            "jsd,mid,mask,rewards,full,full_without_mid,taid,align_kd. jsd is always among them.",
             show_default=False,
         ),
     ] = None,
     seeds: Annotated[int, typer.Option(help="Runs of each arm; fewer than 3 prove nothing.", min=1)] = 3,
+    learning_rates: Annotated[
+        str | None,
+        typer.Option(
+            metavar="A,B,...",
+            help="Choose each arm's learning rate among these, by one run of each on a further seed, on train "
+            "questions held out; the recipe's for all when left out.",
+            show_default=False,
+        ),
+    ] = None,
+    tuning_questions: Annotated[
+        int, typer.Option(help="Train questions held out for that choice; a fifth of all at most.", min=1)
+    ] = 512,
     name: Annotated[str | None, typer.Option(help="Folder name below runs/.", show_default=False)] = None,
     overrides: Annotated[
         list[str] | None,
@@ -40,15 +54,22 @@ def command(
 ) -> None:
     """Run MASTERS with parts of it left out, at equal compute, and compare; the same command resumes.
 
-    Example:  edgekit ablate --arms jsd,full --seeds 3
+    Example:  edgekit ablate --arms jsd,jsd_labels,full,full_topr --learning-rates 5e-4,1e-3,2e-3 --seeds 5
     """
     from edgekit import api
-    from edgekit.distill.ablate import ORDER, columns_of, markdown, table
+    from edgekit.distill.ablation_table import ORDER, columns_of, markdown, table
+    from edgekit.distill.tuning import read_rates
     from edgekit.tables import print_table, read_columns
 
     chosen = [arm.strip() for arm in arms.split(",")] if arms is not None else None
     report, folder = api.ablate(
-        recipe, arms=chosen, seeds=seeds, name=name, overrides=api.parse_overrides(overrides or [])
+        recipe,
+        arms=chosen,
+        seeds=seeds,
+        learning_rates=() if learning_rates is None else read_rates(learning_rates),
+        tuning_questions=tuning_questions,
+        name=name,
+        overrides=api.parse_overrides(overrides or []),
     )
     if json_out:
         print_json(report)

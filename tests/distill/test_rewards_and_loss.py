@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -12,10 +13,12 @@ from edgekit.data import Sample
 from edgekit.distill.groups import Group, Weights, row_means
 from edgekit.distill.judges import rule
 from edgekit.distill.loss import joint_loss
-from edgekit.distill.objectives import Rows
+from edgekit.distill.objectives import Rows, build
 from edgekit.distill.objectives.jsd import jsd
 from edgekit.distill.policy import Measured, k3
+from edgekit.distill.responses import Used
 from edgekit.distill.rewards import distill_rewards, group_advantages
+from edgekit.recipe import ablation_recipe_path, load_recipe
 
 
 def test_jsd_by_hand() -> None:
@@ -265,3 +268,43 @@ def test_weights_of_the_paper() -> None:
     assert (usual.grpo, usual.kl_beta, usual.clip, usual.accuracy, usual.distill) == (1.0, 0.1, None, True, True)
     assert (usual.kl, usual.topr, usual.min_spread) == ("k3", False, 0.0)
     assert usual.advantage_std == "sample" and usual.rows == {}
+
+
+def test_over_right_responses_by_hand() -> None:
+    """Two questions, G = 3: right ones are a (drawn twice) of the first and c of the second; d is right but empty."""
+    group = Group(
+        owners=torch.tensor([0, 0, 1, 1]),
+        lengths=torch.tensor([1, 2, 2, 1]),
+        slots=torch.tensor([[0, 0, 1], [2, 3, 3]]),
+        r_acc=torch.tensor([1.0, 0.4, 0.5, 1.0]),
+        present=torch.tensor([True, True, True, False]),
+        ref_logp=torch.zeros(6),
+        writer_logp=torch.zeros(6),
+        from_teacher=torch.tensor([[True, False, False], [True, False, False]]),
+        reference=torch.tensor([-1, -1]),
+    )
+    distance = torch.tensor([0.1, 7.0, 7.0, 0.2, 0.6, 7.0], requires_grad=True)
+    weights = Weights({"jsd": 2.0}, grpo=0.0, rows={"jsd": "right"})
+    seen = Measured(torch.zeros(6, requires_grad=True) - 1)
+    loss, logs, _ = joint_loss(seen, {"jsd": distance}, group, weights)
+    assert logs["jsd"].item() == pytest.approx((0.1 + 0.1 + 0.4) / 3)  # c's mean over its two tokens is 0.4
+    assert loss.item() == pytest.approx(2 * 0.2)
+    loss.backward()
+    assert distance.grad is not None
+    assert torch.allclose(distance.grad, torch.tensor([2 * 2 / 3, 0.0, 0.0, 2 / 6, 2 / 6, 0.0]))
+    # Nothing is right: nothing is learnt.
+    wrong = Group(**{**vars(group), "r_acc": torch.full((4,), 0.49)})
+    distance = distance.detach().requires_grad_()
+    loss, _, _ = joint_loss(Measured(torch.zeros(6, requires_grad=True) - 1), {"jsd": distance}, wrong, weights)
+    loss.backward()
+    assert loss.item() == 0 and distance.grad is not None and not distance.grad.any()
+
+
+def test_whose_responses_are_written_for_whom() -> None:
+    recipe = load_recipe(ablation_recipe_path())
+    plain = dataclasses.replace(recipe, masters=dataclasses.replace(recipe.masters, grpo_weight=0.0))
+    written = {
+        over: dataclasses.astuple(Used.by(plain, [build("jsd", {"over": over})]))
+        for over in ("drawn", "right", "teacher", "reference")
+    }
+    assert written == {"drawn": (4, 4), "right": (4, 4), "teacher": (4, 0), "reference": (0, 0)}
