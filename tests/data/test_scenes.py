@@ -170,6 +170,8 @@ def test_seeds_draw_other_pictures() -> None:
         for spec in ("train", "test", "train:seed=1", "test:seed=1")
     ]
     assert len(set(texts)) == 4
+    for index in range(0, 20, 2):  # those of test that show no new composition are not train's either
+        assert scene("train", 0, index).placed != scene("test", 0, index).placed
 
 
 def test_streamed_one_picture_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
