@@ -57,7 +57,7 @@ def check_modules(manifest: Manifest, source: str) -> None:
     Raises:
         BundleError: they do not; what does not fit is named.
     """
-    decoder, embedding = manifest.components["text_decoder"], manifest.components["token_embedding"]
+    decoder = manifest.components["text_decoder"]
     inputs = {spec.name: spec.shape for spec in decoder.inputs}
     problems = []
     axes = next((inputs[name][0] for name in ("rotary_ids", "position_ids") if len(inputs.get(name, ())) == 3), 1)
@@ -67,10 +67,9 @@ def check_modules(manifest: Manifest, source: str) -> None:
     if layers != manifest.deepstack:
         problems.append(f"deepstack: {manifest.deepstack}, the decoder takes {layers}")
     width = _last(inputs.get("inputs_embeds", ()))
-    outputs = {"token_embedding": embedding}
-    outputs |= {name: manifest.components[name] for name, _ in manifest.encoders().values()}
-    for name, part in outputs.items():
-        takes = "input_ids" if name == "token_embedding" else "pixel_values"
+    encoders = dict.fromkeys((name, "pixel_values") for name, _ in manifest.encoders().values())
+    for name, takes in [("token_embedding", "input_ids"), *encoders]:
+        part = manifest.components[name]
         if [spec.name for spec in part.inputs] != [takes]:
             problems.append(f"components.{name}.inputs: {[spec.name for spec in part.inputs]}, and not {takes} alone")
         if not part.outputs or _last(part.outputs[0].shape) != width or not isinstance(width, int):

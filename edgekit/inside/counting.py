@@ -335,7 +335,8 @@ def heads_from(config: Mapping[str, Any], layers: int, keys: int, width: int) ->
     Raises:
         EdgekitError: it does not say how many heads there are.
     """
-    queries = (config.get("text_config") or config).get("num_attention_heads")
+    text = config.get("text_config")
+    queries = (text if isinstance(text, dict) else config).get("num_attention_heads")
     if not isinstance(queries, int) or not 0 < queries <= MOST_HEADS:
         raise EdgekitError(
             "config.json does not say how many attention heads the decoder has.", fix="Export the bundle again."

@@ -98,7 +98,7 @@ def _open(path: Path) -> Any:
             raise
         raise MissingExtraError("look into ONNX graphs", "onnx", "onnx") from error
     try:
-        return onnx.load(str(path), load_external_data=False)
+        return onnx.load(str(path), format="protobuf", load_external_data=False)
     except DecodeError as error:
         raise BundleError(f"{path} is no ONNX graph, or damaged.", why=str(error), fix="Export it again.") from error
 

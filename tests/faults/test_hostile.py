@@ -55,10 +55,19 @@ def test_an_honest_bundle_is_run_looked_into_and_verified(tiny_bundle: Path, tmp
         assert found.code == 0 and found.outside == (), (verb, found)
 
 
+# What is changed there is of no use to this bundle's answers (its processor is known by config.json's model_type), or
+# does no harm (a pattern that ends in time, an entry that no prompt meets): an answer is as good as a refusal.
+HARMLESS = (
+    "an unknown family", "tokenizer.json that searches for ever", "tokenizer.json with ids far out",
+    "config.json text_config 7",
+)  # fmt: skip
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in hostile.CASES if name not in DEFAULT])
 def test_run_refuses_every_case(name: str, tiny_bundle: Path, tmp_path: Path) -> None:
-    hostile.check(hostile.forked("run", hostile.made(name, tiny_bundle, tmp_path), tmp_path))
+    codes = (0, 1) if name in HARMLESS else (1,)
+    hostile.check(hostile.forked("run", hostile.made(name, tiny_bundle, tmp_path), tmp_path), codes=codes)
 
 
 def _some(verb: str, names: Collection[str], count: int) -> list[Any]:
