@@ -242,10 +242,12 @@ def _matrix_row(apart: Apart, family: str, target: str, precision: str, folder: 
 
     from edgekit.bars import ALWAYS, judge, random_bars_of
     from edgekit.errors import MissingExtraError, UnsupportedError
+    from edgekit.export.bundling import check_request
 
     row: dict[str, Any] = {"family": family, "target": target, "precision": precision}
     started = time.monotonic()
     try:
+        check_request(target, precision)
         bars = random_bars_of(precision, target)
         figures = apart.call(__name__, "measure_row", **row, folder=str(folder))
     except (MissingExtraError, UnsupportedError) as error:
