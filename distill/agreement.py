@@ -12,8 +12,9 @@ import pyarrow.parquet as pq
 from edgekit.choice import DEFAULT, describe, entries, pick
 from edgekit.console import note
 from edgekit.data import Sample
-from edgekit.distill.gen_data import parts_of, question
 from edgekit.distill.judges import KEY, rule
+from edgekit.distill.questions import question
+from edgekit.distill.shards import parts_of
 from edgekit.recipe import Recipe
 from edgekit.seal import read_sealed_json, write_sealed_json
 

@@ -126,8 +126,13 @@ def compared(before: Evaluation, after: Evaluation, spec: str) -> dict[str, Any]
         spec: Which.
     """
     gain = paired(after.scores, before.scores)
+    return {"test": spec, **before_and_after(before, after), "gained": gain.gained, "lost": gain.lost}
+
+
+def before_and_after(before: Evaluation, after: Evaluation) -> dict[str, Any]:
+    """Two scores on the same questions with their intervals, and the paired difference."""
+    gain = paired(after.scores, before.scores)
     return {
-        "test": spec,
         "n": after.n,
         "before": before.accuracy,
         "before_ci95": list(before.ci95),
@@ -136,8 +141,6 @@ def compared(before: Evaluation, after: Evaluation, spec: str) -> dict[str, Any]
         "delta": gain.delta,
         "delta_ci95": list(gain.ci95),
         "p_value_mcnemar": gain.p_value,
-        "gained": gain.gained,
-        "lost": gain.lost,
     }
 
 

@@ -14,10 +14,10 @@ from torch.utils.data import Dataset
 
 from edgekit.console import note
 from edgekit.data import Sample
+from edgekit.distill.answered import Answered
 from edgekit.distill.batch import Prompts, embed, encode_prompts, response_hidden
 from edgekit.distill.blanks import blanked
 from edgekit.distill.carrying import CarriedMoments, Span, shifted
-from edgekit.distill.gen_data import Answered, question
 from edgekit.distill.gradients import at_war, term_gradients
 from edgekit.distill.groups import Group, Weights, row_means
 from edgekit.distill.inside import Recorder, sizes
@@ -28,6 +28,7 @@ from edgekit.distill.objectives.reverse_kl import Loss as ReverseKl
 from edgekit.distill.order import Order
 from edgekit.distill.policy import Measured
 from edgekit.distill.processes import as_forward
+from edgekit.distill.questions import question
 from edgekit.distill.schedules import ObjectiveSchedule
 from edgekit.distill.trainer import PartsTrainer
 from edgekit.distill.vocabulary import Terms, answer_terms, token_logps
@@ -63,7 +64,7 @@ class ScheduledQuestions(Dataset[Item]):
     """Item i of a leg: the question whose turn it is, with the responses of the mask stage that step is in.
 
     Args:
-        questions: Rows of `gen_data.QUESTIONS`.
+        questions: Rows of `questions.QUESTIONS`.
         passes: Mask ratio -> response sets used at that stage.
         ratio_of: Step -> mask ratio.
         steps: Optimiser steps of the leg.

@@ -24,9 +24,10 @@ from edgekit.configuration import end_list
 from edgekit.data import Sample
 from edgekit.distill.batch import Prompts, embed, encode_prompts, project, response_hidden
 from edgekit.distill.fake_quant import fake_quantised, quantised_layers
-from edgekit.distill.gen_data import open_shards, question
 from edgekit.distill.groups import row_means
 from edgekit.distill.pairing import copy_processor
+from edgekit.distill.questions import question
+from edgekit.distill.shards import open_shards
 from edgekit.distill.trainer import PartsTrainer, run_trainer, training_arguments
 from edgekit.errors import EdgekitError
 from edgekit.files import new_folder, write_json
@@ -59,7 +60,7 @@ class Questions(Dataset[Sample]):
     """Item i: the question whose turn it is; each pass over them is a new permutation.
 
     Args:
-        rows: Of `gen_data.QUESTIONS`.
+        rows: Of `questions.QUESTIONS`.
         count: Items in all.
         seed: Of the order.
     """

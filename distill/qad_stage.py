@@ -12,7 +12,7 @@ from typing import Any
 
 from edgekit.checkpoint import checkpoint_hash, load_model
 from edgekit.distill.clock import PhaseClock
-from edgekit.distill.evaluate import Evaluation
+from edgekit.distill.evaluate import Evaluation, before_and_after
 from edgekit.distill.fake_quant import quantise_weights, quantised_layers
 from edgekit.distill.qad import KlReference, distil_quantised
 from edgekit.families import family_of
@@ -71,21 +71,14 @@ def quantised_stage(
     after = measured(f"{key}-after", lambda: load_quantised(made, precision))
     with new_folder(run.quantised_student(precision), replace=True) as out:
         shutil.copytree(made, out, dirs_exist_ok=True)
-    gain, cost = paired(after.scores, before.scores), paired(after.scores, full_precision.scores)
+    cost = paired(after.scores, full_precision.scores)
     run.update(
         qad={
             "settings": to_json(qad),
             "measured": "in PyTorch, weights quantised and dequantised, everything else float32",
             "student_sha256": checkpoint_hash(made),
-            "n": after.n,
             "full_precision": full_precision.accuracy,
-            "before": before.accuracy,
-            "before_ci95": list(before.ci95),
-            "after": after.accuracy,
-            "after_ci95": list(after.ci95),
-            "delta": gain.delta,
-            "delta_ci95": list(gain.ci95),
-            "p_value_mcnemar": gain.p_value,
+            **before_and_after(before, after),
             "against_full_precision": cost.delta,
             "against_full_precision_ci95": list(cost.ci95),
         }

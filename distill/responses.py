@@ -16,13 +16,15 @@ from numpy.typing import NDArray
 from edgekit.console import note
 from edgekit.data import Sample
 from edgekit.distill import processes
-from edgekit.distill.gen_data import RESPONSES, Answered, Reference, Writer, missing_rows, open_shards, write_responses
+from edgekit.distill.answered import Answered
+from edgekit.distill.gen_data import RESPONSES, Reference, Writer, write_responses
 from edgekit.distill.generators import Generator, Source
 from edgekit.distill.groups import Weights
 from edgekit.distill.judges import make_judge
 from edgekit.distill.legs import UNTOUCHED, Leg, Party, Stage
 from edgekit.distill.masking import MaskedTeacher
 from edgekit.distill.objectives import Objective
+from edgekit.distill.shards import missing_rows, open_shards
 from edgekit.distill.sight import check_sight, check_stored_sight
 from edgekit.distill.teacher_check import greedy_answers
 from edgekit.recipe import GENERATORS, Recipe
@@ -157,7 +159,7 @@ class Responses:
 
         Args:
             leg, stage: Which.
-            questions: Rows of `gen_data.QUESTIONS`.
+            questions: Rows of `questions.QUESTIONS`.
             cache: Folder for what the shards are mapped from.
         """
         passes: dict[float, list[Answered]] = {}

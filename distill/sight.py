@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from edgekit.console import note
 from edgekit.data import ImageRef, Sample
-from edgekit.distill.gen_data import question, stored_questions
 from edgekit.distill.generators import Generator, Said
+from edgekit.distill.questions import question, stored_questions
 from edgekit.errors import EdgekitError
 
 QUESTIONS = 8

@@ -21,9 +21,9 @@ import pyarrow.parquet as pq
 from edgekit.console import note
 from edgekit.data import samples
 from edgekit.data.convert import writing
-from edgekit.distill.gen_data import write_questions
 from edgekit.distill.judges import check_sample
 from edgekit.distill.probe import held_out
+from edgekit.distill.questions import write_questions
 from edgekit.distill.resuming import drop_damaged, lacking
 from edgekit.errors import DataError, EdgekitError, NotFiniteError
 from edgekit.files import write_json

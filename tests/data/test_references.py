@@ -15,8 +15,8 @@ from edgekit.chat import question
 from edgekit.cli import build
 from edgekit.data import BadRow, Sample, make_sample, open_data, samples
 from edgekit.data.check import check
-from edgekit.distill.gen_data import QUESTIONS, write_questions
-from edgekit.distill.gen_data import question as stored_question
+from edgekit.distill.questions import QUESTIONS, write_questions
+from edgekit.distill.questions import question as stored_question
 from edgekit.recipe import Data
 
 TEN = ["yes"] * 6 + ["no"] * 4

@@ -16,14 +16,17 @@ from edgekit.chat import question as ask
 from edgekit.checkpoint import load_model
 from edgekit.data import ImageRef, Sample
 from edgekit.data import samples as read
+from edgekit.distill.answered import Answered
 from edgekit.distill.batch import embed, encode_prompts, project, response_hidden, token_logp
 from edgekit.distill.evaluate import evaluate_model
-from edgekit.distill.gen_data import Answered, Reference, Writer, open_shards, write_questions, write_responses
+from edgekit.distill.gen_data import Reference, Writer, write_responses
 from edgekit.distill.generators.transformers import Local, greedy, sample
 from edgekit.distill.joint import Collator, Item, ScheduledQuestions
 from edgekit.distill.judges import rule
 from edgekit.distill.order import Order, picture_numbers
 from edgekit.distill.pairing import shared_vocabulary
+from edgekit.distill.questions import write_questions
+from edgekit.distill.shards import open_shards
 from edgekit.errors import CheckpointError, DataError
 from edgekit.processor import Processor
 from edgekit.recipe import Data, GenData

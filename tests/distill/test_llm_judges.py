@@ -22,9 +22,10 @@ from edgekit.data import Sample
 from edgekit.distill import agreement, chat_server, verdicts
 from edgekit.distill.agreement import Tally, report_agreement
 from edgekit.distill.chat_server import ChatServer
-from edgekit.distill.gen_data import Reference, Writer, write_questions, write_responses
+from edgekit.distill.gen_data import Reference, Writer, write_responses
 from edgekit.distill.generators.transformers import Local
 from edgekit.distill.judges import Judge, check_judges, check_sample, make_judge
+from edgekit.distill.questions import write_questions
 from edgekit.distill.verdicts import Case, Verdict, VerdictStore, read_verdict
 from edgekit.errors import DataError, RecipeError, ServerError
 from edgekit.processor import Processor

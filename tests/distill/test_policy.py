@@ -16,13 +16,15 @@ from torch import Tensor, nn
 from edgekit.chat import question
 from edgekit.checkpoint import load_model
 from edgekit.data import Sample
-from edgekit.distill.gen_data import RESPONSES, Answered, open_shards
+from edgekit.distill.answered import Answered
+from edgekit.distill.gen_data import RESPONSES
 from edgekit.distill.groups import Group, Weights
 from edgekit.distill.joint import Collator, Item
 from edgekit.distill.loss import joint_loss
 from edgekit.distill.objectives import build
 from edgekit.distill.policy import KL_RATIO_MAX, Measured, topr_weights
 from edgekit.distill.rewards import distill_rewards
+from edgekit.distill.shards import open_shards
 from edgekit.distill.vocabulary import answer_terms, token_logps
 from edgekit.errors import RecipeError
 from edgekit.processor import Processor

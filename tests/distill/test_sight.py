@@ -15,8 +15,9 @@ import pytest
 from openai_double import Answer, images, said, serve, share, text
 
 from edgekit.checkpoint import load_model, resolve_checkpoint
-from edgekit.distill.gen_data import RESPONSES, write_questions
+from edgekit.distill.gen_data import RESPONSES
 from edgekit.distill.generators import Said, Source, openai, transformers
+from edgekit.distill.questions import write_questions
 from edgekit.distill.sight import check_sight, check_stored_sight, make_swaps, measure_sight
 from edgekit.errors import EdgekitError
 from edgekit.processor import Processor

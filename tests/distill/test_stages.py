@@ -19,6 +19,7 @@ from edgekit import api
 from edgekit.checkpoint import load_model
 from edgekit.data import samples as read
 from edgekit.distill import gen_data, masters
+from edgekit.distill import shards as shard_files
 from edgekit.distill.joint import JointTrainer
 from edgekit.distill.legs import Leg, Stage
 from edgekit.distill.responses import Responses
@@ -157,11 +158,11 @@ def test_killed_between_and_within_stages(
         kill(Responses, "_write_student", 0)  # stage 1 is trained, stage 2 not begun
         kill(JointTrainer, "_save_checkpoint", 1)
     else:
-        kill(gen_data, "_write_shard", 3)  # the student's second shard of stage 1 (teacher first)
+        kill(gen_data, "write_shard", 3)  # the student's second shard of stage 1 (teacher first)
         kill(JointTrainer, "compute_loss", 2)
         kill(JointTrainer, "compute_loss", 2)
-        kill(gen_data, "_write_shard", 1)
-        kill(gen_data, "_write_shard", 2)
+        kill(gen_data, "write_shard", 1)
+        kill(gen_data, "write_shard", 2)
         kill(JointTrainer, "compute_loss", 1)
     before = {path: path.stat().st_mtime_ns for path in (folder / "runs/tiny/responses").rglob("*.parquet")}
     manifest = distil(folder)
@@ -193,7 +194,7 @@ def test_a_kill_while_a_shard_is_written_costs_that_shard_and_doubles_none(
     """After its bytes are written and before they get their name, and right after."""
     folder = workspace(tmp_path / "w", tiny_checkpoint, tiny_teacher)
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        write, replace = gen_data.write_bytes, Path.replace
+        write, replace = shard_files.write_bytes, Path.replace
         shard = "-mask-0.2000/shard-00001.parquet"
 
         def writing(path: Path, data: bytes) -> None:
@@ -206,7 +207,7 @@ def test_a_kill_while_a_shard_is_written_costs_that_shard_and_doubles_none(
                 raise Killed
             return replace(self, target)
 
-        patch.setattr(gen_data, "write_bytes", writing)
+        patch.setattr(shard_files, "write_bytes", writing)
         patch.setattr(Path, "replace", renaming)
         distil(folder)
     there = shards(folder)
@@ -273,7 +274,7 @@ def test_a_whole_run_through_a_server(tmp_path: Path, tiny_checkpoint: Path, tin
         server = {"url": double.url, "model": "{teacher}-{ratio}", "retries": 0}
         folder = workspace(tmp_path / "w", tiny_checkpoint, tiny_teacher, generator="openai", server=server)
         with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
-            patch.setattr(gen_data, "_write_shard", after(5, gen_data._write_shard))  # questions are shards too
+            patch.setattr(gen_data, "write_shard", after(3, gen_data.write_shard))
             distil(folder)
         assert len(shards(folder)) == 3
         double.bodies.clear()
