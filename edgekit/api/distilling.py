@@ -50,7 +50,8 @@ def init(
         folder: Text or Path.
         teachers: One model or several, smallest first: folders or hub names.
         student: A model.
-        train, test: Data specs.
+        train, test: Data specs. What is here as a file or a folder is written with its whole path, for the recipe
+            may be used from another folder.
     Returns:
         Path of the recipe.
     Raises:
@@ -73,10 +74,16 @@ def init(
             fix="Leave all four out for the demo's recipe.",
         )
     exports = tuple(Export("onnx", precision) for precision in ("fp32", "fp16", "int8"))
-    models = tuple(Model(teacher) for teacher in taught)
-    small = Model(arguments.model(student, "student"))
-    write_text(path, dump_recipe(Recipe(models, small, Data(train, test), exports=exports)))
+    models = tuple(Model(_placed(teacher)) for teacher in taught)
+    small = Model(_placed(arguments.model(student, "student")))
+    data = Data(_placed(train), _placed(test))
+    write_text(path, dump_recipe(Recipe(models, small, data, exports=exports)))
     return path
+
+
+def _placed(name: str) -> str:
+    """A file or folder of the current folder by its whole path; any other name as it is."""
+    return str(Path(name).resolve()) if Path(name).exists() else name
 
 
 @checked

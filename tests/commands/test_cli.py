@@ -76,6 +76,14 @@ def test_init(tmp_path: Path) -> None:
     made = call("init", "own", "--teacher", "t", "--student", "s", "--train", "a", "--test", "b", folder=tmp_path)
     assert made.exit_code == 0
     assert yaml.safe_load((tmp_path / "own" / "edgekit.yaml").read_text())["masters"]["mask"]["r_max"] == 0.2
+    (tmp_path / "q.jsonl").touch()
+    (tmp_path / "big").mkdir()
+    data = ("--train", "q.jsonl", "--test", "easy-vqa:test")
+    assert call("init", "here", "--teacher", "./big", "--student", "org/s", *data, folder=tmp_path).exit_code == 0
+    written = yaml.safe_load((tmp_path / "here" / "edgekit.yaml").read_text())  # it is used from inside here/
+    assert written["data"]["train"] == str(tmp_path.resolve() / "q.jsonl") and written["data"]["test"] == data[-1]
+    assert written["teachers"][0]["checkpoint"] == str(tmp_path.resolve() / "big")
+    assert written["student"]["checkpoint"] == "org/s"
     assert "masters.mask.r_max" in call("init", "--settings").stdout
 
 
