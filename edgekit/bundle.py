@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from edgekit.errors import BundleError
 from edgekit.files import inside, sha256_file, sha256_json, tree_files, write_bytes
 from edgekit.visible import json_text
 
-SCHEMA_VERSION = 3  # 2: buckets, position_axes, deepstack; 3: seal
+SCHEMA_VERSION = 4  # 2: buckets, position_axes, deepstack; 3: seal; 4: app/, golden/, the order of resizing
 SEALED_SINCE = 3
 MOST_MANIFEST_BYTES = 8 << 20
 UNSEALED = "0" * 64
@@ -206,17 +207,24 @@ class Bundle:
         return bundle
 
 
-def seal(folder: Path, **fields: Any) -> Manifest:
+def entry_of(folder: Path, name: str) -> FileEntry:
+    """Size and hash of a file as it is."""
+    return FileEntry((folder / name).stat().st_size, sha256_file(folder / name))
+
+
+def seal(folder: Path, hashed: Mapping[str, FileEntry] | None = None, **fields: Any) -> Manifest:
     """List a folder's files and write its manifest.
 
     Args:
-        folder: Filled, without a manifest.
+        folder: Filled; a manifest in it is replaced.
+        hashed: Files that were hashed a moment ago, and have not been touched since.
         fields: The rest of `Manifest`.
     """
-    entries = {}
+    entries, known = {}, hashed or {}
     for name in tree_files(folder):
         _check_no_pickle(name)
-        entries[name] = FileEntry((folder / name).stat().st_size, sha256_file(folder / name))
+        if name != MANIFEST:
+            entries[name] = known[name] if name in known else entry_of(folder, name)
     manifest = Manifest(schema_version=SCHEMA_VERSION, files=entries, seal=UNSEALED, **fields)
     data = sealed(schema.to_json(manifest))
     write_bytes(folder / MANIFEST, data)

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from edgekit.errors import BundleError
+from edgekit.resizing import COLUMNS, ORDER, ORDERS
 
 if TYPE_CHECKING:
     from edgekit.bundle import Bucket, Component, Manifest, TensorSpec
@@ -110,6 +111,7 @@ def _numbers(manifest: Manifest) -> Iterator[str]:
     if None in grids and len(grids) > 1:
         yield "buckets: one is for tiles, others are for pictures of one grid"
     yield from _sizes(manifest.preprocessing.get("sizes"))
+    yield from _order(manifest.preprocessing.get(ORDER, COLUMNS))
     for key in ("preprocessing", "details", "parity"):
         yield from _plain(key, getattr(manifest, key))
 
@@ -136,6 +138,11 @@ def _sizes(sizes: Any) -> Iterator[str]:
                 yield f"preprocessing.sizes[{place}]: {_shown(edge)} is no whole number"
             else:
                 yield from _within(f"preprocessing.sizes[{place}]", edge, 1, MOST_EDGE)
+
+
+def _order(order: Any) -> Iterator[str]:
+    if order not in ORDERS:
+        yield f"preprocessing.{ORDER}: {_shown(order)} is none of {', '.join(ORDERS)}"
 
 
 def _plain(at: str, value: Any) -> Iterator[str]:

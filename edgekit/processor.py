@@ -7,7 +7,7 @@ with the Hugging Face processors is a test and a field of every report. Only a c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +21,7 @@ from edgekit.chat import Message, read_chat_template, render
 from edgekit.errors import CheckpointError, DataError
 from edgekit.families import Grid, Pixels, Size, family_of, read_optional_json
 from edgekit.processor_checks import check_params, reading, rust_errors
+from edgekit.resizing import COLUMNS, ORDER
 from edgekit.tokens import PromptTokenizer, read_tokenizer
 
 if TYPE_CHECKING:
@@ -100,9 +101,16 @@ class Processor:
         Raises:
             DataError: the number of images and of image parts differ.
         """
-        text = render(self.template, messages, self.special)
-        expanded: str = self.family.expand(text, grids, self.params)
+        expanded: str = self.family.expand(self.rendered(messages), grids, self.params)
         return expanded
+
+    def rendered(self, messages: list[Message]) -> str:
+        """The conversation as the template writes it, a placeholder for each image.
+
+        Raises:
+            DataError: the template refuses it.
+        """
+        return render(self.template, messages, self.special)
 
     def encode(self, messages: list[Message], images: list[Image]) -> Inputs:
         """Token ids and pixels of one prompt.
@@ -110,7 +118,7 @@ class Processor:
         Raises:
             DataError: the number of images and of image parts differ, or the prompt is cut and loses a part of one.
         """
-        pixels = self._preprocess(images) if images else None
+        pixels = self.preprocess(images) if images else None
         grids = pixels.grids if pixels is not None else []
         text = self.prompt(messages, grids)
         with rust_errors("The model's tokenizer breaks down at this prompt."):
@@ -118,8 +126,12 @@ class Processor:
         positions = self.family.positions(ids, grids, self.params)
         return Inputs(np.array([ids], dtype=np.int64), pixels, positions[..., None, :])
 
-    def _preprocess(self, images: list[Image]) -> Pixels:
-        """One picture at a time, so that it is known which parts are whose."""
+    def preprocess(self, images: list[Image]) -> Pixels:
+        """What the vision encoder sees of pictures; one at a time, so that it is known which parts are whose.
+
+        Raises:
+            DataError: the family takes no such picture.
+        """
         each = [self.family.preprocess([image], self.params) for image in images]
         grids = [grid for pixels in each for grid in pixels.grids]
         return Pixels(np.concatenate([p.values for p in each]), grids, [len(p.values) for p in each])
@@ -133,6 +145,18 @@ class Processor:
         params = self.family.fix_sizes(self.params, sizes)
         check_params(params, "this model")
         return replace(self, params=params)
+
+    def as_exported(self, preprocessing: Mapping[str, Any]) -> Processor:
+        """This processor as a bundle was made with it: its picture sizes, and its order of resizing.
+
+        Args:
+            preprocessing: Of its manifest. Before schema 4 no order was recorded: columns first, as Pillow had it
+                until 13.
+        Raises:
+            EdgekitError: as `for_sizes`.
+        """
+        fitted = self.for_sizes(preprocessing.get("sizes"))
+        return replace(fitted, params={**fitted.params, ORDER: preprocessing.get(ORDER, COLUMNS)})
 
     def answer_ids(self, messages: list[Message], answer: str) -> list[int]:
         """Token ids of an answer as the template writes it after its own prompt, its end token included.

@@ -57,7 +57,7 @@ def compare_with_official(
     Returns:
         As `compare_inputs`.
     """
-    ours = Processor.load(folder, prepared=True).for_sizes(params.get("sizes"))
+    ours = Processor.load(folder, prepared=True).as_exported(params)
     asked: Iterable[Sample] = samples[: count or PROMPTS]
     prompts = ((sample.messages, [image.open() for image in sample.images]) for sample in asked)
     return compare_inputs(ours, load_processor(checkpoint), prompts)

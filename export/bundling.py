@@ -11,34 +11,36 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 
 from edgekit import __version__
 from edgekit.bars import MOST_PROMPTS, PROMPTS, bars_of
-from edgekit.bundle import MANIFEST, Bucket, Bundle, Cache, Component, Precision, Text, seal
+from edgekit.bundle import MANIFEST, Bucket, Bundle, Cache, Component, Precision, Text
 from edgekit.chat import JINJA
 from edgekit.checkpoint import check_checkpoint, checkpoint_hash, load_model
-from edgekit.data import ImageRef, Sample
+from edgekit.data import Sample
 from edgekit.errors import CheckpointError, EdgekitError, MissingExtraError, StorageError, UnsupportedError
 from edgekit.export import TARGETS, vision_name
+from edgekit.export._handover import Answers, hand_over
 from edgekit.export._inputs import compare_with_official, with_inputs, write_inputs
+from edgekit.export.prompts import Prompts, drawn_samples, parity_inputs
 from edgekit.export.genai import check_genai, write_genai
 from edgekit.export.parity import TorchModules, encode_images, follow, measure
 from edgekit.families import FAMILIES, Size, Split, family_of
-from edgekit.files import clear_left_behind, new_folder, scratch, sha256_json
+from edgekit.files import clear_left_behind, new_folder, scratch, sha256_json, tree_files
 from edgekit.generation import FILE as GENERATION
 from edgekit.generation import recorded
 from edgekit.precision import by_part, is_mixed
 from edgekit.processor import Inputs, Processor
+from edgekit.resizing import ORDER, installed_order
 from edgekit.room import room_for
 from edgekit.seal import FOLDER_SEAL
 
 COPIED = (".json", ".jinja", ".txt", ".model")
 LEFT_BEHIND = {"card.json", FOLDER_SEAL, MANIFEST}
 INDICES = ".safetensors.index.json"
-PARITY_PROMPTS = ("what is in the image?", "is there a circle?", "what color is the shape?", "describe the picture.")
 
 
 def check_request(target: str, precision: str, options: Mapping[str, str] | None = None) -> Any:
@@ -132,6 +134,7 @@ def export_checkpoint(
     run: str | None = None,
     teacher_sha256: str | None = None,
     replace: bool = False,
+    answers: Answers | None = None,
 ) -> Bundle:
     """Export a student, compare it with PyTorch, and seal the bundle.
 
@@ -148,6 +151,7 @@ def export_checkpoint(
         options: Of the target's own (OPTIONS of its module), by name.
         run, teacher_sha256: Where the student came from.
         replace: Put it in the place of an existing bundle.
+        answers: Asks the bundle for its golden answers, by its own runtime; it has none when None.
     Returns:
         The bundle; `manifest.parity["passed"]` says whether the bars held.
     """
@@ -162,6 +166,7 @@ def export_checkpoint(
             fix=f"Families that export: {', '.join(_exporting())}.",
         )
     processor = Processor.load(checkpoint).for_sizes(sizes)
+    processor = processor.as_exported({**processor.params, ORDER: installed_order()})
     model = load_model(checkpoint)
     generation = recorded(model.generation_config.to_dict(), str(checkpoint / GENERATION))
     split: Split = dataclasses.replace(family.split(model, processor.params.get("sizes")), source=model)
@@ -178,9 +183,11 @@ def export_checkpoint(
         inputs = parity_inputs(processor, samples, prompts or MOST_PROMPTS)
         _check_pixels(split, inputs[:16])  # stock questions come in all their shapes by then
         given = {"options": options or {}} if hasattr(module, "OPTIONS") else {}
-        prompted = [_Prompts(processor, calibration)] if needs_calibration(module, precision) else []
+        prompted = [Prompts(processor, calibration)] if needs_calibration(module, precision) else []
+        given_names = set(tree_files(folder))
         with scratch(folder):
             components, tools = module.write(split, precision, folder, *prompted, **given)
+        own = set(tree_files(folder)) - given_names
         student = checkpoint_hash(checkpoint)
         if hasattr(module, "label"):
             module.label(folder, components, export_hash(student, target, precision, processor.params))
@@ -197,8 +204,10 @@ def export_checkpoint(
             **baked_against_original(model, family, split, inputs),
         }
         details = module.details(folder) if hasattr(module, "details") else {}
-        seal(
+        hand_over(
             folder,
+            own,
+            answers,
             name=out.name,
             target=target,
             precision=Precision(precision, native_precision(module, precision)),
@@ -311,49 +320,6 @@ def export_hash(student_sha256: str, target: str, precision: str, preprocessing:
             "preprocessing": json.loads(json.dumps(preprocessing)),
         }
     )
-
-
-class _Prompts(Sequence[Inputs]):
-    """Samples made ready for the model as they are asked for: the tiles of one picture can take 50 MB."""
-
-    def __init__(self, processor: Processor, samples: Sequence[Sample]) -> None:
-        self._processor, self._samples = processor, samples
-
-    def __len__(self) -> int:
-        return len(self._samples)
-
-    @overload
-    def __getitem__(self, index: int) -> Inputs: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> _Prompts: ...
-
-    def __getitem__(self, index: int | slice) -> Inputs | _Prompts:
-        if isinstance(index, slice):
-            return _Prompts(self._processor, self._samples[index])
-        sample = self._samples[index]
-        return self._processor.encode(sample.messages, [image.open() for image in sample.images])
-
-
-def parity_inputs(processor: Processor, samples: Sequence[Sample], stock: int = MOST_PROMPTS) -> Sequence[Inputs]:
-    """Prompts for the parity run: the given questions, or stock questions on drawn pictures of several shapes."""
-    return _Prompts(processor, samples or drawn_samples(stock))
-
-
-def drawn_samples(count: int) -> list[Sample]:
-    """Stock questions on drawn pictures of several shapes."""
-    from io import BytesIO
-
-    from edgekit.chat import question
-    from edgekit.demo.shapes import draw
-
-    sizes, made = ((64, 64), (96, 48), (48, 96), (640, 480)), []
-    for number in range(count):
-        png = BytesIO()
-        draw(number)[0].resize(sizes[number // 4 % 4]).save(png, "PNG")
-        words = question(PARITY_PROMPTS[number % 4])
-        made.append(Sample(str(number), (ImageRef(data=png.getvalue()),), words))
-    return made
 
 
 def baked_against_original(model: Any, family: Any, split: Split, inputs: Sequence[Inputs]) -> dict[str, float]:

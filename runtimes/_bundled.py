@@ -132,7 +132,7 @@ class PreparedSession:
         manifest = bundle.manifest
         bundle.check_parts()
         self.manifest, self._folder = manifest, bundle.folder
-        self.processor = Processor.load(bundle.folder).for_sizes(manifest.preprocessing.get("sizes"))
+        self.processor = Processor.load(bundle.folder).as_exported(manifest.preprocessing)
         self.eos_token_ids = frozenset(manifest.text.eos_token_ids)
         # A tokenizer may have entries that the model has no row for, and a model rows beyond its tokenizer.
         self.vocab_size = min(self.processor.vocab_size, manifest.vocab_size)

@@ -23,6 +23,7 @@ from edgekit.held import Held, stamp
 from edgekit.official import odd_pictures
 from edgekit.parity import SCHEMA_VERSION, Check, Files, ModuleParity, Parity
 from edgekit.processor import Processor
+from edgekit.resizing import COLUMNS, ORDER
 from edgekit.runtimes import RUNTIMES, runtime_for
 from edgekit.runtimes.attribute import Followed, attribute
 from edgekit.runtimes.generate import answer, follow
@@ -136,7 +137,7 @@ class _Sides:
         def opened(folder: Path) -> Any:
             return RUNTIMES.load(runtime_for(folder)).open_session(folder, threads)
 
-        self.params = bundle.manifest.preprocessing
+        self.params = {ORDER: COLUMNS, **bundle.manifest.preprocessing}
         self.parameters_equal = float(_same_parameters(bundle))
         self.target = bundle.manifest.target
         self.precision = bundle.manifest.precision.common
@@ -175,7 +176,8 @@ def _own_precisions(bundle: Bundle) -> dict[str, str]:
 def _same_parameters(bundle: Bundle) -> bool:
     """Whether the manifest's image parameters are those that the bundle's processor files give."""
     known = bundle.manifest.preprocessing
-    read = Processor.load(bundle.folder).for_sizes(known.get("sizes")).params
+    read = Processor.load(bundle.folder).as_exported(known).params
+    known = {ORDER: COLUMNS, **known}  # bundles from before schema 4 say nothing of it
     return bool(json.loads(json.dumps(read)) == json.loads(json.dumps(known)))
 
 

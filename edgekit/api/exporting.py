@@ -269,7 +269,8 @@ def measure_row(family: str, target: str, precision: str, folder: str) -> dict[s
     """
     from edgekit.demo.tiny import write_checkpoint
     from edgekit.export import TARGETS
-    from edgekit.export.bundling import drawn_samples, export_checkpoint
+    from edgekit.export.bundling import export_checkpoint
+    from edgekit.export.prompts import drawn_samples
     from edgekit.runtimes.verify import verify_bundle
 
     settings = getattr(TARGETS.load(target), "TINY", {}).get(family, {})

@@ -387,12 +387,11 @@ def fit_image(image: Image, params: dict[str, Any]) -> Image:
     """
     if not params.get("sizes"):
         return image
-    from PIL import Image as pillow
-
     from edgekit.pictures import as_rgb
+    from edgekit.resizing import resize
 
     sizes = [(width, height) for width, height in params["sizes"]]
-    return as_rgb(image).resize(prefer_size(image.size, sizes), pillow.Resampling(params["resample"]))
+    return resize(as_rgb(image), prefer_size(image.size, sizes), params)
 
 
 def tiles_only(params: dict[str, Any], sizes: Sequence[Size] | None) -> dict[str, Any]:

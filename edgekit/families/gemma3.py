@@ -35,6 +35,7 @@ from edgekit.image_settings import (
     read_processor_settings,
 )
 from edgekit.pictures import as_rgb, normalise
+from edgekit.resizing import resize
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -115,10 +116,9 @@ def preprocess(images: list[Image.Image], params: dict[str, Any]) -> Pixels:
     Returns:
         values (M, 3, H, W), one for each picture; every grid is (1,).
     """
-    resample = Image.Resampling(params["resample"])
     views = [as_rgb(image) for image in images]
     if params["do_resize"]:
-        views = [view.resize(tuple(params["tile"]), resample) for view in views]
+        views = [resize(view, (params["tile"][0], params["tile"][1]), params) for view in views]
     values = np.stack([normalise(np.asarray(view), params) for view in views])
     return Pixels(values=values, grids=[(1,)] * len(views))
 

@@ -36,6 +36,7 @@ from edgekit.image_settings import (
     refuse_other_modes,
 )
 from edgekit.pictures import as_rgb, cut_tiles, denormalise, normalise
+from edgekit.resizing import resize
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -125,18 +126,18 @@ def preprocess(images: list[Image.Image], params: dict[str, Any]) -> Pixels:
 
 
 def _tiles(image: Image.Image, params: dict[str, Any]) -> tuple[list[Image.Image], tuple[int, int]]:
-    tile, resample = params["tile"], Image.Resampling(params["resample"])
+    tile = params["tile"]
     if params["do_resize"]:
         size = params.get("resized") or _longest_edge(*image.size, params["longest_edge"])
-        image = image.resize(tuple(size), resample)
+        image = resize(image, (size[0], size[1]), params)
     if not params["split"]:
-        return [image.resize((tile, tile), resample)], (0, 0)
-    image = image.resize(_whole_tiles(*image.size, tile), resample)
+        return [resize(image, (tile, tile), params)], (0, 0)
+    image = resize(image, _whole_tiles(*image.size, tile), params)
     width, height = image.size
     if width <= tile and height <= tile:
         return [image], (0, 0)
     rows, cols = height // tile, width // tile
-    return [*cut_tiles(image, (tile, tile)), image.resize((tile, tile), resample)], (rows, cols)
+    return [*cut_tiles(image, (tile, tile)), resize(image, (tile, tile), params)], (rows, cols)
 
 
 def _longest_edge(width: int, height: int, longest: int) -> tuple[int, int]:

@@ -38,6 +38,7 @@ from edgekit.image_settings import (
     refuse_other_modes,
 )
 from edgekit.pictures import as_rgb, cut_tiles, denormalise, normalise
+from edgekit.resizing import resize
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -128,14 +129,13 @@ def preprocess(images: list[Image.Image], params: dict[str, Any]) -> Pixels:
 
 
 def _tiles(image: Image.Image, params: dict[str, Any]) -> list[Image.Image]:
-    resample = Image.Resampling(params["resample"])
     width, height = params["tile"]
     if params["max_tiles"] <= 1:
-        return [image.resize((width, height), resample) if params["do_resize"] else image]
+        return [resize(image, (width, height), params) if params["do_resize"] else image]
     cols, rows = _canvas(image.size, params)
-    whole = image.resize((cols * width, rows * height), resample)
+    whole = resize(image, (cols * width, rows * height), params)
     tiles = cut_tiles(whole, (width, height))
-    return [*tiles, *([image.resize((width, height), resample)] if len(tiles) > 1 else [])]
+    return [*tiles, *([resize(image, (width, height), params)] if len(tiles) > 1 else [])]
 
 
 def _canvas(size: tuple[int, int], params: dict[str, Any]) -> tuple[int, int]:

@@ -40,6 +40,7 @@ from edgekit.image_settings import (
     refuse_other_modes,
 )
 from edgekit.pictures import as_rgb, cut_tiles, normalise
+from edgekit.resizing import resize
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -174,7 +175,7 @@ def preprocess(images: list[Image.Image], params: dict[str, Any]) -> Pixels:
 
 
 def _tiles(image: Image.Image, params: dict[str, Any]) -> list[Image.Image]:
-    tile, resample = params["tile"], Image.Resampling(params["resample"])
+    tile = params["tile"]
     height, width = _canvas((image.height, image.width), params["canvases"])
     across, down = width / image.width, height / image.height
     if across < down:
@@ -182,8 +183,8 @@ def _tiles(image: Image.Image, params: dict[str, Any]) -> list[Image.Image]:
     else:
         fitted = (min(math.ceil(image.width * down), width), height)
     canvas = Image.new("RGB", (width, height))
-    canvas.paste(image.resize(fitted, resample), ((width - fitted[0]) // 2, (height - fitted[1]) // 2))
-    return [image.resize((tile, tile), resample), *cut_tiles(canvas, (tile, tile))]
+    canvas.paste(resize(image, fitted, params), ((width - fitted[0]) // 2, (height - fitted[1]) // 2))
+    return [resize(image, (tile, tile), params), *cut_tiles(canvas, (tile, tile))]
 
 
 def _canvas(size: tuple[int, int], canvases: list[list[int]]) -> tuple[int, int]:

@@ -35,6 +35,7 @@ from edgekit.image_settings import (
     refuse_other_modes,
 )
 from edgekit.pictures import as_rgb, denormalise, normalise
+from edgekit.resizing import resize
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -160,7 +161,7 @@ def _patches(image: Image.Image, params: dict[str, Any]) -> tuple[NDArray[np.flo
     if params.get("sizes"):
         image = fit_image(image, params)
     elif params["do_resize"]:
-        image = image.resize(_resized(*image.size, params), Image.Resampling(params["resample"]))
+        image = resize(image, _resized(*image.size, params), params)
     _check_blocks(image, patch * merge)
     pixels = normalise(np.asarray(image), params)
     rows, cols = pixels.shape[1] // patch, pixels.shape[2] // patch
