@@ -10,7 +10,7 @@ from typing import Literal
 from edgekit import schema
 from edgekit.errors import BundleError
 
-SCHEMA_VERSION = 2  # 2: components, odd pictures, attribution
+SCHEMA_VERSION = 3  # 2: components, odd pictures, attribution; 3: what apps are handed
 PARTS = ("preprocessing", "vision", "embedding", "decoder")
 
 
@@ -123,6 +123,8 @@ class Parity:
     components: dict[str, ModuleParity] = field(default_factory=dict)
     """vision, embedding, decoder; empty where the runtime does not show its modules."""
     checks: dict[str, Check] = field(default_factory=dict)
+    handover: str = ""
+    """What of the files for apps was not made again, and why; what was is among the checks, as app_pixels and so on."""
     attribution: Attribution | None = None
 
 

@@ -25,9 +25,9 @@ from edgekit.errors import CheckpointError, EdgekitError, MissingExtraError, Sto
 from edgekit.export import TARGETS, vision_name
 from edgekit.export._handover import Answers, hand_over
 from edgekit.export._inputs import compare_with_official, with_inputs, write_inputs
-from edgekit.export.prompts import Prompts, drawn_samples, parity_inputs
 from edgekit.export.genai import check_genai, write_genai
 from edgekit.export.parity import TorchModules, encode_images, follow, measure
+from edgekit.export.prompts import Prompts, drawn_samples, parity_inputs
 from edgekit.families import FAMILIES, Size, Split, family_of
 from edgekit.files import clear_left_behind, new_folder, scratch, sha256_json, tree_files
 from edgekit.generation import FILE as GENERATION

@@ -23,6 +23,7 @@ RUNTIMES = Registry(
     helpers=frozenset(
         {"session", "generate", "sampling", "stream", "worker", "bench", "verify", "modules", "attribute", "gates"}
         | {"crew", "examples", "journal", "measure", "phases", "rows", "speed", "side_by_side", "where"}
+        | {"golden"}
     ),
     needs=("TARGETS", "open_session"),
 )

@@ -27,6 +27,7 @@ from edgekit.resizing import COLUMNS, ORDER
 from edgekit.runtimes import RUNTIMES, runtime_for
 from edgekit.runtimes.attribute import Followed, attribute
 from edgekit.runtimes.generate import answer, follow
+from edgekit.runtimes.golden import check_handover
 from edgekit.runtimes.modules import Mix, Reference, open_reference
 from edgekit.runtimes.session import Modules, Prepared, Session, verified_by
 from edgekit.schema import to_json
@@ -55,7 +56,8 @@ def verify_bundle(
 
     Args:
         folder: The bundle.
-        reference: The checkpoint it was exported from; without it only its files are checked, and the result says so.
+        reference: The checkpoint it was exported from; without it only its files are checked, and what it hands over
+            to apps, and the result says so.
         data: Questions; stock questions on drawn pictures when None.
         count: How many; as many as the bars need (`edgekit.bars.settling`) when None.
         threads: CPU threads of each side.
@@ -81,7 +83,9 @@ def verify_bundle(
         files=Files(len(manifest.files), bundle.size_bytes, True, not bundle.unsealed),
         compared=reference is not None,
         passed=True,
-        why="" if reference else "no reference checkpoint was given: only the files were checked",
+        why=""
+        if reference
+        else "no reference checkpoint was given: only the files were checked, and what apps are handed",
     )
     if reference is not None:
         held.append(Held(reference, stamp(reference)))
@@ -99,11 +103,20 @@ def verify_bundle(
         raise EdgekitError(
             "Losses cannot be attributed without the checkpoint.", fix="Name it:  --reference CHECKPOINT"
         )
+    result = _with_handover(result, bundle, threads)
     for one in held:
         one.check()
     value: dict[str, Any] = to_json(result)
     write_json(folder / "parity.json", value)
     return value
+
+
+def _with_handover(result: Parity, bundle: Bundle, threads: int) -> Parity:
+    """The result with what the bundle hands over to apps, made again."""
+    shares, left = check_handover(bundle, threads)
+    checks = {**result.checks, **{name: Check(share, 1.0, share == 1.0) for name, share in shares.items()}}
+    passed = result.passed and all(share == 1.0 for share in shares.values())
+    return replace(result, checks=checks, passed=passed, handover=left)
 
 
 def died(folder: Path, reason: str) -> dict[str, Any]:

@@ -66,6 +66,7 @@ def export(
     from edgekit.data import samples as read_samples
     from edgekit.export.bundling import check_request, export_checkpoint, needs_calibration
     from edgekit.precision import canonical, folder_name
+    from edgekit.runtimes.golden import golden_answers
 
     names, words = arguments.texts(targets, "targets"), arguments.texts(precisions or (), "precisions")
     place = None if out is None else arguments.path(out, "out")
@@ -115,6 +116,7 @@ def export(
                 with_genai=job.genai,
                 options=chosen,
                 replace=replace,
+                answers=golden_answers,
                 **lineage,
             )
         )

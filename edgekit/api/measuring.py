@@ -41,6 +41,7 @@ def verify(
     """
     from edgekit.apart import Apart, ProcessDied
     from edgekit.bundle import Bundle
+    from edgekit.handover import PROMPT
     from edgekit.runtimes.verify import died, verify_bundle
 
     place = arguments.folder(bundle, "bundle")
@@ -48,10 +49,11 @@ def verify(
     if reference is None and (prepared := made_from(place)) is not None:
         found = prepared
     questions = run_data([place]) if data is None else str(arguments.path(data, "data"))
-    if found is None:
+    whole = Bundle.load(place)  # one that is not whole needs no process to say so
+    if found is None and (attribute or PROMPT not in whole.manifest.files):  # nothing of it is run
         return verify_bundle(place, None, questions, samples, attribution=attribute)
-    Bundle.load(place)  # one that is not whole needs no process to say so
-    asked = {"folder": str(place), "reference": str(found), "data": questions, "count": samples}
+    asked: dict[str, Any] = {"folder": str(place), "data": questions, "count": samples}
+    asked["reference"] = None if found is None else str(found)
     try:
         with Apart() as apart:
             result: dict[str, Any] = apart.call(
@@ -67,14 +69,14 @@ def _model(reference: Folder | None) -> str | None:
 
 
 def verify_here(
-    folder: str, reference: str, data: str | None, count: int | None, threads: int, attribution: bool
+    folder: str, reference: str | None, data: str | None, count: int | None, threads: int, attribution: bool
 ) -> dict[str, Any]:
-    """`verify` with a reference, in this process; see `edgekit.runtimes.verify.verify_bundle`."""
+    """`verify` in this process; see `edgekit.runtimes.verify.verify_bundle`."""
     from edgekit.runtimes.verify import verify_bundle
     from edgekit.temporary import room
 
-    bundle, found = Path(folder), Path(reference)
-    if not attribution:
+    bundle, found = Path(folder), None if reference is None else Path(reference)
+    if found is None or not attribution:
         return verify_bundle(bundle, found, data, count, threads=threads)
     with room("verify") as place:
         plain, why = _plain_export(bundle, found, place / "fp32")

@@ -53,15 +53,19 @@ def _show(result: dict[str, Any]) -> None:
     print_text(f"files     whole: {files['count']} files, {files['bytes']:,} bytes, {result['bundle'][:12]}")
     if not files["sealed"]:
         print_text("manifest  has no seal: it is of an older schema, and a change of manifest.json would not be seen")
-    if not result["compared"]:
-        print_text(f"{'answers   not compared' if result['passed'] else 'FAILED    answers'}: {result['why']}")
-        return
     source = "" if result["verified_by"] == "runtime" else f"  verified_by: {result['verified_by']}"
+    if not result["compared"]:
+        died = not (result["passed"] or result["checks"])
+        print_text(f"{'FAILED    answers' if died else 'answers   not compared'}: {result['why']}")
     for name, check in result["checks"].items():
         print_text(
             f"{'held  ' if check['held'] else 'MISSED'}    {name:18} {_figure(check['value'])}  "
             f"(bar {check['bar']:g}){source}"
         )
+    if result["handover"]:
+        print_text(f"          apps: {result['handover']}")
+    if not result["compared"]:
+        return
     for name, module in result["components"].items():
         print_text(
             f"          {name:18} cosine {_figure(module['cosine'])}, SNR {_figure(module['snr_db'])} dB, "

@@ -18,7 +18,7 @@ from edgekit import strict_json
 from edgekit.chat import Message
 from edgekit.data import ImageRef
 from edgekit.errors import BundleError, DataError
-from edgekit.files import write_text
+from edgekit.files import inside, write_text
 from edgekit.handover import FORMAT, GOLDEN, VECTORS
 from edgekit.handover.drawn import pictures
 from edgekit.handover.pieces import Pieces, Unsupported
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from edgekit.processor import Processor
 
 MOST_BYTES = 16 << 20
+MOST_ENTRIES = 1024
 MOST_RAW = 32 << 10
 """Bytes of a picture that is also given as raw RGB."""
 RUN = 4
@@ -72,6 +73,26 @@ def write_golden(folder: Path, processor: Processor, pieces: Pieces | Unsupporte
     write_vectors(folder, value)
 
 
+def vectors(folder: Path, value: Entry, processor: Processor) -> Entry:
+    """The vectors of a bundle made again from its own pictures, texts and messages.
+
+    Args:
+        folder: The bundle's.
+        value: From `read_golden`.
+        processor: The bundle's own, as exported.
+    """
+    found = [picture(folder, entry["name"], entry["file"], processor) for entry in value["pictures"]]
+    files = {entry["name"]: entry["file"] for entry in value["pictures"]}
+    return {
+        "pictures": found,
+        "strings": [string(entry["text"], processor) for entry in value["strings"]],
+        "conversations": [
+            conversation(folder, files, entry["messages"], entry["pictures"], processor)
+            for entry in value["conversations"]
+        ],
+    }
+
+
 def write_vectors(folder: Path, value: Entry) -> None:
     """Write golden/golden.json, each entry a line."""
     parts = []
@@ -97,8 +118,8 @@ def read_golden(folder: Path) -> Entry:
     lists = ("pictures", "strings", "conversations")
     if not isinstance(value, dict) or value.get("format") != FORMAT or not isinstance(value.get("answers"), dict):
         raise BundleError(f"{folder / VECTORS} is not of format {FORMAT}.", fix="Export the bundle again.")
-    if not all(isinstance(value.get(key), list) for key in lists):
-        raise BundleError(f"{folder / VECTORS} lacks one of {', '.join(lists)}.", fix="Export the bundle again.")
+    if not all(isinstance(value.get(key), list) and len(value[key]) <= MOST_ENTRIES for key in lists):
+        raise BundleError(f"{folder / VECTORS} has no lists of {', '.join(lists)}.", fix="Export the bundle again.")
     return value
 
 
@@ -112,7 +133,7 @@ def no_answers(why: str) -> Entry:
 
 def opened(folder: Path, file: str) -> Image:
     """A golden picture, upright, as `edgekit run` opens a file."""
-    return ImageRef(path=folder / GOLDEN / file).open()
+    return ImageRef(path=inside(folder, f"{GOLDEN}/{file}")).open()
 
 
 def raw(folder: Path, file: str) -> NDArray[np.uint8]:
