@@ -191,7 +191,7 @@ def _said(answers: golden.Entry, key: str) -> list[Any]:
 def _same(known: list[Any], made: list[Any]) -> float:
     if len(known) != len(made) or not known:
         return float(known == made)
-    return sum(a == b for a, b in zip(known, made, strict=True)) / len(known)
+    return sum(bool(a == b) for a, b in zip(known, made, strict=True)) / len(known)
 
 
 def _without_version(value: dict[str, Any]) -> dict[str, Any]:
