@@ -10,19 +10,23 @@ are held to the tolerance alone.
 from __future__ import annotations
 
 import itertools
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
-from edgekit.errors import DataError
-from edgekit.report import Interval, Report, Row, read_report
+from edgekit.report import Interval, Row
+from edgekit.report_files import Measured
 from edgekit.stats import FEWEST_PROCESSES, holm, median_change, paired, process_change, turn_medians, two_shares
 
 ALPHA = 0.05
 TOLERANCE = 0.05
+LEAST = 1e-9
+"""Of a figure that another is divided by, in its own unit: what a broken clock leaves is none."""
+MOST_TURNS = 10_000
+"""Of a row; beyond, drawing from them would take minutes."""
+MOST_REASON = 300
+"""Characters of a failed row's reason."""
 
 
 @dataclass(frozen=True)
@@ -54,39 +58,6 @@ class Change:
         return self.verdict == "worse"
 
 
-@dataclass(frozen=True)
-class Measured:
-    """A report and its raw samples, by row."""
-
-    report: Report
-    raw: dict[tuple[str, str, str], list[dict[str, Any]]]
-
-
-def read_measured(path: Path) -> Measured:
-    """A report.json, or a folder that holds one, with the results.jsonl beside it where there is one.
-
-    Raises:
-        DataError: cannot be read.
-    """
-    path = path / "report.json" if path.is_dir() else path
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-        lines = path.with_name("results.jsonl")
-        raw = [json.loads(line) for line in lines.read_text(encoding="utf-8").splitlines()] if lines.exists() else []
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"Cannot read the report {path}.", why=str(error), fix="Name a report.json of edgekit bench."
-        ) from error
-    report = read_report(value, str(path))
-    found: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
-    known = {row.bundle for row in report.rows}
-    for sample in raw:
-        # Samples of another report prove nothing; those of a device that times parts of a bundle are no answers.
-        if isinstance(sample, dict) and sample.get("bundle") in known and "ttft_ms" in sample:
-            found.setdefault((str(sample["name"]), str(sample["runtime"]), str(sample["device"])), []).append(sample)
-    return Measured(report, found)
-
-
 def key(row: Row) -> tuple[str, str, str]:
     """What makes a row the same one in two reports."""
     return row.name, row.runtime, row.device
@@ -104,7 +75,7 @@ def compare(old: Measured, new: Measured, *, tolerance: float = TOLERANCE) -> li
     for before in old.report.rows:
         after = now.get(key(before))
         if after is None or (after.status == "failed" and before.status == "ok"):
-            why = "not measured" if after is None else f"failed: {after.reason}"
+            why = "not measured" if after is None else f"failed: {str(after.reason)[:MOST_REASON]}"
             changes.append(Change(before.name, "status", None, None, f"ok -> {why}", None, "", "worse"))
         elif before.status == "ok":
             samples = (old.raw.get(key(before), []), new.raw.get(key(after), []))
@@ -159,7 +130,7 @@ def _speed(
     figure: str, before: Row, after: Row, field: str, samples: tuple[list[Any], list[Any]], upper: bool
 ) -> Change | None:
     then, now = getattr(before, field), getattr(after, field)
-    if not then or not now:
+    if not _divisible(then, now):
         return None
     if all(samples):
         ran = [_medians(items, field, "process") for items in samples]
@@ -169,7 +140,7 @@ def _speed(
             method = "medians of the processes, Welch's t on the logarithm"
             return Change(before.name, figure, then, now, _percent(ratio), chance, method, _way(ratio - 1, upper))
         mine = [_medians(items, field, "turn") for items in samples]
-        if all(len(values) > 1 for values in mine):  # one turn says nothing of how far turns lie apart
+        if all(1 < len(values) <= MOST_TURNS for values in mine):  # one says nothing of how far turns lie apart
             # Tokens per second are compared by the milliseconds behind them.
             ratio, chance = median_change(mine[1], mine[0])
             ratio = ratio if upper else 1 / ratio
@@ -182,7 +153,7 @@ def _speed(
 
 def _ratio(figure: str, before: Row, after: Row, field: str, upper: bool) -> Change | None:
     then, now = getattr(before, field), getattr(after, field)
-    if not then or not now:
+    if not _divisible(then, now):
         return None
     p = _p_of_intervals(then, getattr(before, f"{field}_ci95"), now, getattr(after, f"{field}_ci95"))
     text, way = _percent(now / then), _way(now / then - 1, upper)
@@ -192,10 +163,14 @@ def _ratio(figure: str, before: Row, after: Row, field: str, upper: bool) -> Cha
 
 def _plain(figure: str, before: Row, after: Row, field: str, tolerance: float) -> Change | None:
     then, now = getattr(before, field), getattr(after, field)
-    if not then or not now:
+    if not _divisible(then, now):
         return None
     way = _way(now / then - 1, True) if abs(now / then - 1) > tolerance else "same"
     return Change(before.name, figure, then, now, _percent(now / then), None, "tolerance only", way)
+
+
+def _divisible(then: float | None, now: float | None) -> bool:
+    return then is not None and now is not None and min(then, now) > LEAST
 
 
 def _medians(items: list[Any], field: str, unit: str) -> list[float]:
@@ -208,7 +183,8 @@ def _medians(items: list[Any], field: str, unit: str) -> list[float]:
         pairs = [(float(gap), place) for item, place in zip(items, units, strict=True) for gap in item["itl_ms"]]
     if not pairs:
         return []
-    return [float(value) for value in turn_medians([value for value, _ in pairs], [turn for _, turn in pairs])]
+    medians = [float(value) for value in turn_medians([value for value, _ in pairs], [turn for _, turn in pairs])]
+    return medians if min(medians) > LEAST else []  # a clock that stood still or jumped says nothing
 
 
 def _p_of_intervals(then: float, old: Interval | None, now: float, new: Interval | None) -> float | None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -181,9 +180,15 @@ def read_report(value: Any, source: str = "report") -> Report:
     """A report from its JSON value.
 
     Raises:
-        EdgekitError: newer, or not valid.
+        EdgekitError: newer, not valid, or a number that none can have.
     """
-    return schema.read_document(Report, value, newest=SCHEMA_VERSION, what="report", source=source, error=EdgekitError)
+    from edgekit.report_checks import check
+
+    report = schema.read_document(
+        Report, value, newest=SCHEMA_VERSION, what="report", source=source, error=EdgekitError
+    )
+    check(report, source)
+    return report
 
 
 def write_report(report: Report, folder: Path, raw: list[dict[str, Any]], examples: Sequence[Example] = ()) -> None:
@@ -205,37 +210,3 @@ def write_report(report: Report, folder: Path, raw: list[dict[str, Any]], exampl
     write_text(folder / "results.jsonl", "".join(json_text(row) + "\n" for row in raw))
     write_json(folder / "examples.json", schema.to_json(list(examples)))
     write_text(folder / "report.html", html(report, raw, examples))
-
-
-def add_rows(folder: Path, rows: Sequence[Row]) -> Report:
-    """Add rows that were measured elsewhere to a written report; those of the same file take the place of old ones.
-
-    Args:
-        folder: Of the report.
-        rows: With an `origin`.
-    Raises:
-        EdgekitError: no report there.
-    """
-    try:
-        value = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-        raw = [json.loads(line) for line in (folder / "results.jsonl").read_text(encoding="utf-8").splitlines()]
-        path = folder / "examples.json"
-        shown = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
-    except (OSError, ValueError) as error:
-        raise EdgekitError(
-            f"No report to add to in {folder}.", why=str(error), fix="Make one:  edgekit bench"
-        ) from error
-    report = read_report(value, str(folder / "report.json"))
-    problems: list[str] = []
-    examples = [example for item in shown if (example := schema.read(Example, item, problems)) is not None]
-    identity = {(row.origin, row.name, row.device) for row in rows}
-    kept = [row for row in report.rows if (row.origin, row.name, row.device) not in identity]
-    measured = {row.bundle for row in kept if row.origin is None}
-    strange = [row.name for row in rows if row.bundle not in measured]
-    notes = list(report.notes)
-    if strange:
-        text = f"Not taken from a bundle of this report, so their accuracy is unknown: {', '.join(strange)}."
-        notes = [*(note for note in notes if note != text), text]
-    report = replace(report, rows=(*kept, *rows), notes=tuple(notes))
-    write_report(report, folder, raw, examples)
-    return report

@@ -145,7 +145,11 @@ def _read_value(hint: Any, value: Any, problems: list[str], path: str) -> Any:
 
 def _read_scalar(hint: Any, value: Any, problems: list[str], path: str) -> Any:
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            problems.append(f"{path}: expected a finite number, found one of hundreds of digits")
+            return value
     if hint is float and isinstance(value, str):
         with contextlib.suppress(ValueError):  # YAML 1.1 reads 1e-6 (no dot) as text
             value = float(value)
@@ -194,10 +198,11 @@ def _read_sequence(origin: Any, args: tuple[Any, ...], value: Any, problems: lis
         if len(hints) != len(value):
             problems.append(f"{path}: expected {len(hints)} values, found {len(value)}")
             return ()
-    items = [
-        _read_value(hint, item, problems, f"{path}[{i}]")
-        for i, (hint, item) in enumerate(zip(hints, value, strict=True))
-    ]
+    items, most = [], len(problems) + 2 * MOST_PROBLEMS
+    for i, (hint, item) in enumerate(zip(hints, value, strict=True)):
+        items.append(_read_value(hint, item, problems, f"{path}[{i}]"))
+        if len(problems) > most:
+            break
     return origin(items)
 
 

@@ -95,7 +95,9 @@ def turn_medians(samples: ArrayLike, turns: ArrayLike) -> NDArray[np.float64]:
         turns: (n,) the turn each was measured in.
     """
     values, places = np.asarray(samples, dtype=float), np.asarray(turns)
-    return np.array([np.median(values[places == turn]) for turn in np.unique(places)])
+    order = np.argsort(places, kind="stable")
+    _, starts = np.unique(places[order], return_index=True)
+    return np.array([np.median(part) for part in np.split(values[order], starts)[1:]])
 
 
 FEWEST_PROCESSES = 3  # of which an interval is made; of two it would be wide beyond use

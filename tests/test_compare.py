@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from edgekit import api
-from edgekit.compare import Measured, compare, read_measured
+from edgekit.compare import compare
 from edgekit.errors import DataError
 from edgekit.report import Report, Row, write_report
+from edgekit.report_files import Measured, read_measured
 
 ROW = Row(
     "b" * 64, "onnx-int8", "onnxruntime", "onnx", "int8", "host", "ok", n=200, accuracy=0.8, ttft_ms=10.0,

@@ -10,7 +10,8 @@ import pytest
 
 from edgekit.errors import DataError
 from edgekit.imports import read_results
-from edgekit.report import Report, Row, add_rows, write_report
+from edgekit.report import Report, Row, write_report
+from edgekit.report_files import add_rows
 
 
 def llama(**changes: Any) -> dict[str, Any]:

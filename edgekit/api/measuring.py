@@ -149,7 +149,7 @@ def bench(
 
     from edgekit.imports import read_results
     from edgekit.recipe import Bench, Gates
-    from edgekit.report import add_rows
+    from edgekit.report_files import add_rows
     from edgekit.runtimes.bench import Settings
     from edgekit.runtimes.bench import bench as run_bench
     from edgekit.timeouts import changed
@@ -229,6 +229,10 @@ def _bars(given: Mapping[str, float | int | None] | None) -> dict[str, Any]:
     return {name: value for name, value in (given or {}).items() if value is not None}
 
 
+MOST_NAMED = 12
+"""Regressions in a verdict of one line."""
+
+
 @checked
 def compare(old: PathLike, new: PathLike, *, tolerance: float = 0.05) -> dict[str, Any]:
     """What got significantly worse from one report of `bench` to another.
@@ -241,13 +245,19 @@ def compare(old: PathLike, new: PathLike, *, tolerance: float = 0.05) -> dict[st
         changes, notes, regressions (their number) and a one-line verdict.
     """
     from edgekit.compare import compare as find
-    from edgekit.compare import notes, read_measured
+    from edgekit.compare import notes
+    from edgekit.report_files import read_measured
     from edgekit.schema import to_json
 
     before, after = read_measured(arguments.path(old, "old")), read_measured(arguments.path(new, "new"))
     changes = find(before, after, tolerance=tolerance)
     worse = [f"{change.row}: {change.figure} {change.change}" for change in changes if change.regression]
-    verdict = f"FAIL: {'; '.join(worse)}" if worse else f"PASS: nothing significantly worse in {len(changes)} figures"
+    more = f"; and {len(worse) - MOST_NAMED} more" if len(worse) > MOST_NAMED else ""
+    verdict = (
+        f"FAIL: {'; '.join(worse[:MOST_NAMED])}{more}"
+        if worse
+        else f"PASS: nothing significantly worse in {len(changes)} figures"
+    )
     return {
         "verdict": verdict,
         "regressions": len(worse),

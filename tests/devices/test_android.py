@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from adb_double import GONE, FakePhone, serve
 
-from edgekit import api, compare, schema
+from edgekit import api, compare, report_files, schema
 from edgekit.bundle import Bundle, sealed
 from edgekit.devices import DEVICES, android, parse_address
 from edgekit.errors import EdgekitError
@@ -136,7 +136,7 @@ def test_graphs_of_an_onnx_bundle(
     raw = [json.loads(line) for line in (tmp_path / "out" / "results.jsonl").read_text().splitlines()]
     assert [row["when"] for row in raw if row.get("test") == "state"] == ["before", "after"]
     assert phone.files == {}  # taken away again
-    once = compare.read_measured(tmp_path / "out")
+    once = report_files.read_measured(tmp_path / "out")
     assert {change.verdict for change in compare.compare(once, once)} == {"same"}
     assert phone.commands[-1].startswith("rm -rf /data/local/tmp/edgekit-")
 

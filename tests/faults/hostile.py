@@ -476,7 +476,11 @@ def picture(place: Path) -> Path:
 
 def forked(verb: str, bundle: Path, place: Path) -> Outcome:
     """Run a verb in a fork of this process, with limits of processor time and memory."""
-    words = arguments(verb, bundle, place)
+    return forked_words(arguments(verb, bundle, place), bundle, place)
+
+
+def forked_words(words: list[str], bundle: Path, place: Path) -> Outcome:
+    """As `forked`, of any command line."""
     with _watched(bundle, place) as (log, outside):
         child = os.fork()
         if child == 0:
