@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -133,6 +134,11 @@ def _ratios(logp: Tensor, group: Group, advantages: Tensor, clip: float | None) 
     """rho of each draw (Q, G), averaged over its tokens."""
     if clip is None:
         return row_means((logp - logp.detach()).exp(), group.lengths)[group.slots]
-    ratio = (logp - group.ref_logp).exp()
-    good, bad = (row_means(one, group.lengths) for one in (ratio.clamp(max=1 + clip), ratio.clamp(min=1 - clip)))
-    return torch.where(advantages >= 0, good[group.slots], bad[group.slots])
+    gap = logp - group.ref_logp
+    worse = torch.zeros_like(group.present)
+    worse[group.slots[advantages < 0]] = True
+    # Where a branch is not taken it may not overflow either: the gradient of an infinity that weighs 0 is no number.
+    capped = gap.clamp(max=math.log1p(clip)).exp()
+    floored = torch.where(worse.repeat_interleave(group.lengths), gap, 0.0).exp().clamp(min=1 - clip)
+    good, bad = (row_means(one, group.lengths)[group.slots] for one in (capped, floored))
+    return torch.where(worse[group.slots], bad, good)

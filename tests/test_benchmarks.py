@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import math
 import sys
+import tomllib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -138,18 +139,51 @@ def test_the_hosts_peaks_are_of_their_kind() -> None:
 def test_mutants_differ_in_one_place_and_leave_messages_alone() -> None:
     mutation = script("mutation")
     source = (
+        "@dataclass(frozen=True)\nclass A:\n    x: int = 1\n\n"
         "def f(a: int = 3) -> int:\n    if a < 2 and not a:\n        raise ValueError(f'{a + 1} is 7')\n"
-        "    a += 1\n    print(a)\n    return a * 2\n"
+        "    a += 1\n    print(a)\n    note('x', end=7)\n    return list(zip(a, a * 2, strict=True))\n\n"
+        "def g():\n    yield 1\n    yield from ()\n"
     )
     found = [(one.line, one.text) for one in mutation.mutants(source)]
     assert sorted(found) == [
-        (1, "3 -> 4"), (2, "2 -> 3"), (2, "And -> Or"), (2, "Lt -> LtE"), (2, "condition -> its opposite"),
-        (2, "not x -> x"), (4, "1 -> 2"), (4, "Add -> Sub"), (5, "print(...) left out"), (6, "2 -> 3"),
-        (6, "Mult -> Div"), (6, "return x -> return None"),
+        (3, "1 -> 2"), (5, "3 -> 4"), (6, "2 -> 3"), (6, "And -> Or"), (6, "Lt -> LtE"),
+        (6, "condition -> its opposite"), (6, "not x -> x"), (8, "1 -> 2"), (8, "Add -> Sub"),
+        (9, "print(...) left out"), (10, "note(...) left out"), (11, "2 -> 3"), (11, "Mult -> Div"),
+        (11, "return x -> return None"), (14, "1 -> 2"), (14, "yield left out"), (15, "yield left out"),
     ]  # fmt: skip
-    given = {one.text: one.tree for one in mutation.mutants(source)}
-    space: dict[str, Any] = {}
-    exec(compile(given["Mult -> Div"], "m", "exec"), space)
-    assert space["f"](7) == 4.0
-    rows = [{"of": 9, "outcome": "seen"}, {"of": 9, "outcome": "survived"}, {"of": 9, "outcome": "too long"}]
-    assert "| all | 9 | 3 | 2 | 1 | 67 % |" in mutation.table({"m": rows})
+    given = {(one.line, one.text): one for one in mutation.mutants(source)}
+    one = given[6, "And -> Or"]
+    assert (one.scope, one.was, one.becomes) == ("f", "if a < 2 and (not a):", "if a < 2 or not a:")
+    assert (given[3, "1 -> 2"].scope, given[5, "3 -> 4"].becomes) == ("A", "def f(a: int=4) -> int:")
+    space: dict[str, Any] = {"dataclass": lambda **_: lambda kind: kind, "note": lambda *_, **__: None}
+    exec(compile(given[14, "yield left out"].tree(), "m", "exec"), space)
+    assert list(space["g"]()) == []
+    exec(compile(given[9, "print(...) left out"].tree(), "m", "exec"), space)
+    assert list(space["g"]()) == [1]
+
+
+def test_samples_and_their_table() -> None:
+    mutation = script("mutation")
+    whole, of = mutation.drawn("edgekit.precision", 0, 5)
+    parts = [mutation.drawn("edgekit.precision", 4, 5, after)[0] for after in (0, 4, 8)]
+    assert len(whole) == of and [one.place for part in parts for one in part] == [one.place for one in whole[:12]]
+    assert [one.place for one in mutation.drawn("edgekit.precision", 4, 6)[0]] != [one.place for one in whole[:4]]
+    rows = [{"of": 9, "outcome": outcome} for outcome in ("seen", "survived", "too long", "equivalent")]
+    text = mutation.table({"m": rows, "n": rows[:1] * 9})
+    # Wilson's interval of 2 of 3.
+    assert (
+        "| `m` | 9 | 3 | 2 | 1 | 1 | 67 % | 21 to 94 % |" in text and "| `n` | 9 | 9 | 9 | 0 | 0 | 100 % |  |" in text
+    )
+    assert "| all | 18 | 12 | 11 | 1 | 1 | 92 % |  |" in text
+
+
+def test_what_cannot_be_seen_is_listed_with_its_reason() -> None:
+    """Each entry is a mutant of today's modules; of two alike the reason must hold for both."""
+    mutation = script("mutation")
+    listed = tomllib.loads(mutation.EQUIVALENT.read_text(encoding="utf-8"))["mutant"]
+    assert all(set(one) == {"module", "in", "was", "becomes", "why"} and len(one["why"]) > 20 for one in listed)
+    for module in {one["module"] for one in listed}:
+        source = (ROOT / mutation.CORE[module].file).read_text(encoding="utf-8")
+        there = {(one.scope, one.was, one.becomes) for one in mutation.mutants(source)}
+        stale = set(mutation.equivalents(module)) - there
+        assert not stale, stale

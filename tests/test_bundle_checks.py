@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from edgekit import bundle_checks
 from edgekit.bundle import Bucket, Cache, Component, FileEntry, Manifest, Precision, TensorSpec, Text
 from edgekit.bundle_checks import check, name_problem
 from edgekit.errors import BundleError
@@ -42,6 +43,10 @@ def tensor(*shape: int | str, dtype: str = "float32", name: str = "x") -> dict[s
     return decoder(inputs=(*INPUTS, TensorSpec(name, dtype, shape)))
 
 
+def only(name: str, *shape: int | str) -> dict[str, Any]:
+    return decoder(inputs=(TensorSpec(name, "float32", shape),))
+
+
 def test_what_is_at_the_edge_is_good() -> None:
     check(GOOD, "m")
     for changes in (
@@ -53,7 +58,15 @@ def test_what_is_at_the_edge_is_good() -> None:
         {"position_axes": 1, "deepstack": 3, **decoder(inputs=())}, {"parity": None},
         {"schema_version": 1}, {"schema_version": 1 << 16}, {"vocab_size": 1}, {"cache": Cache(1, 1, 1), "deepstack": 0,
          **decoder(inputs=())}, {"name": "x" * 1024}, tensor(1, dtype="bfloat16"), tensor(1, dtype="bool"),
-        tensor(1, dtype="uint4"),
+        tensor(1, dtype="uint4"), {"position_axes": 1, **only("position_ids", 1, "tokens")},
+        {"position_axes": 2, **only("rotary_ids", "axes", 1, "tokens")}, only("position_ids", 3, 1, "tokens"),
+        {"cache": Cache(1, 2, 16), "deepstack": 0, **decoder(inputs=(
+            TensorSpec("past_key_0", "float32", (1, "kv_heads", 9, "head_dim")),
+            TensorSpec("past_value_0", "float32", (1, 2, 9, 16))))},
+        {"cache": Cache(1, 1, 1), "deepstack": 1, **only("deepstack_embeds", 1, 4)},
+        {"text": Text("t.json", "t.json", 0, (3,) * 4096)}, {"preprocessing": {"sizes": [[1, 1]] * 1024}},
+        {"buckets": {"x": Bucket("text_decoder", (1,) * 8, 1)}},
+        {"buckets": {"x": Bucket("text_decoder", (16384,), 1)}},
     ):  # fmt: skip
         check(replace(GOOD, **changes), "m")
 
@@ -127,6 +140,23 @@ def test_what_is_at_the_edge_is_good() -> None:
         (tensor(2, (1 << 31) + 1), "components.text_decoder.inputs[9].shape[1]: 2,147,483,649"),
         (tensor(*[1] * 9), "components.text_decoder.inputs[9].shape: 9 axes"),
         (decoder(outputs=(TensorSpec("y", "float8", ()),)), "components.text_decoder.outputs[0].dtype: float8"),
+        ({"text": Text("t.json", "t.json", (1 << 24) + 1, ())}, "text.image_token_id: 16,777,217"),
+        ({"text": Text("t.json", "t.json", 0, ((1 << 24) + 1,))}, "text.eos_token_ids[0]: 16,777,217"),
+        ({"cache": Cache(3, 65537, 16)}, "cache.kv_heads: 65,537"),
+        ({"preprocessing": {"sizes": [[64, 16385]]}}, "preprocessing.sizes[0]: 16,385 is not from 1 to 16,384"),
+        ({"preprocessing": {"sizes": [[64, 64, 64]]}}, "preprocessing.sizes: expected"),
+        ({"preprocessing": {"a": 1 << 63}}, "preprocessing.a: a number of more than 64 bits"),
+        ({"vocab_size": (1 << 63) - 1}, "vocab_size: 9,223,372,036,854,775,807 is not from"),
+        ({"vocab_size": 1 << 63}, "vocab_size: a number of more than 64 bits is not from"),
+        (only("deepstack_embeds"), "deepstack: 2, but components.text_decoder.inputs has deepstack_embeds []"),
+        (only("rotary_ids", 2, 1, 1), "position_axes: 3, but components.text_decoder.inputs has rotary_ids of 2"),
+        (only("past_value_7", 1, 2, 9, 16), "cache.layers: 3, but components.text_decoder.inputs has 1 keys"),
+        (only("past_key_values.0.key", 2, 16, 9), "past_key_values.0.key [2, 16, 9] does not fit the cache"),
+        ({"target": ""}, "target: 0 characters"),
+        ({"precision": Precision("x", "")}, "precision.native: 0 characters"),
+        ({"files": {**GOOD.files, "a\n": FileEntry(1, SHA)}}, "files.'a\\n': a control character"),
+        ({"files": {**GOOD.files, "b": FileEntry(1, "z" * 80)}}, f"files.b.sha256: {'z' * 80} is no"),
+        ({"files": {**GOOD.files, "b": FileEntry(1, "z" * 81)}}, f"files.b.sha256: {'z' * 80}... is no"),
         ({"name": ""}, "name: 0 characters"),
         ({"family": "x" * 1025}, "family: 1,025 characters"),
         ({"precision": Precision("", "x")}, "precision.common: 0 characters"),
@@ -139,7 +169,9 @@ def test_what_no_manifest_says(changes: dict[str, Any], said: str) -> None:
 
 
 def test_names() -> None:
-    assert [name_problem(name) for name in ("a", "a/b.c", "é e", "x" * 255, "/".join(["abc"] * 256))] == [""] * 5
+    long = "/".join([*["abc"] * 255, "abcd"])
+    assert len(long) == 1024
+    assert [name_problem(name) for name in ("a", "a/b.c", "é e", "x" * 255, long)] == [""] * 5
     for name in (
         "",
         "a//b",
@@ -155,6 +187,19 @@ def test_names() -> None:
         "a/" * 512 + "b",
     ):
         assert name_problem(name), name
+
+
+def test_numbers_of_files_and_components_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert (bundle_checks.MOST_FILES, bundle_checks.MOST_COMPONENTS) == (65536, 1024)
+    monkeypatch.setattr(bundle_checks, "MOST_FILES", 2)
+    monkeypatch.setattr(bundle_checks, "MOST_COMPONENTS", 1)
+    check(GOOD, "m")
+    for changes, said in (
+        ({"files": {**GOOD.files, "c": FileEntry(1, SHA)}}, "files: 3 is not from 0 to 2"),
+        ({"components": {**GOOD.components, "x": Component("a.onnx", (), ())}}, "components: 2 is not from 1 to 1"),
+    ):
+        with pytest.raises(BundleError, match=said):
+            check(replace(GOOD, **changes), "m")
 
 
 def test_long_texts_and_many_problems_are_cut() -> None:

@@ -41,7 +41,8 @@ def test_graded_scores() -> None:
     assert low == pytest.approx(scores.mean() - half, abs=0.01) and high == pytest.approx(
         scores.mean() + half, abs=0.01
     )
-    assert score_interval([0.5] * 9) == (0.5, 0.5)
+    assert score_interval([0.5] * 9) == score_interval([0.5]) == (0.5, 0.5)
+    assert score_interval([0.0, 0.5]) != (0.5, 0.5)
 
 
 def test_mcnemar_by_hand() -> None:
@@ -72,6 +73,7 @@ def test_kl() -> None:
     expected = 0.5 * math.log(0.5 / 0.25) + 0.5 * math.log(0.5 / 0.75)
     assert kl_divergence(np.log([0.5, 0.5]), np.log([0.25, 0.75])) == pytest.approx(expected)
     assert kl_divergence([3.0, 5.0], [13.0, 15.0]) == pytest.approx(0, abs=1e-12)  # shifts do not matter
+    assert kl_divergence([1000.0, 1002.0], [-1002.0, -1000.0]) == pytest.approx(0, abs=1e-12)
 
 
 def test_what_is_not_finite_is_never_a_small_gap() -> None:
@@ -193,7 +195,8 @@ def test_pairs_of_a_few_by_hand() -> None:
     found = paired([1.0, 0.75], [0.5, 0.25], draws=4000)
     assert found.p_value == pytest.approx(0.5, abs=0.04) and (found.gained, found.lost, found.delta) == (2, 0, 0.5)
     assert found.ci95 == (0.5, 0.5) and found.significant
-    assert paired([1.0, 0.5], [0.5, 0.0], draws=1).p_value in (0.5, 1.0)  # (hits + 1) / (draws + 1)
+    one = {paired([1.0, 0.5], [0.5, 0.0], draws=1, seed=seed).p_value for seed in range(20)}
+    assert one == {0.5, 1.0}  # (hits + 1) / (draws + 1)
     # Of many distinct differences the bootstrap draws values, not counts: normal, at 1.96 standard errors.
     spread = np.linspace(-0.1, 0.3, 201)
     low, high = paired(0.5 + spread, np.full(201, 0.5), draws=4000).ci95
@@ -207,6 +210,23 @@ def test_what_one_sample_or_two_processes_say() -> None:
     samples, turns = [1.0, 2.0, 4.0, 8.0], [0, 1, 2, 3]
     two = median_interval(samples, turns, {0: 0, 1: 0, 2: 1, 3: 1})
     assert two == median_interval(samples, turns) == (1.0, 8.0)  # of two processes there is no interval
+
+
+def test_the_same_samples_give_the_same_figures() -> None:
+    """The draws are part of a figure: their defaults may not change unseen."""
+    rng = np.random.default_rng(4)
+    new, old = rng.random(90), rng.random(90)
+    assert score_interval(new) == score_interval(new, seed=0, level=0.95) != score_interval(new, seed=1)
+    assert paired(new, old) == paired(new, old, draws=10_000, seed=0) != paired(new, old, seed=1)
+    assert median_interval(new) == median_interval(new, draws=2000, seed=0) != median_interval(new, seed=1)
+    assert median_change(new, old) == median_change(new, old, draws=2000, seed=0) != median_change(new, old, seed=1)
+
+
+def test_a_wilson_interval_of_another_level() -> None:
+    z, n, p = 1.6448536269514722, 20, 0.9
+    centre, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    expected = [(centre - half) / (1 + z * z / n), (centre + half) / (1 + z * z / n)]
+    assert score_interval([1.0] * 18 + [0.0] * 2, level=0.9) == pytest.approx(expected)
 
 
 def test_a_change_of_medians_by_hand() -> None:

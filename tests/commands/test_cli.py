@@ -54,6 +54,25 @@ def test_help_of_every_verb() -> None:
     assert call("distil").exit_code == 2
 
 
+def test_a_finished_run_says_what_was_learnt_and_unlearnt(monkeypatch: pytest.MonkeyPatch) -> None:
+    def score(test: str, n: int, before: float, after: float) -> dict[str, Any]:
+        ends = {f"{when}_ci95": [value - 0.01, value + 0.02] for when, value in (("before", before), ("after", after))}
+        delta = {"delta": after - before, "delta_ci95": [after - before - 0.03, after - before + 0.04]}
+        return {"test": test, "n": n, "before": before, "after": after, **ends, **delta}
+
+    drafts = {"before": {"expected": 0.5}, "after": {"expected": 0.75}}
+    manifest = {"run": "r", "accuracy": score("new", 1200, 0.5, 0.75), "acceptance": drafts}
+    for more, line in (
+        ({"retention": score("old", 3400, 0.875, 0.75)}, "87.50% -> 75.00%  -12.50%  [-15.50%, -8.50%]  on 3,400"),
+        ({}, None),
+    ):
+        monkeypatch.setattr("edgekit.api.distill", lambda *_, told=manifest | more, **__: told)
+        said = call("distill").stdout
+        assert "accuracy before:  50.00%  [49.00%, 52.00%]" in said and "75.00%  [74.00%, 77.00%]" in said
+        assert "+25.00%  [+22.00%, +29.00%]  on 1,200 questions of new" in said
+        assert f"what else it could: {line} questions of old" in said if line else "what else" not in said
+
+
 def test_lists() -> None:
     targets = {row["target"]: row for row in json.loads(call("targets", "--json").stdout)}
     assert targets["onnx"]["ready"] and targets["executorch"]["ready"]

@@ -359,6 +359,7 @@ def test_rates_in_the_report(recipe: Recipe, tmp_path: Path) -> None:
             scores(made.folder, seed, arm, "after", [1.0] * 50 + [0.0] * 50)
     tried = {5e-4: 0.5, 1e-3: 0.75, 2e-3: None}
     made._take({"jsd": Choice.of(tried), "full": Choice.of({5e-4: 0.75, 1e-3: 0.5, 2e-3: 0.25})})
+    assert [arm.trainer.learning_rate for arm in made.arms.values()] == [1e-3, 5e-4]  # what they are trained with
     result = json.loads(json.dumps(made.report()))
     assert [arm["learning_rate"] for arm in result["arms"]] == [1e-3, 5e-4]
     assert result["arms"][0]["tried"] == {"0.0005": 0.5, "0.001": 0.75, "0.002": None}

@@ -18,6 +18,7 @@ from edgekit.checkpoint import load_model
 from edgekit.distill import masking
 from edgekit.distill.masking import (
     MaskedTeacher,
+    check_mask,
     magnitude_threshold,
     mask_into,
     mask_ratio,
@@ -136,7 +137,9 @@ def test_scope_and_exclude(teacher: MaskedTeacher) -> None:
 
 def test_masks_are_per_layer_and_undone(teacher: MaskedTeacher) -> None:
     before = {name: value.clone() for name, value in teacher.model.state_dict().items()}
+    assert teacher.ratio == 0
     thresholds = teacher.set_ratio(0.5)
+    assert teacher.ratio == 0.5 and list(thresholds) == list(teacher.weights)
     assert len(set(thresholds.values())) > 1
     for name, weight in teacher.weights.items():
         assert float((weight == 0).float().mean()) == pytest.approx(0.5, abs=0.01), name
@@ -179,6 +182,49 @@ def test_a_written_mask_of_a_checkpoint_in_shards(tiny_teacher: Path, tmp_path: 
     one, two = load_model(tmp_path / "a").state_dict(), load_model(tmp_path / "b").state_dict()
     assert all(torch.equal(one[name], two[name]) for name in two)
     assert not all(torch.equal(one[name], value) for name, value in load_model(tiny_teacher).state_dict().items())
+
+
+def test_a_written_mask_of_shards_in_folders(tiny_teacher: Path, tmp_path: Path) -> None:
+    load_model(tiny_teacher).save_pretrained(tmp_path / "s", max_shard_size="100KB")
+    index = tmp_path / "s" / "model.safetensors.index.json"
+    kept = json.loads(index.read_text())
+    (tmp_path / "s/deep/er").mkdir(parents=True)
+    for name in set(kept["weight_map"].values()):
+        (tmp_path / "s" / name).rename(tmp_path / "s/deep/er" / name)
+    kept["weight_map"] = {key: f"deep/er/{name}" for key, name in kept["weight_map"].items()}
+    index.write_text(json.dumps(kept))
+    record = write_masked(tmp_path / "s", 0.3, tmp_path / "m")
+    there, here = (sorted(path.name for path in (tmp_path / k / "deep/er").iterdir()) for k in ("s", "m"))
+    assert there == here and record["thresholds"] == write_masked(tiny_teacher, 0.3, tmp_path / "w")["thresholds"]
+
+
+def test_what_goes_along_with_a_written_mask(tiny_teacher: Path, tmp_path: Path) -> None:
+    """Files beside the weights, as they are; not the card, nor weights that are none of the model's, nor folders."""
+    source = Path(shutil.copytree(tiny_teacher, tmp_path / "t"))
+    (source / "notes.txt").write_text("mine")
+    (source / "card.json").write_text("{}")
+    (source / "runs").mkdir()
+    shutil.copyfile(source / "model.safetensors", source / "model_old.safetensors")
+    record = write_masked(source, 0.25, tmp_path / "m", "vision")
+    there, here = ({path.name for path in folder.iterdir()} for folder in (source, tmp_path / "m"))
+    assert here == there - {"card.json", "runs", "model_old.safetensors"} | {"edgekit-mask.json"}
+    assert (tmp_path / "m/notes.txt").read_text() == "mine"
+    kept = json.loads((tmp_path / "m/edgekit-mask.json").read_text())
+    assert kept == record and (kept["ratio"], kept["scope"], kept["exclude"]) == (0.25, "vision", [])
+    assert set(kept) == {"source_sha256", "ratio", "scope", "exclude", "thresholds"}
+
+
+def test_a_mask_has_something_to_mask_and_each_pattern_fits(tiny_teacher: Path) -> None:
+    check_mask(tiny_teacher, idefics3, "all", ())
+    check_mask(tiny_teacher, idefics3, "language", ("*.down_proj.weight", "*.q_proj.weight"))
+    with pytest.raises(RecipeError, match=r"pattern 'q_proj' fits none of the \d+ weights"):
+        check_mask(tiny_teacher, idefics3, "all", ("*.down_proj.weight", "q_proj"))
+    with pytest.raises(RecipeError, match="'\\*vision_model\\*' fits none"):
+        check_mask(tiny_teacher, idefics3, "language", ("*vision_model*",))
+    with pytest.raises(RecipeError, match=r"leaves none of the \d+ weights of scope 'language'") as caught:
+        check_mask(tiny_teacher, idefics3, "language", ("*.self_attn.*", "*.mlp.*"))
+    names = [name for name, _ in maskable(load_model(tiny_teacher), idefics3, "language")]
+    assert f"for example:\n  {names[0]}\n  {names[-1]}" in str(caught.value)
 
 
 def test_what_may_not_be_written_over(tiny_teacher: Path, tmp_path: Path) -> None:

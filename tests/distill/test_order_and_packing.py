@@ -12,8 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from edgekit.distill.batch import Embedded
 from edgekit.distill.order import Order, picture_numbers
-from edgekit.distill.packing import Layout, _block_mask, can_pack, takes_pairs, worth_packing
+from edgekit.distill.packing import Layout, _block_mask, can_pack, packed_hidden, takes_pairs, worth_packing
 
 
 def test_visits_go_through_the_passes() -> None:
@@ -97,3 +98,27 @@ def test_who_sees_whom_by_hand() -> None:
     added = _block_mask(_model(_attn_implementation="eager"), prompt, owner, torch.float16)
     assert added.dtype == torch.float16 and torch.equal(added == 0, expected)
     assert set(added.unique().tolist()) == {0.0, -65504.0}
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("responses", [[[5, 6, 7], [8], [9, 10], [11, 12, 13, 14]], [[5], [6], [7], [8]]])
+def test_packed_states_are_those_of_rows_of_their_own(attention: str, responses: list[list[int]]) -> None:
+    """A decoder with random weights; the first prompt is shorter, and pads to the left."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2, "num_hidden_layers": 2}
+    config = LlamaConfig(vocab_size=20, **sizes, attn_implementation=attention)
+    model = LlamaForCausalLM(config).eval()
+    prompts, owners = [[1, 2], [3, 4, 1]], [1, 0, 1, 0]
+    mask = torch.tensor([[0, 1, 1], [1, 1, 1]])
+    ids, positions = torch.tensor([[0, 1, 2], [3, 4, 1]]), torch.tensor([[0, 0, 1], [0, 1, 2]])
+    table = model.get_input_embeddings()
+    embedded = Embedded(table(ids), mask, ids, positions, torch.zeros_like(mask).bool(), [])
+    with torch.no_grad():
+        got = packed_hidden(model, embedded, owners, responses)
+        wanted = []
+        for owner, response in zip(owners, responses, strict=True):
+            row = torch.tensor([[*prompts[owner], *response]])
+            wanted.append(model.model(row).last_hidden_state[0, len(prompts[owner]) - 1 : -1])
+    torch.testing.assert_close(got, torch.cat(wanted), atol=2e-6, rtol=1e-5)

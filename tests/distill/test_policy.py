@@ -135,6 +135,35 @@ def test_weighted_kl_by_hand() -> None:
     )
 
 
+def test_what_is_not_asked_for_weighs_nothing() -> None:
+    """The weighted KL leaves the push alone, TOPR leaves the KL alone, and a KL of no weight asks nobody."""
+    logp, teacher = torch.tensor([-0.5, -2.0, -1.1]), torch.tensor([-0.1, -0.3, -0.2])
+
+    def k3(gap: float) -> float:
+        return math.exp(gap) - gap - 1
+
+    ratios = [math.exp(-2.0 + 1.2), math.exp(-1.1 + 0.9)]
+    push, pull = -(2 * GOOD + BAD) / 3, 0.1 * (k3(1.0) + k3(0.1)) / 2 / 3
+    weighed = 0.1 * (ratios[0] * k3(1.0) + ratios[1] * k3(0.1)) / 2 / 3
+    assert pushed(logp, group(), teacher, kl="weighted", kl_beta=0.1)[0] == pytest.approx(push + weighed, abs=1e-6)
+    fallen = -(2 * GOOD + math.exp(-3.1 + 2.1) * BAD) / 3  # the student's probability of the wrong response
+    assert pushed(logp, group(), teacher, topr=True, kl_beta=0.1)[0] == pytest.approx(fallen + pull, abs=1e-6)
+    settings = Weights({"jsd": 0.0}, kl="weighted", kl_beta=0.0, distill=False)
+    loss = joint_loss(Measured(logp), {"jsd": torch.zeros(3)}, group(), settings).loss  # no teacher was asked
+    assert loss.item() == pytest.approx(push, abs=1e-6)
+    quiet = Weights({"jsd": 1.0}, grpo=0.0, topr=True)
+    assert joint_loss(Measured(logp), {"jsd": torch.ones(3)}, group(), quiet).loss.item() == 1
+    with pytest.raises(ValueError, match="were not asked for"):
+        topr_weights(Measured(logp), group(), torch.zeros(1, 3))
+
+
+def test_a_ratio_that_overflows_pushes_nothing_where_nothing_is_preferred() -> None:
+    """A response that pi_ref would never write, and the student does: exp(199) is infinite, and times 0 no number."""
+    one = group(ref_logp=torch.full((3,), -200.0), r_acc=torch.ones(2))
+    loss, grad = pushed(torch.full((3,), -1.0), one, torch.zeros(3), clip=0.2)
+    assert loss == 0 and grad.tolist() == [0.0] * 3
+
+
 def test_full_kl_replaces_the_estimate() -> None:
     full = torch.tensor([0.3, 0.5, 0.7], requires_grad=True)
     settings = Weights({"jsd": 0.0}, kl_beta=0.1, kl="full", accuracy=False, distill=False)

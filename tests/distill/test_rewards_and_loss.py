@@ -270,6 +270,41 @@ def test_weights_of_the_paper() -> None:
     assert usual.advantage_std == "sample" and usual.rows == {}
 
 
+def test_which_models_a_loss_asks() -> None:
+    """mu for TOPR and for the weighted KL, pi_ref for the whole KL; nothing that weighs nothing asks for any."""
+    for settings, mu, reference in (
+        ({}, False, False), ({"topr": True}, True, False), ({"kl": "weighted"}, True, False),
+        ({"kl": "full"}, False, True), ({"kl": "full", "topr": True}, True, True),
+        ({"kl": "weighted", "kl_beta": 0.0}, False, False), ({"kl": "full", "kl_beta": 0.0}, False, False),
+        ({"kl": "weighted", "kl_beta": 0.0, "topr": True}, True, False), ({"kl": "k3", "kl_beta": 9.0}, False, False),
+        ({"topr": True, "grpo": 0.0}, False, False), ({"kl": "weighted", "grpo": 0.0}, False, False),
+        ({"kl": "full", "grpo": 0.0}, False, False), ({"kl": "weighted", "grpo": 0.5, "kl_beta": 0.5}, True, False),
+        ({"kl": "full", "grpo": 0.5, "kl_beta": 0.5}, False, True), ({"topr": True, "grpo": 0.5}, True, False),
+    ):  # fmt: skip
+        weights = Weights({"jsd": 1.0}, **settings)  # type: ignore[arg-type]
+        assert (weights.needs_mu, weights.needs_reference) == (mu, reference), settings
+
+
+def test_weights_of_a_recipe() -> None:
+    """Each from its own field: no two of them are the same number."""
+    recipe = load_recipe(
+        ablation_recipe_path(),
+        {"objective": "{jsd: 0.25, ce: 3.0}", "masters.grpo_weight": "0.5", "masters.kl_beta": "0.125",
+         "masters.kl_estimator": "full", "masters.off_policy": "topr", "masters.rewards.min_spread": "0.0625",
+         "masters.advantage_std": "population", "masters.rewards.distill": "false"},
+    )  # fmt: skip
+    objectives = {"jsd": build("jsd", {"over": "right"}), "ce": build("ce", {"over": "reference"})}
+    assert Weights.by(recipe, objectives) == Weights(
+        {"jsd": 0.25, "ce": 3.0}, 0.5, 0.125, "full", None, True, True, False, 0.0625, "population",
+        {"jsd": "right", "ce": "reference"},
+    )  # fmt: skip
+    masters = dataclasses.replace(
+        recipe.masters, off_policy="clip", clip=0.2, rewards=dataclasses.replace(recipe.masters.rewards, accuracy=False)
+    )
+    clipped = Weights.by(dataclasses.replace(recipe, masters=masters), {})
+    assert (clipped.clip, clipped.topr, clipped.accuracy, clipped.rows) == (0.2, False, False, {})
+
+
 def test_over_right_responses_by_hand() -> None:
     """Two questions, G = 3: right ones are a (drawn twice) of the first and c of the second; d is right but empty."""
     group = Group(

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from edgekit.data import samples
+from edgekit.data.scenes import HELD_OUT, questions, scene
 from edgekit.demo import architecture
 from edgekit.distill import demo_models, scene_models
 from edgekit.distill.evaluate import evaluate_model
@@ -152,7 +156,82 @@ def test_one_forward_measures_what_greedy_decoding_does(folder: Path) -> None:
             optimizer.step()
     greedy = evaluate_model(model, processor, "scenes:test:pictures=6", scoring="exact").accuracy
     assert 0 < greedy < 1
-    assert share_right(model, items, pad) == pytest.approx(greedy)
+    model.train()
+    assert share_right(model, items, pad) == pytest.approx(greedy) and model.training
+    assert share_right(model.eval(), items, pad) == pytest.approx(greedy) and not model.training
+
+
+def test_snapshots_are_kept_at_their_levels() -> None:
+    """Every third step, and no more once each level is kept."""
+    shares, kept = iter([0.1, 0.5, 0.4, 0.95]), list[tuple[float, float, int]]()
+    snapshots = scene_models.Snapshots(
+        (0.2, 0.5, 0.9), lambda *one: kept.append(one), lambda level: level in (0.2, *(one[0] for one in kept)), 3
+    )
+    callback = scene_models.KeepAtLevels(snapshots, lambda: next(shares))
+    for step in range(1, 19):
+        callback.on_step_end(None, SimpleNamespace(global_step=step), None)
+    assert kept == [(0.5, 0.5, 6), (0.9, 0.95, 12)] and not list(shares)
+
+
+def test_some_of_a_pictures_questions_by_chance(folder: Path) -> None:
+    encoder = Encoder(Processor.load(folder))
+    every, some = (SceneQuestions(encoder, "train", 3, 9, asked) for asked in (None, 2))
+    assert len(every) == 9
+    places = []
+    for index in range(9):
+        rows = every[index]["rows"]
+        drawn = np.random.default_rng((3, index)).choice(len(rows), 2, replace=False).tolist()
+        assert some[index]["rows"] == [rows[place] for place in drawn]
+        places.append(tuple(drawn))
+    assert len(set(places)) > 4
+
+
+@pytest.mark.parametrize("seed", [0, 3])
+def test_the_warm_up_is_measured_on_pictures_it_never_saw(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    drawn: list[tuple[str, int, int]] = []
+
+    class Noted(DrawnCells):
+        def __init__(self, *given: Any) -> None:
+            drawn.append(given)
+            super().__init__(*given)
+
+    def squares_everywhere(trainer: Any, *_: Any) -> None:
+        torch.nn.init.zeros_(trainer.model.heads.shape_head.weight)
+        trainer.model.heads.shape_head.bias.data = torch.tensor([0.0, 0.0, 9.0, 0.0, 0.0])
+
+    monkeypatch.setattr(scene_models, "DrawnCells", Noted)
+    monkeypatch.setattr(scene_models, "run_trainer", squares_everywhere)
+    monkeypatch.setattr(scene_models, "Trainer", lambda model, **_: SimpleNamespace(model=model))
+    heads, share = scene_models.warm_up_on_cells(load(folder), PLAN.tower, tmp_path, seed=seed, bf16=False)
+    assert drawn == [("train", 1_000_000 + seed, 16), ("train", 999_999, 200)] and heads.shape_head.out_features == 5
+    shapes = [one.shape for index in range(200) for one in scene("train", 999_999, index).placed]
+    assert share == pytest.approx(shapes.count("square") / len(shapes))
+
+
+def test_answers_are_measured_on_the_test_splits_manner(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pictures of seeds that no data spec has by default; every second one shows a composition held out of train."""
+    made: dict[str, Any] = {}
+    monkeypatch.setattr(scene_models, "run_trainer", lambda *given: made.update(ran=given[2]))
+    monkeypatch.setattr(scene_models, "SceneTrainer", lambda heads, **given: made.update(given))
+    monkeypatch.setattr(scene_models, "share_right", lambda model, items, pad: made.update(items=items) or 0.625)
+    share = scene_models.train_scene_answers(
+        load(folder), CellHeads(32), Processor.load(folder), PLAN.answers, tmp_path, pad_id=0, seed=4, bf16=False,
+        snapshots=scene_models.Snapshots((0.5,), lambda *_: None, lambda _: False, 1),
+    )  # fmt: skip
+    assert share == 0.625 and made["ran"] == "answers"
+    asked = made["train_dataset"]
+    assert (asked.split, asked.seed, asked.count, asked.asked) == ("train", 1_000_004, 8, 3)
+    assert len(made["items"]) == scene_models.HELD_BACK == 60
+    for index, item in enumerate(made["items"]):
+        shown = scene("test", 1_000_000, index)
+        assert torch.equal(item["cells"], torch.tensor(shown.cells())) and len(item["rows"]) == len([*questions(shown)])
+        assert any((one.color, one.shape) in HELD_OUT for one in shown.placed) == (index % 2 == 1)
+    callback = made["callbacks"][0]
+    assert callback.measure() == 0.625 and callback.snapshots.levels == (0.5,)
 
 
 def test_a_training_stops_and_goes_on(tiny: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from collections.abc import Callable
@@ -18,8 +19,9 @@ from openai_double import Answer, images, said, serve, share, text
 from edgekit import api
 from edgekit.checkpoint import load_model
 from edgekit.data import samples as read
-from edgekit.distill import gen_data, masters
+from edgekit.distill import gen_data, masters, measuring
 from edgekit.distill import shards as shard_files
+from edgekit.distill.evaluate import Evaluation
 from edgekit.distill.joint import JointTrainer
 from edgekit.distill.legs import Leg, Stage
 from edgekit.distill.responses import Responses
@@ -230,6 +232,14 @@ def test_a_kill_while_a_shard_is_written_costs_that_shard_and_doubles_none(
 def test_what_else_it_could_is_asked_before_and_after(
     tmp_path: Path, tiny_checkpoint: Path, tiny_teacher: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    measure, right = measuring.evaluate_model, {"before": 4, "after": 2, "retention-before": 1, "retention-after": 3}
+
+    def scored(*given: Any, title: str, **settings: Any) -> Evaluation:
+        """So many right ones at each measurement: a model of no weights to speak of is right about nothing."""
+        found = measure(*given, title=title, **settings)
+        return dataclasses.replace(found, scores=(np.arange(found.n) < right[title.split()[-1]]).astype(float))
+
+    monkeypatch.setattr(measuring, "evaluate_model", scored)
     folder = workspace(tmp_path / "w", tiny_checkpoint, tiny_teacher)
     other = [json.loads(line) for line in (folder / "train.jsonl").read_text().splitlines()][:6]
     (folder / "other.jsonl").write_text("".join(json.dumps({**row, "id": f"o{row['id']}"}) + "\n" for row in other))
@@ -240,7 +250,8 @@ def test_what_else_it_could_is_asked_before_and_after(
     for when in ("before", "after"):
         kept = json.loads((reports / f"accuracy-retention-{when}.json").read_text())
         assert kept["ids"] == [f"o{row['id']}" for row in other[:5]]
-        assert manifest["retention"][when] == sum(kept["scores"]) / 5
+        assert manifest["retention"][when] == sum(kept["scores"]) / 5 == {"before": 0.2, "after": 0.6}[when]
+    assert manifest["retention"]["delta"] == pytest.approx(0.4) and manifest["accuracy"]["delta"] == -0.5
     assert not (folder / "runs/tiny/responses").exists()  # reference answers alone were learnt from
 
 
