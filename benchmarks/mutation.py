@@ -5,11 +5,11 @@
     python benchmarks/mutation.py --after 10 --sample 16             16 others than `--sample 10` drew
 
 A mutant differs in one place: a comparison, an operator, a number, a truth value, a condition, a value that is not
-given back, a call or a `yield` that is left out. It is run in a fork of this process, which has imported the packages
-that the tests need but nothing of edgekit, so that everything that imports the module sees the mutant; what tests start
-as processes of their own does not, so such tests are not chosen. A mutant is seen when a test fails, when a module
-cannot be imported, or when the tests take more than a multiple of their usual time. Results are kept in a file of
-lines, and a second run goes on from there; a module that has changed meanwhile, or its tests, begins anew.
+given back, a call or a `yield` that is left out. It runs in a fork of this process, which has imported the packages
+that the tests need but nothing of edgekit, so that everything that imports the module sees it; what tests start as
+processes of their own does not, so such tests are not chosen. A mutant is seen when a test fails, when a module cannot
+be imported, or when the tests take more than a multiple of their usual processor time. Results are kept in a file of
+lines, and a later run goes on from there; a module that has changed meanwhile, or its tests, begins anew.
 
 Not mutated, because no test should see it: annotations, decorators and their arguments, docstrings, what is raised or
 asserted (the condition for it is), texts of messages and of notes, `strict` of `zip`, which is an assertion. Mutants
@@ -25,8 +25,10 @@ import copy
 import importlib.machinery
 import importlib.util
 import json
+import math
 import os
 import random
+import resource
 import signal
 import sys
 import tempfile
@@ -226,10 +228,9 @@ class _Finder:
 
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> Any:
         """For `sys.meta_path`."""
-        if fullname != self._name:
-            return None
         loader = _Loader(fullname, self._path, self._tree)
-        return importlib.util.spec_from_file_location(fullname, self._path, loader=loader)
+        ours = fullname == self._name
+        return importlib.util.spec_from_file_location(fullname, self._path, loader=loader) if ours else None
 
 
 def run(module: str, tree: ast.Module | None, limit_s: float, imported: Path | None = None) -> tuple[str, float]:
@@ -238,15 +239,16 @@ def run(module: str, tree: ast.Module | None, limit_s: float, imported: Path | N
     Args:
         module: In CORE.
         tree: The mutant's; None without.
-        limit_s: Time it has.
+        limit_s: Processor time it has; a machine may be busy, so of its clock it has 60 times as much.
         imported: File to write the names of other packages' modules into that the tests imported.
     Returns:
-        "seen", "survived" or "too long", and its seconds.
+        "seen", "survived" or "too long", and its seconds of processor time.
     """
     part, began = CORE[module], time.monotonic()
     child = os.fork()
     if child == 0:
         os.setpgid(0, 0)
+        resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(limit_s), math.ceil(limit_s) + 1))
         null = os.open(os.devnull, os.O_WRONLY)
         for stream in (1, 2):
             os.dup2(null, stream)
@@ -262,14 +264,14 @@ def run(module: str, tree: ast.Module | None, limit_s: float, imported: Path | N
                 imported.write_text("\n".join(_of_others()), encoding="utf-8")
         finally:
             os._exit(code)
-    while time.monotonic() - began < limit_s:
-        ended, status = os.waitpid(child, os.WNOHANG)
+    while True:
+        ended, status, used = os.wait4(child, os.WNOHANG)
         if ended:
-            return ("survived" if status == 0 else "seen"), time.monotonic() - began
+            late = os.WIFSIGNALED(status) and os.WTERMSIG(status) in (signal.SIGXCPU, signal.SIGKILL)
+            return "too long" if late else "seen" if status else "survived", used.ru_utime + used.ru_stime
+        if time.monotonic() - began > 60 * limit_s:
+            os.killpg(child, signal.SIGKILL)
         time.sleep(0.02)
-    os.killpg(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    return "too long", time.monotonic() - began
 
 
 def _of_others() -> list[str]:
@@ -306,7 +308,7 @@ def measure(
     Args:
         module, sample, seed, after: As for `drawn`.
         kept: File of lines.
-        least_s: Time that a mutant's tests have in any case.
+        least_s: Processor time that a mutant's tests have in any case.
     """
     part = CORE[module]
     texts = [(ROOT / name).read_bytes() for name in (part.file, *part.tests)]
