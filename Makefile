@@ -11,7 +11,9 @@ WORKERS ?= $(shell $(PYTHON) -c 'import os; print(min(os.cpu_count() or 1, 4))')
 export HF_HUB_OFFLINE ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: setup setup-demo demo test lint types format clean
+WEB := tests/apps/web/node_modules/.installed
+
+.PHONY: setup setup-demo setup-web demo test lint types format clean
 
 setup: $(STAMP)
 
@@ -30,6 +32,17 @@ $(STAMP): $(DEMO)
 	$(if $(NO_GGUF),,$(BIN)/python -m pip install -q -c constraints.txt -e '.[gguf]' 'llama-cpp-python[server]' \
 	  || echo "llama-cpp-python was not built (it needs a C++ compiler); the tests of GGUF skip.")
 	touch $@
+
+# What the web library is tested on: onnxruntime-web, a type checker and a driver of browsers by npm, and Chromium where
+# this may install it. What is missing makes tests skip, with its reason.
+setup-web:
+	@command -v npm > /dev/null || echo "npm is not here: the tests of the web library skip."
+	@! command -v npm > /dev/null || test -e $(WEB) || (cd $(dir $(WEB)).. && npm install --ignore-scripts --no-audit \
+	  --no-fund --no-package-lock > npm.log 2>&1 && touch node_modules/.installed && rm npm.log) \
+	  || echo "npm cannot install their packages: tests of the web library skip; tests/apps/web/npm.log says why."
+	@command -v chromium > /dev/null || (test "$$(id -u)" = 0 && command -v apt-get > /dev/null && apt-get update -q \
+	  && apt-get install -yq --no-install-recommends chromium) > /dev/null 2>&1 \
+	  || echo "Chromium is not here, and was not installed: the tests of the web page skip."
 
 # Distil, export, measure, in demo-run/; the same command goes on where it was stopped.
 demo: $(DEMO)

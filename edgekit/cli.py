@@ -28,6 +28,7 @@ VERBS = (
     "bench",
     "compare",
     "run",
+    "app",
     "data",
     "targets",
     "devices",

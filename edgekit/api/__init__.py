@@ -14,6 +14,7 @@ from edgekit.api.distilling import (
     parse_overrides,
     probe,
 )
+from edgekit.api.embedding import app
 from edgekit.api.exporting import export, matrix
 from edgekit.api.inspecting import inspect
 from edgekit.api.listing import data_check, data_show, devices, doctor, targets
@@ -21,6 +22,7 @@ from edgekit.api.measuring import bench, compare, verify
 
 __all__ = [
     "ablate",
+    "app",
     "bench",
     "chat",
     "compare",

@@ -371,7 +371,7 @@ def prefer_size(image_size: Size, sizes: Sequence[Size]) -> Size:
     def gap(size: Size) -> tuple[float, float]:
         shape = math.log(size[0] / size[1]) - math.log(image_size[0] / image_size[1])
         area = math.log(size[0] * size[1]) - math.log(image_size[0] * image_size[1])
-        return round(abs(shape), 6), abs(area)
+        return round(abs(shape), 6), round(abs(area), 6)  # or the last bit of a logarithm would choose
 
     return min(sizes, key=gap)
 

@@ -215,6 +215,8 @@ WRONG: list[tuple[Callable[..., Any], dict[str, Any], str]] = [
     (api.bench, {"bundles": [], "data": "x", "bars": {"biggest": 1}}, "biggest"), (api.bench, {"out": 3}, "out"),
     (api.compare, {"old": 3, "new": "x"}, "old"),
     (api.compare, {"old": "x", "new": "x", "tolerance": "5 %"}, "tolerance"),
+    (api.app, {"bundle": 3, "out": "x"}, "bundle"), (api.app, {"bundle": "x", "out": 3}, "out"),
+    (api.app, {"bundle": "x", "out": "x", "platforms": 3}, "platforms"),
     (api.inspect, {"source": 3}, "source"), (api.data_check, {"spec": 3}, "spec"),
     (api.data_check, {"spec": "x", "closed_answers": 3}, "closed_answers"),
     (api.data_show, {"spec": "x", "count": "n"}, "count"),

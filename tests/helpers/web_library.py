@@ -15,9 +15,12 @@ import pytest
 from numpy.typing import NDArray
 
 ROOT = Path(__file__).parents[2]
-LIBRARY = ROOT / "edgekit" / "apps" / "web" / "lib"
+LIBRARY = ROOT / "edgekit" / "apps" / "web" / "edgekit"
 CALLS = ROOT / "tests" / "apps" / "web" / "call.mjs"
+ANSWERS, BROWSER = CALLS.with_name("answer.mjs"), CALLS.with_name("browser.mjs")
+MODULES = CALLS.parent / "node_modules"
 OLDEST = 20
+SETUP = "make setup-web installs it"
 
 
 def node() -> str:
@@ -29,6 +32,31 @@ def node() -> str:
     if int(version.removeprefix("v").partition(".")[0]) < OLDEST:
         pytest.skip(f"Node.js is {version}, and {OLDEST} is needed")
     return found
+
+
+def package(name: str) -> Path:
+    """Folder of an npm package that the tests need; a skip with its reason where it is not installed."""
+    if not (MODULES / name / "package.json").is_file():
+        pytest.skip(f"{name} is not installed ({SETUP})")
+    return MODULES / name
+
+
+def chromium() -> str:
+    """Path of Chromium; a skip with its reason where there is none."""
+    found = shutil.which("chromium") or shutil.which("chromium-browser")
+    if found is None:
+        pytest.skip(f"Chromium is not installed ({SETUP})")
+    return found
+
+
+def run(script: Path, arguments: Sequence[str], task: dict[str, Any], folder: Path, timeout_s: float = 600) -> Any:
+    """What a script of tests/apps/web prints, of a task in a file that is its last argument."""
+    path = folder / "task.json"
+    path.write_text(json.dumps(task))
+    command = [node(), str(script), *arguments, str(path)]
+    ran = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=timeout_s)
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    return json.loads(ran.stdout)
 
 
 def ask(calls: Sequence[dict[str, Any]], folder: Path) -> list[Any]:

@@ -2,6 +2,7 @@ import type { OpenOptions, VisionModel as Model } from "./types.js";
 
 export * from "./types.js";
 export { EdgekitError } from "./errors.js";
+export type VisionModel = Model;
 export declare const VisionModel: {
   /**
    * Download what is missing of a bundle, check every file, and load it in a worker.

@@ -66,7 +66,13 @@ export interface PromptFile {
   system: { before: string; after: ByFirst; trim: boolean } | null;
   user: { before: ByFirst; text: { before: string; after: string; trim: boolean }; after: string };
   image: { piece: string; first: boolean };
-  assistant: { before: string; after: string; trim: boolean } | null;
+  assistant: {
+    before: string;
+    after: string;
+    trim: boolean;
+    /** Of a text that holds `to`, only what follows its last one is kept. */
+    drop?: { to: string; trim: "none" | "newlines" | "both" } | null;
+  } | null;
   generation: string;
   refused: { system?: string; assistant?: string };
   blanks: string;
@@ -161,8 +167,11 @@ export interface OpenOptions {
   threads?: number;
   /** Folder of onnxruntime-web's files; ../ort/ beside the library by default. */
   ort?: string | URL;
-  /** SHA-256 of app/model.json, which names those of all other files. */
+  /** SHA-256 and bytes of app/model.json, which names those of all other files; with both it is kept as they are. */
   sha256?: string;
+  bytes?: number;
+  /** Tokens that prompt and answer may have together, where app/model.json does not say. */
+  context?: number | null;
   onProgress?: (progress: Progress) => void;
   signal?: AbortSignal;
   /** Milliseconds that a step may take before the runtime is given up. */
@@ -198,14 +207,13 @@ export interface Chat {
 export interface VisionModel {
   readonly model: ModelFile;
   readonly runtime: RuntimeInfo;
-  /** The bundle's hash, as `edgekit bench` names it; empty where app/model.json does not say. */
   answer(question: string, images?: ImageSource | ImageSource[] | null, options?: AnswerOptions): AsyncGenerator<Event, void>;
   /** A conversation whose cache is kept from turn to turn; another answer between its turns makes it start anew. */
   chat(options?: AnswerOptions): Chat;
   selfTest(options?: { onProgress?: (progress: Progress) => void; signal?: AbortSignal }): Promise<SelfTest>;
   /** Answers of golden pictures, timed, for `edgekit bench --import`. */
   bench(options?: { runs?: number; signal?: AbortSignal; onProgress?: (progress: Progress) => void }): Promise<BenchRun[]>;
-  /** Bytes of WebAssembly's memory, of the GPU none. */
-  memory(): Promise<{ wasm_bytes: number | null }>;
+  /** Of the page and its workers, where the browser tells; that may take seconds. */
+  memory(): Promise<{ bytes: number; how: string } | null>;
   close(): void;
 }

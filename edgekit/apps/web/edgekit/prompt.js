@@ -61,7 +61,22 @@ function begin(file, system, first) {
 /** @param {PromptFile} file @param {Message} message */
 function reply(file, message) {
   if (!file.assistant) refuse("This model takes one turn only", file.refused.assistant);
-  return file.assistant.before + trimmed(file, plain(message), file.assistant.trim) + file.assistant.after;
+  const text = dropped(file, plain(message), file.assistant.drop ?? null);
+  return file.assistant.before + trimmed(file, text, file.assistant.trim) + file.assistant.after;
+}
+
+/**
+ * What the template keeps of an answer: not what was thought before it.
+ * @param {PromptFile} file
+ * @param {string} text
+ * @param {{to: string, trim: "none" | "newlines" | "both"} | null} drop
+ */
+function dropped(file, text, drop) {
+  const at = drop ? text.lastIndexOf(drop.to) : -1;
+  if (!drop || at < 0) return text;
+  const rest = text.slice(at + drop.to.length);
+  if (drop.trim === "newlines") return rest.replace(/^\n+/, "");
+  return trimmed(file, rest, drop.trim === "both");
 }
 
 /** @param {PromptFile} file @param {Message} message */
