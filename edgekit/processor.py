@@ -151,7 +151,7 @@ class Processor:
 
         Args:
             preprocessing: Of its manifest. Before schema 4 no order was recorded: columns first, as Pillow had it
-                until 13.
+                up to 12.1.
         Raises:
             EdgekitError: as `for_sizes`.
         """

@@ -1,9 +1,10 @@
 """Resizing as one recorded Pillow did it, whichever is installed.
 
-Pillow resizes in two passes, each rounded to whole numbers, and the order of the two shows in the pixels. Up to 12 the
-columns always go first; since 13 (python-pillow/Pillow#9549) the rows do where a picture loses much more height than
-width. So the order is part of what a model was fed by: a bundle records it, and it is followed here by two
-resizes of one axis each, which give what Pillow's own two passes give.
+Pillow resizes in two passes, each rounded to whole numbers, and the order of the two shows in the pixels. Columns went
+first always up to 12.1; since 12.2 rows do for a picture more than a hundred times as high as wide that loses height
+(python-pillow/Pillow#9524), and since 13 wherever a picture loses much more height than width (#9549). So the order is
+part of what a model was fed by: a bundle records it, and it is followed here by two resizes of one axis each, which
+give what Pillow's own two passes give.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ if TYPE_CHECKING:
 
 ORDER = "resize_order"
 """The parameter's name."""
-COLUMNS, TALL_ROWS = "columns_first", "tall_rows_first"
-ORDERS = (COLUMNS, TALL_ROWS)
+COLUMNS, NARROW_ROWS, TALL_ROWS = "columns_first", "narrow_rows_first", "tall_rows_first"
+ORDERS = (COLUMNS, NARROW_ROWS, TALL_ROWS)
+NARROW = 100
+"""So many times as high as wide, and more."""
 Size = tuple[int, int]
 
 
@@ -31,6 +34,8 @@ def rows_first(size: Size, wanted: Size, order: str) -> bool:
     """
     (width, height), (new_width, new_height) = size, wanted
     lost = height - new_height
+    if order == NARROW_ROWS:
+        return lost > 0 and height > NARROW * width
     return order == TALL_ROWS and lost > 0 and lost > 2 * (width - new_width)
 
 
@@ -60,11 +65,14 @@ def installed_order() -> str:
     import numpy as np
     from PIL import Image as pillow
 
-    noise = np.random.default_rng(0).integers(0, 256, (200, 20, 3), dtype=np.uint8)
-    image, size = pillow.fromarray(noise), (12, 12)
-    own = image.resize(size, pillow.Resampling.LANCZOS).tobytes()
+    noise = np.random.default_rng(0).integers(0, 256, (400, 20, 3), dtype=np.uint8)
+    images, size = [pillow.fromarray(noise), pillow.fromarray(noise[:, :3])], (12, 12)
     params = {"resample": int(pillow.Resampling.LANCZOS)}
-    same = [order for order in ORDERS if resize(image, size, {**params, ORDER: order}).tobytes() == own]
+
+    def made(given: Mapping[str, Any]) -> list[bytes]:
+        return [resize(image, size, given).tobytes() for image in images]
+
+    same = [order for order in ORDERS if made({**params, ORDER: order}) == made(params)]
     if len(same) != 1:
         raise AssertionError("this Pillow resizes in an order of its own")
     return same[0]

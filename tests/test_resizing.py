@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgekit.resizing import COLUMNS, ORDER, ORDERS, TALL_ROWS, installed_order, resize, rows_first
+from edgekit.resizing import COLUMNS, NARROW_ROWS, ORDER, ORDERS, TALL_ROWS, installed_order, resize, rows_first
 
 FILTERS = (Image.Resampling.LANCZOS, Image.Resampling.BILINEAR, Image.Resampling.BICUBIC, Image.Resampling.BOX)
 
@@ -28,6 +28,8 @@ def test_two_passes_are_pillows_own(resample: Image.Resampling) -> None:
 
 def test_which_axis_goes_first_by_hand() -> None:
     assert not rows_first((20, 300), (10, 10), COLUMNS)
+    assert not rows_first((3, 300), (10, 10), NARROW_ROWS) and rows_first((3, 301), (10, 10), NARROW_ROWS)
+    assert not rows_first((3, 301), (10, 301), NARROW_ROWS)  # no height is lost
     assert rows_first((20, 300), (10, 10), TALL_ROWS)
     assert not rows_first((20, 30), (10, 10), TALL_ROWS) and rows_first((20, 31), (10, 10), TALL_ROWS)  # 20 is 2 x 10
     assert not rows_first((20, 30), (40, 30), TALL_ROWS)  # no height is lost

@@ -68,6 +68,8 @@ def _show(found: Inspection, operations: bool, columns: str | None, wide: bool) 
     for name, part in found.components.items():
         _print_lists(name, part, None if operations else SHOWN)
     print_text(f"apart: {found.apart_means}")
+    if found.apps:
+        print_text(f"apps: {found.apps}")
     for text in found.notes:
         print_text(f"note: {text}")
 

@@ -18,6 +18,7 @@ from edgekit.bundle import MANIFEST, Bundle, Component, Manifest
 from edgekit.bundle_checks import MOST_HEADS
 from edgekit.errors import EdgekitError
 from edgekit.families import read_optional_json
+from edgekit.handover.summary import summary
 from edgekit.inside import READERS, Held, Part, State, is_encoder
 from edgekit.mlprogram import DECODE
 
@@ -136,6 +137,8 @@ class Inspection:
     per_image: Moved | None
     apart_means: str
     notes: tuple[str, ...]
+    apps: str = ""
+    """What of a bundle is there for apps; empty for a checkpoint."""
 
 
 def inspect(folder: Path, *, tokens: int | None = None, verify: bool = True) -> Inspection:
@@ -187,6 +190,7 @@ def inspect_bundle(bundle: Bundle, *, tokens: int | None = None) -> Inspection:
             "size_bytes": bundle.size_bytes,
             "apart_means": reader.APART,
             "notes": (*reader.NOTES, *([bundle.unsealed] if bundle.unsealed else [])),
+            "apps": summary(bundle),
         },
     )
 
