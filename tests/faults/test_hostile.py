@@ -80,7 +80,7 @@ def _some(verb: str, names: Collection[str], count: int) -> list[Any]:
 @pytest.mark.parametrize(("verb", "name"), [*_some("inspect", hostile.CASES, 60), *_some("verify", hostile.CASES, 60)])
 def test_other_verbs_end_well(verb: str, name: str, tiny_bundle: Path, tmp_path: Path) -> None:
     found = hostile.forked(verb, hostile.made(name, tiny_bundle, tmp_path), tmp_path)
-    hostile.check(found, codes=(0, 1))
+    hostile.check(found, codes=(0, 1, 3) if verb == "verify" else (0, 1))  # 3: answers of other files than exported
 
 
 @pytest.mark.parametrize(("verb", "name"), _some("bench", DEFAULT, 8))
