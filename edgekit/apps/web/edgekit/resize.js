@@ -8,7 +8,7 @@
  * @property {number} height
  * @property {Uint8Array} data Red, green, blue of each pixel, row by row.
  */
-/** @typedef {"columns_first" | "tall_rows_first"} Order Which pass comes first: Pillow's up to 12, and from 13 on. */
+/** @typedef {"columns_first" | "narrow_rows_first" | "tall_rows_first"} Order Pillow's to 12.1, 12.3, and from 13 on. */
 
 const BITS = 22;
 
@@ -53,7 +53,9 @@ export function resize(picture, width, height, filter, order = "columns_first") 
   if (width === picture.width && height === picture.height) return picture;
   if (filter === 0) return nearest(picture, width, height);
   const lost = picture.height - height;
-  const rowsFirst = order === "tall_rows_first" && lost > 0 && lost > 2 * (picture.width - width);
+  const tall = order === "tall_rows_first" && lost > 2 * (picture.width - width);
+  const narrow = order === "narrow_rows_first" && picture.height > 100 * picture.width;
+  const rowsFirst = lost > 0 && (tall || narrow);
   const half = rowsFirst ? rows(picture, height, filter) : columns(picture, width, filter);
   return rowsFirst ? columns(half, width, filter) : rows(half, height, filter);
 }

@@ -49,7 +49,7 @@ export interface TensorSpec {
 /** Image parameters: those that all families have, and each family's own. */
 export interface Preprocessing {
   resample: number;
-  resize_order?: "columns_first" | "tall_rows_first";
+  resize_order?: "columns_first" | "narrow_rows_first" | "tall_rows_first";
   rescale_factor: number;
   mean: number[];
   std: number[];
