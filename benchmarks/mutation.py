@@ -53,11 +53,10 @@ class Part(NamedTuple):
     tests: tuple[str, ...]
 
 
+LOSS = ("tests/distill/test_rewards_and_loss.py", "tests/distill/test_policy.py")
 CORE: dict[str, Part] = {
-    "edgekit.distill.loss": Part("distill/loss.py", ("tests/distill/test_rewards_and_loss.py",)),
-    "edgekit.distill.policy": Part(
-        "distill/policy.py", ("tests/distill/test_policy.py", "tests/distill/test_rewards_and_loss.py")
-    ),
+    "edgekit.distill.loss": Part("distill/loss.py", LOSS),
+    "edgekit.distill.policy": Part("distill/policy.py", LOSS),
     "edgekit.distill.groups": Part("distill/groups.py", ("tests/distill/test_rewards_and_loss.py",)),
     "edgekit.distill.rewards": Part("distill/rewards.py", ("tests/distill/test_rewards_and_loss.py",)),
     "edgekit.distill.masking": Part("distill/masking.py", ("tests/distill/test_masking.py",)),
