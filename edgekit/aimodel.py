@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
+import re
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -16,17 +16,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgekit import strict_json
 from edgekit.aimodel_host import Arrays, pack, unpack
 from edgekit.apart import how_it_ended
 from edgekit.bundle import Component
 from edgekit.child import Patience, launch, write_all
+from edgekit.declared import Declared, Tensor, check_tensors
 from edgekit.errors import BundleError, DataError, MissingExtraError
 from edgekit.temporary import room
 
 ASSET_VERSION = "2"  # the major version of the assets that coreai-core 1.0.0b3 writes and loads
 LOAD_LIMIT_S, RUN_LIMIT_S = 900.0, 300.0
 PROGRAM = "main.mlirb"
+MOST_METADATA = 1 << 20  # bytes
 STATES = ("k_cache", "v_cache")
+TYPES = {"f16": "float16", "f32": "float32", "bf16": "bfloat16", "i1": "bool", "si4": "int4", "ui4": "uint4"}
+WORDS, WHOLE = (("s", "int"), ("u", "uint")), (1, 2, 3, 6, 8, 16, 32, 64)
+TYPES |= {f"{sign}i{bits}": f"{word}{bits}" for sign, word in WORDS for bits in WHOLE}
+"""NumPy's names of the types of a program."""
 
 
 def check_asset(path: Path) -> None:
@@ -38,7 +45,7 @@ def check_asset(path: Path) -> None:
         BundleError: it is no asset, or of a version that this runtime does not know.
     """
     try:
-        found = json.loads((path / "metadata.json").read_text(encoding="utf-8"))
+        found = strict_json.read(path / "metadata.json", most_bytes=MOST_METADATA)
         version = str(found["assetVersion"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BundleError(
@@ -50,6 +57,32 @@ def check_asset(path: Path) -> None:
             why=f"It was written by {found.get('producer', 'an unknown producer')}.",
             fix="Export it again with the coreai-core of constraints.txt.",
         )
+
+
+def declared(signature: Mapping[str, Any]) -> Declared:
+    """A program's inputs and outputs as the host tells them.
+
+    Raises:
+        BundleError: a type that is not known.
+    """
+
+    def of(listed: Sequence[tuple[str, str]]) -> list[Tensor]:
+        return [Tensor(name, *tensor_type(kind)) for name, kind in listed]
+
+    return Declared(of(signature["inputs"]), of(signature["outputs"]))
+
+
+def tensor_type(text: str) -> tuple[str, tuple[int | None, ...]]:
+    """Type and sizes of `tensor<1x?x96xf16>`; a free size is None.
+
+    Raises:
+        BundleError: another text.
+    """
+    found = re.fullmatch(r"tensor<((?:(?:\d{1,19}|\?)x)*)(\w+?)(?:,.*)?>", text[:1000])
+    if found is None:
+        raise BundleError(f"The type {text[:80]!r} of a Core AI program is not known.", fix="Export it again.")
+    sizes = tuple(None if size == "?" else int(size) for size in found[1].split("x") if size)
+    return TYPES.get(found[2], found[2]), sizes
 
 
 class Runner:
@@ -86,20 +119,29 @@ class Runner:
         os.close(theirs_in)
         os.close(theirs_out)
 
-    def load(self, name: str, path: Path) -> dict[str, list[str]]:
+    def declared(self, path: Path) -> Declared:
+        """What an asset's function main takes and gives; it is not compiled.
+
+        Args:
+            path: The .aimodel folder.
+        Raises:
+            BundleError: it is no asset, of another version, or Core AI refuses it or breaks down.
+        """
+        check_asset(path)
+        found, _ = self._ask({"what": "declare", "path": str(path / PROGRAM)}, {}, f"load {path.name}")
+        return declared(found)
+
+    def load(self, name: str, path: Path) -> None:
         """Compile and load an asset's function main.
 
         Args:
             name: What to call it.
             path: The .aimodel folder.
-        Returns:
-            Names of its inputs, outputs and states.
         Raises:
             BundleError: it is no asset, of another version, or Core AI refuses it or breaks down.
         """
         check_asset(path)
-        header, _ = self._ask({"what": "load", "name": name, "path": str(path)}, {}, f"load {path.name}")
-        return header
+        self._ask({"what": "load", "name": name, "path": str(path)}, {}, f"load {path.name}")
 
     def keep(self, name: str, value: NDArray[Any]) -> None:
         """Put a state's array under a name; runs change it in place."""
@@ -201,15 +243,10 @@ class Assets:
             BundleError: an asset does not load, or is not the one that the manifest describes.
         """
         self._runner, self._components = runner, components
-        for name, component in components.items():
-            found = runner.load(name, (folder / component.file).parent)
-            said = [*found["inputs"], *found["states"]]
-            if said != [spec.name for spec in component.inputs]:
-                raise BundleError(
-                    f"{component.file} is not the asset that the manifest describes.",
-                    why=f"It takes {', '.join(said)}.",
-                    fix="Copy or export the bundle again.",
-                )
+        assets = {name: (folder / component.file).parent for name, component in components.items()}
+        check_tensors(components, {name: runner.declared(asset) for name, asset in assets.items()})
+        for name, asset in assets.items():
+            runner.load(name, asset)
         inputs = {spec.name: spec for spec in components["text_decoder"].inputs}
         self._embeds = np.dtype(inputs["inputs_embeds"].dtype)
         self._vocabulary = int(components["text_decoder"].outputs[0].shape[-1])

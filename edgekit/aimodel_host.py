@@ -3,7 +3,8 @@
 A fault in that runtime ends its process without a Python error, so edgekit keeps it in one of its own and talks to it
 by frames: four bytes of length, a JSON header, then the arrays' bytes. Requests, one answer each:
 
-    load     name, path               compile an asset and load its function main -> inputs, outputs, states
+    declare  path                     -> inputs and outputs of a program's function main, without compiling it
+    load     name, path               compile an asset and load its function main
     state    name, and one array      put a state's array under a name; it is this process's caller's, not the model's
     run      name, states, arrays     run a function, its states changed in place -> its outputs
     memory                            -> bytes, the high-water mark of this process
@@ -17,6 +18,7 @@ import os
 import struct
 import sys
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -26,6 +28,7 @@ from edgekit.machine import peak_memory_bytes
 
 Arrays = dict[str, NDArray[Any]]
 LENGTH = struct.Struct("<I")
+TOKEN = "!coreai.token"  # what a function gives for a state that it changes
 
 
 def pack(header: dict[str, Any], arrays: Arrays) -> bytes:
@@ -71,8 +74,11 @@ class Host:
         what = header["what"]
         if what == "memory":
             return {"bytes": peak_memory_bytes()}, {}
+        if what == "declare":
+            return signature(Path(header["path"])), {}
         if what == "load":
-            return await self._load(header["name"], header["path"]), {}
+            await self._load(header["name"], header["path"])
+            return {}, {}
         from coreai.runtime import NDArray as Tensor
 
         if what == "state":
@@ -83,18 +89,42 @@ class Host:
         found = await self._functions[header["name"]](inputs=inputs, state=states)
         return {}, {name: value.numpy() for name, value in found.items()}
 
-    async def _load(self, name: str, path: str) -> dict[str, Any]:
+    async def _load(self, name: str, path: str) -> None:
         from coreai.authoring import AIModelAsset
 
         model = await self._stack.enter_async_context(AIModelAsset.load(path).executable())
-        function = model.load_function("main")
-        self._functions[name] = function
-        described = function.desc
-        return {
-            "inputs": list(described.input_names),
-            "outputs": list(described.output_names),
-            "states": list(described.state_names),
-        }
+        self._functions[name] = model.load_function("main")
+
+
+def signature(path: Path) -> dict[str, list[list[str]]]:
+    """Name and type of what a program's function main takes, states included, and gives; nothing is compiled.
+
+    Args:
+        path: Its `main.mlirb`.
+    Returns:
+        inputs and outputs: [name, type as the program has it, such as `tensor<1x?x96xf16>`] each.
+    Raises:
+        ValueError: there is no such function.
+    """
+    from coreai._compiler._mlir_libs._coreaiIR._bindings.compiler import load_module_from_bytecode
+    from coreai.authoring.context import Context
+
+    module = load_module_from_bytecode(context=Context()._mlir_context, path=path)
+    for graph in (op.operation for region in module.operation.regions for block in region.blocks for op in block):
+        if str(graph.attributes["sym_name"]).strip('"') == "main":
+            kinds = graph.attributes["function_type"].value
+            given = _named(kinds.inputs, graph.attributes["arg_attrs"])
+            made = _named(kinds.results, graph.attributes["res_attrs"])
+            return {"inputs": given, "outputs": [one for one in made if one[1] != TOKEN]}
+    raise ValueError("the program has no function main")
+
+
+def _named(kinds: Any, attributes: Any) -> list[list[str]]:
+    names = [str(one["coreai.name"]).strip('"') if "coreai.name" in one else "" for one in attributes]
+    plain = [str(kind).removeprefix("!coreai.handle<") for kind in kinds]
+    return [
+        [name, kind.removesuffix(">") if kind.endswith(">>") else kind] for name, kind in zip(names, plain, strict=True)
+    ]
 
 
 async def serve(incoming: BinaryIO, outgoing: BinaryIO) -> None:

@@ -33,6 +33,7 @@ MOST_EDGE = 1 << 14
 """Pixels of a picture's edge."""
 MOST_COMPONENTS = 1024
 MOST_FILES = 65536
+STATES = ("k_cache", "v_cache")
 KEYS_AND_VALUES = r"past_key_values\.\d+\.(key|value)|past_(key|value)_\d+"
 SHOWN = 80
 """Characters of a stranger's text in a message."""
@@ -199,6 +200,10 @@ def _decoder(manifest: Manifest, decoder: Component) -> Iterator[str]:
     past = [spec for name, spec in inputs.items() if re.fullmatch(KEYS_AND_VALUES, name)]
     if past and len(past) != 2 * manifest.cache.layers:
         yield f"cache.layers: {manifest.cache.layers}, but {at} has {len(past)} keys and values"
+    for name in STATES:
+        spec = inputs.get(name)
+        if spec is not None and not _holds(spec, manifest):
+            yield f"{at}: {name} {_shown(list(spec.shape))} does not fit the cache, {manifest.cache}"
     for one in past:
         if not _fits(one, manifest):
             yield f"{at}: {_shown(one.name)} {_shown(list(one.shape))} does not fit the cache, {manifest.cache}"
@@ -207,6 +212,13 @@ def _decoder(manifest: Manifest, decoder: Component) -> Iterator[str]:
 def _fits(spec: TensorSpec, manifest: Manifest) -> bool:
     cache, shape = manifest.cache, spec.shape
     return len(shape) == 4 and shape[1] in (cache.kv_heads, "kv_heads") and shape[3] in (cache.head_dim, "head_dim")
+
+
+def _holds(spec: TensorSpec, manifest: Manifest) -> bool:
+    """Whether a state of all layers, (layers, 1, H, S, D_head), fits the cache; its length is its own."""
+    cache, shape = manifest.cache, spec.shape
+    whole = len(shape) == 5 and isinstance(shape[3], int)
+    return whole and (*shape[:3], shape[4]) == (cache.layers, 1, cache.kv_heads, cache.head_dim)
 
 
 def _within(at: str, value: int, low: int, high: int, unit: str = "") -> Iterable[str]:

@@ -317,18 +317,22 @@ def repacking_works(model: Path, kind: str, cache: Path | None = None) -> bool:
     cache = cache or _cache_file()
     key = f"{version('llama-cpp-python')} {_processor()} {kind}"
     known = _known(cache)
-    if key not in known:
-        known[key] = _try_repacked(model)
-        try:
-            write_json(cache, known)
-        except (OSError, BundleError):
-            return known[key]  # a cache that cannot be written is tried again next time
-    return known[key]
-
-
-def _try_repacked(model: Path) -> bool:
+    if key in known:
+        return known[key]
+    works = _try_repacked(model)
+    if not works and not _try_repacked(model, extra_bufts=False):
+        return False  # the file is at fault, and says nothing of others; loading it will say what is wrong
+    known[key] = works
     try:
-        loaded = LlamaModel(model, None, threads=1, context=256, extra_bufts=True)
+        write_json(cache, known)
+    except (OSError, BundleError):
+        return works  # a cache that cannot be written is tried again next time
+    return works
+
+
+def _try_repacked(model: Path, *, extra_bufts: bool = True) -> bool:
+    try:
+        loaded = LlamaModel(model, None, threads=1, context=256, extra_bufts=extra_bufts)
         try:
             # A prompt and a token take different kernels.
             prompt = loaded.feed_tokens(np.ones(40, np.int32), np.arange(40))

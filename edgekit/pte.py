@@ -10,7 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgekit.declared import Declared, Tensor, UpTo
 from edgekit.errors import BundleError
+
+SCALARS = {
+    0: "uint8", 1: "int8", 2: "int16", 3: "int32", 4: "int64", 5: "float16", 6: "float32", 7: "float64", 11: "bool",
+}  # fmt: skip
+"""NumPy's names of ExecuTorch's types, by their numbers in scalar_type.fbs."""
 
 
 def load_custom_ops() -> None:
@@ -55,6 +61,26 @@ class Program:
         except RuntimeError as error:
             raise BundleError(f"ExecuTorch does not load {path}.", why=str(error)[:500]) from error
         self._methods: dict[str, Any] = {}
+
+    def declared(self, name: str) -> Declared:
+        """What a method takes and gives; it has no names for them, and does not say which sizes are free.
+
+        Raises:
+            BundleError: there is no such method.
+        """
+        try:
+            about = self._program.method_meta(name)
+            inputs = [about.input_tensor_meta(at) for at in range(about.num_inputs())]
+            outputs = [about.output_tensor_meta(at) for at in range(about.num_outputs())]
+        except (RuntimeError, IndexError) as error:  # also of an input that is no tensor
+            raise BundleError(f"ExecuTorch does not load the method {name!r}.", why=str(error)[:500]) from error
+
+        def of(tensors: list[Any]) -> list[Tensor]:
+            return [
+                Tensor("", SCALARS.get(int(one.dtype()), ""), [UpTo(size) for size in one.sizes()]) for one in tensors
+            ]
+
+        return Declared(of(inputs), of(outputs))
 
     def load(self, name: str) -> Any:
         """A method, its weights unpacked.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.bundle import Bundle, Manifest, TensorSpec
+from edgekit.bundle import Bundle, Manifest
 from edgekit.chat import Message
 from edgekit.errors import BundleError
 from edgekit.families import (
@@ -52,7 +52,7 @@ def last_logits(output: Any, vocab_size: int) -> Logits:
 def check_modules(manifest: Manifest, source: str) -> None:
     """Look whether the components that a manifest describes fit each other, and its own numbers.
 
-    A runtime that knows its programs' tensors compares them with those of the manifest (`check_tensors`).
+    A runtime that knows its programs' tensors compares them with those of the manifest (`edgekit.declared`).
 
     Raises:
         BundleError: they do not; what does not fit is named.
@@ -80,35 +80,6 @@ def check_modules(manifest: Manifest, source: str) -> None:
         raise BundleError(
             f"The components of {source} do not fit together:", why=listed(problems), fix="Export the bundle again."
         )
-
-
-def check_tensors(name: str, said: Sequence[TensorSpec], found: Sequence[tuple[str, str, Sequence[object]]]) -> None:
-    """Look whether the inputs or outputs of a program are those that the manifest describes.
-
-    Args:
-        name: Of the component.
-        said: By the manifest.
-        found: Name, NumPy's name of the type, and shape of each in the program; a size that is no number is free.
-    Raises:
-        BundleError: they are not; the first that differs is named.
-    """
-    known = {one: (dtype, list(shape)) for one, dtype, shape in found}
-    if [spec.name for spec in said] != [one for one, _, _ in found]:
-        raise _another(name, f"it has {', '.join(known) or 'none'}, the manifest says {[spec.name for spec in said]}")
-    for spec in said:
-        dtype, shape = known[spec.name]
-        pairs = zip(spec.shape, shape, strict=False)
-        fits = all(one == other or not (isinstance(one, int) or isinstance(other, int)) for one, other in pairs)
-        if dtype != spec.dtype or len(shape) != len(spec.shape) or not fits:
-            raise _another(name, f"{spec.name} is {dtype} {shape}, the manifest says {spec.dtype} {list(spec.shape)}")
-
-
-def _another(name: str, why: str) -> BundleError:
-    return BundleError(
-        f"The program of the component {name!r} is not the one that the manifest describes.",
-        why=why[:500],
-        fix="Copy or export the bundle again.",
-    )
 
 
 def _last(shape: Sequence[int | str]) -> int | str | None:

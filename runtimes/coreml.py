@@ -40,8 +40,11 @@ def open_session(folder: Path, threads: int) -> CoremlSession:
         MissingExtraError: coremltools is not installed.
         BundleError: not whole, of a version that is not known, or refused by Core ML.
     """
+    from edgekit.runtimes.mil import checked_packages, open_programs
+
     bundle = Bundle.load(folder)
     bundle.check_parts()
+    packages = checked_packages(bundle)  # for Core ML itself too, before it compiles what is in them
     if platform.system() == "Darwin":
         try:
             return CoremlSession(bundle, _native(bundle), "runtime")
@@ -51,10 +54,8 @@ def open_session(folder: Path, threads: int) -> CoremlSession:
             raise MissingExtraError("run a coreml bundle", "coremltools", "coreml") from error
     import torch
 
-    from edgekit.runtimes.mil import open_programs
-
     torch.set_num_threads(threads)
-    return CoremlSession(bundle, open_programs(bundle.folder, bundle.manifest.components), "evaluator")
+    return CoremlSession(bundle, open_programs(bundle.folder, bundle.manifest.components, packages), "evaluator")
 
 
 class NativeFunction:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from edgekit.bundle import Bundle
 from edgekit.chat import Message
+from edgekit.declared import check_numbers, check_tensors
 from edgekit.errors import BundleError, DataError, MissingExtraError
 from edgekit.families import Grid
 from edgekit.processor import Processor
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 TARGETS = ("executorch",)
 PACKAGES = ("executorch",)
+NUMBERS = {"vocab_size": "get_vocab_size", "cache.layers": "get_n_layers"}
+"""Fields of the manifest, and the methods that say them too."""
 
 
 def open_session(folder: Path, threads: int) -> ExecutorchSession:
@@ -50,11 +53,32 @@ class ExecutorchSession(BundleSession):
 
     def __init__(self, bundle: Bundle, threads: int) -> None:
         super().__init__(bundle)
-        self._program = Program(bundle.path(self.manifest.components["text_decoder"].file), threads)
-        self._context = int(self._program.run("get_max_context_len")[0])
+        components = self.manifest.components
+        for name, part in components.items():
+            if part.file != components["text_decoder"].file:
+                raise BundleError(
+                    f"components.{name}.file: {part.file} is not the program.",
+                    why=f"All methods are in {components['text_decoder'].file}.",
+                    fix="Copy or export the bundle again.",
+                )
+        self._program = Program(bundle.path(components["text_decoder"].file), threads)
+        check_tensors(components, {name: self._program.declared(name) for name in components})
+        check_numbers(self.manifest, {path: self._number(method) for path, method in NUMBERS.items()})
+        self._context = self._number("get_max_context_len")
         for name in self.manifest.components:  # unpack the weights now, not in the first answer
             self._program.load(name)
         self._length = 0
+
+    def _number(self, method: str) -> int:
+        """What a method without inputs says.
+
+        Raises:
+            BundleError: no whole number, or none above 0.
+        """
+        (found, *_) = [*self._program.run(method), None]
+        if not isinstance(found, int) or found < 1:
+            raise BundleError(f"The program's method {method!r} gives {found!r:.80}.", fix="Export the bundle again.")
+        return found
 
     def encode_part(
         self, component: str, grid: Grid | None, values: NDArray[np.float32]

@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.bundle import Bundle
-from edgekit.errors import BundleError, DataError
+from edgekit.errors import DataError
 from edgekit.families import FAMILIES, Encoded, Pixels
+from edgekit.gguf_checks import check_files
 from edgekit.llama_modules import LlamaModules
 from edgekit.llama_process import LlamaModel, check_packages, repacking_works
 from edgekit.llama_wire import NOT_FINITE
@@ -40,7 +41,7 @@ def open_session(folder: Path, threads: int) -> LlamaSession:
         threads: For prompts, single tokens and pictures.
     Raises:
         MissingExtraError: llama-cpp-python or gguf is not installed.
-        BundleError: not whole, or llama.cpp does not load it.
+        BundleError: not whole, not what its manifest describes, or llama.cpp does not load it.
     """
     check_packages("run a gguf bundle")
     return LlamaSession(Bundle.load(folder), threads)
@@ -51,15 +52,8 @@ class LlamaSession(PreparedSession):
 
     def __init__(self, bundle: Bundle, threads: int) -> None:
         super().__init__(bundle)
-        manifest = bundle.manifest
-        text = bundle.path(manifest.components["text_decoder"].file)
-        vision = bundle.path(next(part.file for name, part in manifest.components.items() if name.startswith("vision")))
-        try:
-            image_tokens = manifest.details["mmproj"]["image_tokens"]
-            kind = str(manifest.details["text"]["type"])
-            context = int(manifest.details["text"]["context"])
-        except (KeyError, TypeError) as error:
-            raise BundleError(f"{bundle.folder} lacks its GGUF details.", fix="Export the bundle again.") from error
+        manifest, files = bundle.manifest, check_files(bundle)
+        text, context, kind = files.text.path, files.context, files.kind
         repacked = repacking_works(text, kind)
         self.notes = [
             f"llama.cpp ran {kind} with use_extra_bufts={repacked}, {threads} thread(s), a context of {context} tokens."
@@ -69,11 +63,11 @@ class LlamaSession(PreparedSession):
         self._context = context
         self._model = LlamaModel(
             text,
-            vision,
+            files.vision.path,
             threads=threads,
             context=context,
             exact=manifest.precision.common == "fp32",
-            image_tokens=None if image_tokens is None else (image_tokens[0], image_tokens[1]),
+            image_tokens=files.image_tokens,
             extra_bufts=repacked,
         )
         self._modules = LlamaModules(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.bundle import Bundle
+from edgekit.declared import Declared, Tensor, check_tensors
 from edgekit.errors import BundleError, MissingExtraError
 from edgekit.families import Grid
-from edgekit.runtimes._bundled import BundleSession, check_tensors, last_logits
+from edgekit.runtimes._bundled import BundleSession, last_logits
 from edgekit.runtimes._onnx_cache import KeyValueCache
 from edgekit.runtimes.session import Logits
 
@@ -43,6 +44,15 @@ def running(component: str) -> Iterator[None]:
             why=" ".join(str(error).split())[:500],
             fix="Copy or export the bundle again.",
         ) from error
+
+
+def declared(graph: Any) -> Declared:
+    """What a graph takes and gives, by its inference session."""
+
+    def of(parts: Sequence[Any]) -> list[Tensor]:
+        return [Tensor(one.name, DTYPES.get(one.type, one.type), one.shape) for one in parts]
+
+    return Declared(of(graph.get_inputs()), of(graph.get_outputs()))
 
 
 def open_session(folder: Path, threads: int) -> OnnxSession:
@@ -82,10 +92,7 @@ class OnnxSession(BundleSession):
             }
         except Exception as error:  # onnxruntime's exceptions come from C++ and have no common base
             raise BundleError(f"ONNX Runtime does not load {bundle.folder}.", why=str(error)[:500]) from error
-        for name, graph in self._graphs.items():
-            part = self.manifest.components[name]
-            for said, found in ((part.inputs, graph.get_inputs()), (part.outputs, graph.get_outputs())):
-                check_tensors(name, said, [(one.name, DTYPES.get(one.type, one.type), one.shape) for one in found])
+        check_tensors(self.manifest.components, {name: declared(graph) for name, graph in self._graphs.items()})
         self._cache = KeyValueCache(self._graphs["text_decoder"], self.manifest)
 
     def encode_part(

@@ -16,7 +16,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from edgekit.aimodel import WHOLE, WORDS, check_asset, declared, tensor_type
+from edgekit.aimodel_host import signature
 from edgekit.bundle import Bundle, Component
+from edgekit.declared import check_tensors
 from edgekit.errors import BundleError, MissingExtraError
 from edgekit.files import sha256_json
 from edgekit.inside import Held, Part, Role, State
@@ -25,10 +28,7 @@ from edgekit.inside.counting import BITS
 APART = "no operation: what Core AI runs on which unit is not published"
 NOTES = ("operations of a called sub-program, as attention is one, are counted at every call",)
 LIMIT_S = 300
-TYPES = {"f16": "float16", "f32": "float32", "bf16": "bfloat16", "i1": "bool", "si4": "int4", "ui4": "uint4"}
-SIGNS, WHOLE = (("s", "int"), ("u", "uint")), (1, 2, 3, 6, 8, 16, 32, 64)
-TYPES |= {f"{sign}i{bits}": f"{word}{bits}" for sign, word in SIGNS for bits in WHOLE}
-WIDTHS = {**BITS, **{f"{word}{bits}": bits for _, word in SIGNS for bits in WHOLE}}
+WIDTHS = {**BITS, **{f"{word}{bits}": bits for _, word in WORDS for bits in WHOLE}}
 PRODUCTS = ("batch_matmul", "broadcasting_batch_matmul")
 CONVOLUTIONS = ("conv2d", "conv3d")
 SAME = ("transpose", "reshape", "cast", "expand_dims", "shrink_dims", "broadcast_to", "broadcast_in_dims")
@@ -45,15 +45,23 @@ def read(bundle: Bundle) -> dict[str, Part]:
     """
     if find_spec("coreai") is None:
         raise MissingExtraError("look into Core AI assets", "coreai-core", "coreai")
-    return {
-        name: _part(name, component, _listing(bundle.path(component.file)), bundle.manifest.cache.head_dim // 2)
-        for name, component in bundle.manifest.components.items()
-    }
+    bundle.check_parts()
+    components = bundle.manifest.components
+    found = {name: _listing(bundle.path(component.file)) for name, component in components.items()}
+    check_tensors(components, {name: declared(listing["signature"]) for name, listing in found.items()})
+    frequencies = bundle.manifest.cache.head_dim // 2
+    return {name: _part(name, component, found[name], frequencies) for name, component in components.items()}
 
 
 def _listing(path: Path) -> dict[str, Any]:
     command = [sys.executable, "-m", "edgekit.inside.coreai", str(path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S, check=False)
+    check_asset(path.parent)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise BundleError(
+            f"Core AI cannot read {path} in {LIMIT_S} s.", fix="Copy or export the bundle again."
+        ) from error
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if line.strip()]
         raise BundleError(
@@ -89,16 +97,9 @@ def _role(component: str, weight: dict[str, Any], frequencies: int) -> Role:
 
 
 def kind_and_shape(text: str) -> tuple[str, tuple[int, ...]]:
-    """Type and sizes of `tensor<1x?x96xf16>`; a free size is 1, as a run for one token has it.
-
-    Raises:
-        BundleError: another text.
-    """
-    found = re.fullmatch(r"tensor<((?:(?:\d+|\?)x)*)(\w+?)(?:,.*)?>", text)
-    if found is None:
-        raise BundleError(f"The type {text!r} of a Core AI program is not known.", fix="Add it to inside/coreai.py.")
-    sizes = tuple(1 if size == "?" else int(size) for size in found[1].split("x") if size)
-    return TYPES.get(found[2], found[2]), sizes
+    """As `tensor_type`; a free size is 1, as a run for one token has it."""
+    kind, sizes = tensor_type(text)
+    return kind, tuple(1 if size is None else size for size in sizes)
 
 
 def list_program(path: Path) -> dict[str, Any]:
@@ -117,6 +118,7 @@ def list_program(path: Path) -> dict[str, Any]:
     for name in graphs.keys() - called:
         program.add(graphs[name])
     return {
+        "signature": signature(path),
         "operations": dict(program.operations),
         "weights": list(program.weights.values()),
         "products": program.products,

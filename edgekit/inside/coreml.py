@@ -6,9 +6,8 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from edgekit.bundle import Bundle
-from edgekit.errors import BundleError
 from edgekit.inside import Held, Part, Role, State, is_encoder
-from edgekit.mlprogram import DECODE, FUNCTIONS, package_of
+from edgekit.mlprogram import package_of
 
 if TYPE_CHECKING:
     from edgekit.runtimes.mil.inspect import FunctionFacts, Weight
@@ -33,26 +32,19 @@ def read(bundle: Bundle) -> dict[str, Part]:
         MissingExtraError: coremltools is not installed.
         BundleError: a package that is not whole, or not of a known version.
     """
+    from edgekit.runtimes.mil import checked_packages
+    from edgekit.runtimes.mil.declared import function_of
     from edgekit.runtimes.mil.inspect import inspect
-    from edgekit.runtimes.mil.package import Package
 
+    bundle.check_parts()
     components = bundle.manifest.components
-    packages = {
-        name: inspect(Package(bundle.path(name))) for name in {package_of(part) for part in components.values()}
-    }
-    shared = DECODE in components
+    packages = checked_packages(bundle)
+    facts = {name: inspect(package) for name, package in packages.items()}
     parts = {}
     for name, component in components.items():
         package = package_of(component)
-        functions = packages[package].functions
-        function = FUNCTIONS.get(name, name) if shared else next(iter(functions), "main")
-        if function not in functions:
-            raise BundleError(
-                f"{package} has no function {function!r}.",
-                why=f"It has: {', '.join(functions) or 'none'}.",
-                fix="Copy or export the bundle again.",
-            )
-        parts[name] = _part(package, name, component, functions[function])
+        function = function_of(components, name) or packages[package].default
+        parts[name] = _part(package, name, component, facts[package].functions[function])
     return parts
 
 

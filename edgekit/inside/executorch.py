@@ -14,9 +14,11 @@ from typing import Any
 import numpy as np
 
 from edgekit.bundle import Bundle
+from edgekit.declared import check_numbers
 from edgekit.errors import BundleError, MissingExtraError
 from edgekit.inside import Held, Part, Role, State, is_encoder
 from edgekit.inside.counting import size_of
+from edgekit.pte import SCALARS
 from edgekit.registry import missing_extra
 
 APART = "operations that stay off the XNNPACK delegate and run as kernels of their own"
@@ -24,17 +26,6 @@ NOTES = (
     "operations inside the delegate have XNNPACK's names; the matrices that compute the means of norms and turn the "
     "halves of a head for rotary positions are no parameters, and their products are not counted",
 )
-SCALARS = {
-    0: "uint8",
-    1: "int8",
-    2: "int16",
-    3: "int32",
-    4: "int64",
-    5: "float16",
-    6: "float32",
-    7: "float64",
-    11: "bool",
-}
 XNNPACK = {
     "fp32": "float32", "pfp32": "float32", "fp16": "float16", "bf16": "bfloat16", "qint8": "int8", "quint8": "uint8",
     "qcint8": "int8", "qdint8": "int8", "qcint4": "int4", "qbint4": "int4", "qint32": "int32", "qcint32": "int32",
@@ -50,8 +41,9 @@ def read(bundle: Bundle) -> dict[str, Part]:
 
     Raises:
         MissingExtraError: executorch is not installed.
-        BundleError: the file is no program, or lacks a method.
+        BundleError: the file is no program, lacks a method, or has another cache than the manifest says.
     """
+    bundle.check_parts()
     parts, opened = {}, {}
     for name, component in bundle.manifest.components.items():
         if component.file not in opened:
@@ -61,6 +53,9 @@ def read(bundle: Bundle) -> dict[str, Part]:
         if plan is None:
             raise BundleError(f"{component.file} has no method {name!r}.", fix="Export the bundle again.")
         parts[name] = _part(name, Method(component.file, file, plan, bundle.manifest.cache.head_dim // 2))
+    for state in parts["text_decoder"].states:
+        _, _, heads, width = state.shape if len(state.shape) == 4 else (0, 0, 0, 0)
+        check_numbers(bundle.manifest, {"cache.kv_heads": int(heads), "cache.head_dim": int(width)})
     return parts
 
 

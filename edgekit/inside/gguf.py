@@ -9,6 +9,7 @@ from typing import Any
 
 from edgekit.bundle import Bundle, Component
 from edgekit.errors import BundleError, MissingExtraError
+from edgekit.gguf_checks import check_files
 from edgekit.inside import Held, Part, Role, State, is_encoder
 
 APART = "matrices of another type than most of their file's: llama.cpp fell back, or was told to"
@@ -27,8 +28,9 @@ def read(bundle: Bundle) -> dict[str, Part]:
 
     Raises:
         MissingExtraError: gguf is not installed.
-        BundleError: a file is no GGUF.
+        BundleError: a file is no GGUF, or not the one that the manifest describes.
     """
+    check_files(bundle)
     return {name: _part(bundle, name, part) for name, part in bundle.manifest.components.items()}
 
 
@@ -89,7 +91,10 @@ def _open(path: Path) -> Any:
 
 
 def _field(reader: Any, key: str) -> int:
-    return int(reader.fields[key].contents())
+    found = reader.fields[key].contents() if key in reader.fields else None
+    if not isinstance(found, int):
+        raise BundleError(f"A GGUF file says no {key}.", why=f"It has {found!r:.40}.", fix="Export it again.")
+    return found
 
 
 def _patches(component: Component, edge: int) -> int:
@@ -134,7 +139,7 @@ def _fallen(tensors: dict[str, Any]) -> dict[str, int]:
     sizes: Counter[str] = Counter()
     for _, kind, numbers in matrices:
         sizes[kind] += numbers
-    most = sizes.most_common(1)[0][0]
+    most = max(sizes, key=lambda kind: sizes[kind], default="")
     return dict(Counter(f"{_last_name(name)} in {kind}" for name, kind, _ in matrices if kind != most))
 
 

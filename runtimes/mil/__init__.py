@@ -15,6 +15,6 @@ to float16 once; a device may sum in float16, or fuse operations and round less 
 from __future__ import annotations
 
 from edgekit.runtimes.mil.package import Function, Input, Package, Shapes, State
-from edgekit.runtimes.mil.programs import open_programs
+from edgekit.runtimes.mil.programs import checked_packages, open_programs
 
-__all__ = ["Function", "Input", "Package", "Shapes", "State", "open_programs"]
+__all__ = ["Function", "Input", "Package", "Shapes", "State", "checked_packages", "open_programs"]

@@ -250,20 +250,25 @@ class Package:
             raise BundleError(f"Function {name!r} of {self.path} has no block for {message.opset!r}.", fix=_AGAIN)
         return blocks[message.opset] if message.opset in blocks else next(iter(blocks.values()))
 
-    def _load(self, name: str) -> Function:
-        message, block = self.model.mlProgram.functions[name], self.block(name)
+    def signature(self, name: str) -> tuple[list[Input], list[Input]]:
+        """Inputs and states of a function; none of its operations is read."""
+        message = self.model.mlProgram.functions[name]
         described = {part.name: part.type for part in self._described(name)}
-        compiler = Compiler(self.weights.read, self._kept)
-        scope: dict[str, int | Constant] = {}
-        inputs, states, slots = [], [], []
+        inputs, states = [], []
         for part in message.inputs:
             if part.type.WhichOneof("type") == "stateType":
                 states.append(_input(part.name, part.type.stateType.wrappedType.tensorType, None))
-                scope[part.name] = Constant(part.name)
             else:
                 inputs.append(_input(part.name, part.type.tensorType, described.get(part.name)))
-                slots.append(compiler.slot())
-                scope[part.name] = slots[-1]
+        return inputs, states
+
+    def _load(self, name: str) -> Function:
+        block = self.block(name)
+        inputs, states = self.signature(name)
+        compiler = Compiler(self.weights.read, self._kept)
+        scope: dict[str, int | Constant] = {part.name: Constant(part.name) for part in states}
+        slots = [compiler.slot() for _ in inputs]
+        scope.update(zip((part.name for part in inputs), slots, strict=True))
         compiled = compiler.block(block, scope)
         compiled.inputs = slots
         return Function(name, inputs, states, compiled, compiler.size, list(block.outputs))

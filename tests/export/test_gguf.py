@@ -450,9 +450,12 @@ def test_repacking_is_tried_once(
     assert repacking_works(text, "F32", tmp_path / "known.json") is True
     monkeypatch.setattr(process, "_try_repacked", lambda _: pytest.fail("tried twice"))
     assert repacking_works(text, "F32", tmp_path / "known.json") is True
-    # What crashes is remembered as well.
+    # A file that crashes either way says nothing of others; what crashes when it is repacked is remembered as well.
     monkeypatch.undo()
     monkeypatch.setattr(process.LlamaModel, "feed_tokens", lambda *_: _crash())
+    assert repacking_works(text, "Q4_0", tmp_path / "known.json") is False
+    assert len(json.loads((tmp_path / "known.json").read_text())) == 1
+    monkeypatch.setattr(process, "_try_repacked", lambda _, extra_bufts=True: not extra_bufts)
     assert repacking_works(text, "Q4_0", tmp_path / "known.json") is False
     assert json.loads((tmp_path / "known.json").read_text()).popitem()[1] is False
 

@@ -44,12 +44,7 @@ def test_run_refuses(name: str, tiny_bundle: Path, tmp_path: Path) -> None:
 
 
 def test_an_honest_bundle_is_run_looked_into_and_verified(tiny_bundle: Path, tmp_path: Path) -> None:
-    bundle = tmp_path / "inside" / "bundle"
-    hostile.CASES["honest"] = lambda folder: None
-    try:
-        hostile.made("honest", tiny_bundle, tmp_path)
-    finally:
-        del hostile.CASES["honest"]
+    bundle = hostile.changed(lambda folder: None, tiny_bundle, tmp_path)
     for verb in ("run", "inspect", "verify"):
         found = hostile.forked(verb, bundle, tmp_path)
         assert found.code == 0 and found.outside == (), (verb, found)
@@ -136,13 +131,8 @@ def test_a_pattern_that_backs_up_for_ever_is_an_error(tiny_bundle: Path, tmp_pat
     from edgekit.errors import CheckpointError
     from edgekit.processor import Processor
 
-    bundle = tmp_path / "inside" / "bundle"
     rule = {"type": "Replace", "pattern": {"Regex": "(a+)+b"}, "content": "y"}
-    hostile.CASES["pattern"] = hostile.setting("tokenizer.json", "normalizer", rule)
-    try:
-        hostile.made("pattern", tiny_bundle, tmp_path)
-    finally:
-        del hostile.CASES["pattern"]
+    bundle = hostile.changed(hostile.setting("tokenizer.json", "normalizer", rule), tiny_bundle, tmp_path)
     with pytest.raises(CheckpointError, match="breaks down at this prompt"):
         Processor.load(bundle).encode(question("a" * 60, 0), [])
 
