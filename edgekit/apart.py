@@ -55,10 +55,15 @@ def last_words(lines: Iterable[str]) -> str:
 
 
 class Apart:
-    """Calls functions in another process; its standard error is passed on as it comes."""
+    """Calls functions in another process; its standard error is passed on as it comes.
 
-    def __init__(self) -> None:
+    Args:
+        quiet: Keep what it prints for the report of its death, and pass none of it on.
+    """
+
+    def __init__(self, *, quiet: bool = False) -> None:
         self._channel: Channel | None = None
+        self._quiet = quiet
 
     def __enter__(self) -> Apart:
         return self
@@ -67,26 +72,29 @@ class Apart:
         if self._channel is not None:
             self._end(self._channel)
 
-    def call(self, module: str, function: str, **arguments: Any) -> Any:
+    def call(self, module: str, function: str, *, limit_s: float = math.inf, **arguments: Any) -> Any:
         """Call a function of edgekit's.
 
         Args:
             module, function: Where it is.
+            limit_s: Seconds until the process is ended.
             arguments: JSON values.
         Returns:
             What it returns, by way of JSON.
         Raises:
-            ProcessDied: the process ended before it answered, or what it answered is no answer.
+            ProcessDied: the process ended before it answered, took too long, or what it answered is no answer.
             EdgekitError: the function's own, of its own class.
         """
         channel = self._started()
         channel.tell([module, function, arguments])
         try:
-            line = channel.read(math.inf)
+            line = channel.read(limit_s)
             answer = None if line is None else _read(line)
-        except ValueError as error:
+        except (ValueError, TimeoutError) as error:
             channel.process.kill()
             self._end(channel)
+            if isinstance(error, TimeoutError):
+                raise ProcessDied(f"its process took longer than {limit_s:g} s, and was ended") from error
             raise ProcessDied(f"its process answered what is no answer: {error}") from error
         if answer is None:
             raise ProcessDied(how_it_ended(self._end(channel), self._lines))
@@ -101,7 +109,7 @@ class Apart:
             )
             self._lines: deque[str] = deque(maxlen=4 * LAST)
             printed = self._channel.process.stdout
-            self._reader = threading.Thread(target=_pass_on, args=(printed, self._lines), daemon=True)
+            self._reader = threading.Thread(target=_pass_on, args=(printed, self._lines, self._quiet), daemon=True)
             self._reader.start()
         return self._channel
 
@@ -113,12 +121,13 @@ class Apart:
         return code
 
 
-def _pass_on(stream: Any, lines: deque[str]) -> None:
+def _pass_on(stream: Any, lines: deque[str], quiet: bool) -> None:
     with stream:
         for line in stream:
             lines.append(line)
-            sys.stderr.write(visible(line))
-            sys.stderr.flush()
+            if not quiet:
+                sys.stderr.write(visible(line))
+                sys.stderr.flush()
 
 
 def _error(name: str, what: str, why: str, fix: str) -> EdgekitError:

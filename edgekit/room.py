@@ -37,8 +37,8 @@ def room_for(path: Path, least: int, most: int) -> Iterator[None]:
         yield
     except Exception as error:
         free = free_bytes(path)
-        explained = isinstance(error, EdgekitError) and not isinstance(error, NoSpaceError)
-        if explained or not (isinstance(error, NoSpaceError) or is_disk_full(error) or free < most):
+        full = isinstance(error, NoSpaceError) or is_disk_full(error)
+        if not full and (isinstance(error, EdgekitError) or free >= most):
             raise
         reason = error.__cause__ if isinstance(error, NoSpaceError) and error.__cause__ is not None else error
         words = (str(reason).strip() or type(reason).__name__).splitlines()[0][:300]

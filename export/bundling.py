@@ -169,7 +169,7 @@ def export_checkpoint(
     processor = processor.as_exported({**processor.params, ORDER: installed_order()})
     model = load_model(checkpoint)
     generation = recorded(model.generation_config.to_dict(), str(checkpoint / GENERATION))
-    split: Split = dataclasses.replace(family.split(model, processor.params.get("sizes")), source=model)
+    split = made_whole(family, model, processor.params.get("sizes"))
     _check_needs(target, module, split)
     if with_genai:
         check_genai(split)
@@ -254,6 +254,18 @@ def _parity(
     finally:
         if hasattr(exported, "close"):
             exported.close()
+
+
+def made_whole(family: Any, model: Any, sizes: Sequence[Size] | None) -> Split:
+    """A family's split, with what the exporter adds to it.
+
+    Args:
+        family: Of the model.
+        model: Untouched.
+        sizes: Picture sizes, where the family bakes them.
+    """
+    found: Split = family.split(model, sizes)
+    return dataclasses.replace(found, source=model, sizes=None if sizes is None else tuple(sizes))
 
 
 WEIGHT_BYTES = {"fp32": 4.0, "fp16": 2.0, "bf16": 2.0, "int8": 1.0, "int8-static": 1.0, "pal8": 1.0}

@@ -26,12 +26,16 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgekit import schema
 from edgekit.aimodel import PROGRAM, STATES, Assets, Runner
+from edgekit.apart import Apart, ProcessDied
 from edgekit.bundle import Component, TensorSpec
+from edgekit.checkpoint import load_model
+from edgekit.errors import BundleError
 from edgekit.export import vision_name
 from edgekit.export._coreai_modules import compressed, decoder, half_outputs, plain_embedding
 from edgekit.families import Split, VisionPart, family_of, read_optional_json
-from edgekit.files import write_json
+from edgekit.files import scratch, write_json
 from edgekit.pictures import from_unit
 
 if TYPE_CHECKING:
@@ -78,26 +82,64 @@ class Program:
 
 
 def write(split: Split, precision: str, folder: Path) -> tuple[dict[str, Component], dict[str, str]]:
-    """Write the assets, the tokenizer and metadata.json.
+    """Write the assets, the tokenizer and metadata.json, in a process of its own: Core AI's writer ends the process
+    that it runs in where the disk is full.
 
     Args:
-        split: The modules, float32; they stay as they are.
+        split: The modules, float32, with the model they were taken from; its folder is read anew.
         precision: One of PRECISIONS.
         folder: The bundle's.
     Returns:
         The components by name, each the program in its asset, and the versions of the tools.
+    Raises:
+        BundleError: that process ended; its last words are in it.
     """
-    with quiet():
-        components = {}
-        for program in programs(split, precision, context_of(split)):
-            asset = folder / asset_name(program.name)
-            _convert(program, context_of(split)).save_asset(asset)
-            given = (*program.inputs, *program.states)
-            own = "fp16" if program.name == "token_embedding" and precision != "fp32" else precision
-            components[program.name] = Component(f"{asset.name}/{PROGRAM}", given, program.outputs, own)
+    source: Any = split.source
+    with Apart(quiet=True) as apart:
+        try:
+            made = apart.call(
+                __name__, "write_from", checkpoint=str(source.name_or_path), sizes=split.sizes, precision=precision,
+                folder=str(folder),
+            )  # fmt: skip
+        except ProcessDied as error:
+            raise BundleError(f"Core AI does not write {folder}: {error.what}") from error
+    problems: list[str] = []
+    components = {name: schema.read(Component, value, problems, name) for name, value in made.items()}
+    assert not problems, problems  # they are our own
+    whole = {name: component for name, component in components.items() if component is not None}
+    return whole, {name: version(name) for name in DISTRIBUTIONS}
+
+
+def write_from(checkpoint: str, sizes: list[list[int]] | None, precision: str, folder: str) -> dict[str, Any]:
+    """What `write` has done, in the process that calls this.
+
+    Args:
+        checkpoint: Folder of the model.
+        sizes: Picture sizes, where its family bakes them.
+        precision, folder: As for `write`.
+    Returns:
+        The components, as JSON values by name.
+    """
+    place, model = Path(folder), load_model(Path(checkpoint))
+    split = family_of(str(model.config.model_type)).split(
+        model, None if sizes is None else [(width, height) for width, height in sizes]
+    )
+    with scratch(place), quiet():
+        return {name: schema.to_json(component) for name, component in write_here(split, precision, place).items()}
+
+
+def write_here(split: Split, precision: str, folder: Path) -> dict[str, Component]:
+    """Write a bundle's assets, tokenizer and metadata.json in this process; the components by name."""
+    components = {}
+    for program in programs(split, precision, context_of(split)):
+        asset = folder / asset_name(program.name)
+        _convert(program, context_of(split)).save_asset(asset)
+        given = (*program.inputs, *program.states)
+        own = "fp16" if program.name == "token_embedding" and precision != "fp32" else precision
+        components[program.name] = Component(f"{asset.name}/{PROGRAM}", given, program.outputs, own)
     _write_tokenizer(folder)
     write_json(folder / "metadata.json", metadata(split, folder))
-    return components, {name: version(name) for name in DISTRIBUTIONS}
+    return components
 
 
 def asset_name(component: str) -> str:

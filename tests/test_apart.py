@@ -30,6 +30,10 @@ def fails(kind):
         raise Own("mine")
     raise DataError("what", why="why", fix="fix")
 
+def sleeps():
+    import time
+    time.sleep(60)
+
 def dies(how):
     for line in range(30):
         print("line", line, file=sys.stderr, flush=True)
@@ -45,6 +49,16 @@ def dies(how):
 def called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "called.py").write_text(CALLED)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+
+
+def test_a_limit_of_time_and_a_quiet_one(called: None, capfd: pytest.CaptureFixture[str]) -> None:
+    with Apart(quiet=True) as apart:
+        apart.call("called", "twice", value=1, limit_s=60)
+        with pytest.raises(ProcessDied, match=r"took longer than 0\.5 s, and was ended"):
+            apart.call("called", "sleeps", limit_s=0.5)
+        with pytest.raises(ProcessDied, match="SIGABRT: line 25 / line 26"):
+            apart.call("called", "dies", how="SIGABRT")
+    assert capfd.readouterr().err == ""
 
 
 def test_answers_and_errors(called: None, capfd: pytest.CaptureFixture[str]) -> None:

@@ -156,6 +156,7 @@ class Split:
         cache: Its tensors in the order of `text_decoder`, where they are not a key and a value for each layer.
         pack: Grids, and features of all tiles (M, N, D) -> (K, D), where the family has a `pack`.
         source: The untouched model, for a target that writes its weights by name; put there by the exporter.
+        sizes: Picture sizes it was made for, where the family bakes them; put there by the exporter.
     """
 
     vision: dict[str, VisionPart]
@@ -174,6 +175,7 @@ class Split:
     cache: tuple[CacheTensor, ...] = ()
     pack: Pack | None = None
     source: PreTrainedModel | None = None
+    sizes: tuple[Size, ...] | None = None
 
     def tensors(self) -> tuple[CacheTensor, ...]:
         """The cache's tensors, in the order of `text_decoder`."""

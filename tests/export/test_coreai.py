@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -15,11 +16,12 @@ from coreai_bundles import made, needs_coreai, opened
 
 from edgekit import aimodel
 from edgekit.aimodel import Runner
+from edgekit.apart import Apart
 from edgekit.bundle import Bundle, TensorSpec
 from edgekit.chat import question
 from edgekit.checkpoint import load_model, resolve_checkpoint
 from edgekit.data import samples
-from edgekit.errors import BundleError, EdgekitError, MissingExtraError, UnsupportedError
+from edgekit.errors import BundleError, EdgekitError, MissingExtraError, NoSpaceError, UnsupportedError
 from edgekit.export import coreai
 from edgekit.export.bundling import export_checkpoint
 from edgekit.families import family_of, read_size
@@ -217,21 +219,45 @@ def test_an_interrupted_export_leaves_nothing(
 ) -> None:
     """Ctrl-C while the second asset is converted: the first is written by then."""
 
-    class First:
-        def save_asset(self, path: Path) -> None:
-            path.mkdir()
-            written.append(path)
-
-    def convert(program: coreai.Program, context: int) -> First:
-        if written:
-            raise KeyboardInterrupt
-        return First()
+    def call(apart: Apart, module: str, function: str, **given: Any) -> None:
+        written.append(Path(given["folder"]) / "vision.aimodel")
+        written[0].mkdir()
+        raise KeyboardInterrupt
 
     written: list[Path] = []
-    monkeypatch.setattr(coreai, "_convert", convert)
+    monkeypatch.setattr(Apart, "call", call)
     with pytest.raises(KeyboardInterrupt):
         export_checkpoint(tiny_checkpoint, "coreai", "fp32", tmp_path / "b")
-    assert [path.name for path in written] == ["vision.aimodel"] and list(tmp_path.iterdir()) == []
+    assert len(written) == 1 and list(tmp_path.iterdir()) == []
+
+
+@needs_coreai
+@pytest.mark.parametrize(
+    ("ending", "said"),
+    [
+        ("os.abort()", r"does not write .*: its process was ended by SIGABRT: a word of it"),
+        ("raise OSError(28, 'No space left on device')", r"No space left while writing .*b\.\n.* free there"),
+        ("os.write(2, b'LLVM ERROR: IO failure: No space left on device'); os.abort()", "No space left while writing"),
+    ],
+)
+def test_a_writer_that_ends_its_process(
+    ending: str, said: str, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the middle of the second asset, as Core AI's does on a full disk."""
+    (tmp_path / "dying.py").write_text(
+        "import os, sys\nfrom pathlib import Path\n"
+        "def write(folder):\n"
+        "    (Path(folder) / 'vision.aimodel').mkdir()\n"
+        "    print('a word of it', file=sys.stderr, flush=True)\n"
+        f"    {ending}\n"
+    )
+    called = Apart.call
+    monkeypatch.setattr(Apart, "call", lambda own, *_, **given: called(own, "dying", "write", folder=given["folder"]))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    out = tmp_path / "made"
+    with pytest.raises(EdgekitError, match=said) as caught:
+        export_checkpoint(tiny_checkpoint, "coreai", "fp32", out / "b")
+    assert isinstance(caught.value, NoSpaceError) == ("space" in said) and list(out.iterdir()) == []
 
 
 @needs_coreai

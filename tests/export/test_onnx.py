@@ -281,8 +281,7 @@ with new_folder(Path({str(tmp_path / "coreml-int8")!r})) as folder:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root mounts a file system")
-# Core AI's writer ends the whole process there, by LLVM's own error: the leftover goes with the next export.
-@pytest.mark.parametrize("target", ["onnx", "coreml", "executorch", "gguf"])
+@pytest.mark.parametrize("target", ["onnx", "coreml", "executorch", "gguf", "coreai"])
 def test_a_disk_that_really_is_full(target: str, tiny_of: Callable[..., Path], tmp_path: Path) -> None:
     """Of a size that the weights do not fit into, and of one that they nearly do."""
     module = TARGETS.load(target)
