@@ -85,6 +85,8 @@ def inside(folder: Path, name: str) -> Path:
         BundleError: the name escapes, or cannot be a file's.
     """
     pure, top = PurePosixPath(name), folder.resolve()
+    if any(len(part.encode(errors="replace")) > 255 for part in pure.parts):
+        raise BundleError(f"{name[:80]!r} is too long a file name.", fix="Do not use this bundle.")
     try:
         resolved = (folder / name).resolve()
     except ValueError as error:  # a null byte, half a surrogate pair

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from edgekit.bundle import Bundle, Component, Manifest, TensorSpec
+from edgekit.bundle import Bundle, Cache, Component, Manifest, TensorSpec
 from edgekit.bundle_checks import MOST_TOKENS
 from edgekit.declared import Declared, Tensor, UpTo, check_numbers, check_tensors
 from edgekit.errors import BundleError
@@ -66,7 +66,18 @@ def check_files(bundle: Bundle) -> Files:
     check_numbers(manifest, _numbers(text, width, rows))
     for name, part in encoders.items():
         _check_tiles(name, part, vision)
-    return Files(text, vision, *_details(manifest))
+    files = Files(text, vision, *_details(manifest))
+    _check_room(manifest.cache, files.context)
+    return files
+
+
+def _check_room(cache: Cache, context: int) -> None:
+    """Raise BundleError where the cache alone is more than this machine has."""
+    import psutil
+
+    needed = 4 * cache.layers * cache.kv_heads * cache.head_dim * context  # keys and values, float16
+    if context > MOST_TOKENS or needed > psutil.virtual_memory().total:
+        raise _wrong(f"details.text.context: {context:,}, whose cache takes {needed:,} bytes")
 
 
 def _table(text: Header) -> tuple[int, int]:

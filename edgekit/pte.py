@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import warnings
+from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgekit import strict_json
+from edgekit.apart import Apart, ProcessDied
 from edgekit.declared import Declared, Tensor, UpTo
-from edgekit.errors import BundleError
+from edgekit.errors import BundleError, EdgekitError
+from edgekit.files import write_json
+
+LIMIT_S = 900.0
+"""For a program to be loaded the first time."""
+MOST_KNOWN = 1000
 
 SCALARS = {
     0: "uint8", 1: "int8", 2: "int16", 3: "int32", 4: "int64", 5: "float16", 6: "float32", 7: "float64", 11: "bool",
@@ -41,6 +52,54 @@ def _portable_lib() -> Any:
     return portable_lib
 
 
+def rehearse(path: Path, sha256: str, methods: Sequence[str], cache: Path | None = None) -> None:
+    """Load a program's methods in a process of its own: a damaged one can end the process that loads it.
+
+    Once for each file and version of ExecuTorch; what was loaded is remembered.
+
+    Args:
+        path: The .pte.
+        sha256: Of the file.
+        methods: Those that will be run.
+        cache: Where the answer is kept; the user's cache folder by default.
+    Raises:
+        BundleError: it does not load, takes too long, or ends its process.
+    """
+    cache, key = cache or _cache_file(), f"{version('executorch')} {sha256}"
+    if key in (known := _known(cache)):
+        return
+    with Apart(quiet=True) as apart:
+        try:
+            apart.call(__name__, "load_all", path=str(path), methods=list(methods), limit_s=LIMIT_S)
+        except ProcessDied as error:
+            raise BundleError(
+                f"ExecuTorch does not load {path}.", why=error.what[:500], fix="Copy or export the bundle again."
+            ) from error
+    with contextlib.suppress(OSError, EdgekitError):  # a cache that cannot be written is made again next time
+        write_json(cache, [*known, key][-MOST_KNOWN:])
+
+
+def load_all(path: str, methods: list[str]) -> None:
+    """Load methods of a program in this process; errors as of `Program`."""
+    program = Program(Path(path), threads=1)
+    for name in methods:
+        program.declared(name)
+        program.load(name)
+
+
+def _known(cache: Path) -> list[str]:
+    try:
+        found = strict_json.read(cache)
+    except (OSError, ValueError):
+        return []
+    return [key for key in found if isinstance(key, str)] if isinstance(found, list) else []
+
+
+def _cache_file() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "edgekit" / "executorch.json"
+
+
 class Program:
     """A .pte file, its methods loaded when they are first run; mutable buffers live as long as this does."""
 
@@ -57,7 +116,9 @@ class Program:
         library = _portable_lib()
         library._unsafe_reset_threadpool(threads)  # unsafe while a program runs; none does
         try:
-            self._program = library._load_program(str(path))
+            # Offsets of the program are followed only where they lie in it.
+            checked = library.Verification.InternalConsistency
+            self._program = library._load_program(str(path), program_verification=checked)
         except RuntimeError as error:
             raise BundleError(f"ExecuTorch does not load {path}.", why=str(error)[:500]) from error
         self._methods: dict[str, Any] = {}

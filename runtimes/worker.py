@@ -85,6 +85,8 @@ class Worker:
             self._rest = iter(samples(self._job.data, limit=self._job.limit))
             self._first = next(iter(samples(self._job.data, limit=1)), None)
         self._check()
+        if rehearse := getattr(RUNTIMES.load(self._job.runtime), "rehearse", None):
+            rehearse(Path(self._job.folder))  # what only the very first load costs is no part of a load's time
         _forget(Path(self._job.folder))
         start = time.perf_counter()
         self._open()

@@ -35,11 +35,13 @@ def read(bundle: Bundle) -> dict[str, Part]:
     from edgekit.runtimes.mil import checked_packages
     from edgekit.runtimes.mil.declared import function_of
     from edgekit.runtimes.mil.inspect import inspect
+    from edgekit.runtimes.mil.package import damaged
 
     bundle.check_parts()
     components = bundle.manifest.components
     packages = checked_packages(bundle)
-    facts = {name: inspect(package) for name, package in packages.items()}
+    with damaged(f"A program of {bundle.folder}"):
+        facts = {name: inspect(package) for name, package in packages.items()}
     parts = {}
     for name, component in components.items():
         package = package_of(component)

@@ -8,12 +8,13 @@ from collections.abc import Iterator, Mapping
 from edgekit.bundle import Component, Manifest
 from edgekit.declared import Declared, Tensor, check_numbers, check_tensors
 from edgekit.errors import BundleError
-from edgekit.mlprogram import CONTEXT, DECODE, FUNCTIONS, package_of
+from edgekit.mlprogram import CONTEXT, DECODE, FUNCTIONS, LENGTHS, package_of
 from edgekit.runtimes.mil.package import Input, Package, Shapes
 from edgekit.runtimes.mil.values import dtype_numbered, shape_of
 
 FLOATS = {"fp16": "float16", "fp32": "float32", "fp64": "float64"}
 KEYS_AND_VALUES = re.compile(r"(key|value)_\d+")
+MOST_LENGTHS = 4096  # characters
 Packages = Mapping[str, Package]
 """By the names of their folders in the bundle."""
 
@@ -56,6 +57,14 @@ def check_cache(packages: Packages, manifest: Manifest) -> None:
         raise BundleError(
             f"{package.path} does not say how its decoder is called.",
             why=f"{CONTEXT}: {said[:40]!r}, and the program takes {most:,} at most.",
+            fix="Copy or export the bundle again.",
+        )
+    lengths = str(package.model.description.metadata.userDefined.get(LENGTHS, ""))
+    listed = [size for size in lengths[:MOST_LENGTHS].split(",") if size]
+    if len(lengths) > MOST_LENGTHS or not all(size.isdecimal() and 0 < int(size) <= int(said) for size in listed):
+        raise BundleError(
+            f"{package.path} does not say how its decoder is called.",
+            why=f"{LENGTHS}: {lengths[:40]!r} are not from 1 to {CONTEXT}, {said}.",
             fix="Copy or export the bundle again.",
         )
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from edgekit import strict_json
 from edgekit.errors import BundleError, EdgekitError
 from edgekit.files import inside
 from edgekit.runtimes.mil.program import Block, Compiler, Constant, Frame, Kept
@@ -23,6 +24,9 @@ from edgekit.runtimes.mil.weights import Weights
 SPEC_VERSIONS = range(6, 11)  # iOS 15, the first with ML Programs, to iOS 26
 KEEP = {"auto": 16 << 20, "dense": float("inf"), "stored": 0}
 """Bytes of decompressed weights to hold, by what a package may be told."""
+UNREADABLE = (
+    RuntimeError, ValueError, LookupError, TypeError, ArithmeticError, MemoryError, AttributeError, AssertionError,
+)  # fmt: skip
 _AGAIN = "Copy or export the package again."
 
 
@@ -269,13 +273,25 @@ class Package:
         scope: dict[str, int | Constant] = {part.name: Constant(part.name) for part in states}
         slots = [compiler.slot() for _ in inputs]
         scope.update(zip((part.name for part in inputs), slots, strict=True))
-        compiled = compiler.block(block, scope)
+        with damaged(f"Function {name!r} of {self.path}"):
+            compiled = compiler.block(block, scope)
         compiled.inputs = slots
         return Function(name, inputs, states, compiled, compiler.size, list(block.outputs))
 
     def _described(self, name: str) -> Iterator[Any]:
         description = self.model.description
         yield from next((part.input for part in description.functions if part.name == name), description.input)
+
+
+@contextmanager
+def damaged(what: str) -> Iterator[None]:
+    """Turn what a program that cannot be meets while it is read into a BundleError."""
+    try:
+        yield
+    except UNREADABLE as error:
+        raise BundleError(
+            f"{what} is damaged.", why=f"{type(error).__name__}: {' '.join(str(error).split())}"[:300], fix=_AGAIN
+        ) from error
 
 
 def _first(names: list[str], path: Path) -> str:
@@ -290,10 +306,10 @@ def _model_file(path: Path) -> Path:
     if not manifest.is_file():
         raise BundleError(f"{path} is no Core ML package: it has no Manifest.json.", fix="Name an .mlpackage folder.")
     try:
-        stored = json.loads(manifest.read_text(encoding="utf-8"))
+        stored = strict_json.read(manifest)
         item = stored["itemInfoEntries"][stored["rootModelIdentifier"]]["path"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise BundleError(f"{manifest} is damaged.", why=repr(error), fix=_AGAIN) from error
+    except (ValueError, LookupError, TypeError) as error:
+        raise BundleError(f"{manifest} is damaged.", why=f"{type(error).__name__} {error}"[:200], fix=_AGAIN) from error
     file = inside(path / "Data", str(item))
     if not file.is_file():
         raise BundleError(f"{path} is not whole: {file.relative_to(path)} is missing.", fix=_AGAIN)

@@ -15,6 +15,8 @@ from edgekit.runtimes.mil.ops import CONVERT, Operation, operations
 from edgekit.runtimes.mil.stored import Stored, stored
 from edgekit.runtimes.mil.values import Blob, dtype_numbered, shape_of, value_of
 
+FAILURES = (RuntimeError, ValueError, LookupError, TypeError, ArithmeticError, MemoryError, AttributeError)
+"""What an operation meets in inputs that a damaged program gives it."""
 _STATE_OPERATIONS = ("read_state", "write_state", "coreml_update_state")
 
 
@@ -99,12 +101,13 @@ class Frame:
         for slot, value in zip(block.inputs, values, strict=True):
             slots[slot] = value
         for step in block.steps:
-            given = step.given(slots)
-            if step.needs_frame:
-                given["frame"] = self
+            given: dict[str, Any] = {}
             try:
+                given = step.given(slots)
+                if step.needs_frame:
+                    given["frame"] = self
                 result = step.call(**given)
-            except (RuntimeError, ValueError, IndexError) as error:
+            except FAILURES as error:
                 raise _failed(step, given, error) from error
             if isinstance(result, tuple):
                 for slot, value in zip(step.outputs, result, strict=True):
@@ -124,7 +127,8 @@ def _failed(step: Step, given: Mapping[str, Any], error: Exception) -> EdgekitEr
         if isinstance(part, Tensor)
     )
     return EdgekitError(
-        f"Operation {step.kind} {step.name!r} does not take its inputs.", why=f"{str(error)[:400]}\nInputs: {shapes}"
+        f"Operation {step.kind} {step.name!r} does not take its inputs.",
+        why=f"{str(error)[:400]}\nInputs: {shapes[:2000]}",
     )
 
 

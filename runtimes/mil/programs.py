@@ -8,7 +8,7 @@ from pathlib import Path
 from edgekit.bundle import Bundle, Component
 from edgekit.mlprogram import Programs, package_of
 from edgekit.runtimes.mil.declared import check_cache, check_programs
-from edgekit.runtimes.mil.package import Function, Package
+from edgekit.runtimes.mil.package import Function, Package, damaged
 
 
 def checked_packages(bundle: Bundle) -> dict[str, Package]:
@@ -19,8 +19,9 @@ def checked_packages(bundle: Bundle) -> dict[str, Package]:
         BundleError: they are not, or a package is not whole.
     """
     packages = _open(bundle.folder, bundle.manifest.components)
-    check_programs(packages, bundle.manifest.components)
-    check_cache(packages, bundle.manifest)
+    with damaged(f"A program of {bundle.folder}"):
+        check_programs(packages, bundle.manifest.components)
+        check_cache(packages, bundle.manifest)
     return packages
 
 

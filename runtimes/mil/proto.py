@@ -11,8 +11,11 @@ from types import ModuleType
 from typing import Any
 
 from edgekit.errors import BundleError, MissingExtraError
+from edgekit.strict_json import read_bytes
 
 _ALIAS = "_edgekit_coreml_proto"
+MOST_BYTES = 24 << 20
+"""Of a program without its weights; as messages it can take some forty times as much memory."""
 
 
 @cache
@@ -46,7 +49,9 @@ def read_model(path: Path) -> Any:
 
     message = model_module().Model()
     try:
-        message.ParseFromString(path.read_bytes())
-    except DecodeError as error:
-        raise BundleError(f"{path} is no Core ML model, or cut short.", why=str(error)) from error
+        message.ParseFromString(read_bytes(path, MOST_BYTES))
+    except (DecodeError, ValueError, RecursionError) as error:
+        raise BundleError(
+            f"{path} is no Core ML model, or cut short.", why=str(error)[:300], fix="Copy or export the package again."
+        ) from error
     return message

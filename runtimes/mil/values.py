@@ -131,7 +131,7 @@ def from_bytes(data: NDArray[np.uint8], dtype: DType, shape: tuple[int, ...]) ->
     """
     count = math.prod(shape)
     size = -(-count * dtype.bits // 8)
-    if len(data) < size:
+    if len(data) < size or min(shape, default=0) < 0:
         raise BundleError(f"A stored {dtype.name} {list(shape)} needs {size} bytes and has {len(data)}.")
     if dtype.bits < 8:
         return torch.from_numpy(unpacked(data[:size], dtype.bits, count, dtype.signed).reshape(shape))

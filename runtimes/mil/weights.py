@@ -46,7 +46,7 @@ class Weights:
         sentinel, kind, size, start, _ = _ENTRY.unpack(data[offset : offset + _ENTRY.size].tobytes())
         if sentinel != _SENTINEL or kind != dtype.blob:
             raise BundleError(f"The weight file {where} holds no {dtype.name}.", fix="Export the package again.")
-        if start + size > len(data) or size < -(-math.prod(shape) * dtype.bits // 8):
+        if min(shape, default=0) < 0 or start + size > len(data) or size < -(-math.prod(shape) * dtype.bits // 8):
             raise BundleError(
                 f"The weight file {where} is cut short.",
                 why=f"A {dtype.name} {list(shape)} starts at {start}; the file has {len(data)} bytes.",
