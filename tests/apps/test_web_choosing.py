@@ -1,8 +1,9 @@
-"""The web library's choice of tokens, streamed text and hashes beside edgekit's own."""
+"""The web library's prompts, cache, choice of tokens, streamed text and hashes beside edgekit's own."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import random
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ from tokenizers import Tokenizer
 from web_library import array_of, ask, base64_of
 
 from edgekit.checkpoint import resolve_checkpoint
+from edgekit.errors import DataError
 from edgekit.generation import Rules, read_generation
+from edgekit.handover.pieces import Pieces, read_pieces
 from edgekit.runtimes.sampling import Sampling, greedy, shares
 from edgekit.runtimes.stream import TextStream
 
@@ -117,3 +120,82 @@ def test_hashes_of_whole_and_cut_bytes(tmp_path: Path) -> None:
         calls.append({"call": "sha256", "data": base64_of(np.frombuffer(data, np.uint8)), "cuts": cuts})
         wanted.append([hashlib.sha256(data).hexdigest()] * 2)
     assert ask(calls, tmp_path) == wanted
+
+
+def test_a_cache_forgets_its_last_tokens(tmp_path: Path) -> None:
+    keys = np.arange(2 * 5 * 3, dtype=np.float32).reshape(1, 2, 5, 3)
+    given = {"call": "cut", "shape": ["b", 2, "past", 3], "dims": list(keys.shape), "data": base64_of(keys)}
+    state = {"call": "cut", "shape": ["b", 2, 5, 3], "dims": list(keys.shape), "data": base64_of(keys), "length": 2}
+    cut, whole, fixed = ask([{**given, "length": 2}, {**given, "length": 5}, state], tmp_path)
+    assert (cut["kept"], cut["length"], cut["dims"]) == (2, 2, [1, 2, 2, 3])
+    np.testing.assert_array_equal(array_of(cut["data"], np.float32).reshape(1, 2, 2, 3), keys[:, :, :2])
+    assert whole["kept"] == 5 and whole["data"] == base64_of(keys)
+    assert fixed["kept"] == 0 and fixed["data"] == base64_of(keys)  # a state cannot go back
+
+
+PIECES: dict[str, Any] = {
+    "format": 1,
+    "begin": {"text": "<s>U: ", "image": "<s>U:"},
+    "system": {"before": "S[", "after": {"text": "]U: ", "image": "]U:"}, "trim": True, "as_parts": True},
+    "user": {
+        "before": {"text": "U: ", "image": "U:"},
+        "text": {"before": "(", "after": ")", "trim": False},
+        "after": "|",
+    },
+    "image": {"piece": "<image>", "first": False},
+    "assistant": {"before": "A:", "after": ";", "trim": False, "drop": None},
+    "generation": "A:",
+    "tokens": {"before": [], "after": [], "unless_begins": None, "limit": None},
+    "checked": {"conversations": 1, "by": "nobody"},
+    "refused": {},
+    "blanks": "\t\n\x0b\x0c\r\x1c\x1d\x1e\x1f \x85\xa0\u2003",
+}
+
+
+def turn(role: str, *parts: str) -> dict[str, Any]:
+    """A message; "*" is a picture."""
+    content = [{"type": "image"} if part == "*" else {"type": "text", "text": part} for part in parts]
+    return {"role": role, "content": content}
+
+
+def test_prompts_are_written_from_pieces_as_there(tmp_path: Path) -> None:
+    talks = [
+        [turn("user", "*", " what ")],
+        [turn("user", "a", "*", "b", "*")],
+        [
+            turn("system", "\u2003be brief\x1c"),
+            turn("user", "*", "x"),
+            turn("assistant", "no </t> \n\n yes "),
+            turn("user", "why?"),
+        ],
+        [
+            turn("user", "x"),
+            turn("assistant", "</t></t>\n\nq "),
+            turn("user", "*"),
+            turn("assistant", "plain "),
+            turn("user", "$&"),
+        ],
+    ]
+    files = [PIECES]
+    files.append({**PIECES, "image": {"piece": "<image>", "first": True}})
+    files.append({**PIECES, "user": {**PIECES["user"], "text": {"before": "", "after": "\n", "trim": True}}})
+    for how in ("none", "newlines", "both"):
+        files.append(
+            {**PIECES, "assistant": {**PIECES["assistant"], "drop": {"to": "</t>", "trim": how}, "trim": how == "none"}}
+        )
+    files.append({**PIECES, "system": None, "assistant": None, "refused": {"system": "none", "assistant": "one turn"}})
+    calls: list[dict[str, Any]] = []
+    theirs: list[str | None] = []
+    for number, file in enumerate(files):
+        path = tmp_path / f"{number}.json"
+        path.write_text(json.dumps(file))
+        pieces = read_pieces(path)
+        assert isinstance(pieces, Pieces)
+        for talk in talks:
+            calls.append({"call": "render", "prompt": file, "messages": talk})
+            try:
+                theirs.append(pieces.render(talk))
+            except DataError:
+                theirs.append(None)
+    ours = [None if isinstance(one, dict) else one for one in ask(calls, tmp_path)]
+    assert ours == theirs and theirs.count(None) == 2

@@ -12,6 +12,7 @@ const { familyOf } = await load("families/index.js");
 const { fillPlaces, promptIds, render } = await load("prompt.js");
 const { steps } = await load("generation.js");
 const { shares, argmax } = await load("sampling.js");
+const { Cache } = await load("cache.js");
 const { TextStream } = await load("stream.js");
 const { Sha256, sha256 } = await load("sha256.js");
 const { compilePattern } = await load("patterns.js");
@@ -69,6 +70,18 @@ const CALLS = {
       at = cut;
     }
     return [own.digest(), await sha256(whole)];
+  },
+  // A cache of one key and what is left of it, without a runtime.
+  cut({ shape, dims, data, length }) {
+    class Tensor {
+      constructor(type, data, dims) {
+        Object.assign(this, { type, data, dims, location: "cpu" });
+      }
+    }
+    const cache = new Cache({ Tensor }, { inputs: [{ name: "past_key_values.0.key", shape }], outputs: [{ name: "present.0.key", shape }] });
+    cache.take({ "present.0.key": new Tensor("float32", floats(data), dims) }, dims[2]);
+    const kept = cache.cut(length);
+    return { kept, dims: cache.values[0].dims, data: base64(cache.values[0].data), length: cache.length };
   },
   split: ({ pattern, text }) => Array.from(text.matchAll(compilePattern(pattern)), (match) => match[0]),
 };

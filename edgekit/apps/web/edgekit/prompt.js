@@ -93,8 +93,9 @@ function user(file, message) {
 /** @param {Message} message @returns {"text" | "image"} */
 const kind = (message) => (message.content[0].type === "image" ? "image" : "text");
 
-/** @param {Message} message */
-const plain = (message) => message.content.map((part) => (part.type === "text" ? part.text : "")).join("");
+/** The one text of a message, whose content is that text or a list with it. @param {Message} message */
+const plain = ({ content }) =>
+  typeof content === "string" ? content : content.map((part) => (part.type === "text" ? part.text : "")).join("");
 
 /** @param {PromptFile} file @param {string} text @param {boolean} trims */
 function trimmed(file, text, trims) {

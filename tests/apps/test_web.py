@@ -1,15 +1,16 @@
-"""The page that `edgekit app` writes, in Chromium: answers, downloads, no network, cancelling, memory, the GPU."""
+"""The web library beside the bundle's own answers in Python: on Node.js, and as a page in Chromium."""
 
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from web_answers import asked, check, wanted
-from web_library import BROWSER, MODULES, chromium, package, run
+from web_library import ANSWERS, BROWSER, LIBRARY, MODULES, chromium, node, package, run
 
 from edgekit import api
 from edgekit.data import Sample
@@ -25,6 +26,57 @@ WRONG = {
     "to": "return this.piece ? logits.slice(-this.model.vocab_size).reverse() : logits.slice(-this.model.vocab_size);",
 }
 Browse = Callable[..., dict[str, Any]]
+
+
+def answered(bundle: Path, folder: Path, **task: Any) -> Any:
+    return run(
+        ANSWERS, [str(LIBRARY), str(package("onnxruntime-web") / "dist")], {"bundle": str(bundle), **task}, folder
+    )
+
+
+def test_the_library_is_well_typed() -> None:
+    """tsc in strict mode over the library and the page, as they are."""
+    command = [node(), str(package("typescript") / "bin" / "tsc"), "-p", str(LIBRARY.parent / "tsconfig.json")]
+    checked = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert checked.returncode == 0, checked.stdout[-3000:]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_the_demo_answers_on_node_as_here(
+    precision: str, demo_bundle: Callable[[str], Path], demo_questions: list[Sample], tmp_path: Path
+) -> None:
+    package("onnxruntime-web")
+    bundle = demo_bundle(precision)
+    found = answered(bundle, tmp_path, questions=asked(demo_questions))
+    assert found["said"] == wanted(bundle, demo_questions)
+    assert len({one["text"] for one in found["said"]}) > 8
+    check(found["tested"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", NAMES)
+def test_every_family_gives_its_golden_vectors_on_node(
+    family: str, family_bundle: Callable[[str], Path], tmp_path: Path
+) -> None:
+    package("onnxruntime-web")
+    check(answered(family_bundle(family), tmp_path)["tested"])
+
+
+@pytest.mark.slow
+def test_a_prompt_in_pieces_is_the_same_prompt(
+    demo_bundle: Callable[[str], Path], demo_questions: list[Sample], tmp_path: Path
+) -> None:
+    """As on the GPU, where onnxruntime-web is wrong for longer ones."""
+    questions = asked(demo_questions[:10])
+    whole, pieces = (
+        answered(demo_bundle("fp32"), tmp_path, questions=questions, tests=False, piece=piece)["said"]
+        for piece in (0, 24)
+    )
+    assert whole == pieces
+
+
+# ---------------------------------------------------------------------------------------------------------- in Chromium
 
 
 @pytest.fixture(scope="module")
