@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -124,6 +125,58 @@ def test_plain_attention_in_every_precision(precision: str, tiny_of: Maker, tmp_
     folder = bundle_folder(tiny_of("smolvlm"), tmp_path / "b")
     assert held(compare(onnx, split, precision, folder), precision)
     assert not onnx.appends_in_place(split, precision)
+
+
+@pytest.mark.slow
+def test_large_gains_are_rounded_as_pytorch_rounds_them(tiny_of: Maker, tmp_path: Path) -> None:
+    """Gains of norms above 1 make large logits, whose float32 steps are large too: PyTorch's own distance to float64 is
+    above the bar of 1e-4, and ONNX Runtime's is as large, no larger."""
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 72}
+    wide = {"hidden_size": 288, "intermediate_size": 576, "num_hidden_layers": 2, "layer_types": ["full_attention"] * 2}
+    model = model_of(tiny_of("qwen2_5_vl"), heads | wide, {"mrope_section": [12, 12, 12]})
+    _enlarge_gains(model)
+    split, exact = text_of(model), text_of(_in_float64(model))
+    folder = bundle_folder(tiny_of("qwen2_5_vl"), tmp_path / "b")
+    components, _ = onnx.write(split, "fp32", folder)
+    found = []
+    for item in prompts(split, 7, 19):
+        ours, tokens = follow(TorchModules(split), split, item, None, 6)
+        theirs, _ = follow(onnx.open_components(folder, components), split, item, tokens, 6)
+        truth, _ = follow(TorchModules(exact), exact, item, tokens, 6)
+        found += [np.abs(np.stack([a - b, a - c, b - c])).max(1) for a, b, c in zip(ours, theirs, truth, strict=True)]
+    apart, own, other = np.stack(found).max(0)
+    assert min(apart, own) > 1e-4  # else the case shows nothing
+    assert other < 1.5 * own
+
+
+def _enlarge_gains(model: Any) -> None:
+    import torch
+
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if weight.dim() == 1 and "norm" in name and "language_model" in name:
+                weight.uniform_(1.0, 3.0)
+
+
+def _in_float64(model: Any) -> Any:
+    """A copy in float64, its RMSNorms too, which transformers computes in float32 whatever the model is in."""
+    import torch
+    from torch import nn
+
+    class Norm(nn.Module):
+        def __init__(self, norm: Any) -> None:
+            super().__init__()
+            self.weight, self.epsilon = norm.weight, norm.variance_epsilon
+
+        def forward(self, hidden: Any) -> Any:
+            return self.weight * hidden * torch.rsqrt(hidden.square().mean(-1, keepdim=True) + self.epsilon)
+
+    exact = copy.deepcopy(model).double()
+    for owner in list(exact.modules()):
+        for name, child in list(owner.named_children()):
+            if type(child).__name__.endswith("RMSNorm"):
+                setattr(owner, name, Norm(child))
+    return exact
 
 
 # ------------------------------------------------------------------------------------------------ scalings, each target
