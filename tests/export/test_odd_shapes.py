@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from odd_decoders import LIMIT, ROPES, SHAPES, bundle_folder, compare, model_of, prompts, text_of
+from odd_decoders import LIMIT, ROPES, SHAPES, bundle_folder, compare, model_of, prompts, sections_of, text_of
 
 from edgekit.bars import judge, random_bars_of
 from edgekit.errors import EdgekitError
@@ -144,8 +144,8 @@ def test_large_gains_are_rounded_as_pytorch_rounds_them(tiny_of: Maker, tmp_path
         theirs, _ = follow(onnx.open_components(folder, components), split, item, tokens, 6)
         truth, _ = follow(TorchModules(exact), exact, item, tokens, 6)
         found += [np.abs(np.stack([a - b, a - c, b - c])).max(1) for a, b, c in zip(ours, theirs, truth, strict=True)]
-    apart, own, other = np.stack(found).max(0)
-    assert min(apart, own) > 1e-4  # else the case shows nothing
+    _, own, other = np.stack(found).max(0)
+    assert own > 1e-4  # else the case shows nothing
     assert other < 1.5 * own
 
 
@@ -201,17 +201,30 @@ def test_rotary_scalings(target: str, kind: str, tiny_of: Maker, tmp_path: Path)
     assert held(compare(module, split, "fp32", folder, (5, LIMIT - 2, LIMIT + 9), **given), "fp32", target)
 
 
-@pytest.mark.parametrize("shape", ["20, one key head", "6, of another width"])
-@pytest.mark.parametrize("target", ["coreml", "executorch", "coreai"])
+# Kernels of a delegate and blocks of 32 weights are what such widths do not divide into.
+WIDTHS = [
+    *((target, "smolvlm", shape, "fp32") for target in ("coreml", "executorch", "coreai")
+      for shape in ("20, one key head", "6, of another width")),
+    *(("gguf", "smolvlm", shape, word) for shape in ("36, each its own", "6, of another width")
+      for word in ("int8", "int4", "q4_k_m")),
+    *(("gguf", "qwen2_5_vl", "20, one key head", word) for word in ("fp32", "int8", "int4")),
+    *(("executorch", "smolvlm", "20, one key head", word) for word in ("int8", "int4")),
+]  # fmt: skip
+
+
 @pytest.mark.slow
-def test_heads_of_odd_widths(target: str, shape: str, tiny_of: Maker, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("target", "family", "shape", "precision"), WIDTHS)
+def test_heads_of_odd_widths(
+    target: str, family: str, shape: str, precision: str, tiny_of: Maker, tmp_path: Path
+) -> None:
     module = TARGETS.load(target)
     if missing := [name for name in module.PACKAGES if find_spec(name) is None]:
         pytest.skip(f"{missing[0]} is not installed")
-    split = text_of(model_of(tiny_of("smolvlm"), SHAPES[shape]))
+    checkpoint = tiny_of(family, **getattr(module, "TINY", {}).get(family, {}))
+    split = text_of(model_of(checkpoint, SHAPES[shape], sections_of(family, shape)))
     given = {"options": {}} if hasattr(module, "OPTIONS") else {}
-    folder = bundle_folder(tiny_of("smolvlm"), tmp_path / "b")
-    assert held(compare(module, split, "fp32", folder, **given), "fp32", target)
+    folder = bundle_folder(checkpoint, tmp_path / "b")
+    assert held(compare(module, split, precision, folder, **given), precision, target)
 
 
 def test_core_ml_cuts_no_prompt_whose_length_decides_its_angles(tiny_of: Maker) -> None:

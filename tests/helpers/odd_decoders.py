@@ -60,6 +60,14 @@ def model_of(checkpoint: Path, text: dict[str, Any], rope: dict[str, Any] | None
     return model.eval()
 
 
+def sections_of(family: str, shape: str) -> dict[str, Any]:
+    """Rotary settings of a family for heads of a shape: what M-RoPE's three axes have of half a head."""
+    if not family.startswith("qwen"):
+        return {}
+    half = SHAPES[shape]["head_dim"] // 2
+    return {"mrope_section": [half - 2 * (half // 3), half // 3, half // 3]}
+
+
 def text_of(model: Any) -> Split:
     """The split without its vision encoders."""
     split: Split = family_of(model.config.model_type).split(model)
