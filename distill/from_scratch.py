@@ -150,9 +150,13 @@ class AnswerTrainer(Trainer):
         # accelerate wraps only model.forward in its autocast; the parts called one by one here need it spelled out.
         with self.accelerator.autocast():
             features = image_features(model, inputs["pixel_values"])
-            logits, wanted = answer_logits(model, features, inputs)
+            logits, wanted = self.answers(model, features, inputs)
         loss = nn.functional.cross_entropy(logits.float(), wanted) + self.auxiliary_loss(features, inputs)
         return (loss, {"logits": logits}) if return_outputs else loss
+
+    def answers(self, model: nn.Module, features: Tensor, inputs: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """Logits at the batch's answer tokens, and the ids that belong there; features (M, N, D) as below."""
+        return answer_logits(model, features, inputs)
 
     def auxiliary_loss(self, features: Tensor, inputs: dict[str, Tensor]) -> Tensor | float:
         """What is added to the cross-entropy; features (M, N, D) of the batch's M pictures."""

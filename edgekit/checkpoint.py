@@ -127,7 +127,7 @@ def resolve_checkpoint(name: str, base: Path | None = None, *, weights: bool = T
     """The folder behind a checkpoint name; of an adapter, where it lies merged into its base.
 
     Args:
-        name: Folder, `demo:teacher`, `demo:mid`, `demo:student`, or a hub name (`org/model`, fetched if it can be).
+        name: Folder, `demo:teacher` or another shipped model, or a hub name (`org/model`, fetched if it can be).
         base: Folder that relative names start from.
         weights: Fetch a hub model's weights too, not its configuration and tokenizer alone.
     Raises:
@@ -136,15 +136,25 @@ def resolve_checkpoint(name: str, base: Path | None = None, *, weights: bool = T
     if name.startswith("demo:"):
         folder = Path(str(files("edgekit.demo") / "weights")) / name.removeprefix("demo:")
         if not folder.is_dir():
-            raise CheckpointError(
-                f"There is no demo model {name!r}.", fix="There are: demo:teacher, demo:mid, demo:student."
-            )
+            raise CheckpointError(f"There is no demo model {name!r}.", fix=f"There are: {', '.join(_shipped())}.")
         return folder
+    if name.startswith("scenes:"):
+        raise CheckpointError(
+            f"{name!r} is what `edgekit demo train` makes, and no model.",
+            fix=f"Make it and name its folder:  edgekit demo train {name}\n"
+            f"  Shipped are:  {', '.join(one for one in _shipped() if 'scenes' in one)}",
+        )
     for folder in (Path(name), *([base / name] if base else [])):
         if folder.is_dir():
             return _whole(folder.resolve(), weights)
         _refuse_gguf(folder)
     return _whole(from_hub(name, weights), weights)
+
+
+def _shipped() -> list[str]:
+    from edgekit.demo import roles
+
+    return [f"demo:{role}" for role in roles()]
 
 
 def _whole(folder: Path, weights: bool) -> Path:

@@ -98,7 +98,8 @@ def distill(
     """Run MASTERS, or go on with the run this recipe has begun.
 
     Args:
-        recipe: YAML file, text or Path; the workspace's edgekit.yaml, else the built-in demo's, when None.
+        recipe: YAML file, text or Path, or `demo:scenes`; the workspace's edgekit.yaml, else the built-in demo's, when
+            None.
         name: Folder name of the run.
         fresh: A new run even where this recipe has one.
         overrides: Dotted key -> the setting: a number, a boolean, None, a list or a mapping; a text is read as YAML.
@@ -130,12 +131,22 @@ def _recipe(recipe: PathLike | None, place: Workspace, overrides: Overrides | No
     """The recipe a call means, and the folder that its relative names start from."""
     from edgekit.recipe import demo_recipe_path, load_recipe
 
-    path = place.recipe_path if recipe is None else arguments.path(recipe, "recipe")
+    path, built_in = _recipe_path(recipe, place)
     if recipe is None and not path.exists():
-        path = demo_recipe_path()
+        path, built_in = demo_recipe_path(), True
         note(f"No edgekit.yaml in {place.folder}: using the built-in demo recipe (edgekit init writes it out).")
-    base = place.folder if path == demo_recipe_path() else path.resolve().parent
+    base = place.folder if built_in else path.resolve().parent
     return load_recipe(path, arguments.overrides(overrides), base=base), base
+
+
+def _recipe_path(recipe: PathLike | None, place: Workspace) -> tuple[Path, bool]:
+    """The file a call means, the workspace's for None, and whether it is one of edgekit's own."""
+    from edgekit.demo import recipe_named
+
+    if recipe is None:
+        return place.recipe_path, False
+    named = recipe_named(str(recipe))
+    return (arguments.path(recipe, "recipe"), False) if named is None else (named, True)
 
 
 @checked
@@ -153,8 +164,8 @@ def ablate(
     """Run the arms of an ablation, or go on with it.
 
     Args:
-        recipe: YAML of full MASTERS, text or Path; the workspace's edgekit.yaml, else the built-in ablation's, when
-            None.
+        recipe: YAML of full MASTERS, text or Path, or `demo:scenes`; the workspace's edgekit.yaml, else the built-in
+            ablation's, when None.
         arms: One name or several; the paper's table and two other methods when None.
         seeds: Runs of each.
         learning_rates: Several, of which each arm takes the one that is best on held-out train questions; the recipe's
@@ -170,14 +181,14 @@ def ablate(
     from edgekit.recipe import ablation_recipe_path, demo_recipe_path, load_recipe
 
     place, changed = _workspace(workspace), arguments.overrides(overrides)
-    path = place.recipe_path if recipe is None else arguments.path(recipe, "recipe")
-    start = Start(None if recipe is None else str(path), changed)
+    path, built_in = _recipe_path(recipe, place)
+    start = Start(None if recipe is None else str(recipe), changed)
     if recipe is None and not path.exists():
-        path = ablation_recipe_path()
+        path, built_in = ablation_recipe_path(), True
         note(f"No edgekit.yaml in {place.folder}: using the built-in ablation of the demo.")
         # `edgekit distill` has no such recipe; there it is the demo's with other settings.
         start = Start(None, {**settings_between(load_recipe(demo_recipe_path()), load_recipe(path)), **changed})
-    base = place.folder if path == ablation_recipe_path() else path.resolve().parent
+    base = place.folder if built_in else path.resolve().parent
     resolved = load_recipe(path, changed, base=base)
     folder = place.runs / (name or (resolved.name if path == ablation_recipe_path() else f"{resolved.name}-ablation"))
     note(f"Ablation in {folder}")

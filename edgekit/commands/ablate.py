@@ -16,15 +16,18 @@ def command(
     recipe: Annotated[
         Path | None,
         typer.Argument(
-            help="Recipe of full MASTERS; edgekit.yaml of this workspace, else the built-in demo's.", show_default=False
+            help="Recipe; edgekit.yaml of this workspace, else the built-in demo's of full MASTERS. demo:scenes is "
+            "that of the experiment on answers of several tokens.",
+            show_default=False,
         ),
     ] = None,
     arms: Annotated[
         str | None,
         typer.Option(
             help="Some of jsd,forward_kl,jsd_labels,jsd_right,mid,mask,rewards,rewards_topr,full,full_topr,"
-            "full_without_distill,full_without_mid,taid,align_kd,image_weighted; when left out "
-            "jsd,mid,mask,rewards,full,full_without_mid,taid,align_kd. jsd is always among them.",
+            "full_without_distill,full_without_mid,taid,align_kd,image_weighted,recipe (as it is); when left out "
+            "jsd,jsd_labels,mid,mask,rewards,full,full_without_mid,taid,align_kd,recipe. jsd is always among them; "
+            "those with rewards turn them on.",
             show_default=False,
         ),
     ] = None,
@@ -52,9 +55,10 @@ def command(
     wide: Wide = False,
     json_out: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
-    """Run MASTERS with parts of it left out, at equal compute, and compare; the same command resumes.
+    """Run MASTERS, with parts of it left out, and plain distillation at equal compute; the same command resumes.
 
     Example:  edgekit ablate --arms jsd,jsd_labels,full,full_topr --learning-rates 5e-4,1e-3,2e-3 --seeds 5
+    Example:  edgekit ablate demo:scenes --arms jsd,jsd_labels,full,full_topr
     """
     from edgekit import api
     from edgekit.distill.ablation_table import ORDER, columns_of, markdown, table

@@ -217,6 +217,11 @@ def questions(shown: Scene, kinds: Sequence[str] = tuple(KINDS)) -> Iterator[tup
             yield f"{kind}-{number}", text, answer
 
 
+def kind_of(ident: str) -> str:
+    """The kind of the question with this id."""
+    return ident.split("-")[-2]
+
+
 # -------------------------------------------------------------------------------------------------------------- source
 
 

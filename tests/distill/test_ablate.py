@@ -27,11 +27,11 @@ from edgekit.distill.outcomes import Difference, after_holm, compared, differenc
 from edgekit.distill.recommend import Start, settings_between
 from edgekit.distill.tuning import Choice, Tuning, check_rates, read_rates
 from edgekit.errors import DataError, EdgekitError, NotFiniteError
-from edgekit.recipe import Recipe, ablation_recipe_path, load_recipe, read_recipe
+from edgekit.recipe import Recipe, ablation_recipe_path, demo_recipe_path, load_recipe, read_recipe
 from edgekit.stats import seeds_interval
 from edgekit.workspace import Run
 
-EIGHT = ["jsd", "mid", "mask", "rewards", "full", "full_without_mid", "taid", "align_kd"]
+NINE = ["jsd", "jsd_labels", "mid", "mask", "rewards", "full", "full_without_mid", "taid", "align_kd"]
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def recipe() -> Recipe:
 
 def test_arms(recipe: Recipe) -> None:
     arms = arms_of(recipe)
-    assert list(arms) == list(DEFAULT) == EIGHT
+    assert list(arms) == NINE and list(DEFAULT) == [*NINE, "recipe"]  # which is full MASTERS here
     total = sum(recipe.steps(number) for number in range(2))
     for name, arm in arms.items():
         assert sum(arm.steps(number) for number in range(len(arm.teachers))) == total, name
@@ -60,7 +60,7 @@ def test_arms(recipe: Recipe) -> None:
 
 def test_arms_that_are_the_same_run_are_run_once(recipe: Recipe) -> None:
     alone = dataclasses.replace(recipe, teachers=recipe.teachers[1:])
-    assert list(arms_of(alone)) == ["jsd", "mask", "rewards", "full", "taid", "align_kd"]
+    assert list(arms_of(alone)) == ["jsd", "jsd_labels", "mask", "rewards", "full", "taid", "align_kd"]
     assert list(arms_of(recipe, ["full"])) == ["jsd", "full"]  # never without what it is compared with
     with pytest.raises(EdgekitError, match="no arm 'fulll'"):
         arms_of(recipe, ["fulll"])
@@ -69,8 +69,8 @@ def test_arms_that_are_the_same_run_are_run_once(recipe: Recipe) -> None:
 def test_arms_by_name(recipe: Recipe) -> None:
     recipe = dataclasses.replace(recipe, objective_settings={"jsd": {"beta": 0.3}})
     arms = arms_of(recipe, list(ARMS))
-    assert list(arms) == list(ARMS)
-    assert len({arm.hash for arm in arms.values()}) == len(ARMS)
+    assert [*arms, "recipe"] == list(ARMS)
+    assert len({arm.hash for arm in arms.values()}) == len(arms)
     assert {name for name, arm in arms.items() if arm.masters.grpo_weight} == {
         name for name, arm in ARMS.items() if arm.rewarded
     }
@@ -93,15 +93,34 @@ def test_arms_by_name(recipe: Recipe) -> None:
     assert (topr.masters.off_policy, topr.masters.clip) == ("topr", None)
 
 
+def printed(capsys: pytest.CaptureFixture[str]) -> str:
+    return " ".join(capsys.readouterr().err.split())
+
+
 def test_what_is_no_arm_of_its_own_is_said(recipe: Recipe, capsys: pytest.CaptureFixture[str]) -> None:
     topr = dataclasses.replace(recipe, masters=dataclasses.replace(recipe.masters, off_policy="topr"))
     assert list(arms_of(topr, ["full", "full_topr"])) == ["jsd", "full"]
-    assert "'full_topr' is the same run as 'full'" in " ".join(capsys.readouterr().err.split())
-    plain = dataclasses.replace(recipe, masters=dataclasses.replace(recipe.masters, grpo_weight=0.0))
-    with pytest.raises(EdgekitError, match="'full_topr' has rewards"):
-        arms_of(plain, ["jsd_labels", "full_topr"])
-    assert list(arms_of(plain)) == ["jsd", "mid", "mask", "taid", "align_kd"]
-    assert "left out: rewards, full, full_without_mid" in " ".join(capsys.readouterr().err.split())
+    assert printed(capsys) == "Run once, as they are the same with this recipe: full_topr = full"
+    assert list(arms_of(recipe, ["jsd_labels"])) == ["jsd", "jsd_labels"] and not printed(capsys)
+
+
+def test_rewards_of_a_recipe_of_plain_distillation(capsys: pytest.CaptureFixture[str]) -> None:
+    """The demo's: forward KL on the reference answers, no mask, no rewards, one teacher."""
+    demo = load_recipe(demo_recipe_path())
+    arms = arms_of(demo, ["rewards", "full_topr", "mid", "recipe", "forward_kl"])
+    assert list(arms) == ["jsd", "forward_kl", "rewards", "full_topr"]
+    assert arms["rewards"].masters == dataclasses.replace(demo.masters, grpo_weight=1.0)
+    assert arms["rewards"].objective == arms["full_topr"].objective == {"jsd": 1.0}
+    assert arms["rewards"].objective_settings == {} and arms["full_topr"].masters.off_policy == "topr"
+    # The recipe's own objective with its settings is what the arm of that name is.
+    assert arms["forward_kl"] == demo and arms["jsd"].masters.grpo_weight == 0
+    told = printed(capsys)
+    assert "masters.grpo_weight is 0). Arms of MASTERS have rewards of weight 1 and JSD for their objective." in told
+    assert "mid = jsd, recipe = forward_kl" in told and "No arm has a mask, as r_max is 0" in told
+    assert list(arms_of(demo)) == ["jsd", "jsd_labels", "rewards", "taid", "align_kd", "recipe"]
+    assert "; the arm 'recipe' is it as it stands." in printed(capsys)
+    settings = settings_between(demo, arms["full_topr"])
+    assert load_recipe(demo_recipe_path(), settings) == arms["full_topr"]
 
 
 def test_seeds_interval_by_hand() -> None:
@@ -420,7 +439,7 @@ def test_a_whole_ablation_killed_and_resumed(
     whole = subprocess.run(command, cwd=tmp_path / "whole", capture_output=True, text=True, check=False)
     assert whole.returncode == 0, whole.stderr[-3000:]
     expected = json.loads(whole.stdout)
-    assert len(expected["arms"]) == 8 and expected["questions"] == 12
+    assert len(expected["arms"]) == 9 and expected["questions"] == 12
     folder = tmp_path / "killed/runs/tiny-ablation"
     for stop in ("seed-0/mid/manifest.json", "seed-0/taid/checkpoints", "seed-1/rewards/recipe.yaml"):
         with subprocess.Popen(command, cwd=tmp_path / "killed", stdout=-3, stderr=-3) as process:

@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
+from edgekit.checkpoint import resolve_checkpoint
 from edgekit.data import samples
 from edgekit.data.scenes import HELD_OUT, questions, scene
 from edgekit.demo import architecture
 from edgekit.distill import demo_models, scene_models
 from edgekit.distill.evaluate import evaluate_model
-from edgekit.distill.from_scratch import Schedule, normalised
-from edgekit.distill.scene_models import CellClassifier, CellHeads, DrawnCells, Encoder, SceneQuestions, share_right
-from edgekit.errors import EdgekitError
+from edgekit.distill.from_scratch import Schedule, answer_logits, collate_questions, image_features, normalised
+from edgekit.distill.scene_models import (
+    CellClassifier,
+    CellHeads,
+    DrawnCells,
+    Encoder,
+    SceneQuestions,
+    collate_scenes,
+    scene_logits,
+    share_right,
+)
+from edgekit.errors import CheckpointError, EdgekitError, RecipeError
 from edgekit.processor import Processor
 
 TINY = architecture.Shape(32, 1, head_dim=16, text_mlp=32, patch=4, image_size=32)
@@ -60,18 +70,25 @@ def load(folder: Path) -> torch.nn.Module:
 def test_cell_loss_by_hand() -> None:
     heads = CellHeads(2)
     with torch.no_grad():
-        for head in (heads.shape_head, heads.color_head):
+        for head in (heads.shape_head, heads.color_head, heads.row_head, heads.column_head):
             head.weight.zero_()
             head.bias.zero_()
     cells = torch.zeros(1, 16, 2, dtype=torch.long)
-    loss = heads.loss(torch.randn(1, 16, 2), cells)
-    assert loss.item() == pytest.approx(torch.log(torch.tensor(5.0)).item() + torch.log(torch.tensor(9.0)).item())
+    chance = math.log(5) + math.log(9)
+    places = 2 * math.log(4)
+    features = torch.randn(1, 16, 2)
+    assert heads.loss(features, cells).item() == pytest.approx(chance + places)
     with torch.no_grad():
         heads.shape_head.bias[0] = 50.0
         heads.color_head.bias[0] = 50.0
-    assert heads.loss(torch.randn(1, 16, 2), cells).item() == pytest.approx(0.0, abs=1e-6)
+    assert heads.loss(features, cells).item() == pytest.approx(places, abs=1e-5)
     cells[0, 3, 0] = 2  # one cell of 16 whose shape is 50 nats away
-    assert heads.loss(torch.randn(1, 16, 2), cells).item() == pytest.approx(50 / 16, rel=1e-5)
+    assert heads.loss(features, cells).item() == pytest.approx(50 / 16 + places, rel=1e-5)
+    with torch.no_grad():  # features that tell each cell's row: the sign of the first for the upper, the lower half
+        features = torch.zeros(1, 16, 2)
+        features[0, :8, 0], features[0, 8:, 0] = 50.0, -50.0
+        heads.row_head.weight[:, 0] = torch.tensor([1.0, 1.0, -1.0, -1.0])
+    assert heads.loss(features, cells).item() == pytest.approx(50 / 16 + math.log(2) + math.log(4), rel=1e-5)
 
 
 def test_a_cells_feature_is_its_own(folder: Path) -> None:
@@ -111,8 +128,8 @@ def test_the_auxiliary_loss_moves_the_connector_and_not_its_heads(folder: Path, 
 
     trainer = scene_models.SceneTrainer(heads, model=model, args=TrainingArguments(**settings))
     encoder = Encoder(Processor.load(folder))
-    items = [SceneQuestions(encoder, "train", 5, 2, 3)[index] for index in range(2)]
-    batch = scene_models._collate_scenes(items, 0)
+    items = [SceneQuestions(encoder, "train", 5, 2)[index] for index in range(2)]
+    batch = collate_scenes(items, model.config.image_token_id)
     model.zero_grad()
     features = scene_models.image_features(model, batch["pixel_values"])
     loss = trainer.auxiliary_loss(features, batch)
@@ -127,38 +144,48 @@ def test_the_auxiliary_loss_moves_the_connector_and_not_its_heads(folder: Path, 
 
 def test_rows_are_what_the_data_source_asks(folder: Path) -> None:
     processor = Processor.load(folder)
-    item = SceneQuestions(Encoder(processor), "train", 0, 1, None)[0]
+    item = SceneQuestions(Encoder(processor), "train", 0, 1)[0]
     wanted = list(samples("scenes:train:pictures=1"))
     assert len(item["rows"]) == len(wanted)
     for (prompt, answer), row in zip(item["rows"], wanted, strict=True):
         assert processor.tokenizer.decode(answer, skip_special_tokens=False) == f" {row.answer}{architecture.END}"
         text = processor.tokenizer.decode(prompt, skip_special_tokens=False)
         assert text.count("<image>") == 16 and row.text in text
-    assert len(SceneQuestions(Encoder(processor), "train", 0, 1, 3)[0]["rows"]) == 3
+
+
+def test_a_picture_once_for_all_its_questions_gives_what_each_alone_does(folder: Path) -> None:
+    model, data = load(folder), SceneQuestions(Encoder(Processor.load(folder)), "train", 7, 3)
+    items = [data[index] for index in range(3)]
+    assert len({len(item["rows"]) for item in items}) == 1  # answer_logits needs as many of each picture
+    batch = collate_scenes(items, model.config.image_token_id)
+    pad = int(model.generation_config.pad_token_id)
+    with torch.no_grad():
+        features = image_features(model, batch["pixel_values"])
+        logits, wanted = scene_logits(model, features, batch)
+        alone, ids = answer_logits(model, features, collate_questions(items, pad))
+    assert torch.equal(wanted, ids)
+    assert torch.allclose(logits, alone, atol=2e-5) and logits.std() > 0.01
 
 
 def test_one_forward_measures_what_greedy_decoding_does(folder: Path) -> None:
     """A model trained on a few answers for a moment, so that it is right about some and wrong about others."""
     torch.manual_seed(0)
     model, processor = load(folder), Processor.load(folder)
-    pad = int(model.generation_config.pad_token_id)
-    data = SceneQuestions(Encoder(processor), "test", 0, 6, None)
+    data = SceneQuestions(Encoder(processor), "test", 0, 6)
     items = [data[index] for index in range(6)]
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
-    inputs = [scene_models._collate_scenes([item], pad) for item in items]
+    inputs = [collate_scenes([item], model.config.image_token_id) for item in items]
     for _ in range(12):
         for batch in inputs:
-            logits, wanted = scene_models.answer_logits(
-                model, scene_models.image_features(model, batch["pixel_values"]), batch
-            )
+            logits, wanted = scene_logits(model, scene_models.image_features(model, batch["pixel_values"]), batch)
             optimizer.zero_grad()
             torch.nn.functional.cross_entropy(logits, wanted).backward()
             optimizer.step()
     greedy = evaluate_model(model, processor, "scenes:test:pictures=6", scoring="exact").accuracy
     assert 0 < greedy < 1
     model.train()
-    assert share_right(model, items, pad) == pytest.approx(greedy) and model.training
-    assert share_right(model.eval(), items, pad) == pytest.approx(greedy) and not model.training
+    assert share_right(model, items) == pytest.approx(greedy) and model.training
+    assert share_right(model.eval(), items) == pytest.approx(greedy) and not model.training
 
 
 def test_snapshots_are_kept_at_their_levels() -> None:
@@ -173,17 +200,16 @@ def test_snapshots_are_kept_at_their_levels() -> None:
     assert kept == [(0.5, 0.5, 6), (0.9, 0.95, 12)] and not list(shares)
 
 
-def test_some_of_a_pictures_questions_by_chance(folder: Path) -> None:
+def test_kinds_of_questions_are_chosen(folder: Path) -> None:
     encoder = Encoder(Processor.load(folder))
-    every, some = (SceneQuestions(encoder, "train", 3, 9, asked) for asked in (None, 2))
-    assert len(every) == 9
-    places = []
+    every, lists = (SceneQuestions(encoder, "train", 3, 9, *kinds) for kinds in ((), (("list",),)))
+    assert len(every) == len(lists) == 9
     for index in range(9):
+        shown = scene("train", 3, index)
+        names = [name for name, _, _ in questions(shown)]
         rows = every[index]["rows"]
-        drawn = np.random.default_rng((3, index)).choice(len(rows), 2, replace=False).tolist()
-        assert some[index]["rows"] == [rows[place] for place in drawn]
-        places.append(tuple(drawn))
-    assert len(set(places)) > 4
+        assert len(rows) == len(names)
+        assert lists[index]["rows"] == [row for row, name in zip(rows, names, strict=True) if name.startswith("list")]
 
 
 @pytest.mark.parametrize("seed", [0, 3])
@@ -217,18 +243,19 @@ def test_answers_are_measured_on_the_test_splits_manner(
     made: dict[str, Any] = {}
     monkeypatch.setattr(scene_models, "run_trainer", lambda *given: made.update(ran=given[2]))
     monkeypatch.setattr(scene_models, "SceneTrainer", lambda heads, **given: made.update(given))
-    monkeypatch.setattr(scene_models, "share_right", lambda model, items, pad: made.update(items=items) or 0.625)
+    monkeypatch.setattr(scene_models, "share_right", lambda model, items: made.update(items=items) or 0.625)
     share = scene_models.train_scene_answers(
-        load(folder), CellHeads(32), Processor.load(folder), PLAN.answers, tmp_path, pad_id=0, seed=4, bf16=False,
+        load(folder), CellHeads(32), Processor.load(folder), PLAN.answers, tmp_path, seed=4, bf16=False,
         snapshots=scene_models.Snapshots((0.5,), lambda *_: None, lambda _: False, 1),
     )  # fmt: skip
     assert share == 0.625 and made["ran"] == "answers"
     asked = made["train_dataset"]
-    assert (asked.split, asked.seed, asked.count, asked.asked) == ("train", 1_000_004, 8, 3)
-    assert len(made["items"]) == scene_models.HELD_BACK == 60
+    assert (asked.split, asked.seed, asked.count, asked.kinds) == ("train", 1_000_004, 8, scene_models.TAUGHT)
+    assert len(made["items"]) == scene_models.HELD_BACK == 150
     for index, item in enumerate(made["items"]):
         shown = scene("test", 1_000_000, index)
-        assert torch.equal(item["cells"], torch.tensor(shown.cells())) and len(item["rows"]) == len([*questions(shown)])
+        assert torch.equal(item["cells"], torch.tensor(shown.cells()))
+        assert len(item["rows"]) == len([*questions(shown, ["list"])])
         assert any((one.color, one.shape) in HELD_OUT for one in shown.placed) == (index % 2 == 1)
     callback = made["callbacks"][0]
     assert callback.measure() == 0.625 and callback.snapshots.levels == (0.5,)
@@ -276,3 +303,50 @@ def test_the_three_share_a_tokenizer_and_have_their_sizes(monkeypatch: pytest.Mo
 def test_no_such_model(tmp_path: Path) -> None:
     with pytest.raises(EdgekitError, match=r"Unknown demo model 'scenes:giant'"):
         demo_models.train("scenes:giant", tmp_path / "out", tmp_path / "work")
+
+
+def test_what_is_shipped() -> None:
+    """Below 6 MB together, of one tokenizer, and each card tells of the very weights beside it."""
+    from edgekit.demo import cards
+    from edgekit.files import sha256_tree
+
+    shipped = {name: card for name, card in cards().items() if name.startswith("scenes-")}
+    assert list(shipped) == ["scenes-student", "scenes-teacher", "scenes-teacher-80"]
+    folders = {name: resolve_checkpoint(f"demo:{name}") for name in shipped}
+    assert sum(path.stat().st_size for folder in folders.values() for path in folder.iterdir()) < 6e6
+    assert len({(folder / "tokenizer.json").read_text() for folder in folders.values()}) == 1
+    for name, card in shipped.items():
+        assert sha256_tree(folders[name], names=["model.safetensors"]) == card["weights_sha256"]
+        assert sum(kind["questions"] for kind in card["test_by_kind"].values()) == card["test_questions"] == 4000
+    order = [shipped[name]["test_by_kind"]["list"]["accuracy"] for name in shipped]
+    assert order[0] < order[2] < order[1]
+
+
+def test_the_shipped_models_answer_as_their_cards_say() -> None:
+    from edgekit.demo import cards
+    from edgekit.distill.evaluate import evaluate_checkpoint
+
+    folder = resolve_checkpoint("demo:scenes-teacher-80")
+    answered = evaluate_checkpoint(folder, "scenes:test:list:pictures=60", scoring="exact")
+    low, high = answered.ci95
+    assert low < cards()["scenes-teacher-80"]["test_by_kind"]["list"]["accuracy"] < high
+
+
+def test_a_role_is_no_checkpoint() -> None:
+    with pytest.raises(CheckpointError, match="is what `edgekit demo train` makes") as caught:
+        resolve_checkpoint("scenes:teacher")
+    assert "edgekit demo train scenes:teacher" in caught.value.fix
+    assert "demo:scenes-teacher-80" in caught.value.fix and "demo:mid" not in caught.value.fix
+
+
+def test_the_recipe_of_the_experiment(tmp_path: Path) -> None:
+    from edgekit.demo import recipe_named
+    from edgekit.recipe import load_recipe
+
+    path = recipe_named("demo:scenes")
+    assert path is not None
+    recipe = load_recipe(path, base=tmp_path)  # its models are there
+    assert recipe.data.train_limit == recipe.trainer.steps * recipe.trainer.batch_questions  # one pass
+    assert recipe_named("own.yaml") is None
+    with pytest.raises(RecipeError, match="no built-in recipe 'demo:scene'"):
+        recipe_named("demo:scene")
