@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -43,8 +44,11 @@ def init(
     student: Folder | None = None,
     train: str | None = None,
     test: str | None = None,
+    masters: bool = False,
 ) -> Path:
     """Write edgekit.yaml in a folder: the demo's recipe, or one for the given models and data.
+
+    The latter is plain distillation by forward KL, which is what docs/ablation.md recommends; or the paper's.
 
     Args:
         folder: Text or Path.
@@ -52,20 +56,21 @@ def init(
         student: A model.
         train, test: Data specs. What is here as a file or a folder is written with its whole path, for the recipe
             may be used from another folder.
+        masters: The paper's recipe for them: a mask, rewards and JSD.
     Returns:
         Path of the recipe.
     Raises:
         EdgekitError: one is there already, or only some of the four are given.
     """
     from edgekit.files import write_text
-    from edgekit.recipe import Data, Export, Model, Recipe, demo_recipe_path, dump_recipe
+    from edgekit.recipe import Data, Export, Mask, Masters, Model, Recipe, demo_recipe_path, dump_recipe
     from edgekit.workspace import RECIPE_NAME
 
     taught = arguments.models(teachers, "teachers")
     path = arguments.path(folder, "folder") / RECIPE_NAME
     if path.exists():
         raise EdgekitError(f"{path} exists already.", fix="Edit it, or name another folder.")
-    if not (taught or student or train or test):
+    if not (taught or student or train or test) and not masters:
         write_text(path, demo_recipe_path().read_text(encoding="utf-8"))
         return path
     if not (taught and student and train and test):
@@ -77,7 +82,11 @@ def init(
     models = tuple(Model(_placed(teacher)) for teacher in taught)
     small = Model(_placed(arguments.model(student, "student")))
     data = Data(_placed(train), _placed(test))
-    write_text(path, dump_recipe(Recipe(models, small, data, exports=exports)))
+    made = Recipe(models, small, data, exports=exports)
+    if not masters:
+        plain = Masters(mask=Mask(r_max=0.0), grpo_weight=0.0)
+        made = dataclasses.replace(made, masters=plain, objective={"forward_kl": 1.0})
+    write_text(path, dump_recipe(made))
     return path
 
 

@@ -92,9 +92,13 @@ def test_init(tmp_path: Path) -> None:
     assert (tmp_path / "edgekit.yaml").exists()
     fails("edgekit.yaml exists already", "init", folder=tmp_path)
     fails("needs --teacher, --student, --train and --test", "init", "x", "--teacher", "t", folder=tmp_path)
-    made = call("init", "own", "--teacher", "t", "--student", "s", "--train", "a", "--test", "b", folder=tmp_path)
-    assert made.exit_code == 0
-    assert yaml.safe_load((tmp_path / "own" / "edgekit.yaml").read_text())["masters"]["mask"]["r_max"] == 0.2
+    fails("needs --teacher, --student, --train and --test", "init", "x", "--masters", folder=tmp_path)
+    own = ["--teacher", "t", "--student", "s", "--train", "a", "--test", "b"]
+    for name, more, told in (("own", [], (0.0, 0.0, "forward_kl")), ("paper", ["--masters"], (0.2, 1.0, "jsd"))):
+        assert call("init", name, *own, *more, folder=tmp_path).exit_code == 0
+        recipe = yaml.safe_load((tmp_path / name / "edgekit.yaml").read_text())
+        masters, (objective,) = recipe["masters"], recipe["objective"]
+        assert (masters["mask"]["r_max"], masters["grpo_weight"], objective) == told
     (tmp_path / "q.jsonl").touch()
     (tmp_path / "big").mkdir()
     data = ("--train", "q.jsonl", "--test", "easy-vqa:test")
