@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekit.adapters import SETTINGS, base_of, is_adapter, merged
-from edgekit.configuration import end_token_ids, read_config
+from edgekit.configuration import PARTS, end_token_ids, read_config
 from edgekit.console import note_once
 from edgekit.errors import CheckpointError
 from edgekit.files import sha256_tree
@@ -110,6 +110,9 @@ def load_model(folder: Path, *, dtype: str = "float32", attn: str = "sdpa") -> P
         )
     if not end_token_ids(folder):
         note_once(f"{folder.name} has no end token (eos_token_id): answers go on to their longest length")
+    for part in (model.config, *(getattr(model.config, name, None) for name in PARTS)):
+        if part is not None:
+            part.return_dict = True  # `generate` asks for it itself, whatever a folder says; a plain call does not
     loaded: PreTrainedModel = model.eval()
     return loaded
 

@@ -52,6 +52,7 @@ WHOLE = {
 OPTIONAL = ("head_dim", "num_key_value_heads")
 """Those that may be null, and follow from others then."""
 POSITIVE = ("rope_theta", "query_pre_attn_scalar", "downsample_ratio", "factor")
+FLAGS = ("return_dict", "output_hidden_states", "output_attentions")
 DTYPES = ("float64", "float32", "float16", "bfloat16", "auto")
 NUMBERS = (*POSITIVE, "rms_norm_eps", "layer_norm_eps", "norm_eps", "initializer_range", "layer_scale_init_value")
 END = "eos_token_id"
@@ -169,6 +170,21 @@ def _fields(config: dict[str, Any], pairs: tuple[str, ...], where: str = "") -> 
             yield f"{spot} is {_shown(value)}, none of {', '.join(DTYPES)}"
         elif name == "model_type" and not isinstance(value, str):
             yield f"{spot} is {_shown(value)}, not a name"
+        elif name in FLAGS:
+            yield from _flag(spot, value)
+        elif name == "id2label":
+            yield from _labels(spot, value)
+
+
+def _flag(spot: str, value: Any) -> Iterator[str]:
+    layers = spot.endswith("output_hidden_states") and isinstance(value, list)  # transformers takes a list of them too
+    if not isinstance(value, bool) and not (layers and all(type(one) is int for one in value)):
+        yield f"{spot} is {_shown(value)}; it is true or false"
+
+
+def _labels(spot: str, value: Any) -> Iterator[str]:
+    if not isinstance(value, dict) or not all(str(key).lstrip("-").isdecimal() for key in value):
+        yield f"{spot} is {_shown(value)}; it is an object of numbers and names"
 
 
 def _rope(spot: str, value: Any) -> Iterator[str]:

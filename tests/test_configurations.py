@@ -73,6 +73,8 @@ def every(family: str) -> list[tuple[str, Any]]:
         (token, "<image>"),
         (token, 1),
         ("dtype", "float99"),
+        ("text_config.output_hidden_states", "x"),
+        ("id2label", {"a": 1}),
         ("model_type", ["llama"]),
     ]
 
@@ -181,6 +183,18 @@ def test_contradictions_are_one_error(tiny_of: TinyOf, tmp_path: Path, family: s
 def test_an_estimate_refuses_the_same(tiny_of: TinyOf, tmp_path: Path, field: str, value: Any) -> None:
     with pytest.raises(CheckpointError, match=field.replace(".", r"\.")):
         anatomy(changed(tiny_of("smolvlm"), tmp_path / "c", field, value))
+
+
+@pytest.mark.parametrize("field", ["return_dict", "text_config.return_dict"])
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "llava_onevision"])
+def test_how_outputs_are_wrapped_changes_no_answer(tiny_of: TinyOf, tmp_path: Path, family: str, field: str) -> None:
+    """`generate` asks for named outputs itself, so such a folder answers in transformers."""
+    said = []
+    for folder in (tiny_of(family), changed(tiny_of(family), tmp_path / "c", field, False)):
+        session = TorchSession(folder)
+        given = session.prepare(QUESTION, [Image.new("RGB", (90, 70), "red")])
+        said.append(session.prefill(given, session.encode_image(given)))
+    assert (said[0] - said[1] == 0).all()
 
 
 @pytest.mark.parametrize(
