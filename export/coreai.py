@@ -178,7 +178,7 @@ def _vision(name: str, part: VisionPart, split: Split, precision: str) -> Progra
 
     dtype = _real(precision)
     shape = tuple(1 if size is None else size for size in part.pixels)
-    outputs = [TensorSpec("image_features", dtype, (*shape[: len(shape) - 3], part.tokens, split.width))]
+    outputs = [TensorSpec("image_features", dtype, (*shape[:-3], part.tokens, split.width))]
     if split.deepstack:
         outputs.append(TensorSpec("deepstack_features", dtype, (split.deepstack, part.tokens, split.width)))
     example = (torch.randn(shape),)

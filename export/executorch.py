@@ -181,7 +181,7 @@ def _vision(name: str, part: VisionPart, split: Split, precision: str, pictures:
 
     # One tile a run: XNNPACK plans a fixed shape, and the runners give one picture at a time.
     shape = tuple(1 if size is None else size for size in part.pixels)
-    outputs = [TensorSpec("image_features", "float32", (*shape[: len(shape) - 3], part.tokens, split.width))]
+    outputs = [TensorSpec("image_features", "float32", (*shape[:-3], part.tokens, split.width))]
     if split.deepstack:
         outputs.append(TensorSpec("deepstack_features", "float32", (split.deepstack, part.tokens, split.width)))
     module, example = rewritten(part.module, PLAIN), (torch.randn(shape),)

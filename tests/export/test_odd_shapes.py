@@ -233,3 +233,25 @@ def test_core_ml_cuts_no_prompt_whose_length_decides_its_angles(tiny_of: Maker) 
     with pytest.raises(EdgekitError, match=r"lengths=buckets .*\n.*more than 12 tokens by other angles"):
         coreml._within(chosen, split)
     assert coreml._within(coreml.plan("fp16", {"lengths": "buckets", "context": "12"}), split).context == 12
+
+
+@pytest.mark.parametrize("family", ["smolvlm", "qwen2_5_vl", "qwen3_vl"])
+@pytest.mark.parametrize("target", ["coreml", "executorch", "coreai"])
+def test_a_manifest_says_what_a_vision_encoder_gives(target: str, family: str, tiny_of: Maker) -> None:
+    """Patches of one picture give (N, D), a tile (1, N, D): runtimes compare what they load with it."""
+    import torch
+
+    from edgekit.checkpoint import load_model
+    from edgekit.families import family_of
+
+    split = family_of(family).split(load_model(tiny_of(family)))
+    (part,) = split.vision.values()
+    module = TARGETS.load(target)
+    if target == "coreml":
+        (made,) = (one for one in coreml.programs(split, coreml.plan("fp32", {})) if one.part == "vision")
+    else:
+        made = module._vision("vision_encoder", part, split, "fp32", *([()] if target == "executorch" else []))
+    with torch.no_grad():
+        given = part.module(*made.example)
+    shapes = [tuple(one.shape) for one in (given if isinstance(given, tuple) else (given,))]
+    assert [spec.shape for spec in made.outputs] == shapes
