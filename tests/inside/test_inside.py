@@ -203,7 +203,7 @@ def test_what_two_functions_share_is_counted_once() -> None:
     assert found.components["decode"].states[0].bytes == 10 * 8 * 2
 
 
-def test_a_gguf_file(tmp_path: Path) -> None:
+def test_a_gguf_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Q4_0 keeps a float16 scale for 32 numbers of 4 bits: 18 bytes."""
     writing: Any = pytest.importorskip("gguf")
     writer = writing.GGUFWriter(tmp_path / "t.gguf", "llama")
@@ -226,6 +226,7 @@ def test_a_gguf_file(tmp_path: Path) -> None:
         buckets={},
     )
     opened: Any = SimpleNamespace(manifest=manifest, path=lambda name: tmp_path / name)
+    monkeypatch.setattr(gguf, "check_files", lambda _: None)  # it is half a bundle
     parts = gguf.read(opened)
     (table,) = parts["token_embedding"].weights
     assert (table.numbers, table.size_bytes, table.rows, 8 * table.size_bytes / table.numbers) == (1024, 576, 16, 4.5)
