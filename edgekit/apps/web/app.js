@@ -90,7 +90,7 @@ async function setUpOffline() {
 }
 
 document.title = $("title").textContent = SETTINGS.name;
-$("loading-text").textContent += ` ${megabytes(SETTINGS.size)}.`;
+$("size").textContent = megabytes(SETTINGS.size);
 setUpTabs();
 const current = () => model;
 const ask = setUpAsk(current, load);
