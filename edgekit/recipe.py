@@ -26,7 +26,7 @@ from edgekit.yaml_text import Document, below, read_yaml, read_yaml_file
 OBJECTIVES = Registry("edgekit.distill.objectives", "objective")
 JUDGES = Registry("edgekit.distill.judges", "judge")
 GENERATORS = Registry("edgekit.distill.generators", "generator")
-EXPORT_HELPERS = ("bundling", "coreml_patches", "genai", "onnx_attention", "onnx_precision", "parity")
+EXPORT_HELPERS = ("bundling", "coreml_patches", "genai", "onnx_attention", "onnx_precision", "parity", "prompts")
 TARGET_NEEDS = ("PRECISIONS", "EXTRA", "HOSTS", "write", "open_components")
 TARGETS = Registry("edgekit.export", "target", helpers=frozenset(EXPORT_HELPERS), needs=TARGET_NEEDS)
 
