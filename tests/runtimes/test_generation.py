@@ -136,11 +136,11 @@ def with_settings(source: Path, folder: Path, **settings: Any) -> Path:
     return folder
 
 
-def generated(folder: Path, prompt: str, limit: int, **settings: Any) -> list[int]:
-    """What transformers says: its own loop, greedily, with the folder's settings."""
+def generated(folder: Path, prompt: str, limit: int, image: Any = None, **settings: Any) -> list[int]:
+    """What transformers says: its own loop, greedily, with the folder's settings; of a drawn picture by default."""
     session: Any = RUNTIMES.load("pytorch").open_session(folder, 1)
     text = session.processor.apply_chat_template(question(prompt), add_generation_prompt=True)
-    inputs = session.processor(text=[text], images=[draw(3)[0]], return_tensors="pt", add_special_tokens=False)
+    inputs = session.processor(text=[text], images=[image or draw(3)[0]], return_tensors="pt", add_special_tokens=False)
     out = session.model.generate(
         **inputs, max_new_tokens=limit, do_sample=False, tokenizer=session.processor.tokenizer, **settings
     )
@@ -306,25 +306,42 @@ def test_run_names_the_way_on_the_command_line(tiny_checkpoint: Path, tmp_path: 
     assert ask("--generation", "beams", code=2)
 
 
+# As Qwen2.5-VL ships it.
+SHIPPED: dict[str, Any] = {
+    "repetition_penalty": 1.05, "do_sample": True, "temperature": 1e-6, "bos_token_id": 0, "pad_token_id": 0,
+}  # fmt: skip
+FAMILIES: dict[str, tuple[dict[str, Any], int]] = {"smolvlm": (CASES["several"], LIMIT), "qwen2_5_vl": (SHIPPED, 40)}
+ROWS = [(target, "smolvlm") for target in ("coreai", "coreml", "executorch", "gguf", "onnx")]
+ROWS += [(target, "qwen2_5_vl") for target in ("coreai", "coreml", "gguf", "onnx")]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("target", ["coreai", "coreml", "executorch", "gguf", "onnx"])
-def test_every_runtime_says_what_generate_says(tiny_of: Callable[..., Path], tmp_path: Path, target: str) -> None:
+@pytest.mark.parametrize(("target", "family"), ROWS)
+def test_every_runtime_says_what_generate_says(
+    tiny_of: Callable[..., Path], tmp_path: Path, target: str, family: str
+) -> None:
     from edgekit.errors import MissingExtraError, UnsupportedError
     from edgekit.export import TARGETS
 
-    tiny = getattr(TARGETS.load(target), "TINY", {}).get("smolvlm", {})  # of any picture size
-    folder = with_settings(tiny_of("smolvlm", **tiny), tmp_path / "model", **CASES["several"])
-    draw(3)[0].save(tmp_path / "a.png")
-    wanted = generated(folder, PROMPT, LIMIT)
-    assert api.run(folder, PROMPT, tmp_path / "a.png", max_new_tokens=LIMIT)["token_ids"] == wanted
+    tiny = getattr(TARGETS.load(target), "TINY", {}).get(family, {})  # of any picture size
+    settings, limit = FAMILIES[family]
+    folder = with_settings(tiny_of(family, **tiny), tmp_path / "model", **settings)
+    image = draw(3)[0].resize((112, 112)) if family == "qwen2_5_vl" else draw(3)[0]  # one that no side resizes
+    image.save(tmp_path / "a.png")
+    wanted = generated(folder, PROMPT, limit, image)
+    ask: dict[str, Any] = {"images": tmp_path / "a.png", "max_new_tokens": limit}
+    assert api.run(folder, PROMPT, **ask)["token_ids"] == wanted
+    plain = api.run(folder, PROMPT, **ask, generation="greedy")["token_ids"]
+    assert plain != wanted  # else the settings show nothing
+    # Float16 where an app is given it; where the penalty's 5 % decide, in float32.
+    precision = "fp16" if target in ("coreml", "coreai") and family == "smolvlm" else "fp32"
     try:
-        bundle: Bundle = export_checkpoint(
-            folder, target, "fp16" if target in ("coreml", "coreai") else "fp32", tmp_path / "bundle"
-        )
+        bundle: Bundle = export_checkpoint(folder, target, precision, tmp_path / "bundle", prompts=2)
     except (MissingExtraError, UnsupportedError) as error:
         pytest.skip(str(error))
-    said = api.run(bundle, PROMPT, tmp_path / "a.png", max_new_tokens=LIMIT)
-    assert said["token_ids"] == wanted
+    assert bundle.manifest.generation["repetition_penalty"] == settings["repetition_penalty"]
+    assert api.run(bundle, PROMPT, **ask)["token_ids"] == wanted
+    assert api.run(bundle, PROMPT, **ask, generation="greedy")["token_ids"] == plain
 
 
 def test_an_unknown_generation_is_an_error(tiny_checkpoint: Path) -> None:
