@@ -19,13 +19,13 @@ import shutil
 from pathlib import Path
 
 from hostile import files, fits, manifest
-from hostile.changes import Change, put, setting
+from hostile.changes import Change, deep, put, setting
 from hostile.manifest import HOLDERS, NUMBERS, TEXTS
 from hostile.running import Outcome, apart, check, forked, forked_words
 
 __all__ = [
-    "CASES", "HOLDERS", "NUMBERS", "TEXTS", "Change", "Outcome", "apart", "changed", "check", "forked", "forked_words",
-    "made", "put", "setting",
+    "CASES", "HOLDERS", "NUMBERS", "TEXTS", "Change", "Outcome", "apart", "changed", "check", "deep", "forked",
+    "forked_words", "made", "put", "setting",
 ]  # fmt: skip
 
 CASES: dict[str, Change] = dict([*manifest.cases(), *fits.cases(), *files.cases()])
