@@ -151,6 +151,8 @@ def add_rows(folder: Path, rows: Sequence[Row]) -> Report:
         DataError: no report there, or a file of it cannot be read.
         EdgekitError: as `read_report`.
     """
+    if not (folder / REPORT).exists():
+        raise DataError(f"No report to add to in {folder}.", fix="Make one:  edgekit bench")
     report = _read(folder / REPORT)
     known = {row.bundle for row in report.rows}
     raw = []

@@ -126,7 +126,7 @@ def test_the_seal_is_the_hash_of_the_file_with_64_zeros_in_its_place(tmp_path: P
     made = make_bundle(tmp_path / "b").manifest
     data = (tmp_path / "b" / "manifest.json").read_bytes()
     empty = data.replace(made.seal.encode(), b"0" * 64)
-    assert made.schema_version == 3
+    assert made.schema_version == SCHEMA_VERSION
     assert hashlib.sha256(empty).hexdigest() == made.seal and len(empty) == len(data) and data != empty
     assert json.loads(data)["seal"] == made.seal and data.endswith(b"\n}\n") and b'\n  "name": "b"' in data
     # An older seal in the value does not count, and what looks like one is left alone.

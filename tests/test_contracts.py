@@ -160,12 +160,13 @@ def test_runs_resume_by_recipe(tmp_path: Path) -> None:
 
 words = st.text(min_size=1, max_size=8)
 floats = st.none() | st.floats(0, 1e6)
-intervals = st.none() | st.tuples(st.floats(-1, 1), st.floats(-1, 1))
+shares = st.none() | st.floats(0, 1)
+intervals = st.none() | st.tuples(st.floats(0, 1), st.floats(0, 1)).map(lambda ends: (min(ends), max(ends)))
 rows = st.builds(
     Row, bundle=words, name=st.text(), runtime=words, target=words, precision=words, device=words,
     status=st.sampled_from(["ok", "failed"]), reason=st.none() | st.text(), n=st.none() | st.integers(0, 9999),
-    accuracy=floats, accuracy_ci95=intervals, accuracy_delta=floats, accuracy_delta_ci95=intervals, ttft_ms=floats,
-    itl_ms_p95=floats, size_bytes=st.none() | st.integers(0),
+    accuracy=shares, accuracy_ci95=intervals, accuracy_delta=floats, accuracy_delta_ci95=intervals, ttft_ms=floats,
+    itl_ms_p95=floats, size_bytes=st.none() | st.integers(0, 10**15),
 )  # fmt: skip
 reports = st.builds(
     Report, schema_version=st.just(1), data=words, scoring=words, threads=st.integers(1, 9),

@@ -28,7 +28,7 @@ class Outcome:
         code: Exit code; below 0 the number of a signal.
         said: Standard output and error.
         seconds: Of the processor.
-        peak_bytes: Resident.
+        peak_bytes: Resident; of a fork, beyond what it began with.
         outside: What lies beside the bundle that was not there before.
     """
 
@@ -79,6 +79,7 @@ def forked(verb: str, bundle: Path, place: Path) -> Outcome:
 
 def forked_words(words: list[str], bundle: Path, place: Path) -> Outcome:
     """As `forked`, of any command line."""
+    shared = _resident_bytes()  # of a long run of tests it is gigabytes, and none of the verb's
     with _watched(bundle, place) as (log, outside):
         child = os.fork()
         if child == 0:
@@ -86,7 +87,7 @@ def forked_words(words: list[str], bundle: Path, place: Path) -> Outcome:
         _, status, used = os.wait4(child, 0)
     return Outcome(
         os.waitstatus_to_exitcode(status), log.read_text(errors="replace"), used.ru_utime + used.ru_stime,
-        used.ru_maxrss * 1024, tuple(outside),
+        max(0, used.ru_maxrss * 1024 - shared), tuple(outside),
     )  # fmt: skip
 
 
@@ -119,7 +120,16 @@ def _run_here(words: list[str], log: Path) -> None:
 
 
 def _virtual_bytes() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    return _pages()[0] * os.sysconf("SC_PAGE_SIZE")
+
+
+def _resident_bytes() -> int:
+    return _pages()[1] * os.sysconf("SC_PAGE_SIZE")
+
+
+def _pages() -> list[int]:
+    """Of this process: virtual, resident, shared."""
+    return [int(word) for word in Path("/proc/self/statm").read_text().split()]
 
 
 def limit(most_bytes: int) -> None:
