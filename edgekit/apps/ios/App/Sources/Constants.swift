@@ -1,0 +1,16 @@
+// Written by `edgekit app --platform ios`; the rest of this folder is the same in every app.
+import EdgekitCore
+import @ADAPTER@
+import Foundation
+
+@available(iOS @IOS@, *)
+enum Constants {
+    static let name = @QUOTED_NAME@
+    /// SHA-256 of the bundle, as `edgekit bench` names it.
+    static let bundleHash = "@HASH@"
+    /// Where app/model.json is to be had; nil for a bundle that lies in the app.
+    static let modelURL: URL? = @MODEL_URL@
+    /// Folder of the bundle in the app's own resources.
+    static let resource = "Model"
+    static let runtime = Runtime.@RUNTIME@
+}

@@ -1,0 +1,1 @@
+#include "CLlama.h"
