@@ -13,7 +13,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 WEB := tests/apps/web/node_modules/.installed
 
-.PHONY: setup setup-demo setup-web demo test test-swift lint types format clean
+.PHONY: setup setup-demo setup-web demo test test-kotlin test-swift lint types format clean
 
 setup: $(STAMP)
 
@@ -54,6 +54,10 @@ demo: $(DEMO)
 test: export OMP_NUM_THREADS ?= 1
 test: lint types
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(EXTRA_MARKS) $(ARGS)
+
+# The Android library on the JVM: needs Java 17, npm (which brings the Kotlin compiler) and a C compiler.
+test-kotlin: $(STAMP)
+	$(BIN)/python -m pytest -m slow tests/apps/test_kotlin.py $(ARGS)
 
 # The library of iPhone apps: Swift's toolchain is fetched once, as a Debian of its own, where there is none (root, 2 GB).
 test-swift: $(DEMO)
