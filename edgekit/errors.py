@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+LONGEST = 8000
+"""Characters of each part of a message: libraries quote what they were given, and that may be a file of 50 MB."""
+
+
 class EdgekitError(Exception):
     """Something the user can put right: what failed, why, and what to do next.
 
@@ -23,8 +27,8 @@ class EdgekitError(Exception):
     exit_code = 1
 
     def __init__(self, what: str, *, why: str = "", fix: str = "") -> None:
-        self.what, self.why, self.fix = what, why, fix
-        super().__init__("\n".join(part for part in (what, _indent(why), _indent(fix)) if part))
+        self.what, self.why, self.fix = _shortened(what), _shortened(why), fix
+        super().__init__("\n".join(part for part in (self.what, _indent(self.why), _indent(fix)) if part))
 
 
 class RecipeError(EdgekitError):
@@ -93,6 +97,11 @@ class GateFailed(EdgekitError):
     """A declared bar was not reached. The results are kept; only the exit code says no."""
 
     exit_code = 3
+
+
+def _shortened(text: str) -> str:
+    left = len(text) - LONGEST
+    return text if left <= 0 else f"{text[:LONGEST]}... ({left:,} more characters)"
 
 
 def _indent(text: str) -> str:

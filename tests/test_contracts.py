@@ -243,3 +243,8 @@ def test_nan_is_never_written(tmp_path: Path) -> None:
 
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_json(tmp_path / "x.json", {"v": math.nan})
+
+
+def test_a_message_stays_short_whatever_it_quotes() -> None:
+    error = EdgekitError("It is damaged.", why="x" * 50_000_000, fix="Fetch it again.")
+    assert str(error).endswith("x... (49,992,000 more characters)\n  Fetch it again.") and len(str(error)) < 8100

@@ -7,8 +7,11 @@ import json
 import math
 import tempfile
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from subprocess import SubprocessError
 from typing import Any
 
 import numpy as np
@@ -52,11 +55,35 @@ def read(bundle: Bundle) -> dict[str, Part]:
         plan = next((plan for plan in file.program.execution_plan if plan.name == name), None)
         if plan is None:
             raise BundleError(f"{component.file} has no method {name!r}.", fix="Export the bundle again.")
-        parts[name] = _part(name, Method(component.file, file, plan, bundle.manifest.cache.head_dim // 2))
+        method = Method(component.file, file, plan, bundle.manifest.cache.head_dim // 2)
+        with _damage_named(component.file, name):
+            parts[name] = _part(name, method)
     for state in parts["text_decoder"].states:
         _, _, heads, width = state.shape if len(state.shape) == 4 else (0, 0, 0, 0)
         check_numbers(bundle.manifest, {"cache.kv_heads": int(heads), "cache.head_dim": int(width)})
     return parts
+
+
+@contextmanager
+def _damage_named(file: str, name: str) -> Iterator[None]:
+    """A damaged program may hold any number in any place, and its flatbuffer compiler refuses what is no graph."""
+    try:
+        yield
+    except (
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        OSError,
+        RecursionError,
+        SubprocessError,
+        TypeError,
+        ValueError,
+    ) as error:
+        raise BundleError(
+            f"{file}: the method {name!r} holds no program that can be read.",
+            why=f"{type(error).__name__}: {str(error)[:200]}",
+            fix="Copy or export the bundle again.",
+        ) from error
 
 
 def _open(path: Path) -> Any:
