@@ -7,12 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
-
 from edgekit import schema
 from edgekit.distill.arms import BASELINE, LABELS
 from edgekit.distill.outcomes import Outcome
 from edgekit.recipe import Recipe
+from edgekit.yaml_text import write_yaml
 
 LATER = ("name", "qad", "exports", "bench", "gates")
 """Keys of a recipe that no arm changes, or that the full-precision student does not depend on."""
@@ -112,5 +111,5 @@ def _changes(one: Any, other: Any, path: str) -> list[tuple[str, str]]:
         return []
     if isinstance(one, dict) and isinstance(other, dict) and set(one) == set(other):
         return [row for key in one for row in _changes(one[key], other[key], f"{path}.{key}" if path else key)]
-    text: str = yaml.safe_dump(other, default_flow_style=True, sort_keys=False, width=1 << 20, allow_unicode=True)
+    text = write_yaml(other, default_flow_style=True, width=1 << 20)
     return [(path, text.removesuffix("...\n").strip())]

@@ -14,14 +14,12 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from edgekit import schema
 from edgekit.errors import RecipeError
 from edgekit.files import sha256_json
 from edgekit.registry import Registry
 from edgekit.timeouts import Timeouts
-from edgekit.yaml_text import Document, below, read_yaml, read_yaml_file
+from edgekit.yaml_text import Document, below, read_yaml, read_yaml_file, write_yaml
 
 OBJECTIVES = Registry("edgekit.distill.objectives", "objective")
 JUDGES = Registry("edgekit.distill.judges", "judge")
@@ -439,8 +437,7 @@ def _resolved(document: Document, source: str, base: Path | None = None, kept: b
 
 def dump_recipe(recipe: Recipe) -> str:
     """YAML of a recipe with every setting spelled out."""
-    text: str = yaml.safe_dump(schema.to_json(recipe), sort_keys=False, allow_unicode=True)
-    return text
+    return write_yaml(schema.to_json(recipe))
 
 
 def _override(document: Document, key: str, text: str) -> None:

@@ -103,6 +103,19 @@ class _TooMuchError(Exception):
     """A limit was passed."""
 
 
+def write_yaml(value: Any, **settings: Any) -> str:
+    """The YAML of plain values, in their order, letters of all scripts as they are.
+
+    Args:
+        value: Of mappings, lists, texts, numbers, booleans and None.
+        settings: Of `yaml.safe_dump`.
+    """
+    text: str = yaml.safe_dump(value, sort_keys=False, allow_unicode=True, **settings)
+    if "\x85" in text:  # written as it is, and read as the end of a line, by PyYAML itself
+        text = yaml.safe_dump(value, sort_keys=False, **settings)
+    return text
+
+
 def _check_limits(text: str) -> None:
     """Depth and number of what stands there, before anything is built."""
     if len(text) > MOST_BYTES:
