@@ -173,6 +173,7 @@ def test_a_download_goes_on_where_it_stopped(browse: Browse) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.matrix  # five minutes, nearly all of them waiting: Chromium says how much memory it has when it likes to
 def test_an_answer_is_cancelled_and_memory_stays(browse: Browse, demo_questions: list[Sample]) -> None:
     """50 answers in five rounds; the first round may still grow."""
     found = browse({"name": "long", "questions": asked(demo_questions[:10]), "rounds": 5})["long"]
