@@ -4,23 +4,23 @@ package androidx.work
 
 import android.content.Context
 
-/** https://developer.android.com/reference/kotlin/androidx/work/WorkerParameters */
+/** https://developer.android.com/reference/kotlin/androidx/work, WorkerParameters */
 class WorkerParameters
 
-/** https://developer.android.com/reference/kotlin/androidx/work/Data */
+/** https://developer.android.com/reference/kotlin/androidx/work, Data */
 class Data
 
-/** https://developer.android.com/reference/kotlin/androidx/work/package-summary#workDataOf(kotlin.Array) */
+/** https://developer.android.com/reference/kotlin/androidx/work, package-summary#workDataOf(kotlin.Array) */
 fun workDataOf(vararg pairs: Pair<String, Any?>): Data = TODO()
 
-/** https://developer.android.com/reference/kotlin/androidx/work/ListenableWorker */
+/** https://developer.android.com/reference/kotlin/androidx/work, ListenableWorker */
 abstract class ListenableWorker(appContext: Context, workerParams: WorkerParameters) {
     val applicationContext: Context get() = TODO()
     val runAttemptCount: Int get() = TODO()
 
     fun setProgressAsync(data: Data): Any = TODO()
 
-    /** https://developer.android.com/reference/kotlin/androidx/work/ListenableWorker.Result */
+    /** https://developer.android.com/reference/kotlin/androidx/work, ListenableWorker.Result */
     abstract class Result {
         companion object {
             @JvmStatic fun success(): Result = TODO()
@@ -32,17 +32,17 @@ abstract class ListenableWorker(appContext: Context, workerParams: WorkerParamet
     }
 }
 
-/** https://developer.android.com/reference/kotlin/androidx/work/CoroutineWorker */
+/** https://developer.android.com/reference/kotlin/androidx/work, CoroutineWorker */
 abstract class CoroutineWorker(appContext: Context, params: WorkerParameters) : ListenableWorker(appContext, params) {
     abstract suspend fun doWork(): Result
 }
 
-/** https://developer.android.com/reference/kotlin/androidx/work/NetworkType */
+/** https://developer.android.com/reference/kotlin/androidx/work, NetworkType */
 enum class NetworkType { CONNECTED, UNMETERED }
 
-/** https://developer.android.com/reference/kotlin/androidx/work/Constraints */
+/** https://developer.android.com/reference/kotlin/androidx/work, Constraints */
 class Constraints {
-    /** https://developer.android.com/reference/kotlin/androidx/work/Constraints.Builder */
+    /** https://developer.android.com/reference/kotlin/androidx/work, Constraints.Builder */
     class Builder {
         fun setRequiredNetworkType(networkType: NetworkType): Builder = TODO()
 
@@ -50,9 +50,9 @@ class Constraints {
     }
 }
 
-/** https://developer.android.com/reference/kotlin/androidx/work/OneTimeWorkRequest */
+/** https://developer.android.com/reference/kotlin/androidx/work, OneTimeWorkRequest */
 class OneTimeWorkRequest {
-    /** https://developer.android.com/reference/kotlin/androidx/work/OneTimeWorkRequest.Builder */
+    /** https://developer.android.com/reference/kotlin/androidx/work, OneTimeWorkRequest.Builder */
     class Builder {
         fun setConstraints(constraints: Constraints): Builder = TODO()
 
@@ -60,13 +60,13 @@ class OneTimeWorkRequest {
     }
 }
 
-/** https://developer.android.com/reference/kotlin/androidx/work/package-summary#OneTimeWorkRequestBuilder() */
+/** https://developer.android.com/reference/kotlin/androidx/work, package-summary#OneTimeWorkRequestBuilder() */
 inline fun <reified W : ListenableWorker> OneTimeWorkRequestBuilder(): OneTimeWorkRequest.Builder = TODO()
 
-/** https://developer.android.com/reference/kotlin/androidx/work/ExistingWorkPolicy */
+/** https://developer.android.com/reference/kotlin/androidx/work, ExistingWorkPolicy */
 enum class ExistingWorkPolicy { KEEP }
 
-/** https://developer.android.com/reference/kotlin/androidx/work/WorkManager */
+/** https://developer.android.com/reference/kotlin/androidx/work, WorkManager */
 abstract class WorkManager {
     fun enqueueUniqueWork(uniqueWorkName: String, existingWorkPolicy: ExistingWorkPolicy, request: OneTimeWorkRequest): Any = TODO()
 
