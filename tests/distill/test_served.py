@@ -125,7 +125,9 @@ def test_the_server_samples_and_heeds_the_settings(served: Served, questions: li
     assert max(len(ids) for row in drawn for ids in row) == 8  # cut off, without an end token
     there.settings = dataclasses.replace(there.settings, top_k=2)
     narrow = there.sample(questions[:4], 4, 3)
-    assert len({ids[0] for row in narrow for ids in row}) < len({ids[0] for row in drawn for ids in row})
+    # Row by row: requests at once share the server's random state, so that rows may be drawn alike.
+    first = [[len({ids[0] for ids in row}) for row in rows] for rows in (drawn, narrow)]
+    assert max(first[0]) > 2 >= max(first[1])
     there.close()
 
 
