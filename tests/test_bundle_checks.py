@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +12,7 @@ from edgekit import bundle_checks
 from edgekit.bundle import Bucket, Cache, Component, FileEntry, Manifest, Precision, TensorSpec, Text
 from edgekit.bundle_checks import check, name_problem
 from edgekit.errors import BundleError
+from edgekit.resizing import ORDER, ORDERS
 
 SHA = "0123456789abcdef" * 4
 KEYS = tuple(
@@ -67,6 +69,8 @@ def test_what_is_at_the_edge_is_good() -> None:
         {"text": Text("t.json", "t.json", 0, (3,) * 4096)}, {"preprocessing": {"sizes": [[1, 1]] * 1024}},
         {"buckets": {"x": Bucket("text_decoder", (1,) * 8, 1)}},
         {"buckets": {"x": Bucket("text_decoder", (16384,), 1)}},
+        *[{"preprocessing": {ORDER: order}} for order in ORDERS],
+        *[only(name, 3, 1, 2, 64, 16) for name in ("k_cache", "v_cache")],
     ):  # fmt: skip
         check(replace(GOOD, **changes), "m")
 
@@ -160,6 +164,16 @@ def test_what_is_at_the_edge_is_good() -> None:
         ({"name": ""}, "name: 0 characters"),
         ({"family": "x" * 1025}, "family: 1,025 characters"),
         ({"precision": Precision("", "x")}, "precision.common: 0 characters"),
+        ({"preprocessing": {ORDER: "rows_first"}}, "preprocessing.resize_order: rows_first is none of columns_first, "),
+        ({"preprocessing": {ORDER: None}}, "preprocessing.resize_order: None is none of"),
+        (only("k_cache", 2, 1, 2, 64, 16), "inputs: k_cache [2, 1, 2, 64, 16] does not fit the cache, Cache(layers=3"),
+        (only("v_cache", 3, 2, 2, 64, 16), "inputs: v_cache [3, 2, 2, 64, 16] does not fit the cache"),
+        (only("v_cache", 3, 1, 1, 64, 16), "v_cache [3, 1, 1, 64, 16] does not fit"),
+        (only("v_cache", 3, 1, 2, 64, 17), "v_cache [3, 1, 2, 64, 17] does not fit"),
+        (only("k_cache", 3, 1, 2, "past", 16), "k_cache [3, 1, 2, 'past', 16] does not fit"),  # its room is fixed
+        (only("k_cache", 3, 1, 2, 16), "k_cache [3, 1, 2, 16] does not fit"),
+        (only("k_cache", 3, 1, 2, 64, 16, 1), "k_cache [3, 1, 2, 64, 16, 1] does not fit"),
+        (only("k_cache"), "k_cache [] does not fit"),
     ],
 )
 def test_what_no_manifest_says(changes: dict[str, Any], said: str) -> None:
@@ -200,6 +214,24 @@ def test_numbers_of_files_and_components_are_bounded(monkeypatch: pytest.MonkeyP
     ):
         with pytest.raises(BundleError, match=said):
             check(replace(GOOD, **changes), "m")
+
+
+@pytest.mark.parametrize(
+    ("changes", "problems"),
+    [
+        ({"text": Text("t.json", "t.json", 0, (-1,) * 4099)}, 1 + 4096),
+        ({"preprocessing": {"sizes": [[0, 1]] * 1027}}, 1 + 1024),
+        ({"buckets": {"x": Bucket("text_decoder", (0,) * 11, 1)}}, 1 + 8),
+        (tensor(*[-1] * 11), 1 + 8),
+    ],
+)
+def test_beyond_a_bound_nothing_more_is_looked_at(changes: dict[str, Any], problems: int) -> None:
+    """One problem is that there are too many; each of those that there may be is one."""
+    with pytest.raises(BundleError) as caught:
+        check(replace(GOOD, **changes), "m")
+    lines = str(caught.value).count(" is not from ")
+    left = re.search(r"and ([0-9,]+) more problems", str(caught.value))
+    assert lines + (int(left[1].replace(",", "")) if left else 0) == problems
 
 
 def test_long_texts_and_many_problems_are_cut() -> None:

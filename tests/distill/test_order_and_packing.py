@@ -1,4 +1,4 @@
-"""The order of the questions and the layout of packed rows, worked out by hand."""
+"""The order of the questions, the legs that share it, and the layout of packed rows, worked out by hand."""
 
 from __future__ import annotations
 
@@ -13,8 +13,13 @@ import pytest
 import torch
 
 from edgekit.distill.batch import Embedded
+from edgekit.distill.clock import PhaseClock
+from edgekit.distill.ladder import Ladder
 from edgekit.distill.order import Order, picture_numbers
 from edgekit.distill.packing import Layout, _block_mask, can_pack, packed_hidden, takes_pairs, worth_packing
+from edgekit.distill.questions import write_questions
+from edgekit.recipe import Data, ablation_recipe_path, load_recipe
+from edgekit.workspace import Run
 
 
 def test_visits_go_through_the_passes() -> None:
@@ -43,6 +48,27 @@ def test_a_number_for_each_set_of_pictures(tmp_path: Path) -> None:
     for number, rows in enumerate(shards):
         pq.write_table(pa.table({"images": pa.array(rows, kind)}), tmp_path / f"shard-{number:05d}.parquet")
     assert picture_numbers(tmp_path).tolist() == [0, 1, 0, 2, 3, 4, 5, 5, 1]
+
+
+@pytest.mark.parametrize("kind", ["questions", "pictures"])
+def test_the_legs_of_a_ladder_share_one_order(tmp_path: Path, kind: str) -> None:
+    """Two teachers of 4 and 2 steps of 3 x 2 questions; what the second visits begins where the first ended."""
+    teachers = "[{checkpoint: a, steps: 4, r_max: 0.4, r_step: 0.2}, {checkpoint: b, steps: 2}]"
+    settings = {"teachers": teachers, "masters.mask.r_max": "0.3", "masters.mask.step": "0.3", "trainer.seed": "5"}
+    settings |= {"trainer.batch_questions": "3", "trainer.gradient_accumulation": "2", "trainer.order": kind,
+                 "trainer.warmup_steps": "0"}  # fmt: skip
+    recipe, run = load_recipe(ablation_recipe_path(), settings), Run(tmp_path / "run")
+    count = write_questions(Data("easy-vqa:train", "easy-vqa:test", train_limit=300), run.questions, 128, seed=0)
+    masked: Any = None  # no teacher is loaded where nothing is probed
+    legs = Ladder(recipe, run, masked, PhaseClock(tmp_path / "seconds.json")).legs([SimpleNamespace()] * 2)  # type: ignore[list-item]
+    assert [(leg.number, leg.steps, leg.first, leg.per_step) for leg in legs] == [(0, 4, 0, 6), (1, 2, 24, 6)]
+    assert [leg.ratios for leg in legs] == [[0.4, 0.2, 0.0], [0.3, 0.0]]
+    pictures = picture_numbers(run.questions) if kind == "pictures" else None
+    whole = Order(count, 5, pictures).visits(0, 36).tolist()
+    assert legs[0].all_rows().tolist() == sorted(whole[:24]) and legs[1].all_rows().tolist() == sorted(whole[24:])
+    # Three stages in four steps: floor(i 3 / 4) is 0, 0, 1, 2.
+    rows = [sorted(whole[start:stop]) for start, stop in ((0, 12), (12, 18), (18, 24))]
+    assert [legs[0].rows(ratio).tolist() for ratio in (0.4, 0.2, 0.0)] == rows
 
 
 def _model(**text: Any) -> Any:
