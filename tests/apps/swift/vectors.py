@@ -236,13 +236,14 @@ def bundle(folder: Path, name: str) -> None:
     from edgekit.checkpoint import resolve_checkpoint
     from edgekit.demo.tiny import write_checkpoint
     from edgekit.export.bundling import export_checkpoint
+    from edgekit.runtimes.golden import golden_answers
 
     precision = name.removeprefix("demo-") if name.startswith("demo-") else "fp32"
     if name in NAMES:
         given = write_checkpoint(name, folder / "checkpoints" / name, seed=0)
     else:
         given = resolve_checkpoint("demo:student")
-    export_checkpoint(given, "onnx", precision, folder / "bundles" / name, prompts=2)
+    export_checkpoint(given, "onnx", precision, folder / "bundles" / name, prompts=2, answers=golden_answers)
     if name not in NAMES:
         questions(folder, name)
 

@@ -3,7 +3,7 @@ import XCTest
 
 @testable import EdgekitCore
 
-/// A server in memory, whose downloads can be broken off.
+/// A server in memory, whose downloads of weights can be broken off.
 private final class FakeServer: Fetcher, @unchecked Sendable {
     struct Broken: Error {}
     var files: [String: [UInt8]] = [:]
@@ -17,7 +17,7 @@ private final class FakeServer: Fetcher, @unchecked Sendable {
         try begin(ranges && start > 0)
         var (rest, given) = (whole[(ranges ? start : 0)...], 0)
         while !rest.isEmpty {
-            if let limit = breaksAfter, given >= limit { throw Broken() }
+            if let limit = breaksAfter, given >= limit, url.lastPathComponent != "model.json" { throw Broken() }
             let part = rest.prefix(10)
             try piece(Array(part))
             given += part.count
@@ -74,6 +74,7 @@ final class StoreTests: XCTestCase {
         await assertThrows { _ = try await store.bundle(at: self.address) }
         (server.breaksAfter, server.ranges) = (nil, false)
         let folder = try await store.bundle(at: address)
+        XCTAssertEqual(server.asked.filter { $0.0 == "a.onnx" }.map(\.1), [0, 30])
         XCTAssertEqual(try readBytes(folder.appendingPathComponent("onnx/a.onnx")), weights)
     }
 

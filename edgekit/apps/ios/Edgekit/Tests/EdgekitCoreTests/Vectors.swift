@@ -18,7 +18,7 @@ enum Vectors {
     static func bundles() throws -> [URL] {
         let place = try folder().appendingPathComponent("bundles")
         let names = (try? FileManager.default.contentsOfDirectory(atPath: place.path)) ?? []
-        return names.sorted().map(place.appendingPathComponent)
+        return names.filter { !$0.hasPrefix(".") }.sorted().map(place.appendingPathComponent)
     }
 }
 

@@ -61,9 +61,9 @@ final class KeyValueCache {
         let total = length + tokens
         if inPlace { try grow(total) }
         let mask = try OrtTensor([Int64](repeating: 1, count: total), [1, total], ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64)
-        let given = inputs + [("attention_mask", mask)] + zip(past.map(\.name), values)
+        let given = inputs + [("attention_mask", mask)] + Array(zip(past.map(\.name), values))
         let kept: [OrtTensor?] = zip(past, values).map { inPlace && !isState($0) ? $1 : nil }
-        let found = try graph.run(given, [("logits", nil)] + zip(present, kept), "text_decoder")
+        let found = try graph.run(given, [("logits", nil)] + Array(zip(present, kept)), "text_decoder")
         values = Array(found.dropFirst())
         length = total
         return found[0]

@@ -23,7 +23,8 @@ enum Ort {
     static func check(_ status: OrtStatusPtr?, _ task: String) throws {
         guard let status else { return }
         let api = try table()
-        let why = String(cString: api.pointee.GetErrorMessage(status))
+        let message: UnsafePointer<CChar>? = api.pointee.GetErrorMessage(status)
+        let why = message.map { String(cString: $0) } ?? ""
         api.pointee.ReleaseStatus(status)
         throw EdgekitError("ONNX Runtime does not make \(task).", why: String(why.prefix(500)), code: "runtime")
     }
