@@ -70,6 +70,11 @@ CORE: dict[str, Part] = {
     "edgekit.bundle_checks": Part("edgekit/bundle_checks.py", ("tests/test_bundle_checks.py",)),
     "edgekit.strict_json": Part("edgekit/strict_json.py", ("tests/test_strict_json.py",)),
     "edgekit.stats": Part("edgekit/stats.py", ("tests/test_stats.py",)),
+    "edgekit.declared": Part("edgekit/declared.py", ("tests/test_declared.py",)),
+    "edgekit.generation": Part(
+        "edgekit/generation.py", ("tests/test_generation_settings.py", "tests/runtimes/test_generation.py")
+    ),
+    "edgekit.data.scenes": Part("edgekit/data/scenes.py", ("tests/data/test_scenes.py",)),
 }
 """By the module's name."""
 PATIENCE = 5.0

@@ -56,6 +56,15 @@ def test_all_that_differs_is_named_and_shown_on_one_line() -> None:
         check([replace(X, name="\x1b[2J" + "x" * 5000), AT], [replace(Y, dtype="a\nb")])
     lines = str(caught.value).splitlines()
     assert len(lines) == 4 and max(map(len, lines)) < 400 and "\x1b" not in str(caught.value)
+    with pytest.raises(BundleError) as caught:  # of another number of axes, and the next one is looked at all the same
+        check([replace(X, shape=[1]), replace(AT, dtype="int32", shape=[2])])
+    assert [line.split(":")[0].strip() for line in str(caught.value).splitlines()[1:4]] == [
+        "components.d.inputs[0].shape", "components.d.inputs[1].dtype", "components.d.inputs[1].shape[0]",
+    ]  # fmt: skip
+    for size, shown in ((200, "z" * 200), (201, "z" * 200 + "...")):
+        with pytest.raises(BundleError) as caught:
+            check(None, [replace(Y, dtype="z" * size)])
+        assert str(caught.value).splitlines()[1].endswith(f" in the program {shown}")
 
 
 def test_numbers(manifest: Manifest) -> None:

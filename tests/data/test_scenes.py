@@ -120,6 +120,19 @@ def test_png_holds_the_pixels() -> None:
         assert np.array_equal(np.array(Image.open(io.BytesIO(scenes.png(pixels)))), pixels)
 
 
+def test_png_is_one_stored_block() -> None:
+    """Of 65,535 bytes at most, a byte a row for its filter among them: 15 x (1 + 3 x 1456) are just as many."""
+    most = np.arange(15 * 1456 * 3, dtype=np.uint32).astype(np.uint8).reshape(15, 1456, 3)
+    assert np.array_equal(np.array(Image.open(io.BytesIO(scenes.png(most)))), most)
+    with pytest.raises(ValueError, match="1365 x 16 is more than one stored block"):
+        scenes.png(np.zeros((16, 1365, 3), np.uint8))  # 65,536
+
+
+def test_a_shape_stands_on_white_a_pixel_from_its_corner() -> None:
+    pixels = Scene((Placed(0, 0, "black", "square"),)).pixels()
+    assert (pixels[1:7, 1:7] == 0).all() and pixels.sum(dtype=int) == 255 * 3 * (32 * 32 - 36)
+
+
 def compositions(spec: str) -> Iterator[set[tuple[str, str]]]:
     wanted = scenes.wanted(spec)
     base, _, half = wanted.split.partition("-")
@@ -230,4 +243,5 @@ def test_bad_specs(spec: str, reason: str) -> None:
 def test_claims() -> None:
     assert scenes.claims("scenes") and scenes.claims("scenes:test") and not scenes.claims("scenes.jsonl")
     assert scenes.wanted("scenes:test:seed=007").seed == 7
+    assert scenes.wanted("scenes:train:relation+count+relation").kinds == ("count", "relation")  # in one order, once
     assert scenes.wanted("scenes:test:pictures=5:list:seed=2") == scenes.Wanted("test", ("list",), 2, 5)

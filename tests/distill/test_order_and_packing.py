@@ -42,12 +42,13 @@ def test_questions_of_a_picture_stand_together_as_they_were_drawn() -> None:
 
 def test_a_number_for_each_set_of_pictures(tmp_path: Path) -> None:
     """By path or by bytes; questions without pictures are alone; numbers go on from shard to shard."""
-    a, b, drawn = ({"path": "a", "bytes": None}, {"path": "b", "bytes": None}, {"path": None, "bytes": b"x"})
-    shards: list[list[Any]] = [[[a], [b], [a], []], [[], [a, b], [drawn], [drawn], [b]]]
+    a, b = ({"path": name, "bytes": None} for name in "ab")
+    x, y = ({"path": None, "bytes": drawn} for drawn in (b"x", b"y"))
+    shards: list[list[Any]] = [[[a], [b], [a], []], [[], [a, b], [x], [x], [y], [b], [b, a]]]
     kind = pa.list_(pa.struct([("path", pa.string()), ("bytes", pa.binary())]))
     for number, rows in enumerate(shards):
         pq.write_table(pa.table({"images": pa.array(rows, kind)}), tmp_path / f"shard-{number:05d}.parquet")
-    assert picture_numbers(tmp_path).tolist() == [0, 1, 0, 2, 3, 4, 5, 5, 1]
+    assert picture_numbers(tmp_path).tolist() == [0, 1, 0, 2, 3, 4, 5, 5, 6, 1, 7]
 
 
 @pytest.mark.parametrize("kind", ["questions", "pictures"])
@@ -99,6 +100,7 @@ def test_the_work_of_packing_by_hand() -> None:
     assert worth_packing(model, 4, [0, 0], [7, 7])  # 16 * 22 = 352, twice 11 * 17 = 374
     assert not worth_packing(model, 4, [0, 1], [7, 7])  # nothing is shared
     assert not worth_packing(model, 4, [0, 0, 1], [7, 7, 7])  # 2 * 352, as long as the longest row, and 3 * 187 = 561
+    assert worth_packing(model, 4, [0, 0], [8, 2])  # 12 * 18 = 216; alone both rows are as long as the longest, 432
     assert worth_packing(_model(hidden_size=2), 4, [0, 0], [8, 8])  # 18 * 30 = 540, twice 12 * 24 = 576
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,9 +16,10 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from edgekit import api
-from edgekit.distill import lora, trackers
+from edgekit.distill import lora, qad, trackers, training
 from edgekit.errors import EdgekitError, RecipeError
-from edgekit.recipe import Lora, load_recipe
+from edgekit.recipe import Lora, ablation_recipe_path, load_recipe
+from edgekit.workspace import Run
 
 Distil = Callable[..., Path]
 
@@ -71,6 +74,58 @@ def furthest(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> floa
 def losses(run: Path) -> list[float]:
     rows = json.loads((run / "reports/training-1.json").read_text())
     return [row["loss"] for row in rows if "loss" in row]
+
+
+def test_each_setting_reaches_trainer(tmp_path: Path) -> None:
+    """Each from its own field, by the names that transformers has for them; no two are the same number."""
+    settings = {
+        "schedule": "cosine", "warmup_steps": 3, "learning_rate": 0.25, "weight_decay": 0.125, "max_grad_norm": 7.0,
+        "bf16": "true", "save_steps": 11, "logging_steps": 13, "seed": 17, "batch_questions": 6,
+        "gradient_accumulation": 5, "gradient_checkpointing": "true",
+    }  # fmt: skip
+    recipe = load_recipe(ablation_recipe_path(), {f"trainer.{name}": str(value) for name, value in settings.items()})
+    made = training._arguments(recipe, tmp_path / "here", 29, ["tensorboard", "wandb"], "mine")
+    assert {name: getattr(made, name) for name in (
+        "lr_scheduler_type", "warmup_steps", "learning_rate", "weight_decay", "max_grad_norm", "bf16", "save_steps",
+        "logging_steps", "seed", "per_device_train_batch_size", "gradient_accumulation_steps", "max_steps",
+        "run_name", "output_dir", "save_total_limit",
+    )} == {
+        "lr_scheduler_type": "cosine", "warmup_steps": 3, "learning_rate": 0.25, "weight_decay": 0.125,
+        "max_grad_norm": 7.0, "bf16": True, "save_steps": 11, "logging_steps": 13, "seed": 17,
+        "per_device_train_batch_size": 6, "gradient_accumulation_steps": 5, "max_steps": 29, "run_name": "mine",
+        "output_dir": str(tmp_path / "here"), "save_total_limit": None,
+    }  # fmt: skip
+    assert made.report_to == ["wandb"]  # the losses' parts go to tensorboard by edgekit's own callback
+    plain = training._arguments(load_recipe(ablation_recipe_path()), tmp_path, 1, [], "")
+    assert (plain.weight_decay, plain.max_grad_norm, plain.bf16) == (0.0, 1.0, False)
+
+
+def test_each_setting_reaches_the_quantised_stage(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`qad` names steps, batch and rate; what it does not name is the trainer's, each from its own field."""
+
+    class Seen(BaseException):
+        pass
+
+    def caught(folder: Path, **settings: Any) -> None:
+        raise Seen(folder, settings)
+
+    recipe = load_recipe(ablation_recipe_path(), {
+        "qad.steps": "6", "qad.batch_questions": "4", "qad.learning_rate": "0.5", "trainer.batch_questions": "2",
+        "trainer.learning_rate": "0.25", "trainer.weight_decay": "0.125", "trainer.max_grad_norm": "7.0",
+        "trainer.bf16": "true", "trainer.save_steps": "11", "trainer.seed": "17",
+    })  # fmt: skip
+    run, reference = Run(tmp_path / "run"), SimpleNamespace(model=torch.nn.Linear(1, 1))
+    shutil.copytree(tiny_checkpoint, run.student)
+    monkeypatch.setattr(qad, "training_arguments", caught)
+    with pytest.raises(Seen) as seen:
+        qad.distil_quantised(recipe, run, lambda: reference, 300, tmp_path / "c", tmp_path / "out")  # type: ignore[arg-type, return-value]
+    assert seen.value.args == (tmp_path / "c", {
+        "max_steps": 6, "per_device_train_batch_size": 4, "learning_rate": 0.5, "lr_scheduler_type": "cosine",
+        "weight_decay": 0.125, "max_grad_norm": 7.0, "bf16": True, "save_steps": 11, "seed": 17,
+    })  # fmt: skip
+    assert not reference.model.weight.requires_grad and not (tmp_path / "out").exists()
 
 
 def test_accumulation_and_checkpointing_change_nothing_but_memory(distil: Distil, tiny_checkpoint: Path) -> None:
