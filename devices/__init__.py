@@ -25,9 +25,9 @@ from typing import Any, Protocol
 from urllib.parse import parse_qsl
 
 from edgekit.errors import EdgekitError
-from edgekit.registry import Registry
+from edgekit.registry import Modules
 
-DEVICES = Registry("edgekit.devices", "device", helpers=frozenset({"predict"}), needs=("reach", "connect"))
+DEVICES = Modules("edgekit.devices", "device", helpers=frozenset({"predict"}), needs=("reach", "connect"))
 
 ROW, SAMPLES = "row.json", "samples.jsonl"
 """What a `Timer` leaves: fields of its report row, and the raw samples behind them."""

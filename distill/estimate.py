@@ -19,11 +19,12 @@ import torch
 
 from edgekit.distill.gen_data import RESPONSES
 from edgekit.distill.groups import Weights
+from edgekit.distill.objectives import OBJECTIVES
 from edgekit.distill.plan import ASSUMED_R_MAX, Plan, plan_of
 from edgekit.distill.questions import QUESTIONS, question_row
 from edgekit.distill.vocabulary import CHUNK_VALUES, KEEP_BYTES
 from edgekit.errors import RecipeError
-from edgekit.recipe import OBJECTIVES, Recipe
+from edgekit.recipe import Recipe
 
 # Shares of a large matrix product's speed; measured for the demo models on two CPU cores (docs/scale.md).
 FORWARD_SHARE = 0.3
@@ -248,7 +249,7 @@ def _work(plan: Plan) -> dict[str, float]:
     # The backward pass costs twice the forward one; without weight gradients, once. Checkpointing runs it again.
     cost = (2 if recipe.trainer.lora is not None else 3) + int(recipe.trainer.gradient_checkpointing)
     cost += int(Weights.by(recipe, {}).needs_reference)  # pi_ref is as large as the student
-    looks = 1 + any(OBJECTIVES.load(name).Loss.compares_images for name in recipe.objective)
+    looks = 1 + any(OBJECTIVES.load(name).compares_images for name in recipe.objective)
     train = 0.0
     for number, teacher in enumerate(plan.teachers):
         questions = recipe.steps(number) * recipe.trainer.batch_questions * recipe.trainer.gradient_accumulation

@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 from edgekit.console import progress
 from edgekit.data import Sample
 from edgekit.distill.batch import embed, encode_prompts, project, response_hidden, token_logp
-from edgekit.distill.generators import Generator
-from edgekit.distill.judges import Judge
+from edgekit.distill.generators import Writing
+from edgekit.distill.judges import Verdicts
 from edgekit.distill.questions import question
 from edgekit.distill.shards import missing_rows, shard_number, shard_path, write_shard
 from edgekit.errors import EdgekitError
@@ -72,7 +72,7 @@ class Writer:
 
     source: str
     name: str
-    generator: Generator
+    generator: Writing
     processor: Processor
     count: int
     mask_ratio: float
@@ -92,7 +92,7 @@ class Reference:
 def write_responses(
     writer: Writer,
     reference: Reference,
-    judge: Judge,
+    judge: Verdicts,
     settings: GenData,
     questions: Path,
     folder: Path,
@@ -141,7 +141,7 @@ def _mute(writer: Writer, path: Path, count: int) -> EdgekitError:
 
 
 def _respond(
-    writer: Writer, reference: Reference, judge: Judge, settings: GenData, path: Path, places: list[int], seed: int
+    writer: Writer, reference: Reference, judge: Verdicts, settings: GenData, path: Path, places: list[int], seed: int
 ) -> Iterator[dict[str, Any]]:
     table = pq.read_table(path).take(places).to_pylist()
     for start in range(0, len(table), settings.batch_questions):

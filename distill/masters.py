@@ -23,6 +23,7 @@ from edgekit.distill import carrying, lora, processes, teacher_check, trackers
 from edgekit.distill.agreement import report_agreement
 from edgekit.distill.clock import PhaseClock
 from edgekit.distill.evaluate import Evaluation
+from edgekit.distill.generators import GENERATORS
 from edgekit.distill.joint import ScheduledQuestions, detach_adapters
 from edgekit.distill.judges import check_judges
 from edgekit.distill.ladder import Ladder
@@ -45,7 +46,7 @@ from edgekit.distill.training import leg_trainer
 from edgekit.errors import DataError, RecipeError
 from edgekit.files import new_folder, write_json
 from edgekit.machine import peak_memory_bytes
-from edgekit.recipe import GENERATORS, Recipe
+from edgekit.recipe import Recipe
 from edgekit.seal import read_sealed_json, seal_folder, write_sealed_json
 from edgekit.workspace import Run
 

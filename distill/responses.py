@@ -18,7 +18,7 @@ from edgekit.data import Sample
 from edgekit.distill import processes
 from edgekit.distill.answered import Answered
 from edgekit.distill.gen_data import RESPONSES, Reference, Writer, write_responses
-from edgekit.distill.generators import Generator, Source
+from edgekit.distill.generators import GENERATORS, Source, Writing, transformers
 from edgekit.distill.groups import Weights
 from edgekit.distill.judges import make_judge
 from edgekit.distill.legs import UNTOUCHED, Leg, Party, Stage
@@ -27,7 +27,7 @@ from edgekit.distill.objectives import Objective
 from edgekit.distill.shards import missing_rows, open_shards
 from edgekit.distill.sight import check_sight, check_stored_sight
 from edgekit.distill.teacher_check import greedy_answers
-from edgekit.recipe import GENERATORS, Recipe
+from edgekit.recipe import Recipe
 from edgekit.seal import write_sealed_json
 from edgekit.workspace import Run
 
@@ -207,7 +207,7 @@ class Responses:
             exclude=mask.exclude,
             work=self.run.checkpoints / "generator",
         )
-        generator: Generator = GENERATORS.load(settings.generator).open_generator(source)
+        generator = GENERATORS.load(settings.generator).open(source)
         try:
             return [said.text for said in generator.answers(questions)]
         finally:
@@ -222,7 +222,7 @@ class Responses:
         settings, party = self.recipe.masters.gen_data, leg.teacher
         if settings.check_images and (settings.generator != "transformers" or not self.used.teacher):
             source = Source(party.name, party.folder, party.processor, settings, lambda: teacher.model)
-            generator = GENERATORS.load("transformers").open_generator(source)
+            generator = transformers.open_generator(source)
             check_sight(generator, party.name, self.run.questions)
 
     def _check_stored(self, leg: Leg, ratios: list[float]) -> None:
@@ -252,13 +252,13 @@ class Responses:
         """The student's own responses, always by its loaded model."""
         name, processor, settings = self.student.name, self.student.processor, self.recipe.masters.gen_data
         source = Source(name, self.student.folder, processor, settings, load)
-        generator = GENERATORS.load("transformers").open_generator(source)
+        generator = transformers.open_generator(source)
         count = settings.student_responses
         model = None if folder == self.run.responses / UNTOUCHED else generator.model
         write(Writer("student", name, generator, processor, count, 0.0, folder.name, model), folder=folder)
 
     @contextmanager
-    def _teacher_generator(self, leg: Leg, ratio: float, load: Callable[[float], Any]) -> Iterator[Generator]:
+    def _teacher_generator(self, leg: Leg, ratio: float, load: Callable[[float], Any]) -> Iterator[Writing]:
         settings, mask = self.recipe.masters.gen_data, self.recipe.masters.mask
         source = Source(
             name=leg.teacher.name,
@@ -272,7 +272,7 @@ class Responses:
             exclude=mask.exclude,
             work=self.run.checkpoints / "generator",
         )
-        generator: Generator = GENERATORS.load(settings.generator).open_generator(source)
+        generator = GENERATORS.load(settings.generator).open(source)
         try:
             yield generator
         finally:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from edgekit.console import note
 from edgekit.data import ImageRef, Sample
-from edgekit.distill.generators import Generator, Said
+from edgekit.distill.generators import Said, Writing
 from edgekit.distill.questions import question, stored_questions
 from edgekit.errors import EdgekitError
 
@@ -62,7 +62,7 @@ class Sight:
     noise: float
 
 
-def check_sight(generator: Generator, name: str, questions: Path) -> Sight | None:
+def check_sight(generator: Writing, name: str, questions: Path) -> Sight | None:
     """Make sure that a teacher sees the images.
 
     Args:
@@ -95,7 +95,7 @@ def check_sight(generator: Generator, name: str, questions: Path) -> Sight | Non
     return sight
 
 
-def measure_sight(generator: Generator, swaps: list[Swap]) -> Sight:
+def measure_sight(generator: Writing, swaps: list[Swap]) -> Sight:
     """Ask each question twice as it is, and once with each of its other images."""
     asked = [generator.answers([swap.sample, swap.sample, *swap.others]) for swap in swaps]
     told = all(said.logp is not None for row in asked for said in row)

@@ -239,12 +239,9 @@ def _form(asked: Asked) -> list[str]:
 
 def _by_metric(name: str, asked: Asked) -> float:
     """Mean score by another metric; 0 where it cannot score these."""
-    metric = SCORING.load(name)
-    scores = []
-    for (_, question), said, answers in zip(asked.questions, asked.said, asked.answers, strict=True):
-        more = (question,) if getattr(metric, "USES_QUESTION", False) else ()
-        scores.append(float(metric.score(said, answers, *more)))
-    return float(np.mean(scores))
+    score = SCORING.load(name).score
+    rows = zip(asked.questions, asked.said, asked.answers, strict=True)
+    return float(np.mean([score(said, answers, question) for (_, question), said, answers in rows]))
 
 
 def _matches(same: Callable[[str, str], bool], asked: Asked) -> list[bool]:

@@ -17,16 +17,17 @@ from typing import Any, Literal
 from edgekit import schema
 from edgekit.errors import RecipeError
 from edgekit.files import sha256_json
-from edgekit.registry import Registry
+from edgekit.registry import Modules, Registry
 from edgekit.timeouts import Timeouts
 from edgekit.yaml_text import Document, below, read_yaml, read_yaml_file, write_yaml
 
-OBJECTIVES = Registry("edgekit.distill.objectives", "objective")
-JUDGES = Registry("edgekit.distill.judges", "judge")
-GENERATORS = Registry("edgekit.distill.generators", "generator")
+# By name, as a recipe knows them; the packages give their registries the type of what is in them.
+OBJECTIVES: Registry[Any] = Registry("edgekit.distill.objectives", "objective", "Objective", "Loss")
+JUDGES: Registry[Any] = Registry("edgekit.distill.judges", "judge", "Judge", "JUDGE")
+GENERATORS: Registry[Any] = Registry("edgekit.distill.generators", "generator", "Generator", "GENERATOR")
 EXPORT_HELPERS = ("bundling", "coreml_patches", "genai", "onnx_attention", "onnx_precision", "parity", "prompts")
 TARGET_NEEDS = ("PRECISIONS", "EXTRA", "HOSTS", "write", "open_components")
-TARGETS = Registry("edgekit.export", "target", helpers=frozenset(EXPORT_HELPERS), needs=TARGET_NEEDS)
+TARGETS = Modules("edgekit.export", "target", helpers=frozenset(EXPORT_HELPERS), needs=TARGET_NEEDS)
 
 
 @dataclass(frozen=True)

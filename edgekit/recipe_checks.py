@@ -14,6 +14,7 @@ from edgekit.choice import entries
 from edgekit.errors import EdgekitError
 from edgekit.precision import by_part, canonical, is_mixed
 from edgekit.recipe import GENERATORS, JUDGES, OBJECTIVES, TARGETS
+from edgekit.registry import Registry
 from edgekit.timeouts import PHASES
 
 if TYPE_CHECKING:
@@ -306,16 +307,16 @@ def _check_lora(lora: Lora | None) -> list[str]:
 def _check_names(recipe: Recipe) -> list[str]:
     from edgekit.data.scoring import SCORING
 
-    chosen = [(f"objective.{name}", OBJECTIVES, name) for name in recipe.objective]
-    for key, registry, choice in (
-        ("masters.rewards.judge", JUDGES, recipe.masters.rewards.judge),
-        ("data.scoring", SCORING, recipe.data.scoring),
-    ):
-        chosen += [(where, registry, name) for where, name in entries(choice, key)]
+    chosen: list[tuple[str, Registry[Any], str]] = [
+        (f"objective.{name}", OBJECTIVES, name) for name in recipe.objective
+    ]
+    judge, scoring = recipe.masters.rewards.judge, recipe.data.scoring
+    chosen += [(where, JUDGES, name) for where, name in entries(judge, "masters.rewards.judge")]
+    chosen += [(where, SCORING, name) for where, name in entries(scoring, "data.scoring")]
     chosen.append(("masters.gen_data.generator", GENERATORS, recipe.masters.gen_data.generator))
     unknown = [(where, registry.unknown(name)) for where, registry, name in chosen if name not in registry.names()]
     problems = [f"{where}: {error.what} {error.fix}" for where, error in unknown]
-    for key, choice in (("masters.rewards.judge", recipe.masters.rewards.judge), ("data.scoring", recipe.data.scoring)):
+    for key, choice in (("masters.rewards.judge", judge), ("data.scoring", scoring)):
         if not choice:
             problems.append(f"{key}: names nothing")
     return problems

@@ -1,7 +1,8 @@
 """Names of plug-ins without importing them; a plug-in is imported when it is used.
 
-A plug-in is one module. Built-in ones are the files of a package (`edgekit.export` holds the targets); a third
-party adds one by an entry point in the group of the same name:
+A plug-in is one module that holds one object: `edgekit.export` holds the targets, and each file of it a `TARGET`, made
+from the `Target` of that package, whose fields are the contract. Another package adds a module by an entry point in
+the group of the same name:
 
     [project.entry-points."edgekit.export"]
     mytarget = "mypackage.mytarget"
@@ -9,17 +10,21 @@ party adds one by an entry point in the group of the same name:
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import importlib
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
+from typing import Any, Generic, TypeVar
 
 from edgekit.errors import EdgekitError
+
+T = TypeVar("T")
 
 
 class BrokenPlugInError(EdgekitError):
@@ -27,40 +32,42 @@ class BrokenPlugInError(EdgekitError):
 
 
 @dataclass(frozen=True)
-class Registry:
-    """The modules of one package that offer one attribute each.
+class Registry(Generic[T]):
+    """The plug-ins of one package, one a module; each module holds its own under the registry's attribute.
 
     Args:
         package: Dotted name of the package, also the entry-point group.
         kind: What one of them is called in messages, in the singular.
+        base: Name in the package of the class that a plug-in is made from, or inherits from where it is a class itself.
+        attribute: The module's name for it; in capitals an object, else a class.
         helpers: File names in the package that are no plug-ins.
-        needs: What a module of another package must hold, or it is broken.
     """
 
     package: str
     kind: str
+    base: str
+    attribute: str
     helpers: frozenset[str] = frozenset()
-    needs: tuple[str, ...] = ()
 
     def names(self) -> list[str]:
         """All names, built-in and third-party, sorted; nothing is imported."""
         return sorted({*_files(self.package, self.helpers), *_entry_points(self.package)})
 
-    def load(self, name: str) -> ModuleType:
-        """Import the module behind a name.
+    def load(self, name: str) -> T:
+        """Import the module behind a name, and give its plug-in.
 
         Raises:
-            EdgekitError: no such name, the message lists those that exist; or another package's module is broken.
+            EdgekitError: no such name, the message lists those that exist; or another package's plug-in is broken.
         """
         spelled = name.replace("-", "_")
         if spelled in _files(self.package, self.helpers):
-            return importlib.import_module(f"{self.package}.{spelled}")
-        if name in (found := _entry_points(self.package)):
-            return self._load_entry_point(name, found[name])
+            return self._plug_in(importlib.import_module(f"{self.package}.{spelled}"))
+        if name in (found_elsewhere := _entry_points(self.package)):
+            return self._load_entry_point(name, found_elsewhere[name])
         raise self.unknown(name)
 
-    def working(self) -> Iterator[tuple[str, ModuleType]]:
-        """All names with their modules, imported; another package's that is broken is left out."""
+    def working(self) -> Iterator[tuple[str, T]]:
+        """All names with their plug-ins, imported; another package's that is broken is left out."""
         for name in self.names():
             try:
                 yield name, self.load(name)
@@ -77,7 +84,7 @@ class Registry:
                 found.append((name, error))
         return found
 
-    def _load_entry_point(self, name: str, module: str) -> ModuleType:
+    def _load_entry_point(self, name: str, module: str) -> T:
         try:
             loaded = importlib.import_module(module)
         except (Exception, SystemExit) as error:  # whatever a stranger's module raises is the fault of that one alone
@@ -90,9 +97,21 @@ class Registry:
                 if gone
                 else f"Importing {module!r} ended with {type(error).__name__}: {error}",
             ) from error
-        if lacking := [one for one in self.needs if not hasattr(loaded, one)]:
-            raise self._broken(name, f"Its module {module!r} lacks {', '.join(lacking)}.")
-        return loaded
+        if lacking := self._lacking(loaded):
+            raise self._broken(name, f"Its module {module!r} {lacking}.")
+        return self._plug_in(loaded)
+
+    def _plug_in(self, module: ModuleType) -> T:
+        found: T = getattr(module, self.attribute)
+        return found
+
+    def _lacking(self, module: ModuleType) -> str:
+        """What a module of another package lacks to hold a plug-in of this kind; "" where it is whole."""
+        base: type[T] = getattr(importlib.import_module(self.package), self.base)
+        if not hasattr(module, self.attribute):
+            return f"lacks {self.attribute}, a {self.base} of {self.package}"
+        wrong = _wrong(getattr(module, self.attribute), base, as_class=self.attribute != self.attribute.upper())
+        return f"holds {self.attribute}, but {wrong}" if wrong else ""
 
     def _broken(self, name: str, why: str) -> BrokenPlugInError:
         fix = "Reinstall or remove that package."
@@ -103,6 +122,41 @@ class Registry:
         near = difflib.get_close_matches(name, self.names(), n=1)
         hint = f"Did you mean {near[0]!r}? " if near else ""
         return EdgekitError(f"Unknown {self.kind} {name!r}.", fix=f"{hint}There are: {', '.join(self.names())}.")
+
+
+def _wrong(found: Any, base: type[Any], *, as_class: bool) -> str:
+    """Why something is no plug-in made from `base`, or no class of its kind; "" where it is."""
+    if isinstance(found, type) and as_class:
+        return "" if issubclass(found, base) else f"the class {found.__name__} is no {base.__name__}"
+    if isinstance(found, type):
+        return f"it is the class {found.__name__}, not one made from it"
+    if not isinstance(found, base):
+        return f"it is of the type {type(found).__name__}, no {base.__name__}"
+    fields = dataclasses.fields(found) if dataclasses.is_dataclass(found) else ()
+    wrong = [f"{one.name} is no {word}" for one in fields if (word := _unfit(one.type, getattr(found, one.name)))]
+    return ", ".join(wrong)
+
+
+def _unfit(annotation: Any, value: Any) -> str:
+    """What a field should be, where its annotation tells and its value is something else."""
+    for kind, word, holds in _KINDS:
+        if str(annotation).startswith(kind):
+            absent = value is None and str(annotation).endswith("None")
+            return "" if absent or holds(value) else word
+    return ""
+
+
+_KINDS: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
+    ("Callable[", "function", callable),
+    ("tuple[str", "tuple of texts", lambda value: isinstance(value, tuple) and all(isinstance(x, str) for x in value)),
+    ("tuple[", "tuple", lambda value: isinstance(value, tuple)),
+    ("frozenset[", "set", lambda value: isinstance(value, Set)),
+    ("Mapping[", "mapping", lambda value: isinstance(value, Mapping)),
+    ("str", "text", lambda value: isinstance(value, str)),
+    ("bool", "truth value", lambda value: isinstance(value, bool)),
+    ("int", "whole number", lambda value: isinstance(value, int)),
+)
+"""Beginnings of annotations, the first one that fits first."""
 
 
 @cache
@@ -116,6 +170,26 @@ def _files(package: str, helpers: frozenset[str]) -> frozenset[str]:
 @cache
 def _entry_points(group: str) -> dict[str, str]:
     return {entry.name: entry.value for entry in entry_points(group=group)}
+
+
+@dataclass(frozen=True)
+class Modules(Registry[Any]):
+    """Plug-ins that are modules as a whole.
+
+    Args:
+        needs: What a module of another package must hold, or it is broken.
+    """
+
+    base: str = ""
+    attribute: str = ""
+    needs: tuple[str, ...] = ()
+
+    def _plug_in(self, module: ModuleType) -> Any:
+        return module
+
+    def _lacking(self, module: ModuleType) -> str:
+        lacking = [one for one in self.needs if not hasattr(module, one)]
+        return f"lacks {', '.join(lacking)}" if lacking else ""
 
 
 def missing_extra(error: ModuleNotFoundError, packages: set[str]) -> bool:

@@ -1,31 +1,52 @@
-"""Runtimes, one file each. A runtime module holds:
+"""Runtimes, one file each, holding a `RUNTIME`.
 
-    TARGETS                                 targets whose bundles it runs; "checkpoint" for a Hugging Face folder
-    open_session(folder, threads) -> Session
-
-    PACKAGES                                optional: names of the packages it needs, for the report and for boards
-    timing_note() -> str | None             optional: why its timings say nothing of the hardware its bundles are for
-
-and imports what it needs when a session is opened, so that each process holds one runtime only.
+A runtime's file imports what it needs when a session is opened, so that each process holds one runtime only.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edgekit.bundle import MANIFEST
 from edgekit.errors import EdgekitError
 from edgekit.registry import Registry
 
-RUNTIMES = Registry(
+if TYPE_CHECKING:
+    from edgekit.runtimes.session import Session
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """What runs the bundles of some targets.
+
+    Attributes:
+        targets: Whose bundles it runs; "checkpoint" is a Hugging Face folder.
+        open_session: (folder, threads) -> a session with what is in the folder.
+        packages: Names of the distributions it needs, for the report and for boards.
+        timing_note: Why its timings say nothing of the hardware that its bundles are for; None where they do.
+        rehearse: Does what the first load of a folder does besides loading it; called before times are taken.
+    """
+
+    targets: tuple[str, ...]
+    open_session: Callable[[Path, int], Session]
+    packages: tuple[str, ...] = ()
+    timing_note: Callable[[], str | None] | None = None
+    rehearse: Callable[[Path], None] | None = None
+
+
+RUNTIMES: Registry[Runtime] = Registry(
     "edgekit.runtimes",
     "runtime",
+    "Runtime",
+    "RUNTIME",
     helpers=frozenset(
         {"session", "generate", "sampling", "stream", "worker", "bench", "verify", "modules", "attribute", "gates"}
         | {"crew", "examples", "journal", "measure", "phases", "rows", "speed", "side_by_side", "where"}
         | {"golden"}
     ),
-    needs=("TARGETS", "open_session"),
 )
 
 
@@ -40,8 +61,8 @@ def runtime_for(folder: Path) -> str:
     from edgekit.bundle import Bundle
 
     target = Bundle.load(folder, verify=False).manifest.target
-    for name, module in RUNTIMES.working():
-        if target in module.TARGETS:
+    for name, runtime in RUNTIMES.working():
+        if target in runtime.targets:
             return name
     broken = [f"{name!r} cannot be loaded: {' '.join(error.why.split())}" for name, error in RUNTIMES.broken()]
     raise EdgekitError(

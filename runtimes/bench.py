@@ -324,7 +324,7 @@ def _verdict(report: Report, bars: Gates) -> str:
 
 def _versions() -> dict[str, str]:
     found = {"edgekit": __version__}
-    packages = {package for _, module in RUNTIMES.working() for package in getattr(module, "PACKAGES", ())}
+    packages = {package for _, runtime in RUNTIMES.working() for package in runtime.packages}
     for package in sorted(packages):
         try:
             found[package] = version(package)

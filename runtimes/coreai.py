@@ -14,12 +14,10 @@ from numpy.typing import NDArray
 from edgekit.aimodel import LOAD_LIMIT_S, RUN_LIMIT_S, Assets, Runner, timing_note
 from edgekit.bundle import Bundle
 from edgekit.families import Grid
+from edgekit.runtimes import Runtime
 from edgekit.runtimes._bundled import BundleSession, last_logits
 from edgekit.runtimes.session import Logits
 
-__all__ = ["PACKAGES", "TARGETS", "CoreaiSession", "open_session", "timing_note"]
-
-TARGETS = ("coreai",)
 PACKAGES = ("coreai-core",)
 
 
@@ -90,3 +88,6 @@ class CoreaiSession(BundleSession):
     def helper_memory_bytes(self) -> int:
         """High-water mark of the runtime's process, which stands beside this one."""
         return self._runner.peak_memory_bytes()
+
+
+RUNTIME = Runtime(("coreai",), open_session, PACKAGES, timing_note=timing_note)

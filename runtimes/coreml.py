@@ -20,13 +20,13 @@ from edgekit.errors import BundleError, EdgekitError, MissingExtraError
 from edgekit.families import Grid
 from edgekit.mlprogram import DECODE, FUNCTIONS, Programs, package_of
 from edgekit.registry import missing_extra
+from edgekit.runtimes import Runtime
 from edgekit.runtimes._bundled import BundleSession
 from edgekit.runtimes.session import Logits, VerifiedBy
 
 if TYPE_CHECKING:
     pass
 
-TARGETS = ("coreml",)
 PACKAGES = ("coremltools",)
 
 
@@ -148,3 +148,6 @@ class CoremlSession(BundleSession):
     def close(self) -> None:
         """Drop the programs."""
         del self._programs
+
+
+RUNTIME = Runtime(("coreml",), open_session, PACKAGES)

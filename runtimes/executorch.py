@@ -18,13 +18,13 @@ from edgekit.processor import Processor
 from edgekit.pte import Program, load_custom_ops
 from edgekit.pte import rehearse as try_out
 from edgekit.registry import missing_extra
+from edgekit.runtimes import Runtime
 from edgekit.runtimes._bundled import BundleSession, last_logits
 from edgekit.runtimes.session import Logits
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-TARGETS = ("executorch",)
 PACKAGES = ("executorch",)
 NUMBERS = {"vocab_size": "get_vocab_size", "cache.layers": "get_n_layers"}
 """Fields of the manifest, and the methods that say them too."""
@@ -221,3 +221,6 @@ def in_turn(
         place, tile = place + tokens, tile + 1
     if words:
         yield "tokens", words
+
+
+RUNTIME = Runtime(("executorch",), open_session, PACKAGES, rehearse=rehearse)

@@ -22,6 +22,7 @@ from edgekit.gguf_checks import check_files
 from edgekit.llama_modules import LlamaModules
 from edgekit.llama_process import LlamaModel, check_packages, repacking_works
 from edgekit.llama_wire import NOT_FINITE
+from edgekit.runtimes import Runtime
 from edgekit.runtimes._bundled import PreparedSession
 from edgekit.runtimes.sampling import not_finite
 from edgekit.runtimes.session import Logits, Prepared
@@ -29,7 +30,6 @@ from edgekit.runtimes.session import Logits, Prepared
 if TYPE_CHECKING:
     pass
 
-TARGETS = ("gguf",)
 PACKAGES = ("gguf", "llama-cpp-python")
 
 
@@ -183,3 +183,6 @@ class LlamaSession(PreparedSession):
         first: Any = places if places.ndim == 1 else places[0]
         self._places += first.tolist()
         self._next = int(places.max()) + 1
+
+
+RUNTIME = Runtime(("gguf",), open_session, PACKAGES)

@@ -14,11 +14,11 @@ from edgekit.bundle import Bundle
 from edgekit.declared import Declared, Tensor, check_tensors
 from edgekit.errors import BundleError, MissingExtraError
 from edgekit.families import Grid
+from edgekit.runtimes import Runtime
 from edgekit.runtimes._bundled import BundleSession, last_logits
 from edgekit.runtimes._onnx_cache import KeyValueCache
 from edgekit.runtimes.session import Logits
 
-TARGETS = ("onnx",)
 PACKAGES = ("onnxruntime",)
 
 
@@ -132,3 +132,6 @@ class OnnxSession(BundleSession):
     def close(self) -> None:
         """Drop the graphs."""
         self._graphs = {}
+
+
+RUNTIME = Runtime(("onnx",), open_session, PACKAGES)

@@ -20,12 +20,12 @@ from edgekit.chat import Message
 from edgekit.families import Grid, read_optional_json
 from edgekit.generation import FILE, Generation, read_generation
 from edgekit.official import TEXT_INPUTS, load_processor, official_inputs, plain_pixels
+from edgekit.runtimes import Runtime
 from edgekit.runtimes.session import Logits, Prepared
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-TARGETS = ("checkpoint",)
 PACKAGES = ("torch", "transformers")
 
 
@@ -226,3 +226,6 @@ class TorchSession:
         self._cache = out.past_key_values
         logits: Logits = out.logits[0, -1].float().numpy()
         return logits
+
+
+RUNTIME = Runtime(("checkpoint",), open_session, PACKAGES)

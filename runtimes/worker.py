@@ -85,8 +85,9 @@ class Worker:
             self._rest = iter(samples(self._job.data, limit=self._job.limit))
             self._first = next(iter(samples(self._job.data, limit=1)), None)
         self._check()
-        if rehearse := getattr(RUNTIMES.load(self._job.runtime), "rehearse", None):
-            rehearse(Path(self._job.folder))  # what only the very first load costs is no part of a load's time
+        runtime = RUNTIMES.load(self._job.runtime)
+        if runtime.rehearse is not None:
+            runtime.rehearse(Path(self._job.folder))  # what only the very first load costs is no part of a load's time
         _forget(Path(self._job.folder))
         start = time.perf_counter()
         self._open()
@@ -96,9 +97,8 @@ class Worker:
             ids = self._ready.prepare(self._first.messages, [image.open() for image in self._first.images]).ids
             found["image_tokens"] = int((ids == self._ready.image_token_id).sum())
         found["notes"] = list(getattr(self._ready, "notes", ()))
-        note = getattr(RUNTIMES.load(self._job.runtime), "timing_note", None)
         found["verified_by"] = verified_by(self._ready)
-        found["timing_note"] = None if note is None else note()
+        found["timing_note"] = None if runtime.timing_note is None else runtime.timing_note()
         return found
 
     def warm(self, count: int) -> None:

@@ -10,22 +10,32 @@ from pathlib import Path
 import pytest
 
 from edgekit import registry
-from edgekit.data import SOURCES
-from edgekit.data.scoring import SCORING
+from edgekit.data import SOURCES, easy_vqa
+from edgekit.data.scoring import SCORING, exact
 from edgekit.errors import EdgekitError
 from edgekit.registry import Registry, missing_extra
+
+WRONG = {
+    "bare": "def score(prediction, answers): return 0.5",
+    "misspelt": "METRIC = Metric(scores=lambda *_: 0.5)",
+    "other": "METRIC = Metric",
+    "text": "METRIC = 'exact'",
+    "number": "METRIC = Metric(0.5)",
+}
+"""What other packages' modules may hold in place of a metric."""
 
 
 def test_names_are_the_files_without_helpers() -> None:
     assert SOURCES.names() == ["datasets", "easy_vqa", "image_folder", "jsonl", "parquet", "scenes"]
     assert SCORING.names() == ["anls", "exact", "multiple_choice", "relaxed", "vqa"]
-    assert "check" in Registry("edgekit.data", "data source").names()
+    assert "check" in Registry("edgekit.data", "data source", "Source", "SOURCE").names()
 
 
 def test_names_import_nothing() -> None:
     code = (
         "import sys; from edgekit.registry import Registry; "
-        "names = Registry('edgekit.export', 'target').names() + Registry('edgekit.runtimes', 'runtime').names(); "
+        "packages = ('edgekit.export', 'edgekit.runtimes'); "
+        "names = [name for package in packages for name in Registry(package, '', '', '').names()]; "
         "assert 'onnx' in names and 'pytorch' in names, names; "
         "bad = [m for m in sys.modules if m.startswith(('edgekit.export.', 'edgekit.runtimes.', 'torch', 'onnx'))]; "
         "assert not bad, bad"
@@ -36,7 +46,7 @@ def test_names_import_nothing() -> None:
 
 def test_load_takes_either_spelling() -> None:
     assert SOURCES.load("easy-vqa") is SOURCES.load("easy_vqa")
-    assert SOURCES.load("easy-vqa").__name__ == "edgekit.data.easy_vqa"
+    assert SOURCES.load("easy-vqa") is easy_vqa.SOURCE
 
 
 @pytest.mark.parametrize("name", ["JSONL", "", "__init__", "check", "../data/jsonl", "jsonl.rows", "os"])
@@ -60,11 +70,13 @@ def plug_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: thirdparty\nVersion: 1.0\n")
     points = ["fuzzy-match = thirdparty.fuzzy", "exact = thirdparty.fuzzy", "stale = thirdparty.gone", "needy = needy"]
+    points += [f"{name} = thirdparty.{name}" for name in WRONG]
     (info / "entry_points.txt").write_text("\n".join(["[edgekit.data.scoring]", *points]))
     (tmp_path / "needy.py").write_text("import not_installed_anywhere\n")
     (tmp_path / "thirdparty").mkdir()
     (tmp_path / "thirdparty" / "__init__.py").write_text("")
-    (tmp_path / "thirdparty" / "fuzzy.py").write_text("def score(prediction, answer):\n    return 0.5\n")
+    for name, text in {"fuzzy": "METRIC = Metric.of_answers(lambda prediction, answers: 0.5)", **WRONG}.items():
+        (tmp_path / "thirdparty" / f"{name}.py").write_text(f"from edgekit.data.scoring import Metric\n{text}\n")
     monkeypatch.syspath_prepend(tmp_path)
     registry._entry_points.cache_clear()
     yield "fuzzy-match"
@@ -74,10 +86,10 @@ def plug_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 def test_another_packages_metric(plug_in: str) -> None:
-    assert {"exact", "fuzzy-match", "needy", "stale"} < set(SCORING.names())
+    assert {"exact", "fuzzy-match", "needy", "stale", *WRONG} < set(SCORING.names())
     assert "thirdparty" not in sys.modules  # listed, not imported
-    assert SCORING.load(plug_in).score("a", "b") == 0.5
-    assert SCORING.load("exact").__name__ == "edgekit.data.scoring.exact"  # a built-in name is not taken over
+    assert SCORING.load(plug_in).score("a", ["b"], "") == 0.5
+    assert SCORING.load("exact") is exact.METRIC  # a built-in name is not taken over
     with pytest.raises(EdgekitError, match="Did you mean 'fuzzy-match'"):
         SCORING.load("fuzy-match")
 
@@ -87,12 +99,38 @@ def test_plug_ins_gone_wrong(plug_in: str) -> None:
         SCORING.load("stale")
     with pytest.raises(EdgekitError, match=r"'needy' cannot be loaded.\n.*No module named 'not_installed_anywhere'"):
         SCORING.load("needy")
-    assert {name for name, _ in SCORING.broken()} == {"stale", "needy"}
+    assert {name for name, _ in SCORING.broken()} == {"stale", "needy", *WRONG}
     working = dict(SCORING.working())
-    assert "fuzzy-match" in working and not {"stale", "needy"} & set(working)
+    assert "fuzzy-match" in working and not {"stale", "needy", *WRONG} & set(working)
 
 
 def test_only_the_missing_package_counts_as_missing() -> None:
     assert missing_extra(ModuleNotFoundError(name="onnx.helper"), {"onnx"})
     assert not missing_extra(ModuleNotFoundError(name="onnx_ir"), {"onnx"})
     assert not missing_extra(ModuleNotFoundError(), {"onnx"})
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("bare", "lacks METRIC, a Metric of edgekit.data.scoring"),
+        ("misspelt", "unexpected keyword argument 'scores'"),
+        ("other", "METRIC, but it is the class Metric, not one made from it"),
+        ("text", "METRIC, but it is of the type str, no Metric"),
+        ("number", "METRIC, but score is no function"),
+    ],
+)
+def test_a_plug_in_that_does_not_fit_is_named_with_what_is_missing(plug_in: str, name: str, why: str) -> None:
+    with pytest.raises(EdgekitError, match=f"The metric '{name}' cannot be loaded") as caught:
+        SCORING.load(name)
+    assert why in caught.value.why
+
+
+def test_a_kind_whose_plug_ins_are_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from edgekit.distill.objectives import OBJECTIVES
+
+    (tmp_path / "mine.py").write_text("class Loss:\n    pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(registry, "_entry_points", lambda group: {"mine": "mine"})
+    with pytest.raises(EdgekitError, match="the class Loss is no Objective"):
+        OBJECTIVES.load("mine")

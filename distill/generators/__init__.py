@@ -1,7 +1,4 @@
-"""Generators write responses: one file each, holding
-
-    check(settings) -> None               an EdgekitError where this machine or environment cannot run it
-    open_generator(source) -> Generator   ready to answer for one checkpoint at one mask ratio
+"""Generators write responses: one file each, holding a `GENERATOR`.
 
 Token ids are those of the vocabulary that teachers and student share; each response ends with its end token unless it
 was cut off. Whether a model is loaded here, in an engine or on a server is the generator's own affair.
@@ -14,9 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from edgekit import recipe
 from edgekit.data import Sample
 from edgekit.processor import Processor
 from edgekit.recipe import GenData
+from edgekit.registry import Registry
 
 
 @dataclass(frozen=True)
@@ -61,8 +60,8 @@ class Said:
     logp: float | None
 
 
-class Generator(Protocol):
-    """What `open_generator` gives."""
+class Writing(Protocol):
+    """A generator that is ready to answer for one checkpoint at one mask ratio."""
 
     def sample(self, samples: Sequence[Sample], count: int, seed: int) -> list[list[list[int]]]:
         """`count` sampled responses, as token ids, to each of the samples; `seed` decides every draw it can decide."""
@@ -74,5 +73,19 @@ class Generator(Protocol):
         """Give back memory, threads and files."""
 
 
+@dataclass(frozen=True)
+class Generator:
+    """Who writes responses.
+
+    Attributes:
+        check: An EdgekitError where this machine or environment cannot run it with these settings.
+        open: Made ready for one checkpoint at one mask ratio.
+    """
+
+    check: Callable[[GenData], None]
+    open: Callable[[Source], Writing]
+
+
+GENERATORS: Registry[Generator] = recipe.GENERATORS
 PROBE_TOKENS = 16
 """Tokens of a greedy answer at most: enough to tell whether it depends on the image."""

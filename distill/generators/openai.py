@@ -24,7 +24,7 @@ from edgekit.chat import render
 from edgekit.configuration import end_token_ids
 from edgekit.data import ImageRef, Sample
 from edgekit.distill.chat_server import ChatServer, RefusedError, api_key
-from edgekit.distill.generators import PROBE_TOKENS, Said, Source
+from edgekit.distill.generators import PROBE_TOKENS, Generator, Said, Source
 from edgekit.errors import DataError, ServerError
 from edgekit.pictures import as_rgb
 from edgekit.processor import Processor
@@ -306,3 +306,6 @@ def _filtered(body: str) -> bool:
         return "content_filter" in (error.get("code"), error.get("type"))
     except (ValueError, KeyError, TypeError, AttributeError):
         return False
+
+
+GENERATOR = Generator(check, open_generator)

@@ -29,7 +29,7 @@ from edgekit.distill.batch import (
     response_hidden,
     token_logp,
 )
-from edgekit.distill.generators import PROBE_TOKENS, Said, Source
+from edgekit.distill.generators import PROBE_TOKENS, Generator, Said, Source
 from edgekit.processor import Processor
 from edgekit.recipe import GenData
 
@@ -169,3 +169,6 @@ def _end_ids(model: Any) -> set[int]:
 def _pad_id(model: Any) -> int:
     pad = model.generation_config.pad_token_id
     return int(pad) if pad is not None else min(_end_ids(model), default=0)
+
+
+GENERATOR = Generator(check, open_generator)

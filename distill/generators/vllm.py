@@ -20,7 +20,7 @@ from typing import Any
 from edgekit.chat import render
 from edgekit.configuration import end_token_ids
 from edgekit.data import Sample
-from edgekit.distill.generators import PROBE_TOKENS, Said, Source
+from edgekit.distill.generators import PROBE_TOKENS, Generator, Said, Source
 from edgekit.distill.masking import write_masked
 from edgekit.errors import EdgekitError, MissingExtraError
 from edgekit.recipe import GenData
@@ -137,3 +137,6 @@ def _vllm() -> Any:
         ready = "openai, with `vllm serve` in an environment of its own"
         raise MissingExtraError("write responses with vLLM", "vllm", "vllm", ready=ready) from error
     return vllm
+
+
+GENERATOR = Generator(check, open_generator)

@@ -1,27 +1,47 @@
 """Judges give R_acc: 1 for a right response, 0 for a wrong, irrelevant, repetitive or empty one (MASTERS Eq. 6).
 
-Each file holds `make(scoring, llm, folder, base) -> Judge`: the recipe's metrics and settings of language models, the
-run's folder, and the folder relative names start from. It may hold `check(llm, base)`, called before a run begins.
+One file each, holding a `JUDGE`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from edgekit import recipe
 from edgekit.choice import Choice, entries, pick
 from edgekit.data import Sample
 from edgekit.data.scoring import KEY as SCORING_KEY
-from edgekit.recipe import JUDGES, Recipe, Rewards
+from edgekit.recipe import LlmJudge, Recipe, Rewards
+from edgekit.registry import Registry
 
 KEY = "masters.rewards.judge"
 
-# (question with its references, response) of many responses -> 0.0 or 1.0 for each.
-Judge = Callable[[Sequence[tuple[Sample, str]]], list[float]]
+Verdicts = Callable[[Sequence[tuple[Sample, str]]], list[float]]
+"""(question with its references, response) of many responses -> 0.0 or 1.0 for each."""
 
 
-def make_judge(rewards: Rewards, scoring: Choice, folder: Path, base: Path) -> Judge:
+@dataclass(frozen=True)
+class Judge:
+    """Who says which responses are right.
+
+    Attributes:
+        make: (`data.scoring`, settings of language models, the run's folder, the folder that relative names start
+            from) -> `Verdicts`.
+        check: (settings of language models, that folder): an EdgekitError where they cannot do; called before a run
+            begins.
+    """
+
+    make: Callable[[Choice, LlmJudge, Path, Path], Verdicts]
+    check: Callable[[LlmJudge, Path], None] | None = None
+
+
+JUDGES: Registry[Judge] = recipe.JUDGES
+
+
+def make_judge(rewards: Rewards, scoring: Choice, folder: Path, base: Path) -> Verdicts:
     """The judge of a run, which gives each response to the judge chosen for its data set.
 
     Args:
@@ -33,11 +53,11 @@ def make_judge(rewards: Rewards, scoring: Choice, folder: Path, base: Path) -> J
         EdgekitError: a judge cannot be had.
     """
     names = dict.fromkeys(name for _, name in entries(rewards.judge, KEY))
-    judges: dict[str, Judge] = {name: JUDGES.load(name).make(scoring, rewards.llm, folder, base) for name in names}
+    judges = {name: JUDGES.load(name).make(scoring, rewards.llm, folder, base) for name in names}
     return partial(_by_dataset, rewards.judge, judges)
 
 
-def _by_dataset(choice: Choice, judges: dict[str, Judge], rows: Sequence[tuple[Sample, str]]) -> list[float]:
+def _by_dataset(choice: Choice, judges: dict[str, Verdicts], rows: Sequence[tuple[Sample, str]]) -> list[float]:
     places: dict[str, list[int]] = {name: [] for name in judges}
     for place, (sample, _) in enumerate(rows):
         places[pick(choice, sample.dataset, KEY)].append(place)
@@ -56,16 +76,16 @@ def check_judges(rewards: Rewards, base: Path) -> None:
         EdgekitError: a setting is missing, a checkpoint or a key is not there.
     """
     for name in dict.fromkeys(name for _, name in entries(rewards.judge, KEY)):
-        check = getattr(JUDGES.load(name), "check", None)
+        check = JUDGES.load(name).check
         if check is not None:
             check(rewards.llm, base)
 
 
-def check_sample(recipe: Recipe, sample: Sample) -> None:
+def check_sample(run: Recipe, sample: Sample) -> None:
     """Whether a judge and a metric are chosen for a question's data set.
 
     Raises:
         DataError: not.
     """
-    pick(recipe.masters.rewards.judge, sample.dataset, KEY)
-    pick(recipe.data.scoring, sample.dataset, SCORING_KEY)
+    pick(run.masters.rewards.judge, sample.dataset, KEY)
+    pick(run.data.scoring, sample.dataset, SCORING_KEY)

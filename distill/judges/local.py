@@ -16,7 +16,7 @@ from edgekit.checkpoint import checkpoint_hash, resolve_checkpoint
 from edgekit.choice import Choice
 from edgekit.configuration import CONFIG, refuse_quantised
 from edgekit.distill import verdicts
-from edgekit.distill.judges import Judge
+from edgekit.distill.judges import Judge, Verdicts
 from edgekit.errors import CheckpointError, DataError, RecipeError
 from edgekit.families import read_optional_json
 from edgekit.recipe import LlmJudge
@@ -35,7 +35,7 @@ def check(llm: LlmJudge, base: Path) -> None:
     read_chat_template(folder)
 
 
-def make(scoring: Choice, llm: LlmJudge, folder: Path, base: Path) -> Judge:
+def make(scoring: Choice, llm: LlmJudge, folder: Path, base: Path) -> Verdicts:
     """A judge that asks the checkpoint `llm.judge_model`; its verdicts are kept in `folder`."""
     del scoring
     check(llm, base)
@@ -177,3 +177,6 @@ class LocalModel:
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+JUDGE = Judge(make, check)

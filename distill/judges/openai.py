@@ -13,7 +13,7 @@ from edgekit.chat import Message
 from edgekit.choice import Choice
 from edgekit.distill import verdicts
 from edgekit.distill.chat_server import ChatServer
-from edgekit.distill.judges import Judge
+from edgekit.distill.judges import Judge, Verdicts
 from edgekit.errors import RecipeError
 from edgekit.recipe import LlmJudge
 
@@ -30,7 +30,7 @@ def check(llm: LlmJudge, base: Path) -> None:
     _server(llm)
 
 
-def make(scoring: Choice, llm: LlmJudge, folder: Path, base: Path) -> Judge:
+def make(scoring: Choice, llm: LlmJudge, folder: Path, base: Path) -> Verdicts:
     """A judge that asks `llm.judge_model` on `llm.judge_url`; its verdicts are kept in `folder`."""
     del scoring, base
     server = _server(llm)
@@ -82,3 +82,6 @@ def _verdict(server: ChatServer, case: verdicts.Case) -> verdicts.Verdict:
 def _say(server: ChatServer, messages: list[Message], max_tokens: int) -> str:
     texts = server.complete(messages, temperature=0.0, max_tokens=max_tokens)
     return texts[0] if texts else ""
+
+
+JUDGE = Judge(make, check)

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from edgekit.choice import Choice
 from edgekit.data import Sample
 from edgekit.data.scoring import score_answer
-from edgekit.distill.judges import Judge
+from edgekit.distill.judges import Judge, Verdicts
 
 
-def make(scoring: Choice, *_: object) -> Judge:
+def make(scoring: Choice, *_: object) -> Verdicts:
     """A judge that gives 1 where the metric gives at least one half.
 
     Args:
@@ -24,3 +24,6 @@ def make(scoring: Choice, *_: object) -> Judge:
         return [float(bool(said.strip()) and score_answer(scoring, said, sample) >= 0.5) for sample, said in rows]
 
     return judge
+
+
+JUDGE = Judge(make)

@@ -13,8 +13,9 @@ from typing import Any, ClassVar, Literal, get_args
 
 from torch import Tensor, nn
 
+from edgekit import recipe
 from edgekit.errors import RecipeError
-from edgekit.recipe import OBJECTIVES
+from edgekit.registry import Registry
 
 Rows = Literal["drawn", "teacher", "right", "reference"]
 RIGHT = 0.5
@@ -114,13 +115,16 @@ class Objective:
         """Take `state` back."""
 
 
+OBJECTIVES: Registry[type[Objective]] = recipe.OBJECTIVES
+
+
 def build(name: str, settings: Mapping[str, Any]) -> Objective:
     """An objective with its settings.
 
     Raises:
         RecipeError: a setting it does not have, of a wrong kind, or out of its range.
     """
-    cls: type[Objective] = OBJECTIVES.load(name).Loss
+    cls = OBJECTIVES.load(name)
     fields = {field.name: field for field in dataclasses.fields(cls)}
     if unknown := sorted(set(settings) - set(fields)):
         there = ", ".join(fields)

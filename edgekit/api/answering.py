@@ -191,7 +191,7 @@ def _as_dict(said: Answer, runtime: str, session: Session, generation: Generatio
     from edgekit.runtimes import RUNTIMES
     from edgekit.runtimes.session import verified_by
 
-    timing_note = getattr(RUNTIMES.load(runtime), "timing_note", None)
+    timing_note = RUNTIMES.load(runtime).timing_note
     return {
         "text": said.text,
         "token_ids": said.token_ids,

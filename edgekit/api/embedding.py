@@ -52,7 +52,7 @@ def app(
     loaded = Bundle.load(arguments.folder(bundle, "bundle"))
     given = App(loaded, loaded.manifest.name if name is None else name, bundle_id, model_url, runtime)
     places = {one: base / one if len(chosen) > 1 else base for one in chosen}
-    known = {one: PLATFORMS.load(one).PLATFORM for one in chosen}
+    known = {one: PLATFORMS.load(one) for one in chosen}
     for one, platform in known.items():
         check(one, platform, given)
         check_place(one, places[one])

@@ -13,8 +13,6 @@ from pathlib import Path
 from edgekit.bundle import Bundle
 from edgekit.registry import Registry
 
-PLATFORMS = Registry("edgekit.apps", "platform", needs=("PLATFORM",))
-
 
 @dataclass(frozen=True)
 class App:
@@ -67,3 +65,6 @@ class Platform:
     larger: str
     pieces: Callable[[App], Mapping[str, Piece]]
     start: str
+
+
+PLATFORMS: Registry[Platform] = Registry("edgekit.apps", "platform", "Platform", "PLATFORM")

@@ -9,9 +9,8 @@ A source is one file of this package; `open_data` picks it from a spec string:
     pictures/                      an image folder: metadata.jsonl, or one folder per answer
     datasets:NAME_OR_FOLDER:SPLIT  anything the `datasets` library loads, streamed; [:CONFIG] before the split
 
-Lines and rows are counted from 1. A source module holds `claims(spec) -> bool` and
-`rows(spec) -> Iterator[Sample | BadRow]`. Nothing is held in memory but the row at hand; a row that cannot be read is
-yielded as a `BadRow` and says where it is and why.
+Lines and rows are counted from 1. Each file of a source holds a `SOURCE`. Nothing is held in memory
+but the row at hand; a row that cannot be read is yielded as a `BadRow` and says where it is and why.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ import json
 import math
 import shlex
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,9 +33,6 @@ from edgekit.errors import DataError
 from edgekit.registry import Registry
 
 __all__ = ["BadRow", "ImageRef", "Sample", "make_sample", "open_data", "samples"]
-
-HELPERS = ("check", "convert", "forms", "image_ref", "jpeg", "turns")
-SOURCES = Registry("edgekit.data", "data source", helpers=frozenset(HELPERS), needs=("claims", "rows"))
 
 
 @dataclass(frozen=True)
@@ -87,6 +83,25 @@ class BadRow:
     reason: str
 
 
+@dataclass(frozen=True)
+class Source:
+    """Where samples come from.
+
+    Attributes:
+        claims: Whether a data spec is its own.
+        rows: The rows behind a spec, streamed; a `DataError` where they are not there.
+        count: How many rows a spec holds, near enough for a progress bar; None where that is not cheaply known.
+    """
+
+    claims: Callable[[str], bool]
+    rows: Callable[[str], Iterator[Sample | BadRow]]
+    count: Callable[[str], int | None] | None = None
+
+
+HELPERS = frozenset({"check", "convert", "forms", "image_ref", "jpeg", "turns"})
+SOURCES: Registry[Source] = Registry("edgekit.data", "data source", "Source", "SOURCE", HELPERS)
+
+
 def open_data(spec: str) -> Iterator[Sample | BadRow]:
     """All rows behind a spec, good and bad, streamed.
 
@@ -96,8 +111,7 @@ def open_data(spec: str) -> Iterator[Sample | BadRow]:
     try:
         for _, source in SOURCES.working():
             if source.claims(spec):
-                rows: Iterator[Sample | BadRow] = source.rows(spec)
-                return rows
+                return source.rows(spec)
         there = Path(spec).exists()
     except OSError as error:  # a name too long, a folder that may not be listed
         raise DataError(f"No data at {spec[:200]!r}.", why=str(error)[:500]) from error

@@ -221,11 +221,9 @@ def row_progress(spec: str, limit: int | None = None) -> Iterator[Callable[[int]
 
 def _count(spec: str) -> int | None:
     """How many rows a spec holds, near enough for a bar; None where that is not cheaply known."""
-    for name in SOURCES.names():
-        source = SOURCES.load(name)
+    for _, source in SOURCES.working():
         if source.claims(spec):
-            count: Callable[[str], int | None] = getattr(source, "count", lambda _: None)
-            return count(spec)
+            return None if source.count is None else source.count(spec)
     return None
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from edgekit.data import BadRow, Sample, make_sample
+from edgekit.data import BadRow, Sample, Source, make_sample
 from edgekit.data.forms import COLUMNS
 from edgekit.errors import DataError
 
@@ -99,3 +99,6 @@ def _undecoded(feature: Any) -> Any:
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+SOURCE = Source(claims, rows)

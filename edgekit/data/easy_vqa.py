@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from edgekit.chat import question
-from edgekit.data import BadRow, ImageRef, Sample
+from edgekit.data import BadRow, ImageRef, Sample, Source
 from edgekit.errors import DataError, MissingExtraError
 
 SPLITS = ("train", "test")
@@ -53,3 +53,6 @@ def rows(spec: str) -> Iterator[Sample | BadRow]:
         )
         for number, (text, answer, picture) in enumerate(questions)
     )
+
+
+SOURCE = Source(claims, rows)

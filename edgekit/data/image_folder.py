@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path, PurePath
 
-from edgekit.data import BadRow, Sample, make_sample
+from edgekit.data import BadRow, Sample, Source, make_sample
 from edgekit.data.jsonl import objects
 from edgekit.errors import DataError
 
@@ -108,3 +108,6 @@ def _images(folder: Path) -> list[str]:
     with os.scandir(folder) as entries:
         names = [entry.name for entry in entries if not entry.name.startswith(".") and not entry.is_dir()]
     return sorted(name for name in names if PurePath(name).suffix.lower() in SUFFIXES)
+
+
+SOURCE = Source(claims, rows)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from edgekit.data import BadRow, Sample, make_sample
+from edgekit.data import BadRow, Sample, Source, make_sample
 from edgekit.errors import DataError
 
 SUFFIXES = (".jsonl", ".ndjson")
@@ -81,3 +81,6 @@ def _object(raw: bytes | None, *, first: bool) -> dict[str, Any] | str | None:
     except (ValueError, RecursionError) as error:  # a number of thousands of digits, thousands of brackets
         return f"not valid JSON: {error}"
     return value if isinstance(value, dict) else f"not a JSON object but {type(value).__name__}"
+
+
+SOURCE = Source(claims, rows, count)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from edgekit.data import BadRow, Sample, make_sample
+from edgekit.data import BadRow, Sample, Source, make_sample
 from edgekit.data.forms import COLUMNS
 
 # Pictures are large: few rows at a time, and read through a buffer instead of a whole column chunk at once. The least
@@ -95,3 +95,6 @@ def _row(batch: Any) -> dict[str, Any] | str:
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+SOURCE = Source(claims, rows, count)

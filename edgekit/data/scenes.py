@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from edgekit.chat import question
-from edgekit.data import BadRow, ImageRef, Sample
+from edgekit.data import BadRow, ImageRef, Sample, Source
 from edgekit.demo.shapes import COLORS
 from edgekit.errors import DataError
 
@@ -315,3 +315,6 @@ def png(pixels: np.ndarray[Any, Any]) -> bytes:
 
 def _chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+SOURCE = Source(claims, rows)

@@ -42,14 +42,14 @@ from numpy.typing import NDArray
 
 from edgekit import strict_json
 from edgekit.errors import CheckpointError, DataError, EdgekitError
-from edgekit.registry import Registry
+from edgekit.registry import Modules
 
 if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor, nn
     from transformers import PreTrainedModel
 
-FAMILIES = Registry("edgekit.families", "VLM family", needs=("MODEL_TYPES",))
+FAMILIES = Modules("edgekit.families", "VLM family", needs=("MODEL_TYPES",))
 Grid = tuple[int, ...]
 Pack = Callable[[list[Grid], NDArray[np.float32]], NDArray[np.float32]]
 Size = tuple[int, int]
@@ -247,7 +247,8 @@ def family_of(model_type: str) -> ModuleType:
             why=f"Those that work: {', '.join(sorted(known))}.",
             fix="A family is one file in edgekit/families/; CONTRIBUTING.md shows how to add one.",
         )
-    return FAMILIES.load(known[model_type])
+    family: ModuleType = FAMILIES.load(known[model_type])
+    return family
 
 
 def plain_positions(ids: Sequence[int], grids: list[Grid], params: dict[str, Any]) -> NDArray[np.int64]:

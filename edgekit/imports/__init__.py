@@ -1,8 +1,4 @@
-"""Results measured elsewhere, one file per format. An import module holds:
-
-    WHAT                                 the format in a few words, for messages
-    claims(text) -> bool                 whether a file is of this format
-    rows(text, source) -> list[Row]      its rows; a `DataError` lists what is wrong with it
+"""Results measured elsewhere, one file per format, holding a `RESULT_FORMAT`.
 
 Rows that were read from a file carry `origin` and `verified_by: imported`; they are held to no gate and take no part in
 any comparison with PyTorch, for nobody here saw them being measured.
@@ -10,13 +6,31 @@ any comparison with PyTorch, for nobody here saw them being measured.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from edgekit.errors import DataError
 from edgekit.registry import Registry
 from edgekit.report import Row
 
-IMPORTS = Registry("edgekit.imports", "result format", needs=("WHAT", "claims", "rows"))
+
+@dataclass(frozen=True)
+class ResultFormat:
+    """Files of results.
+
+    Attributes:
+        what: The format in a few words, for messages.
+        claims: Whether a file's text is of this format.
+        rows: (text, source) -> its rows; a `DataError` lists what is wrong with it.
+    """
+
+    what: str
+    claims: Callable[[str], bool]
+    rows: Callable[[str, str], list[Row]]
+
+
+IMPORTS: Registry[ResultFormat] = Registry("edgekit.imports", "result format", "ResultFormat", "RESULT_FORMAT")
 LARGEST = 64 << 20
 """Bytes of a file that is read at all."""
 
@@ -33,14 +47,13 @@ def read_results(path: Path) -> list[Row]:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"Cannot read {path}.", why=str(error)) from error
-    for _, module in IMPORTS.working():
-        if module.claims(text):
-            found: list[Row] = module.rows(text, path.name)
-            if not found:
-                raise DataError(f"{path} holds no results.", why=f"It reads as {module.WHAT}.")
+    for _, known in IMPORTS.working():
+        if known.claims(text):
+            if not (found := known.rows(text, path.name)):
+                raise DataError(f"{path} holds no results.", why=f"It reads as {known.what}.")
             return found
-    known = "; ".join(module.WHAT for _, module in IMPORTS.working())
-    raise DataError(f"{path} is of no known format.", fix=f"edgekit reads: {known}.")
+    every = "; ".join(known.what for _, known in IMPORTS.working())
+    raise DataError(f"{path} is of no known format.", fix=f"edgekit reads: {every}.")
 
 
 def number(value: object, what: str, source: str, *, low: float = 0.0, high: float = 1e15) -> float:

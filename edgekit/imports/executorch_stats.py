@@ -11,10 +11,9 @@ from statistics import mean, median, stdev
 from typing import Any
 
 from edgekit.errors import DataError
-from edgekit.imports import number
+from edgekit.imports import ResultFormat, number
 from edgekit.report import Row, SpeedTest
 
-WHAT = "the PyTorchObserver lines of ExecuTorch's runners"
 TIMES = (
     "model_load_start_ms", "model_load_end_ms", "inference_start_ms", "prompt_eval_end_ms", "first_token_ms",
     "inference_end_ms",
@@ -84,3 +83,6 @@ def _run(value: dict[str, Any], where: str) -> dict[str, float]:
         "later": max(generated - 1, 0),
         "decode_ms": end - first,
     }
+
+
+RESULT_FORMAT = ResultFormat("the PyTorchObserver lines of ExecuTorch's runners", claims, rows)

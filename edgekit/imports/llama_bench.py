@@ -6,10 +6,8 @@ import json
 from typing import Any
 
 from edgekit.errors import DataError
-from edgekit.imports import number
+from edgekit.imports import ResultFormat, number
 from edgekit.report import Row, SpeedTest
-
-WHAT = "llama-bench -o json or jsonl"
 
 
 def claims(text: str) -> bool:
@@ -80,3 +78,6 @@ def _with(row: Row, test: SpeedTest) -> Row:
     if test.test.startswith("pp") and "+" not in test.test and "@" not in test.test:
         return replace(row, prefill_tokens_per_s=test.mean)
     return row
+
+
+RESULT_FORMAT = ResultFormat("llama-bench -o json or jsonl", claims, rows)

@@ -8,10 +8,10 @@ from typing import Any
 
 from edgekit import schema
 from edgekit.errors import DataError
+from edgekit.imports import ResultFormat
 from edgekit.report import Row
 from edgekit.stats import median_interval
 
-WHAT = "edgekit-phone JSON"
 FORMAT = "edgekit-phone"
 VERSION = 1
 
@@ -113,3 +113,6 @@ def _problems(phone: Phone) -> list[str]:
         if run.prompt_tokens < 1:
             found.append(f"runs[{number}].prompt_tokens: {run.prompt_tokens} is not at least 1")
     return found[:20]
+
+
+RESULT_FORMAT = ResultFormat("edgekit-phone JSON", claims, rows)

@@ -1,23 +1,19 @@
-"""What is inside an export, read from its own files and never run: one reader for each target.
+"""What is inside an export, read from its own files and never run: one reader for each target, in the file of its name.
 
-A reader module, named as its target, holds:
-
-    APART                   what `Part.apart` counts: the operations that leave the target's fast path
-    NOTES                   what a reader of the figures should know of this target
-    read(bundle) -> parts   component name -> Part; imports what it needs when it is called
-
-`checkpoint` is for Hugging Face folders. A third party's target brings its own reader in the entry-point group
-`edgekit.inside`.
+A third party's target brings its own reader in the entry-point group `edgekit.inside`; `checkpoint` looks into Hugging
+Face folders.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from edgekit.registry import Registry
 
-READERS = Registry("edgekit.inside", "reader", helpers=frozenset({"counting"}))
+if TYPE_CHECKING:
+    from edgekit.bundle import Bundle
 
 Role = Literal["product", "table", "other", "constant"]
 """A matrix or kernel; a table of which a run reads some rows; a norm, bias or baked position; no parameter at all."""
@@ -80,6 +76,26 @@ class Part:
     attention: int = 0
     apart: dict[str, int] = field(default_factory=dict)
     states: tuple[State, ...] = ()
+
+
+@dataclass(frozen=True)
+class Reader:
+    """How a target's bundles are looked into.
+
+    Attributes:
+        apart: What `Part.apart` counts: the operations that leave the target's fast path.
+        notes: What a reader of the figures should know of this target.
+        read: The parts of a bundle by component; imports what it needs when it is called.
+    """
+
+    apart: str
+    notes: tuple[str, ...]
+    read: Callable[[Bundle], dict[str, Part]]
+
+
+READERS: Registry[Reader] = Registry(
+    "edgekit.inside", "reader", "Reader", "READER", frozenset({"counting", "checkpoint"})
+)
 
 
 def is_encoder(component: str) -> bool:

@@ -22,11 +22,9 @@ from edgekit.bundle import Bundle, Component
 from edgekit.declared import check_tensors
 from edgekit.errors import BundleError, MissingExtraError
 from edgekit.files import sha256_json
-from edgekit.inside import Held, Part, Role, State
+from edgekit.inside import Held, Part, Reader, Role, State
 from edgekit.inside.counting import BITS
 
-APART = "no operation: what Core AI runs on which unit is not published"
-NOTES = ("operations of a called sub-program, as attention is one, are counted at every call",)
 LIMIT_S = 300
 WIDTHS = {**BITS, **{f"{word}{bits}": bits for _, word in WORDS for bits in WHOLE}}
 PRODUCTS = ("batch_matmul", "broadcasting_batch_matmul")
@@ -228,3 +226,10 @@ def _callee(op: Any) -> str:
 
 if __name__ == "__main__":
     sys.stdout.write(json.dumps(list_program(Path(sys.argv[1]))))
+
+
+READER = Reader(
+    "no operation: what Core AI runs on which unit is not published",
+    ("operations of a called sub-program, as attention is one, are counted at every call",),
+    read,
+)

@@ -6,19 +6,12 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from edgekit.bundle import Bundle
-from edgekit.inside import Held, Part, Role, State, is_encoder
+from edgekit.inside import Held, Part, Reader, Role, State, is_encoder
 from edgekit.mlprogram import package_of
 
 if TYPE_CHECKING:
     from edgekit.runtimes.mil.inspect import FunctionFacts, Weight
 
-APART = "operations known to leave the Neural Engine, by published accounts; Core ML alone decides, on the device"
-NOTES = (
-    "known to leave the Neural Engine: whatever computes in float32 (Apple's guide to typed execution: float16 only), "
-    "look-ups by gather, recurrent cells and custom layers (github.com/hollance/neural-engine), scatter and "
-    "reduce_prod (ane-guide.readthedocs.io); an operation that is not listed may leave it too",
-    "on parameters: Core ML's linear operation always has a bias, so zeros stand for one the model does not have",
-)
 LEAVING = frozenset({"custom_layer", "reduce_prod", "lstm", "gru", "rnn"})
 FAMILIES = ("gather", "scatter")
 NAMES = {"fp16": "float16", "fp32": "float32", "fp64": "float64"}
@@ -94,3 +87,15 @@ def _role(component: str, weight: Weight) -> tuple[Role, int]:
     if looked_up and not is_encoder(component):
         return ("table" if component == "token_embedding" else "constant"), weight.shape[0]
     return "other", 0
+
+
+READER = Reader(
+    "operations known to leave the Neural Engine, by published accounts; Core ML alone decides, on the device",
+    (
+        "known to leave the Neural Engine: whatever computes in float32 (Apple's guide to typed execution: float16 "
+        "only), look-ups by gather, recurrent cells and custom layers (github.com/hollance/neural-engine), scatter and "
+        "reduce_prod (ane-guide.readthedocs.io); an operation that is not listed may leave it too",
+        "on parameters: Core ML's linear operation always has a bias, so zeros stand for one the model does not have",
+    ),
+    read,
+)

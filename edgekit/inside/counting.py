@@ -159,8 +159,9 @@ def inspect(folder: Path, *, tokens: int | None = None, verify: bool = True) -> 
             why=f"It has no {MANIFEST}, which a bundle has, and no config.json, which a Hugging Face folder has.",
             fix="Name the folder that edgekit export wrote, or a model folder.",
         )
-    found: Inspection = READERS.load("checkpoint").inspect(folder, tokens)
-    return found
+    from edgekit.inside import checkpoint  # it counts with what is here
+
+    return checkpoint.inspect(folder, tokens)
 
 
 def inspect_bundle(bundle: Bundle, *, tokens: int | None = None) -> Inspection:
@@ -173,7 +174,7 @@ def inspect_bundle(bundle: Bundle, *, tokens: int | None = None) -> Inspection:
         )
     bundle.check_parts()
     reader = READERS.load(manifest.target)
-    parts: dict[str, Part] = reader.read(bundle)
+    parts = reader.read(bundle)
     files = {name for part in manifest.components.values() for name in files_of(manifest, part)}
     return summarise(
         parts,
@@ -188,8 +189,8 @@ def inspect_bundle(bundle: Bundle, *, tokens: int | None = None) -> Inspection:
             "precision": manifest.precision.common,
             "hash": bundle.hash,
             "size_bytes": bundle.size_bytes,
-            "apart_means": reader.APART,
-            "notes": (*reader.NOTES, *([bundle.unsealed] if bundle.unsealed else [])),
+            "apart_means": reader.apart,
+            "notes": (*reader.notes, *([bundle.unsealed] if bundle.unsealed else [])),
             "apps": summary(bundle),
         },
     )

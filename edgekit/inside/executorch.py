@@ -19,16 +19,11 @@ import numpy as np
 from edgekit.bundle import Bundle
 from edgekit.declared import check_numbers
 from edgekit.errors import BundleError, MissingExtraError
-from edgekit.inside import Held, Part, Role, State, is_encoder
+from edgekit.inside import Held, Part, Reader, Role, State, is_encoder
 from edgekit.inside.counting import size_of
 from edgekit.pte import SCALARS
 from edgekit.registry import missing_extra
 
-APART = "operations that stay off the XNNPACK delegate and run as kernels of their own"
-NOTES = (
-    "operations inside the delegate have XNNPACK's names; the matrices that compute the means of norms and turn the "
-    "halves of a head for rotary positions are no parameters, and their products are not counted",
-)
 XNNPACK = {
     "fp32": "float32", "pfp32": "float32", "fp16": "float16", "bf16": "bfloat16", "qint8": "int8", "quint8": "uint8",
     "qcint8": "int8", "qdint8": "int8", "qcint4": "int4", "qbint4": "int4", "qint32": "int32", "qcint32": "int32",
@@ -288,3 +283,13 @@ def xnnpack_graph(data: bytes) -> dict[str, Any]:
         _flatc_decompile(folder, str(schema), str(graph), ["--raw-binary"])
         found: dict[str, Any] = json.loads(graph.with_suffix(".json").read_text(encoding="utf-8"))
     return found
+
+
+READER = Reader(
+    "operations that stay off the XNNPACK delegate and run as kernels of their own",
+    (
+        "operations inside the delegate have XNNPACK's names; the matrices that compute the means of norms and turn "
+        "the halves of a head for rotary positions are no parameters, and their products are not counted",
+    ),
+    read,
+)

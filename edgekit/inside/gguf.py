@@ -10,14 +10,8 @@ from typing import Any
 from edgekit.bundle import Bundle, Component
 from edgekit.errors import BundleError, MissingExtraError
 from edgekit.gguf_checks import check_files
-from edgekit.inside import Held, Part, Role, State, is_encoder
+from edgekit.inside import Held, Part, Reader, Role, State, is_encoder
 
-APART = "matrices of another type than most of their file's: llama.cpp fell back, or was told to"
-NOTES = (
-    "a GGUF file holds no graph, llama.cpp builds it: tensors are listed by their last name instead of operations, "
-    "and attention in the vision encoder is counted over all patches",
-    "the cache is llama.cpp's own, float16 unless an app chooses another type",
-)
 CACHE = "float16"
 ADDED = ("v.position_embd", "v.class_embd")  # added to embeddings, and in no product
 TABLE, HEAD = "token_embd.weight", "output.weight"
@@ -147,3 +141,14 @@ def _matrices(tensors: dict[str, Any]) -> Iterator[tuple[str, str, int]]:
     for name, tensor in tensors.items():
         if _role(name, tensor) == "product":
             yield name, tensor.tensor_type.name, int(tensor.n_elements)
+
+
+READER = Reader(
+    "matrices of another type than most of their file's: llama.cpp fell back, or was told to",
+    (
+        "a GGUF file holds no graph, llama.cpp builds it: tensors are listed by their last name instead of operations, "
+        "and attention in the vision encoder is counted over all patches",
+        "the cache is llama.cpp's own, float16 unless an app chooses another type",
+    ),
+    read,
+)

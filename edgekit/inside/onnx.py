@@ -12,12 +12,8 @@ from typing import Any
 
 from edgekit.bundle import Bundle, Component
 from edgekit.errors import BundleError, MissingExtraError
-from edgekit.inside import Held, Part, Role, State, is_encoder
+from edgekit.inside import Held, Part, Reader, Role, State, is_encoder
 
-APART = "operations of a quantised graph that are left in floating point: they were not put into its quantised form"
-NOTES = (
-    "operations are those of the graph as stored; ONNX Runtime fuses some of them when it loads it",
-)  # fmt: skip
 # Where the quantised operators keep a weight and what belongs to it.
 WEIGHT_AT = {
     "MatMul": 1, "Gemm": 1, "Conv": 1, "ConvTranspose": 1, "MatMulNBits": 1, "MatMulInteger": 1, "ConvInteger": 1,
@@ -250,3 +246,10 @@ def _in_float(model: Any, tensors: Mapping[str, Any], weights: list[Weight]) -> 
         elif node.op_type in TABLES and "Attention" in node.op_type:
             counted[node.op_type] += 1
     return dict(counted)
+
+
+READER = Reader(
+    "operations of a quantised graph that are left in floating point: they were not put into its quantised form",
+    ("operations are those of the graph as stored; ONNX Runtime fuses some of them when it loads it",),
+    read,
+)

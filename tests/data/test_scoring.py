@@ -18,11 +18,11 @@ METRICS = [SCORING.load(name) for name in ("exact", "relaxed", "vqa", "anls", "m
 
 @pytest.mark.parametrize("metric", METRICS)
 def test_of_every_metric(metric: Any) -> None:
-    assert metric.score("", ["yes"]) == 0
-    assert metric.score("  \n", ["yes", ""]) == 0
-    assert metric.score("Yes", ["yes"]) == 1
-    assert metric.score("no", ["yes"]) == 0
-    assert metric.score(" CAFE\u0301 ", ["caf\u00e9"]) == 1  # composed or not, it is the same word
+    assert metric.score("", ["yes"], "") == 0
+    assert metric.score("  \n", ["yes", ""], "") == 0
+    assert metric.score("Yes", ["yes"], "") == 1
+    assert metric.score("no", ["yes"], "") == 0
+    assert metric.score(" CAFE\u0301 ", ["caf\u00e9"], "") == 1  # composed or not, it is the same word
 
 
 @given(st.text(max_size=30), st.lists(st.text(max_size=30), min_size=1, max_size=4), st.text(max_size=60))

@@ -19,9 +19,9 @@ from pathlib import Path
 
 import numpy as np
 
+from edgekit.runtimes import Runtime
 from edgekit.runtimes.session import Prepared
 
-TARGETS = ("toy",)
 TOKENS = [5, 6, 2]
 
 
@@ -104,6 +104,9 @@ class Session:
 
 def open_session(folder, threads):
     return Session(folder)
+
+
+RUNTIME = Runtime(targets=("toy",), open_session=open_session)
 """
 
 

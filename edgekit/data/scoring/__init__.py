@@ -1,18 +1,38 @@
-"""Metrics: one file each, holding `score(prediction, answers) -> float` in [0, 1].
-
-`answers` are all accepted references of the question, at least one; a metric of closed answers takes the best match. A
-metric that must read the question as well says `USES_QUESTION = True` and takes it as a third argument.
-"""
+"""Metrics: one file each, holding a `METRIC`."""
 
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from edgekit.choice import Choice, entries, pick
 from edgekit.data import Sample
 from edgekit.registry import Registry
 
-SCORING = Registry("edgekit.data.scoring", "metric")
+
+@dataclass(frozen=True)
+class Metric:
+    """How a predicted answer is scored.
+
+    Attributes:
+        score: (prediction, answers, question) -> a score in [0, 1]; `answers` are all accepted references, at least
+            one.
+    """
+
+    score: Callable[[str, Sequence[str], str], float]
+
+    @classmethod
+    def of_answers(cls, score: Callable[[str, Sequence[str]], float]) -> Metric:
+        """A metric that does not read the question."""
+
+        def of_both(prediction: str, answers: Sequence[str], _: str = "") -> float:
+            return score(prediction, answers)
+
+        return cls(of_both)
+
+
+SCORING: Registry[Metric] = Registry("edgekit.data.scoring", "metric", "Metric", "METRIC")
 KEY = "data.scoring"
 
 
@@ -40,9 +60,7 @@ def score_answer(choice: Choice, prediction: str, sample: Sample) -> float:
         EdgekitError: no such metric.
     """
     metric = SCORING.load(pick(choice, sample.dataset, KEY))
-    if getattr(metric, "USES_QUESTION", False):
-        return float(metric.score(prediction, sample.answers, sample.text))
-    return float(metric.score(prediction, sample.answers))
+    return float(metric.score(prediction, sample.answers, sample.text))
 
 
 def fold(text: str) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from edgekit.data.scoring import fold
+from edgekit.data.scoring import Metric, fold
 
 THRESHOLD = 0.5
 
@@ -35,3 +35,6 @@ def levenshtein(one: str, other: str) -> int:
         for j, right in enumerate(other, 1):
             diagonal, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, diagonal + (left != right))
     return row[-1]
+
+
+METRIC = Metric.of_answers(score)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from edgekit.data.scoring import fold
+from edgekit.data.scoring import Metric, fold
 
 
 def normalise(text: str) -> str:
@@ -16,3 +16,6 @@ def score(prediction: str, answers: Sequence[str]) -> float:
     """1.0 when the prediction is the same text as a reference after `normalise`; an empty one is never right."""
     said = normalise(prediction)
     return float(bool(said) and any(said == normalise(answer) for answer in answers))
+
+
+METRIC = Metric.of_answers(score)

@@ -10,9 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from edgekit.data.scoring import exact, fold
-
-USES_QUESTION = True
+from edgekit.data.scoring import Metric, exact, fold
 
 _LINE = re.compile(r"^[ \t]*(?:\(([A-Z])\)|([A-Z])[).:])[ \t]*(\S.*?)[ \t]*$", re.MULTILINE)
 _INLINE = re.compile(r"\(([A-Z])\)\s*([^()\n]+?)\s*[,;]?\s*(?=\([A-Z]\)|$)", re.MULTILINE)
@@ -113,3 +111,6 @@ def _holds(said: str, text: str) -> bool:
 
 def _bare(text: str) -> str:
     return _ARTICLE.sub("", exact.normalise(fold(text)))
+
+
+METRIC = Metric(score)

@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from decimal import Decimal
 
-from edgekit.data.scoring import exact
+from edgekit.data.scoring import Metric, exact
 
 TOLERANCE = Decimal("0.05")
 _NUMBER = re.compile(r"[+-]?(\d{1,3}(,\d{3})+(\.\d*)?|\d+(\.\d*)?|\.\d+)(e[+-]?\d{1,3})?", re.IGNORECASE | re.ASCII)
@@ -40,3 +40,6 @@ def _right(prediction: str, answer: str) -> bool:
     if said is None or not wanted:
         return bool(exact.score(prediction, [answer]))
     return abs(said - wanted) <= TOLERANCE * abs(wanted)
+
+
+METRIC = Metric.of_answers(score)

@@ -15,6 +15,8 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import cache
 
+from edgekit.data.scoring import Metric
+
 NUMBER_WORDS = {
     "none": "0",
     "zero": "0",
@@ -84,3 +86,6 @@ def score(prediction: str, answers: Sequence[str]) -> float:
     # Leaving out one who agrees leaves one match less; leaving out another leaves them all.
     agreeing, differing = min(1.0, (matches - 1) / needed), min(1.0, matches / needed)
     return (matches * max(0.0, agreeing) + (len(answers) - matches) * differing) / len(answers)
+
+
+METRIC = Metric.of_answers(score)
