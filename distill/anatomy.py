@@ -109,7 +109,7 @@ def anatomy(folder: Path) -> Anatomy:
     embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings()
     parts = dict.fromkeys(("vision", "language"), 0)
     for name, weight in model.named_parameters():
-        for part, prefixes in family.PARTS.items():
+        for part, prefixes in family.prefixes.items():
             if name.startswith(tuple(prefixes)) and weight is not embedding:
                 parts[part] += weight.numel()
     text, vision = model.config.get_text_config(), model.config.vision_config

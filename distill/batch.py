@@ -151,7 +151,7 @@ def decoder_inputs(model: Any, embeds: Tensor, mask: Tensor, positions: Tensor) 
         mask: (B, P+T).
         positions: (B, T), or (A, B, T) where an axis has its own.
     """
-    own = getattr(family_of(model.config.model_type), "decoder_inputs", None)
+    own = family_of(model.config.model_type).decoder_inputs
     if own is None:
         return {"inputs_embeds": embeds, "attention_mask": mask, "position_ids": positions}
     return {"inputs_embeds": embeds, **own(model, embeds, mask, positions)}

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -17,15 +16,16 @@ from torch import Tensor, nn
 from torch.nn.functional import linear, pad
 
 from edgekit.distill.masking import maskable
+from edgekit.families import Family
 from edgekit.quantisation import Scheme
 
 
-def quantised_layers(model: nn.Module, family: ModuleType) -> dict[str, nn.Linear]:
+def quantised_layers(model: nn.Module, family: Family) -> dict[str, nn.Linear]:
     """The layers whose weights an export quantises: all that a mask may touch, and the output head.
 
     Args:
         model: A Hugging Face VLM.
-        family: Its family module.
+        family: Its family.
     """
     whole: Any = model
     head = whole.get_output_embeddings()

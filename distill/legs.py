@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any, cast
 
 import numpy as np
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 
 from edgekit.checkpoint import check_checkpoint, checkpoint_hash, resolve_checkpoint
 from edgekit.distill.order import Order
-from edgekit.families import family_of
+from edgekit.families import Family, family_of
 from edgekit.processor import Processor
 from edgekit.skeleton import skeleton
 from edgekit.tensors import check_tensors
@@ -29,7 +28,7 @@ class Party:
 
     name: str
     folder: Path
-    family: ModuleType
+    family: Family
     processor: Processor
     hash: str
 

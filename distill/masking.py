@@ -13,7 +13,6 @@ import struct
 from collections.abc import Iterable, Iterator
 from fnmatch import fnmatch
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Literal
 
 import torch
@@ -22,7 +21,7 @@ from torch import Tensor, nn
 
 from edgekit.checkpoint import check_checkpoint, checkpoint_hash
 from edgekit.errors import CheckpointError, RecipeError
-from edgekit.families import family_of
+from edgekit.families import Family, family_of
 from edgekit.files import new_folder, write_json
 from edgekit.seal import FOLDER_SEAL
 from edgekit.skeleton import placed_tensors, skeleton
@@ -125,7 +124,7 @@ def stage_ratios(steps: int, r_max: float, fall: float) -> list[float]:
 
 
 def maskable(
-    model: nn.Module, family: ModuleType, scope: Scope = "all", exclude: tuple[str, ...] = ()
+    model: nn.Module, family: Family, scope: Scope = "all", exclude: tuple[str, ...] = ()
 ) -> Iterator[tuple[str, Tensor]]:
     """(name, weight) of the linear layers a mask may touch: never embeddings, norms, biases or the output head.
 
@@ -135,7 +134,7 @@ def maskable(
         scope: Which part.
         exclude: fnmatch patterns of parameter names to leave whole.
     """
-    parts = family.PARTS
+    parts = family.prefixes
     prefixes = tuple(p for part in (parts if scope == "all" else (scope,)) for p in parts[part])
     heads: Any = model
     output = heads.get_output_embeddings()
@@ -147,12 +146,12 @@ def maskable(
             yield weight, module.weight
 
 
-def check_mask(folder: Path, family: ModuleType, scope: Scope, exclude: tuple[str, ...]) -> None:
+def check_mask(folder: Path, family: Family, scope: Scope, exclude: tuple[str, ...]) -> None:
     """Make sure that a mask has something to mask, and that each pattern leaves something out.
 
     Args:
         folder: Of the teacher; only its configuration is read.
-        family: Its family module.
+        family: Its family.
         scope, exclude: See `maskable`.
     Raises:
         RecipeError: nothing is left, or a pattern fits no weight.
@@ -180,12 +179,12 @@ class MaskedTeacher:
     Args:
         model: Loaded from `folder`, on any device, of any float dtype.
         folder: Its checkpoint folder with safetensors.
-        family: Its family module.
+        family: Its family.
         scope, exclude: See `maskable`.
     """
 
     def __init__(
-        self, model: nn.Module, folder: Path, family: ModuleType, scope: Scope = "all", exclude: tuple[str, ...] = ()
+        self, model: nn.Module, folder: Path, family: Family, scope: Scope = "all", exclude: tuple[str, ...] = ()
     ) -> None:
         self.model = model
         self.ratio = 0.0

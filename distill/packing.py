@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def takes_pairs(config: Any) -> bool:
     """Does the decoder take a mask of pairs in every layer? Windows and states that run along the row do not."""
     kinds = set(getattr(config.get_text_config(), "layer_types", None) or ["full_attention"])
-    return kinds == {"full_attention"} and getattr(family_of(config.model_type), "decoder_inputs", None) is None
+    return kinds == {"full_attention"} and family_of(config.model_type).decoder_inputs is None
 
 
 def can_pack(model: Any) -> bool:

@@ -92,7 +92,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         )
     family = family_of(str(config["model_type"]))
     refuse_quantised(path, config)
-    refuse_fields(path, [*_fields(config, getattr(family, "PAIRS", ())), *_ends(config)])
+    refuse_fields(path, [*_fields(config, family.pairs), *_ends(config)])
     refuse_fields(folder / GENERATION, _ends(read_optional_json(folder / GENERATION)))
     return config
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.errors import BundleError
-from edgekit.families import Encoded, Pixels
+from edgekit.families import Family, Pixels
+from edgekit.families.merging import Encoded
 from edgekit.llama_process import LlamaModel
 
 TABLE = "token_embd.weight"
@@ -28,9 +28,7 @@ class LlamaModules:
         deepstack: L, decoder layers that vision features are added behind.
     """
 
-    def __init__(
-        self, model: LlamaModel, text: Path, family: ModuleType, params: dict[str, Any], deepstack: int
-    ) -> None:
+    def __init__(self, model: LlamaModel, text: Path, family: Family, params: dict[str, Any], deepstack: int) -> None:
         self.model, self._text, self._family, self._params = model, text, family, params
         self._deepstack = deepstack
         self._width = int(model.about["hidden"])

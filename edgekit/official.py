@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from edgekit.chat import Message, question
 from edgekit.errors import CheckpointError, DataError, EdgekitError
-from edgekit.families import fit_image
+from edgekit.families.sizes import fit_image
 from edgekit.skeleton import skeleton
 from edgekit.stats import finite_or_none, largest_gap
 

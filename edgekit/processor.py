@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 
 from edgekit.chat import Message, read_chat_template, render
 from edgekit.errors import CheckpointError, DataError
-from edgekit.families import Grid, Pixels, Size, family_of, read_optional_json
+from edgekit.families import Family, Grid, Pixels, Size, family_of, read_optional_json
 from edgekit.processor_checks import check_params, reading, rust_errors
 from edgekit.resizing import COLUMNS, ORDER
 from edgekit.tokens import PromptTokenizer, read_tokenizer
@@ -48,7 +47,7 @@ class Inputs:
 class Processor:
     """The tokenizer, template and image parameters of one model."""
 
-    family: ModuleType
+    family: Family
     text: PromptTokenizer
     template: str
     params: dict[str, Any]
@@ -101,8 +100,7 @@ class Processor:
         Raises:
             DataError: the number of images and of image parts differ.
         """
-        expanded: str = self.family.expand(self.rendered(messages), grids, self.params)
-        return expanded
+        return self.family.expand(self.rendered(messages), grids, self.params)
 
     def rendered(self, messages: list[Message]) -> str:
         """The conversation as the template writes it, a placeholder for each image.
@@ -122,7 +120,7 @@ class Processor:
         grids = pixels.grids if pixels is not None else []
         text = self.prompt(messages, grids)
         with rust_errors("The model's tokenizer breaks down at this prompt."):
-            ids = self.text.prompt_ids(text, adds_special=getattr(self.family, "ADDS_SPECIAL_TOKENS", True))
+            ids = self.text.prompt_ids(text, adds_special=self.family.adds_special_tokens)
         positions = self.family.positions(ids, grids, self.params)
         return Inputs(np.array([ids], dtype=np.int64), pixels, positions[..., None, :])
 
@@ -199,7 +197,7 @@ def check_image_token(folder: Path, config: dict[str, Any], token_to_id: Callabl
         CheckpointError: it is another one.
     """
     name = "image_token_id" if "image_token_id" in config else "image_token_index"
-    said, placeholder = config.get(name), getattr(family_of(str(config["model_type"])), "IMAGE", None)
+    said, placeholder = config.get(name), family_of(str(config["model_type"])).image_token
     if said is None or placeholder is None:
         return
     if (found := token_to_id(placeholder)) != said:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgekit.configuration import CONFIG, GENERATION, read_config, refuse_fields
 from edgekit.errors import CheckpointError
-from edgekit.families import family_of
+from edgekit.families import Family, family_of
 from edgekit.weights import Stored, stored_tensors
 
 if TYPE_CHECKING:
@@ -75,10 +75,10 @@ def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {text[:300]}" if not isinstance(error, ValueError) else text[:300]
 
 
-def _check(path: Path, config: Any, family: Any) -> None:
+def _check(path: Path, config: Any, family: Family) -> None:
     """Fields that do not go together, by the filled-in configuration."""
     problems = [*_names(config), *_sizes(config)]
-    if not problems and hasattr(family, "contradictions"):
+    if not problems and family.contradictions is not None:
         problems = [f"{field} {why}" for field, why in family.contradictions(config)]
     refuse_fields(path, problems)
 

@@ -72,7 +72,7 @@ def _row(model: LlamaModel, processor: Processor, image: Image.Image, folder: Pa
     text = render(processor.template, messages, processor.special).replace(placeholder, MARKER)
     plain = np.ascontiguousarray(np.asarray(as_rgb(image)))
     theirs, _, _ = model.own(text, [plain])
-    trained: list[NDArray[np.uint8]] = processor.family.pictures(inputs.pixels, processor.params)
+    trained = processor.family.pictures(inputs.pixels, processor.params)
     cut = [denormalise(part, processor.params) for part in model.pixels([plain])]
     row: dict[str, Any] = {
         "size": list(image.size),

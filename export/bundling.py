@@ -28,7 +28,7 @@ from edgekit.export._inputs import compare_with_official, with_inputs, write_inp
 from edgekit.export.genai import check_genai, write_genai
 from edgekit.export.parity import TorchModules, encode_images, follow, measure
 from edgekit.export.prompts import Prompts, drawn_samples, parity_inputs
-from edgekit.families import FAMILIES, Size, Split, family_of
+from edgekit.families import Family, Size, Split, family_of, no_split, no_split_error
 from edgekit.files import clear_left_behind, new_folder, scratch, sha256_json, tree_files
 from edgekit.generation import FILE as GENERATION
 from edgekit.generation import recorded
@@ -159,12 +159,8 @@ def export_checkpoint(
     _check_place(out)
     config = check_checkpoint(checkpoint)
     family = family_of(config["model_type"])
-    if not hasattr(family, "split"):
-        raise EdgekitError(
-            f"A {config['model_type']} model cannot be exported yet.",
-            why="Its family distils, and has no split into the modules a target exports.",
-            fix=f"Families that export: {', '.join(_exporting())}.",
-        )
+    if family.split is no_split:
+        raise no_split_error(str(config["model_type"]))
     processor = Processor.load(checkpoint).for_sizes(sizes)
     processor = processor.as_exported({**processor.params, ORDER: installed_order()})
     model = load_model(checkpoint)
@@ -211,7 +207,7 @@ def export_checkpoint(
             name=out.name,
             target=target,
             precision=Precision(precision, native_precision(module, precision)),
-            family=family.__name__.rpartition(".")[2],
+            family=family.name,
             components=components,
             preprocessing=processor.params,
             text=Text("tokenizer.json", JINJA, split.image_token_id, tuple(split.eos_token_ids)),
@@ -256,7 +252,7 @@ def _parity(
             exported.close()
 
 
-def made_whole(family: Any, model: Any, sizes: Sequence[Size] | None) -> Split:
+def made_whole(family: Family, model: Any, sizes: Sequence[Size] | None) -> Split:
     """A family's split, with what the exporter adds to it.
 
     Args:
@@ -334,7 +330,7 @@ def export_hash(student_sha256: str, target: str, precision: str, preprocessing:
     )
 
 
-def baked_against_original(model: Any, family: Any, split: Split, inputs: Sequence[Inputs]) -> dict[str, float]:
+def baked_against_original(model: Any, family: Family, split: Split, inputs: Sequence[Inputs]) -> dict[str, float]:
     """First rung of the ladder: the split's modules against the untouched model, on the first prompt with an image."""
     import torch
 
@@ -366,7 +362,3 @@ def _check_pixels(split: Split, inputs: Sequence[Inputs]) -> None:
                 why="Positions are baked for the size in config.json's vision_config.",
                 fix="Make the sizes in preprocessor_config.json and config.json the same.",
             )
-
-
-def _exporting() -> list[str]:
-    return [name for name, module in FAMILIES.working() if hasattr(module, "split")]

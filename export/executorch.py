@@ -27,7 +27,8 @@ from edgekit.bundle import Component, TensorSpec
 from edgekit.export import vision_name
 from edgekit.export._executorch_precision import int8_rows, quantise, static
 from edgekit.export._xnnpack import PLAIN, cached_decoder, rewritten, traceable, write_free_sizes_as_minus_one
-from edgekit.families import Split, VisionPart, by_bucket, read_optional_json
+from edgekit.families import Split, VisionPart, read_optional_json
+from edgekit.families.merging import by_bucket
 from edgekit.processor import Inputs
 from edgekit.pte import Program, load_custom_ops
 

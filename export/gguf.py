@@ -107,7 +107,7 @@ def write(
     type_name = PRECISIONS[words["text"]].split(",")[0]
     text_file, vision_file = f"{title}-{type_name}.gguf", f"mmproj-{title}-{vision}.gguf"
     card = Path(str(source.name_or_path))
-    prefixes = family_of(config["model_type"]).PARTS["vision"]
+    prefixes = family_of(config["model_type"]).prefixes["vision"]
     files.write_gguf(
         folder / vision_file,
         "clip",
@@ -159,7 +159,7 @@ def plan_of(config: Mapping[str, Any], folder: Path) -> tuple[MmProj, dict[str, 
         EdgekitError: the family has no such plan.
     """
     family = family_of(str(config["model_type"]))
-    if not hasattr(family, "mmproj"):
+    if family.mmproj is None:
         raise EdgekitError(
             f"A {config['model_type']} model cannot be exported to GGUF.",
             why="Its family file says nothing of llama.cpp's names for it.",

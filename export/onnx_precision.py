@@ -22,7 +22,8 @@ import numpy as np
 from edgekit.errors import EdgekitError
 from edgekit.export import vision_name
 from edgekit.export.parity import TorchModules, empty_cache, encode_images, follow
-from edgekit.families import CacheTensor, Split, by_bucket, merge_images, read_optional_json, spread_deepstack
+from edgekit.families import CacheTensor, Split, read_optional_json
+from edgekit.families.merging import by_bucket, merge_images, spread_deepstack
 from edgekit.files import write_json
 from edgekit.processor import Inputs
 from edgekit.quantisation import ONNX as SCHEMES

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from edgekit.bars import bars_of, judge, settling
 from edgekit.errors import NotFiniteError
-from edgekit.families import Encoded, Pixels, Split, by_bucket, gather, merge_images, spread_deepstack
+from edgekit.families import Pixels, Split
+from edgekit.families.merging import Encoded, by_bucket, gather, merge_images, spread_deepstack
 from edgekit.processor import Inputs
 from edgekit.stats import finite_or_none, kl_divergence, largest_gap
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from functools import cached_property, partial
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,16 +13,8 @@ from numpy.typing import NDArray
 from edgekit.bundle import Bundle, Manifest
 from edgekit.chat import Message
 from edgekit.errors import BundleError
-from edgekit.families import (
-    Encoded,
-    Grid,
-    Pixels,
-    by_bucket,
-    gather,
-    merge_images,
-    read_optional_json,
-    spread_deepstack,
-)
+from edgekit.families import Grid, Pixels, read_optional_json
+from edgekit.families.merging import Encoded, by_bucket, gather, merge_images, spread_deepstack
 from edgekit.generation import FILE, Generation, read_generation
 from edgekit.processor import Processor
 from edgekit.runtimes.session import Logits, Prepared
@@ -182,9 +174,9 @@ class BundleSession(PreparedSession, ABC):
         encoders = self.manifest.encoders()
         grids = {name: grid for name, (_, grid) in encoders.items()}
         parts = by_bucket(grids, Pixels(prepared.pixels, prepared.grids))
-        pack = getattr(self.processor.family, "pack", None)
-        own = None if pack is None else partial(pack, grids=prepared.grids, params=self.processor.params)
-        return gather([outputs for name, values in parts for outputs in self.encode_part(*encoders[name], values)], own)
+        encoded = [outputs for name, values in parts for outputs in self.encode_part(*encoders[name], values)]
+        pack, params = self.processor.family.pack, self.processor.params
+        return gather(encoded, None if pack is None else lambda features: pack(features, prepared.grids, params))
 
     def prefill(self, prepared: Prepared, features: Encoded | None) -> Logits:
         """All tokens at once, image embeddings merged in."""

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from edgekit.bundle import Bundle
 from edgekit.errors import DataError
-from edgekit.families import FAMILIES, Encoded, Pixels
+from edgekit.families import FAMILIES, Pixels
+from edgekit.families.merging import Encoded
 from edgekit.gguf_checks import check_files
 from edgekit.llama_modules import LlamaModules
 from edgekit.llama_process import LlamaModel, check_packages, repacking_works

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.chat import Message
-from edgekit.families import Encoded, family_of, merge_images, spread_deepstack
+from edgekit.families import family_of
+from edgekit.families.merging import Encoded, merge_images, spread_deepstack
 from edgekit.runtimes.pytorch import Official, TorchSession
 from edgekit.runtimes.session import Logits, Modules, Prepared
 
@@ -87,7 +88,8 @@ class Reference:
         """Empty the cache."""
         from transformers import DynamicCache
 
-        self._cache = DynamicCache(config=self._split.text.text_model.config)
+        text: Any = self._split.text
+        self._cache = DynamicCache(config=text.text_model.config)
         self._length = 0
 
 

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.chat import Message
-from edgekit.families import Encoded, Grid
+from edgekit.families import Grid
+from edgekit.families.merging import Encoded
 from edgekit.generation import PLAIN, Generation, Mode
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from edgekit.chat import Message, question
 from edgekit.checkpoint import check_checkpoint, checkpoint_hash
 from edgekit.data import samples
 from edgekit.errors import BundleError, DataError, EdgekitError, NotFiniteError
-from edgekit.families import fit_image
+from edgekit.families.sizes import fit_image
 from edgekit.files import write_json
 from edgekit.held import Held, stamp
 from edgekit.official import odd_pictures

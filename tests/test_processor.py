@@ -13,7 +13,8 @@ from PIL import Image
 
 from edgekit.chat import question, render
 from edgekit.errors import CheckpointError, DataError
-from edgekit.families import idefics3, merge_images
+from edgekit.families import idefics3
+from edgekit.families.merging import merge_images
 from edgekit.pictures import as_rgb
 from edgekit.processor import Processor
 

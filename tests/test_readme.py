@@ -13,7 +13,7 @@ from edgekit.cli import VERBS, build
 from edgekit.data import SOURCES
 from edgekit.devices import DEVICES
 from edgekit.export import TARGETS
-from edgekit.families import FAMILIES
+from edgekit.families import FAMILIES, no_split
 from edgekit.runtimes import RUNTIMES
 
 ROOT = Path(__file__).parent.parent
@@ -65,7 +65,7 @@ def test_what_works_today_is_all_there_is() -> None:
     assert FAMILIES.names() == [
         *("gemma3", "idefics3", "internvl", "lfm2_vl", "llava_onevision", "qwen2_5_vl", "qwen3_vl")
     ]
-    assert [name for name in FAMILIES.names() if not hasattr(FAMILIES.load(name), "split")] == []
+    assert [name for name in FAMILIES.names() if FAMILIES.load(name).split is no_split] == []
     assert TARGETS.names() == ["coreai", "coreml", "executorch", "gguf", "onnx"]
     assert DEVICES.names() == ["android", "host", "ipad", "iphone", "mac", "ssh"]
     assert RUNTIMES.names() == ["coreai", "coreml", "executorch", "llamacpp", "onnxruntime", "pytorch"]

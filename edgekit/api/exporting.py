@@ -125,7 +125,7 @@ def export(
 
 def _sizes(sizes: Sizes | None) -> list[tuple[int, int]] | None:
     """Picture sizes as (width, height): one pair or text, or several."""
-    from edgekit.families import read_size
+    from edgekit.families.sizes import read_size
 
     if sizes is None:
         return None

@@ -86,7 +86,7 @@ def command(
     Example:  edgekit export ./student --target onnx --precision fp32,int8 --out bundles
     """
     from edgekit import api
-    from edgekit.families import read_size
+    from edgekit.families.sizes import read_size
     from edgekit.precision import split_list
     from edgekit.schema import to_json
 

@@ -1,55 +1,31 @@
 """VLM families: all that a target or a runtime must know of one, in one file each.
 
-A family module holds:
-
-    MODEL_TYPES                          the `model_type` values of config.json it speaks for
-    read_preprocessing(folder)           the image parameters of a checkpoint, as a JSON-able dict
-    preprocess(images, params)           pictures -> Pixels, with pillow and numpy only
-    expand(text, grids, params)          image placeholders in a rendered prompt -> what the model was trained on
-    positions(ids, grids, params)        a prompt's rotary positions: (T,), or (3, T) where an axis has its own
-    PARTS                                parameter-name prefixes of "vision" and "language"
-    encode_images(model, pixel_values, grids)   -> Features, with gradients
-    forward_inputs(model, pixel_values, ids, grids)   -> what the untouched model's forward takes beside the ids
-    fix_sizes(params, sizes)             the parameters of an export for pictures of these sizes; None: the default
-    pictures(pixels, params)             Pixels -> uint8 pictures (H, W, 3) of each part, for a runtime that normalises
-    mmproj(config, params)               the vision encoder in llama.cpp's names; optional with `pictures`, for gguf
-    split(model, sizes)                  a loaded model -> Split (this one imports torch); optional: a family without
-                                         it distils, but cannot be exported yet
-    pack(features, grids, params)        optional, where a picture's tokens are not its tiles' one after the other:
-                                         what the encoder gives for all tiles (M, N, D) -> (K, D), numpy
-    decoder_inputs(model, embeds, mask, positions)   optional, where the model's own decoder takes another mask or
-                                         other positions than the split's: its arguments by name
-    IMAGE                                optional: the token of a picture, as `expand` writes it
-    contradictions(config)               optional: (field, what is wrong) of a transformers configuration whose fields
-                                         do not go together
-    PAIRS                                optional: fields of config.json that may be (height, width) too
-
-and nothing of it imports torch when the module is imported, so that a bundle can be run without torch.
+A family's file holds a `FAMILY`. Nothing of it imports torch when the file is imported, so that a bundle can be run
+without torch.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgekit import strict_json
-from edgekit.errors import CheckpointError, DataError, EdgekitError
-from edgekit.registry import Modules
+from edgekit.errors import CheckpointError, DataError
+from edgekit.registry import Registry
 
 if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor, nn
     from transformers import PreTrainedModel
 
-FAMILIES = Modules("edgekit.families", "VLM family", needs=("MODEL_TYPES",))
+    from edgekit.gguf_layout import MmProj
+
 Grid = tuple[int, ...]
 Pack = Callable[[list[Grid], NDArray[np.float32]], NDArray[np.float32]]
 Size = tuple[int, int]
@@ -194,19 +170,6 @@ class Split:
         return {name: why for name, (needed, why) in reasons.items() if needed}
 
 
-@dataclass(frozen=True)
-class Encoded:
-    """What exported vision encoders give for the K image tokens of a prompt, in the pictures' order.
-
-    Attributes:
-        embeds: (K, D).
-        deepstack: (L, K, D); None for most families.
-    """
-
-    embeds: NDArray[np.float32]
-    deepstack: NDArray[np.float32] | None = None
-
-
 def uneven_sides(config: Any, field: str, factor: float) -> Iterator[tuple[str, str]]:
     """Whether the patches of a square picture cannot be put together by `factor` each way; for `contradictions`."""
     vision = config.vision_config
@@ -223,13 +186,100 @@ def known_strategy(config: Any) -> Iterator[tuple[str, str]]:
         yield "vision_feature_select_strategy", f"is {chosen!r}; it is default or full"
 
 
+def no_split(model: PreTrainedModel, sizes: Sequence[Size] | None) -> Split:
+    """The split of a family that has none yet.
+
+    Raises:
+        CheckpointError: always.
+    """
+    raise no_split_error(str(model.config.model_type))
+
+
+def no_split_error(model_type: str) -> CheckpointError:
+    """For a model whose family has none."""
+    return CheckpointError(
+        f"A {model_type} model cannot be exported yet.",
+        why="Its family distils, and has no split into the modules a target exports.",
+        fix=f"Families that export: {', '.join(exporting())}.",
+    )
+
+
+def no_pictures(pixels: Pixels, params: dict[str, Any]) -> list[NDArray[np.uint8]]:
+    """The pictures of a family whose prepared pixels are never turned back.
+
+    Raises:
+        CheckpointError: always.
+    """
+    raise CheckpointError("A model of this family is given prepared pixels, and no runtime here prepares its own.")
+
+
+@dataclass(frozen=True)
+class Family:
+    """All that a target or a runtime must know of a VLM family.
+
+    Attributes:
+        name: Of its file; it stands in manifests.
+        model_types: The `model_type` values of config.json it speaks for.
+        prefixes: Of parameter names, of "vision" and of "language".
+        image_token: Of a picture, as `expand` writes it.
+        read_preprocessing: A checkpoint's folder -> its image parameters, as JSON has them.
+        preprocess: (pictures, parameters) -> `Pixels`, with pillow and numpy only.
+        expand: (a rendered prompt, grids, parameters) -> it with the image placeholders that the model was trained on.
+        positions: (a prompt's ids, grids, parameters) -> its rotary positions (T,), or (3, T) where an axis has its
+            own.
+        encode_images: (model, pixel_values, grids) -> `Features`, with gradients.
+        forward_inputs: (model, pixel_values, ids, grids) -> what the untouched model's forward takes beside the ids.
+        fix_sizes: (parameters, sizes) -> the parameters of an export for pictures of these sizes; None: the default.
+        split: (a loaded model, picture sizes to bake) -> `Split`; left out, the family distils and cannot be exported.
+        pictures: (`Pixels`, parameters) -> pictures uint8 (H, W, 3) of each part, for a runtime that normalises.
+        mmproj: (config.json, parameters) -> the vision encoder in llama.cpp's names; goes with `pictures`, for gguf.
+        pack: (features of all tiles (M, N, D), grids, parameters) -> (K, D) in numpy, where a picture's tokens are not
+            its tiles' one after the other.
+        decoder_inputs: (model, embeds, mask, positions) -> arguments by name, where the model's own decoder takes
+            another mask or other positions than the split's.
+        adds_special_tokens: Whether its processor has the tokenizer add its special tokens.
+        contradictions: (field, what is wrong) of a transformers configuration whose fields do not go together.
+        pairs: Fields of config.json that may be (height, width) too.
+    """
+
+    name: str
+    model_types: tuple[str, ...]
+    prefixes: Mapping[str, tuple[str, ...]]
+    image_token: str
+    read_preprocessing: Callable[[Path], dict[str, Any]]
+    preprocess: Callable[[list[Image], dict[str, Any]], Pixels]
+    expand: Callable[[str, list[Grid], dict[str, Any]], str]
+    positions: Callable[[Sequence[int], list[Grid], dict[str, Any]], NDArray[np.int64]]
+    encode_images: Callable[[PreTrainedModel, Tensor, list[Grid]], Features]
+    forward_inputs: Callable[[PreTrainedModel, Tensor, Tensor, list[Grid]], dict[str, Any]]
+    fix_sizes: Callable[[dict[str, Any], Sequence[Size] | None], dict[str, Any]]
+    split: Callable[[PreTrainedModel, Sequence[Size] | None], Split] = no_split
+    pictures: Callable[[Pixels, dict[str, Any]], list[NDArray[np.uint8]]] = no_pictures
+    mmproj: Callable[[Mapping[str, Any], dict[str, Any]], MmProj] | None = None
+    pack: Callable[[NDArray[np.float32], list[Grid], dict[str, Any]], NDArray[np.float32]] | None = None
+    decoder_inputs: Callable[[PreTrainedModel, Tensor, Tensor, Tensor], dict[str, Any]] | None = None
+    adds_special_tokens: bool = True
+    contradictions: Callable[[Any], Iterator[tuple[str, str]]] | None = None
+    pairs: tuple[str, ...] = ()
+
+
+FAMILIES: Registry[Family] = Registry(
+    "edgekit.families", "VLM family", "Family", "FAMILY", frozenset({"merging", "sizes"})
+)
+
+
+def exporting() -> list[str]:
+    """Names of the families whose models can be exported."""
+    return [name for name, family in FAMILIES.working() if family.split is not no_split]
+
+
 @cache
 def _by_model_type() -> dict[str, str]:
-    return {kind: name for name, module in FAMILIES.working() for kind in module.MODEL_TYPES}
+    return {kind: name for name, family in FAMILIES.working() for kind in family.model_types}
 
 
-def family_of(model_type: str) -> ModuleType:
-    """The family module for a `model_type` of config.json.
+def family_of(model_type: str) -> Family:
+    """The family for a `model_type` of config.json.
 
     Raises:
         CheckpointError: none speaks for it.
@@ -247,8 +297,7 @@ def family_of(model_type: str) -> ModuleType:
             why=f"Those that work: {', '.join(sorted(known))}.",
             fix="A family is one file in edgekit/families/; CONTRIBUTING.md shows how to add one.",
         )
-    family: ModuleType = FAMILIES.load(known[model_type])
-    return family
+    return FAMILIES.load(known[model_type])
 
 
 def plain_positions(ids: Sequence[int], grids: list[Grid], params: dict[str, Any]) -> NDArray[np.int64]:
@@ -270,146 +319,6 @@ def fill_places(text: str, place: str, fillings: Sequence[str]) -> str:
             fix="Write literal ones as text:  edgekit data check SPEC --to FILE --escape-marks",
         )
     return first + "".join(filling + after for filling, after in zip(fillings, rest, strict=True))
-
-
-def by_bucket(grids: Mapping[str, Grid | None], pixels: Pixels) -> Iterator[tuple[str, NDArray[np.float32]]]:
-    """Which vision encoder takes which part of a prompt's pixels, in the pictures' order.
-
-    Args:
-        grids: Of each bucket; None where a bucket takes tiles, all pictures' at once.
-        pixels: Of all pictures.
-    Raises:
-        DataError: a picture's grid has no bucket.
-    """
-    if set(grids.values()) == {None}:
-        yield next(iter(grids)), pixels.values
-        return
-    names = {grid: name for name, grid in grids.items()}
-    start = 0
-    for grid in pixels.grids:
-        if grid not in names:
-            raise DataError(
-                f"A picture of {' x '.join(map(str, grid))} patches has no vision encoder here.",
-                why=f"There are encoders for {', '.join(' x '.join(map(str, known)) for known in names if known)}.",
-                fix="Prepare pictures with the bundle's own parameters.",
-            )
-        size = math.prod(grid)
-        yield names[grid], pixels.values[start : start + size]
-        start += size
-
-
-def gather(
-    parts: Sequence[Sequence[NDArray[np.float32]]], pack: Callable[[NDArray[np.float32]], Any] | None = None
-) -> Encoded:
-    """The outputs of several runs of vision encoders as one: (N, D) or (M, N, D), and (L, N, D) where there are two.
-
-    Args:
-        parts: Of each run.
-        pack: The family's, of these grids: from the features of all tiles (M, N, D) to (K, D).
-    """
-    if pack is not None:
-        return Encoded(pack(np.concatenate([part[0].reshape(-1, *part[0].shape[-2:]) for part in parts])))
-    embeds = np.concatenate([part[0].reshape(-1, part[0].shape[-1]) for part in parts])
-    deepstack = np.concatenate([part[1] for part in parts], axis=1) if len(parts[0]) > 1 else None
-    return Encoded(embeds, deepstack)
-
-
-def merge_images(
-    embeds: NDArray[np.float32], ids: NDArray[np.int64], features: NDArray[np.float32], image_token_id: int
-) -> NDArray[np.float32]:
-    """Put image embeddings (K, D) or (M, N, D) in the places of the image tokens of ids (1, T) in embeds (1, T, D).
-
-    Raises:
-        CheckpointError: the prompt has room for another number of image tokens than the encoder gave.
-    """
-    where = ids == image_token_id
-    flat = features.reshape(-1, features.shape[-1])
-    if int(where.sum()) != flat.shape[0]:
-        raise CheckpointError(
-            f"The prompt has {int(where.sum())} image tokens but the vision encoder gave {flat.shape[0]} embeddings.",
-            why="The prompt and the pictures do not belong together, or a literal image token stands in the question.",
-        )
-    merged = embeds.copy()
-    merged[where] = flat
-    return merged
-
-
-def spread_deepstack(
-    ids: NDArray[np.int64], deepstack: NDArray[np.float32] | None, image_token_id: int, layers: int, width: int
-) -> NDArray[np.float32]:
-    """Deepstack features (L, K, D) at the image tokens of ids (1, T), zero elsewhere: (L, 1, T, D).
-
-    Args:
-        ids: Of a prompt, or of one token.
-        deepstack: None for a prompt without pictures.
-        image_token_id: Of the model.
-        layers, width: L and D.
-    """
-    spread = np.zeros((layers, *ids.shape, width), dtype=np.float32)
-    if deepstack is not None:
-        spread[:, ids == image_token_id] = deepstack
-    return spread
-
-
-def read_size(text: str) -> Size:
-    """(width, height) from "448x336".
-
-    Raises:
-        EdgekitError: it is no size.
-    """
-    width, cross, height = text.lower().partition("x")
-    if not (cross and width.isascii() and height.isascii() and width.isdigit() and height.isdigit()):
-        raise EdgekitError(f"{text!r} is no picture size.", fix="Write width x height in pixels, such as 448x336.")
-    return int(width), int(height)
-
-
-def prefer_size(image_size: Size, sizes: Sequence[Size]) -> Size:
-    """The size a picture is resized to: the nearest in shape, then in area, by their logarithms; then the first.
-
-    Args:
-        image_size: (width, height) of the picture.
-        sizes: At least one.
-    """
-
-    def gap(size: Size) -> tuple[float, float]:
-        shape = math.log(size[0] / size[1]) - math.log(image_size[0] / image_size[1])
-        area = math.log(size[0] * size[1]) - math.log(image_size[0] * image_size[1])
-        return round(abs(shape), 6), round(abs(area), 6)  # or the last bit of a logarithm would choose
-
-    return min(sizes, key=gap)
-
-
-def fit_image(image: Image, params: dict[str, Any]) -> Image:
-    """The picture as an export for some sizes takes it; itself where any size goes.
-
-    It is what a reference must be shown, so that both see the same pixels: a second time it changes nothing.
-
-    Args:
-        image: Any mode and size.
-        params: `sizes` in them are an export's.
-    """
-    if not params.get("sizes"):
-        return image
-    from edgekit.pictures import as_rgb
-    from edgekit.resizing import resize
-
-    sizes = [(width, height) for width, height in params["sizes"]]
-    return resize(as_rgb(image), prefer_size(image.size, sizes), params)
-
-
-def tiles_only(params: dict[str, Any], sizes: Sequence[Size] | None) -> dict[str, Any]:
-    """`fix_sizes` of a family that cuts any picture into tiles of one size.
-
-    Raises:
-        EdgekitError: sizes were chosen.
-    """
-    if sizes:
-        raise EdgekitError(
-            f"This family has no picture sizes to choose, so {sizes[0][0]}x{sizes[0][1]} cannot be one.",
-            why="It cuts a picture of any size into tiles of one size, and takes any number of them.",
-            fix="Leave --image-size out.",
-        )
-    return params
 
 
 def read_optional_json(path: Path) -> dict[str, Any]:

@@ -18,15 +18,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from edgekit.errors import CheckpointError
-from edgekit.families import (
-    Features,
-    Grid,
-    Pixels,
-    Size,
-    Split,
-    fill_places,
-    tiles_only,
-)
+from edgekit.families import Family, Features, Grid, Pixels, Size, Split, fill_places
+from edgekit.families.sizes import tiles_only
 from edgekit.image_settings import (
     Settings,
     read_image_settings,
@@ -41,13 +34,9 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PreTrainedModel
 
-MODEL_TYPES = ("gemma3",)
-# Parameter-name prefixes of the two halves, for masking and for reports.
-PARTS = {"vision": ("model.vision_tower.", "model.multi_modal_projector."), "language": ("model.language_model.",)}
 START, IMAGE, END = "<start_of_image>", "<image_soft_token>", "<end_of_image>"
 IMAGE_TOKEN_ID = 262144  # transformers' default where config.json is silent
 IMAGE_PROCESSORS = ("Gemma3ImageProcessor",)
-fix_sizes = tiles_only
 
 
 def read_preprocessing(folder: Path) -> dict[str, Any]:
@@ -294,3 +283,24 @@ def _decoder(text_model: Any, lm_head: Any) -> tuple[nn.Module, nn.Module]:
 
     text = Text().eval()
     return text, TextDecoder(text).eval()
+
+
+FAMILY = Family(
+    name="gemma3",
+    model_types=("gemma3",),
+    prefixes={
+        "vision": ("model.vision_tower.", "model.multi_modal_projector."),
+        "language": ("model.language_model.",),
+    },
+    image_token=IMAGE,
+    read_preprocessing=read_preprocessing,
+    preprocess=preprocess,
+    expand=expand,
+    positions=positions,
+    encode_images=encode_images,
+    forward_inputs=forward_inputs,
+    fix_sizes=tiles_only,
+    split=split,
+    decoder_inputs=decoder_inputs,
+    contradictions=contradictions,
+)

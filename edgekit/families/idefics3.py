@@ -7,7 +7,7 @@ tiles beside a global view, and each tile becomes `image_seq_len` placeholders.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,17 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from edgekit.families import (
-    Features,
-    Grid,
-    Pixels,
-    Size,
-    Split,
-    fill_places,
-    plain_positions,
-    tiles_only,
-    uneven_sides,
-)
+from edgekit.families import Family, Features, Grid, Pixels, Size, Split, fill_places, plain_positions, uneven_sides
+from edgekit.families.sizes import tiles_only
 from edgekit.gguf_layout import MmProj, vit
 from edgekit.image_settings import (
     Settings,
@@ -42,15 +33,10 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
-MODEL_TYPES = ("idefics3", "smolvlm")
-# Parameter-name prefixes of the two halves, for masking and for reports.
-PARTS = {"vision": ("model.vision_model.", "model.connector."), "language": ("model.text_model.",)}
 IMAGE = "<image>"
 IMAGE_PROCESSORS = ("Idefics3ImageProcessor", "SmolVLMImageProcessor")  # the same but for their names
 IMAGE_SEQ_LEN = 169  # both processors' default, which is no model's own
 MAX_EDGE = 4096  # the Hugging Face processor's own bound on a resized image
-positions = plain_positions
-fix_sizes = tiles_only
 
 
 def read_preprocessing(folder: Path) -> dict[str, Any]:
@@ -190,7 +176,7 @@ def pictures(pixels: Pixels, params: dict[str, Any]) -> list[NDArray[np.uint8]]:
     return [denormalise(tile, params) for tile in pixels.values]
 
 
-def mmproj(config: dict[str, Any], params: dict[str, Any]) -> MmProj:
+def mmproj(config: Mapping[str, Any], params: dict[str, Any]) -> MmProj:
     """The vision encoder as llama.cpp's clip reads it.
 
     Args:
@@ -271,3 +257,22 @@ def split(model: PreTrainedModel, sizes: Sequence[Size] | None = None) -> Split:
     tokens = (vision.image_size // vision.patch_size // model.config.scale_factor) ** 2
     encoder = nn.Sequential(siglip(inner.vision_model), inner.connector)
     return tile_split(model, encoder, (vision.image_size,) * 2, tokens, inner.text_model)
+
+
+FAMILY = Family(
+    name="idefics3",
+    model_types=("idefics3", "smolvlm"),
+    prefixes={"vision": ("model.vision_model.", "model.connector."), "language": ("model.text_model.",)},
+    image_token=IMAGE,
+    read_preprocessing=read_preprocessing,
+    preprocess=preprocess,
+    expand=expand,
+    positions=plain_positions,
+    encode_images=encode_images,
+    forward_inputs=forward_inputs,
+    fix_sizes=tiles_only,
+    split=split,
+    pictures=pictures,
+    mmproj=mmproj,
+    contradictions=contradictions,
+)

@@ -6,7 +6,7 @@ becomes `image_seq_len` tokens. Positions are plain.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from PIL import Image
 
 from edgekit.errors import CheckpointError
 from edgekit.families import (
+    Family,
     Features,
     Grid,
     Pixels,
@@ -24,10 +25,10 @@ from edgekit.families import (
     fill_places,
     known_strategy,
     plain_positions,
-    tiles_only,
     uneven_sides,
 )
 from edgekit.families.qwen2_5_vl import CLIP_MEAN, CLIP_STD
+from edgekit.families.sizes import tiles_only
 from edgekit.gguf_layout import MmProj, vit
 from edgekit.image_settings import (
     Settings,
@@ -44,15 +45,9 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
-MODEL_TYPES = ("internvl",)
-PAIRS = ("image_size", "patch_size")
-# Parameter-name prefixes of the two halves, for masking and for reports.
-PARTS = {"vision": ("model.vision_tower.", "model.multi_modal_projector."), "language": ("model.language_model.",)}
 START, IMAGE, END = "<img>", "<IMG_CONTEXT>", "</img>"
 IMAGE_PROCESSORS = ("GotOcr2ImageProcessor",)
 MOST_TILES = 144  # the hub's folders say 12; all shapes up to it are tried for each picture
-positions = plain_positions
-fix_sizes = tiles_only
 
 
 def read_preprocessing(folder: Path) -> dict[str, Any]:
@@ -162,7 +157,7 @@ def pictures(pixels: Pixels, params: dict[str, Any]) -> list[NDArray[np.uint8]]:
     return [denormalise(tile, params) for tile in pixels.values]
 
 
-def mmproj(config: dict[str, Any], params: dict[str, Any]) -> MmProj:
+def mmproj(config: Mapping[str, Any], params: dict[str, Any]) -> MmProj:
     """The vision encoder as llama.cpp's clip reads it.
 
     Args:
@@ -288,3 +283,26 @@ def split(model: PreTrainedModel, sizes: Sequence[Size] | None = None) -> Split:
 
     tokens = int(rows * cols * config.downsample_ratio**2)
     return tile_split(model, VisionEncoder(), (height, width), tokens, inner.language_model)
+
+
+FAMILY = Family(
+    name="internvl",
+    model_types=("internvl",),
+    prefixes={
+        "vision": ("model.vision_tower.", "model.multi_modal_projector."),
+        "language": ("model.language_model.",),
+    },
+    image_token=IMAGE,
+    read_preprocessing=read_preprocessing,
+    preprocess=preprocess,
+    expand=expand,
+    positions=plain_positions,
+    encode_images=encode_images,
+    forward_inputs=forward_inputs,
+    fix_sizes=tiles_only,
+    split=split,
+    pictures=pictures,
+    mmproj=mmproj,
+    contradictions=contradictions,
+    pairs=("image_size", "patch_size"),
+)

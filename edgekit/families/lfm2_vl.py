@@ -19,6 +19,7 @@ from PIL import Image
 from edgekit.errors import EdgekitError
 from edgekit.families import (
     CacheTensor,
+    Family,
     Features,
     Grid,
     Pixels,
@@ -26,9 +27,9 @@ from edgekit.families import (
     Split,
     VisionPart,
     fill_places,
-    fit_image,
     plain_positions,
 )
+from edgekit.families.sizes import fit_image
 from edgekit.image_settings import (
     Settings,
     read_image_settings,
@@ -42,9 +43,6 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
-MODEL_TYPES = ("lfm2_vl",)
-# Parameter-name prefixes of the two halves, for masking and for reports.
-PARTS = {"vision": ("model.vision_tower.", "model.multi_modal_projector."), "language": ("model.language_model.",)}
 IMAGE, START, END, WHOLE = "<image>", "<|image_start|>", "<|image_end|>", "<|img_thumbnail|>"
 NUMBERS = {
     "downsample_factor": 2,
@@ -57,8 +55,6 @@ NUMBERS = {
 }
 MOST_TILES = 144  # the hub's folders say 10; all shapes up to it are tried for each picture
 IMAGE_PROCESSORS = ("Lfm2VlImageProcessor",)
-ADDS_SPECIAL_TOKENS = False  # its processor leaves the beginning to the template
-positions = plain_positions
 
 
 def read_preprocessing(folder: Path) -> dict[str, Any]:
@@ -352,3 +348,24 @@ def _vision_part(model: Any, size: Size) -> VisionPart:
     length = vision.num_channels * vision.patch_size**2
     tokens = rows * cols // model.config.downsample_factor**2
     return VisionPart(Tower().eval(), (rows * cols, length), (1, 1, rows, cols), tokens)
+
+
+FAMILY = Family(
+    name="lfm2_vl",
+    model_types=("lfm2_vl",),
+    prefixes={
+        "vision": ("model.vision_tower.", "model.multi_modal_projector."),
+        "language": ("model.language_model.",),
+    },
+    image_token=IMAGE,
+    read_preprocessing=read_preprocessing,
+    preprocess=preprocess,
+    expand=expand,
+    positions=plain_positions,
+    encode_images=encode_images,
+    forward_inputs=forward_inputs,
+    fix_sizes=fix_sizes,
+    split=split,
+    contradictions=contradictions,
+    adds_special_tokens=False,  # its processor leaves the beginning to the template
+)

@@ -19,18 +19,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from edgekit.errors import CheckpointError
-from edgekit.families import (
-    Features,
-    Grid,
-    Pixels,
-    Size,
-    Split,
-    fill_places,
-    known_strategy,
-    plain_positions,
-    tiles_only,
-)
+from edgekit.families import Family, Features, Grid, Pixels, Size, Split, fill_places, known_strategy, plain_positions
 from edgekit.families.qwen2_5_vl import CLIP_MEAN, CLIP_STD
+from edgekit.families.sizes import tiles_only
 from edgekit.image_settings import (
     Settings,
     read_image_settings,
@@ -46,17 +37,12 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
-MODEL_TYPES = ("llava_onevision",)
-# Parameter-name prefixes of the two halves, for masking and for reports.
-PARTS = {"vision": ("model.vision_tower.", "model.multi_modal_projector."), "language": ("model.language_model.",)}
 IMAGE = "<image>"
 EDGE = 384  # of a tile, where the image processor's settings are silent
 CANVASES = [[EDGE * rows, EDGE * cols] for rows in range(1, 7) for cols in range(1, 7)]  # (height, width), its default
 ANYRES = "anyres_max_"
 IMAGE_PROCESSORS = ("LlavaOnevisionImageProcessor",)
 ONLY_FULL = "All of a tile's tokens (full) are what is known here."
-positions = plain_positions
-fix_sizes = tiles_only
 
 
 def read_preprocessing(folder: Path) -> dict[str, Any]:
@@ -331,3 +317,24 @@ def split(model: PreTrainedModel, sizes: Sequence[Size] | None = None) -> Split:
 
     tile = (vision.image_size,) * 2
     return tile_split(model, VisionEncoder(), tile, per_side**2 + 1, inner.language_model, pack=packed)
+
+
+FAMILY = Family(
+    name="llava_onevision",
+    model_types=("llava_onevision",),
+    prefixes={
+        "vision": ("model.vision_tower.", "model.multi_modal_projector."),
+        "language": ("model.language_model.",),
+    },
+    image_token=IMAGE,
+    read_preprocessing=read_preprocessing,
+    preprocess=preprocess,
+    expand=expand,
+    positions=plain_positions,
+    encode_images=encode_images,
+    forward_inputs=forward_inputs,
+    fix_sizes=tiles_only,
+    split=split,
+    pack=pack,
+    contradictions=contradictions,
+)

@@ -17,15 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from edgekit.errors import CheckpointError, DataError, EdgekitError
-from edgekit.families import (
-    Features,
-    Grid,
-    Pixels,
-    Size,
-    Split,
-    fill_places,
-    fit_image,
-)
+from edgekit.families import Family, Features, Grid, Pixels, Size, Split, fill_places
+from edgekit.families.sizes import fit_image
 from edgekit.gguf_layout import MmProj, vit
 from edgekit.image_settings import (
     Settings,
@@ -41,9 +34,6 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
-MODEL_TYPES = ("qwen2_5_vl",)
-# Parameter-name prefixes of the two halves, for masking and for reports.
-PARTS = {"vision": ("model.visual.",), "language": ("model.language_model.",)}
 IMAGE = "<|image_pad|>"
 IMAGE_TOKEN_ID = 151655  # transformers' default where config.json is silent
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -297,7 +287,7 @@ def pictures(pixels: Pixels, params: dict[str, Any]) -> list[NDArray[np.uint8]]:
     return found
 
 
-def mmproj(config: dict[str, Any], params: dict[str, Any]) -> MmProj:
+def mmproj(config: Mapping[str, Any], params: dict[str, Any]) -> MmProj:
     """The vision encoder as llama.cpp's clip reads it.
 
     Args:
@@ -404,3 +394,22 @@ def split(model: PreTrainedModel, sizes: Sequence[Size] | None = None) -> Split:
         deepstack=deepstack,
         **sizes_of(model, model.config.text_config),
     )
+
+
+FAMILY = Family(
+    name="qwen2_5_vl",
+    model_types=("qwen2_5_vl",),
+    prefixes={"vision": ("model.visual.",), "language": ("model.language_model.",)},
+    image_token=IMAGE,
+    read_preprocessing=read_preprocessing,
+    preprocess=preprocess,
+    expand=expand,
+    positions=positions,
+    encode_images=encode_images,
+    forward_inputs=forward_inputs,
+    fix_sizes=fix_sizes,
+    split=split,
+    pictures=pictures,
+    mmproj=mmproj,
+    contradictions=contradictions,
+)

@@ -3,47 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from edgekit.families import Features, Grid
-from edgekit.families.qwen2_5_vl import (
-    IMAGE,
-    PARTS,
-    QWEN_PIECES,
-    expand,
-    fix_sizes,
-    forward_inputs,
-    pictures,
-    positions,
-    preprocess,
-    qwen_blocks,
-    qwen_sizes,
-    read_preprocessing,
-    rotary_sections,
-    split,
-)
+from edgekit.families import Features, Grid, qwen2_5_vl
+from edgekit.families.qwen2_5_vl import IMAGE, QWEN_PIECES, qwen_blocks, qwen_sizes, rotary_sections
 from edgekit.gguf_layout import MmProj
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
-
-__all__ = [
-    "MODEL_TYPES",
-    "PARTS",
-    "encode_images",
-    "expand",
-    "fix_sizes",
-    "forward_inputs",
-    "mmproj",
-    "pictures",
-    "positions",
-    "preprocess",
-    "read_preprocessing",
-    "split",
-]
-MODEL_TYPES = ("qwen3_vl",)
 
 
 def contradictions(config: Any) -> Iterator[tuple[str, str]]:
@@ -58,7 +28,7 @@ def contradictions(config: Any) -> Iterator[tuple[str, str]]:
         )
 
 
-def mmproj(config: dict[str, Any], params: dict[str, Any]) -> MmProj:
+def mmproj(config: Mapping[str, Any], params: dict[str, Any]) -> MmProj:
     """The vision encoder as llama.cpp's clip reads it.
 
     Args:
@@ -105,3 +75,13 @@ def encode_images(model: PreTrainedModel, pixel_values: Tensor, grids: list[Grid
     out = inner.get_image_features(pixel_values, grid, return_dict=True)
     deepstack = tuple(torch.cat(tuple(layer)) for layer in out.deepstack_features)
     return Features(torch.cat(out.pooler_output), [len(image) for image in out.pooler_output], deepstack)
+
+
+FAMILY = replace(
+    qwen2_5_vl.FAMILY,
+    name="qwen3_vl",
+    model_types=("qwen3_vl",),
+    encode_images=encode_images,
+    mmproj=mmproj,
+    contradictions=contradictions,
+)

@@ -189,7 +189,7 @@ def conversation(
         expanded = processor.prompt(messages, [] if inputs.pixels is None else inputs.pixels.grids)
     except DataError as error:
         return {**given, "refused": error.what}
-    image_token = getattr(processor.family, "IMAGE", None)
+    image_token = processor.family.image_token
     return {
         **given,
         "prompt": processor.rendered(messages),

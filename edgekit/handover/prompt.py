@@ -331,7 +331,7 @@ def _compare(probe: _Probe, pieces: Pieces, talk: Talk) -> None:
 def tokens_of(processor: Processor) -> Tokens:
     """What the tokenizer puts around a prompt's ids."""
     text, family = processor.text, processor.family
-    adds = getattr(family, "ADDS_SPECIAL_TOKENS", True)
+    adds = family.adds_special_tokens
     try:
         with rust_errors(""):
             whole = text.tokenizer.encode("a", add_special_tokens=False)

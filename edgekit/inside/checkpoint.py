@@ -41,13 +41,11 @@ def inspect(folder: Path, tokens: int | None) -> Inspection:
 
     config = check_checkpoint(folder)
     family = family_of(config["model_type"])
-    if not hasattr(family, "split"):
-        raise EdgekitError(f"A {config['model_type']} model is not known part by part.", fix="Name another checkpoint.")
     model: Any = load_model(folder, attn="eager")
-    split: Split = family.split(model, Processor.load(folder).for_sizes(None).params.get("sizes"))
+    split = family.split(model, Processor.load(folder).for_sizes(None).params.get("sizes"))
     tokens = tokens or next(iter(split.vision.values())).tokens + QUESTION_TOKENS
     kind, bytes_each = _stored(folder)
-    holding = _holding(model, family.PARTS["vision"], kind, bytes_each)
+    holding = _holding(model, family.prefixes["vision"], kind, bytes_each)
     layers = sum(1 for tensor in split.tensors() if tensor.kind == "key")
     heads = heads_from(config, layers, split.kv_heads, split.head_dim)
     parts = _parts(split, holding, tokens, heads)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from web_library import array_of, ask, base64_of, picture_of
 
-from edgekit.families import FAMILIES
+from edgekit.families import FAMILIES, gemma3, llava_onevision
 from edgekit.pictures import as_rgb
 from edgekit.resizing import ORDERS, installed_order, rows_first
 
@@ -198,7 +198,7 @@ def test_pixels_and_places_are_edgekits(family: str, tmp_path: Path) -> None:
             wanted.append(module.preprocess([Image.fromarray(pixels)], params))
             grid = wanted[-1].grids[0]
             calls.append({"call": "filling", "family": family, "params": params, "grid": list(grid)})
-            place = getattr(module, "START", module.IMAGE) if family == "gemma3" else module.IMAGE
+            place = gemma3.START if family == "gemma3" else module.image_token
             fillings.append(module.expand(f"a{place}b", [grid], params)[1:-1])
     answers = ask(calls, tmp_path)
     for ours, theirs in zip(answers[::2], wanted, strict=True):
@@ -220,7 +220,7 @@ def test_positions_are_edgekits(family: str, tmp_path: Path) -> None:
 
 
 def test_packing_is_edgekits(tmp_path: Path) -> None:
-    module, rng = FAMILIES.load("llava_onevision"), np.random.default_rng(0)
+    module, rng = llava_onevision, np.random.default_rng(0)
     calls, wanted = [], []
     for params in PARAMS["llava_onevision"]:
         grids = [(height, width) for width, height in [(64, 64), (90, 37), (37, 150), (200, 9), (41, 200)]]

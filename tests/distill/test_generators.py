@@ -554,7 +554,7 @@ def test_vllm_gets_a_masked_checkpoint_and_whole_prompts(
     assert (tmp_path / "work" / "masked-1-0.4" / "model.safetensors").exists()
     drawn = generator.sample(questions, 3, 2**32 - 1)
     model = load_model(tiny_teacher)
-    MaskedTeacher(model, tiny_teacher, idefics3).set_ratio(0.4)
+    MaskedTeacher(model, tiny_teacher, idefics3.FAMILY).set_ratio(0.4)
     local = transformers.Local(model, processor, settings)
     prompts = transformers.encode_prompts(processor, questions)
     greedy = transformers.greedy(model, processor, prompts, 5)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
@@ -98,7 +98,7 @@ def test_schedule_never_rises_nor_leaves_its_range(steps: int, r_max: float, fal
 def teacher(tiny_checkpoint: Path) -> MaskedTeacher:
     from edgekit.checkpoint import load_model
 
-    return MaskedTeacher(load_model(tiny_checkpoint), tiny_checkpoint, idefics3)
+    return MaskedTeacher(load_model(tiny_checkpoint), tiny_checkpoint, idefics3.FAMILY)
 
 
 def test_only_linear_layers_are_masked(teacher: MaskedTeacher) -> None:
@@ -120,14 +120,13 @@ def test_the_output_head_is_spared_wherever_it_lies() -> None:
         def get_output_embeddings(self) -> torch.nn.Module:
             return self.text["head"]
 
-    family = ModuleType("toy")
-    family.PARTS = {"vision": ("vision.",), "language": ("text.",)}  # type: ignore[attr-defined]
+    family = replace(idefics3.FAMILY, prefixes={"vision": ("vision.",), "language": ("text.",)})
     assert [name for name, _ in maskable(Toy(), family)] == ["text.layer.weight"]
 
 
 def test_scope_and_exclude(teacher: MaskedTeacher) -> None:
     def names(**chosen: object) -> set[str]:
-        return {name for name, _ in maskable(teacher.model, idefics3, **chosen)}  # type: ignore[arg-type]
+        return {name for name, _ in maskable(teacher.model, idefics3.FAMILY, **chosen)}  # type: ignore[arg-type]
 
     vision, language = names(scope="vision"), names(scope="language")
     assert vision and language and not vision & language
@@ -153,7 +152,7 @@ def test_masks_are_per_layer_and_undone(teacher: MaskedTeacher) -> None:
 def test_tensors_of_another_name_are_a_clear_error(teacher: MaskedTeacher, tmp_path: Path) -> None:
     save_file({"of.another.name": torch.zeros(2, 2)}, tmp_path / "model.safetensors")
     with pytest.raises(CheckpointError, match="does not hold the tensor"):
-        MaskedTeacher(teacher.model, tmp_path, idefics3)
+        MaskedTeacher(teacher.model, tmp_path, idefics3.FAMILY)
 
 
 def test_a_written_mask_is_the_mask_in_memory(tmp_path: Path) -> None:
@@ -163,7 +162,7 @@ def test_a_written_mask_is_the_mask_in_memory(tmp_path: Path) -> None:
     folder = resolve_checkpoint("demo:teacher")
     record = write_masked(folder, 0.6, tmp_path / "m", "language", ("*down_proj*",))
     model = load_model(folder)
-    teacher = MaskedTeacher(model, folder, idefics3, "language", ("*down_proj*",))
+    teacher = MaskedTeacher(model, folder, idefics3.FAMILY, "language", ("*down_proj*",))
     assert teacher.set_ratio(0.6) == record["thresholds"] == json.loads((tmp_path / "m/edgekit-mask.json").read_text())[
         "thresholds"
     ]  # fmt: skip
@@ -215,15 +214,15 @@ def test_what_goes_along_with_a_written_mask(tiny_teacher: Path, tmp_path: Path)
 
 
 def test_a_mask_has_something_to_mask_and_each_pattern_fits(tiny_teacher: Path) -> None:
-    check_mask(tiny_teacher, idefics3, "all", ())
-    check_mask(tiny_teacher, idefics3, "language", ("*.down_proj.weight", "*.q_proj.weight"))
+    check_mask(tiny_teacher, idefics3.FAMILY, "all", ())
+    check_mask(tiny_teacher, idefics3.FAMILY, "language", ("*.down_proj.weight", "*.q_proj.weight"))
     with pytest.raises(RecipeError, match=r"pattern 'q_proj' fits none of the \d+ weights"):
-        check_mask(tiny_teacher, idefics3, "all", ("*.down_proj.weight", "q_proj"))
+        check_mask(tiny_teacher, idefics3.FAMILY, "all", ("*.down_proj.weight", "q_proj"))
     with pytest.raises(RecipeError, match="'\\*vision_model\\*' fits none"):
-        check_mask(tiny_teacher, idefics3, "language", ("*vision_model*",))
+        check_mask(tiny_teacher, idefics3.FAMILY, "language", ("*vision_model*",))
     with pytest.raises(RecipeError, match=r"leaves none of the \d+ weights of scope 'language'") as caught:
-        check_mask(tiny_teacher, idefics3, "language", ("*.self_attn.*", "*.mlp.*"))
-    names = [name for name, _ in maskable(load_model(tiny_teacher), idefics3, "language")]
+        check_mask(tiny_teacher, idefics3.FAMILY, "language", ("*.self_attn.*", "*.mlp.*"))
+    names = [name for name, _ in maskable(load_model(tiny_teacher), idefics3.FAMILY, "language")]
     assert f"for example:\n  {names[0]}\n  {names[-1]}" in str(caught.value)
 
 

@@ -23,7 +23,7 @@ from edgekit.processor import Processor
 @pytest.fixture(scope="module")
 def teacher() -> MaskedTeacher:
     folder = resolve_checkpoint("demo:teacher")
-    return MaskedTeacher(load_model(folder), folder, idefics3)
+    return MaskedTeacher(load_model(folder), folder, idefics3.FAMILY)
 
 
 @pytest.fixture(scope="module")

@@ -107,7 +107,7 @@ def test_the_export_holds_just_these_values(precision: str, checkpoint_maker: An
     bundle = export_checkpoint(checkpoint, "onnx", precision, tmp_path / "b", samples=questions)
     read_rows = nbits_rows if precision == "int4" else int8_rows
     held = Counter(row for part in bundle.manifest.components.values() for row in read_rows(bundle.path(part.file)))
-    layers = quantised_layers(load_model(checkpoint), idefics3)
+    layers = quantised_layers(load_model(checkpoint), idefics3.FAMILY)
     values = [quantise_dequantise(layer.weight, ONNX[precision]).numpy() for layer in layers.values()]
     assert any(value.shape[1] % 32 for value in values)
     assert held == Counter((row + 0.0).tobytes() for value in values for row in value)  # -0.0 + 0.0 is 0.0
@@ -115,7 +115,7 @@ def test_the_export_holds_just_these_values(precision: str, checkpoint_maker: An
     # And what ONNX Runtime makes of them: the quantised PyTorch model, but for the inputs it rounds on its way.
     model = load_model(checkpoint)
     whole = idefics3.split(load_model(checkpoint))
-    quantise_weights(quantised_layers(model, idefics3), ONNX[precision])
+    quantise_weights(quantised_layers(model, idefics3.FAMILY), ONNX[precision])
     exported = target.open_components(bundle.folder, bundle.manifest.components)
     near, far = [], []
     for item in parity_inputs(Processor.load(checkpoint), (), stock=4):
@@ -208,7 +208,7 @@ def test_the_optimiser_steps_on_the_full_precision_weights() -> None:
 
 def test_layers_and_a_tied_embedding(tiny_checkpoint: Path) -> None:
     model: Any = load_model(tiny_checkpoint)
-    layers = quantised_layers(model, idefics3)
+    layers = quantised_layers(model, idefics3.FAMILY)
     linear = {name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
     assert set(layers) == linear and "lm_head" in layers
     model.lm_head.weight = model.get_input_embeddings().weight

@@ -92,7 +92,7 @@ def generators(served: Served, ratio: float, settings: GenData) -> tuple[openai.
     """The served teacher and the same one here."""
     folder = resolve_checkpoint("demo:teacher")
     model, processor = load_model(folder), Processor.load(folder)
-    MaskedTeacher(model, folder, idefics3).set_ratio(ratio)
+    MaskedTeacher(model, folder, idefics3.FAMILY).set_ratio(ratio)
     source = Source("t", folder, processor, settings, lambda: model, ratio=ratio, teacher=1)
     return openai.open_generator(source), transformers.open_generator(source)
 

@@ -24,7 +24,8 @@ from edgekit.data import samples
 from edgekit.errors import BundleError, EdgekitError, MissingExtraError, NoSpaceError, UnsupportedError
 from edgekit.export import coreai
 from edgekit.export.bundling import export_checkpoint
-from edgekit.families import family_of, read_size
+from edgekit.families import family_of
+from edgekit.families.sizes import read_size
 from edgekit.processor import Processor
 from edgekit.runtimes.generate import answer, follow
 from edgekit.stats import largest_gap

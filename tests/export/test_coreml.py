@@ -23,7 +23,7 @@ from edgekit.errors import BundleError, DataError, EdgekitError, MissingExtraErr
 from edgekit.export import coreml
 from edgekit.export._coreml_metadata import edited
 from edgekit.export.bundling import check_request, drawn_samples, export_checkpoint, export_hash
-from edgekit.families import fit_image
+from edgekit.families.sizes import fit_image
 from edgekit.runtimes import RUNTIMES
 from edgekit.runtimes.generate import answer, follow
 from edgekit.stats import largest_gap

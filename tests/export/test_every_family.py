@@ -25,7 +25,9 @@ from edgekit.export import TARGETS, coreai, gguf, onnx
 from edgekit.export.bundling import baked_against_original, export_checkpoint
 from edgekit.export.genai import check_genai
 from edgekit.export.parity import empty_cache
-from edgekit.families import Pixels, Size, by_bucket, family_of, fit_image, prefer_size, qwen3_vl, read_size
+from edgekit.families import Pixels, Size, family_of, qwen3_vl
+from edgekit.families.merging import by_bucket
+from edgekit.families.sizes import fit_image, prefer_size, read_size
 from edgekit.inside.counting import Inspection, inspect
 from edgekit.processor import Processor
 from edgekit.runtimes import RUNTIMES, runtime_for
@@ -238,7 +240,7 @@ def test_any_cache_may_be_given(tiny_of: Maker) -> None:
     from transformers import StaticCache
 
     model: Any = load_model(tiny_of("qwen3_vl"))
-    split = qwen3_vl.split(model)
+    split = qwen3_vl.FAMILY.split(model)
     embeds, mask = torch.randn(1, 6, split.width), torch.ones(1, 6, dtype=torch.int64)
     positions = torch.arange(6).expand(3, 1, -1)
     features = torch.randn(split.deepstack, 1, 6, split.width)

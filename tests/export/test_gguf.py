@@ -88,7 +88,7 @@ def test_every_weight_has_its_place_and_its_values(family: str, tiny_of: Maker, 
     model: Any = load_model(checkpoint)
     config = config_of(checkpoint)
     plan, params = target.plan_of(config, checkpoint)
-    prefixes = FAMILIES.load({"smolvlm": "idefics3"}.get(family, family)).PARTS["vision"]
+    prefixes = FAMILIES.load({"smolvlm": "idefics3"}.get(family, family)).prefixes["vision"]
     path = tmp_path / "m.gguf"
     files.write_gguf(
         path, "clip", files.vision_metadata(plan, params, 32), files.vision_tensors(model, plan, prefixes), "F32",
@@ -208,7 +208,7 @@ def test_float32_answers_as_pytorch(family: str, tiny_of: Maker, bundle_of: Call
     theirs = RUNTIMES.load("pytorch").open_session(tiny(tiny_of, family), 1)
     ours = RUNTIMES.load("llamacpp").open_session(bundle.folder, 1)
     try:
-        from edgekit.families import fit_image
+        from edgekit.families.sizes import fit_image
 
         sample = drawn_samples(8)[5]
         images = [fit_image(image.open(), bundle.manifest.preprocessing) for image in sample.images]

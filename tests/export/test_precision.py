@@ -22,7 +22,8 @@ from edgekit.export.bundling import check_request, drawn_samples, export_checkpo
 from edgekit.export.genai import check_genai, genai_config
 from edgekit.export.onnx_attention import drop_round_trips, drop_statistics, pack_rotary, rotary_tables
 from edgekit.export.parity import TorchModules, empty_cache, encode_images, follow
-from edgekit.families import Split, idefics3, merge_images
+from edgekit.families import Split, idefics3
+from edgekit.families.merging import merge_images
 from edgekit.precision import by_part, canonical, folder_name, split_list
 from edgekit.processor import Processor
 from edgekit.recipe import demo_recipe_path, load_recipe

@@ -20,7 +20,8 @@ from edgekit.cli import build
 from edgekit.demo.shapes import draw
 from edgekit.errors import BundleError, EdgekitError
 from edgekit.export.bundling import export_checkpoint
-from edgekit.families import fit_image, idefics3
+from edgekit.families import idefics3
+from edgekit.families.sizes import fit_image
 from edgekit.official import ODD, odd_pictures
 from edgekit.parity import PARTS, read_parity
 from edgekit.runtimes import RUNTIMES, runtime_for
