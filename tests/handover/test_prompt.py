@@ -59,7 +59,7 @@ def find(template: str) -> Pieces | Unsupported:
             return encoding
 
     text: Any = SimpleNamespace(tokenizer=Plain(), special=SPECIAL, limit=None)
-    model: Any = SimpleNamespace(template=template, special=SPECIAL, text=text, family=SimpleNamespace())
+    model: Any = SimpleNamespace(template=template, special=SPECIAL, text=text, family=SimpleNamespace(adds_special_tokens=True))
     return find_pieces(model)
 
 
