@@ -59,7 +59,8 @@ def find(template: str) -> Pieces | Unsupported:
             return encoding
 
     text: Any = SimpleNamespace(tokenizer=Plain(), special=SPECIAL, limit=None)
-    model: Any = SimpleNamespace(template=template, special=SPECIAL, text=text, family=SimpleNamespace(adds_special_tokens=True))
+    family = SimpleNamespace(adds_special_tokens=True)
+    model: Any = SimpleNamespace(template=template, special=SPECIAL, text=text, family=family)
     return find_pieces(model)
 
 
