@@ -71,9 +71,7 @@ CORE: dict[str, Part] = {
     "edgekit.strict_json": Part("edgekit/strict_json.py", ("tests/test_strict_json.py",)),
     "edgekit.stats": Part("edgekit/stats.py", ("tests/test_stats.py",)),
     "edgekit.declared": Part("edgekit/declared.py", ("tests/test_declared.py",)),
-    "edgekit.generation": Part(
-        "edgekit/generation.py", ("tests/test_generation_settings.py", "tests/runtimes/test_generation.py")
-    ),
+    "edgekit.generation": Part("edgekit/generation.py", ("tests/test_generation_settings.py",)),
     "edgekit.data.scenes": Part("edgekit/data/scenes.py", ("tests/data/test_scenes.py",)),
 }
 """By the module's name."""

@@ -16,6 +16,7 @@ from edgekit.generation import (
     as_dict,
     check_mode,
     check_penalty,
+    penalise,
     read_generation,
     recorded,
     shorten,
@@ -113,6 +114,40 @@ def test_what_a_caller_may_ask_for() -> None:
             check_penalty(penalty)
 
 
+def test_the_penalty_by_hand() -> None:
+    logits = np.array([2.0, -1.0, 0.5, 3.0], dtype=np.float32)
+    assert penalise(logits, [0, 1, 1, 0, 77], 2.0).tolist() == [1.0, -2.0, 0.5, 3.0]
+    assert logits.tolist() == [2.0, -1.0, 0.5, 3.0]
+
+
+def test_rules_by_hand() -> None:
+    logits = np.arange(6, dtype=np.float32)
+    minus = -np.inf
+
+    def after(ids: list[int], prompt: int = 2, limit: int = 8, **settings: Any) -> list[float]:
+        found: list[float] = Rules(Generation(**settings), ids[:prompt], limit, [4, 5])(logits, ids).tolist()
+        return found
+
+    assert after([0, 1, 3], suppress_tokens=(5, 6, 99)) == [0, 1, 2, 3, 4, minus]
+    assert after([0, 1], begin_suppress_tokens=(5,)) == [0, 1, 2, 3, 4, minus]
+    assert after([0, 1, 3], begin_suppress_tokens=(5,)) == [0, 1, 2, 3, 4, 5]
+    assert after([0, 1, 3], min_new_tokens=2) == [0, 1, 2, 3, minus, minus]
+    assert after([0, 1, 3, 3], min_new_tokens=2) == [0, 1, 2, 3, 4, 5]
+    assert after([0, 1, 3], min_length=4) == [0, 1, 2, 3, minus, minus]
+    assert after([0, 1, 3, 0], no_repeat_ngram_size=2) == [0, minus, 2, 3, 4, 5]  # 0 1 stood there
+    assert after([0, 1, 3, 0], no_repeat_ngram_size=1) == [minus, minus, 2, minus, 4, 5]
+    assert after([0, 1, 3, 0], bad_words_ids=((0, 5), (3,), (4,), (2, 1))) == [0, 1, 2, minus, 4, minus]  # 4 ends
+    assert after([0, 1, 3], sequence_bias=(((1, 3, 2), 7.5), ((0,), -1.0))) == [-1, 1, 9.5, 3, 4, 5]
+    assert after([0, 1], bad_words_ids=((6,), (1, 7)), suppress_tokens=(6,)) == [0, 1, 2, 3, 4, 5]  # none of the head's
+    # Of one token that two runs end in, both count.
+    assert after([0, 1, 3], sequence_bias=(((3, 2), 7.5), ((2,), -1.0))) == [0, 1, 8.5, 3, 4, 5]
+    assert after([0, 1, 3], limit=2, forced_eos_token_id=(4,)) == [minus, minus, minus, minus, 0, minus]
+    assert after([0, 1, 3], exponential_decay_length_penalty=(0, 2.0)) == [0, 1, 2, 3, 8, 10]  # 4 + 4 (2^1 - 1)
+    assert after([0, 1, 3], repetition_penalty=2.0) == [0, 0.5, 2, 1.5, 4, 5]
+    assert after([0, 1, 3, 3], encoder_repetition_penalty=2.0) == [0, 2, 2, 3, 4, 5]
+    assert logits.tolist() == [0, 1, 2, 3, 4, 5]
+
+
 def test_rules_at_their_edges() -> None:
     """Seven logits of 1; prompt 0 1, an answer of so many tokens; 5 ends."""
     logits = np.ones(7, np.float32)
@@ -133,6 +168,7 @@ def test_rules_at_their_edges() -> None:
         changed([0], [0], forced_bos_token_id=3) == every - {3}
         and changed(prompt, prompt, forced_bos_token_id=3) == set()
     )
+    assert changed([*prompt, 4, 4], prompt, 3, forced_eos_token_id=[6, 99]) == every - {6}  # 99 has no logit
     # Behind a forced first token the answer begins one later.
     begin: dict[str, Any] = {"begin_suppress_tokens": [2], "forced_bos_token_id": 3}
     assert [changed(ids, [0], **begin) for ids in ([0], [0, 3], [0, 3, 4])] == [every - {3}, {2}, set()]
@@ -144,6 +180,7 @@ def test_rules_at_their_edges() -> None:
         and changed([0, 1, 0], prompt, no_repeat_ngram_size=4) == set()
     )
     assert changed([0, 1, 0, 6, 0], prompt, encoder_no_repeat_ngram_size=2) == {1}  # 0 6 stood in the answer only
+    assert changed([0, 4, 0], [0], encoder_no_repeat_ngram_size=2) == set()  # the prompt has no run of two
     assert changed([0], [0], no_repeat_ngram_size=2) == set() and changed([0], [0], no_repeat_ngram_size=1) == {0}
     assert changed([0, 1], prompt, bad_words_ids=[[5], [0, 1, 2], [1, 3], [0, 4]]) == {2, 3}  # a lone end may come
 
