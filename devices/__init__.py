@@ -4,10 +4,11 @@ A device module holds:
 
     OPTIONS: dict[str, str]                  options of its addresses and what they mean; may be left out
     reach(address) -> (bool, str)            whether it can be used now, and what it is or what is missing
-    connect(address) -> context manager      of a `Board` or a `Timer`, for a device that can be reached
+    connect(address) -> context manager      of a `Board`, a `Timer` or `Guests`, for a device that can be reached
     predict(bundle, address) -> [Prediction] what can honestly be said without it; may be left out
     ANSWERS: bool                            whether its machine runs edgekit's worker and so answers the questions
                                              (`Board`), or only times the bundle (`Timer`); True where left out
+    GUESTS: bool                             whether devices come to it by themselves (`Guests`); False where left out
 
 `connect` prepares the device and cleans up after itself, also when the block ends with an error. Other packages add a
 device by an entry point in the group `edgekit.devices`; docs/devices.md shows one whole.
@@ -17,7 +18,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -105,6 +106,70 @@ class Timer(Protocol):
             folder: Holds job.json, whose keys are `folder`, the bundle's, `runtime` and `threads`.
         Returns:
             What went wrong, or None.
+        """
+
+
+@dataclass(frozen=True)
+class Errand:
+    """What guests are asked to do.
+
+    Attributes:
+        bundles: Folders.
+        data: Spec of the questions.
+        limit: The first so many; None for all.
+        warmup: Questions that are answered untimed before.
+        max_new_tokens: Of an answer.
+        threads: CPU threads of the runtime, where the guest may have so many.
+    """
+
+    bundles: tuple[Path, ...]
+    data: str
+    limit: int | None
+    warmup: int
+    max_new_tokens: int
+    threads: int
+
+
+@dataclass(frozen=True)
+class Visit:
+    """What one guest made of one bundle.
+
+    Attributes:
+        bundle: Its place among the errand's.
+        guest: Name, for the row; the same for all visits of one guest, and no other's.
+        about: What the guest says of itself.
+        problem: Why there are no figures; None where there are.
+        runtime: What ran the bundle.
+        self_test: What the bundle's golden vectors came to there.
+        answers: Of the first questions, in order: text, token_ids, prompt_tokens, preprocess_ms, image_encode_ms,
+            prefill_ms, first_token_ms, itl_ms.
+        figures: Further fields of the row.
+        notes: For the report.
+    """
+
+    bundle: int
+    guest: str
+    about: Mapping[str, Any]
+    problem: str | None = None
+    runtime: str = ""
+    self_test: str = ""
+    answers: Sequence[Mapping[str, Any]] = ()
+    figures: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    notes: tuple[str, ...] = ()
+
+
+class Guests(Protocol):
+    """Devices that come by themselves, several at once."""
+
+    def describe(self) -> dict[str, Any]:
+        """What they come to, for the report."""
+
+    def gather(self, errand: Errand, visits: list[Visit]) -> None:
+        """Have them run the bundles and answer, until all have; one visit for each guest and bundle, failed or not.
+
+        Args:
+            errand: What is asked.
+            visits: Filled as they come, also where the call ends with an error.
         """
 
 

@@ -13,7 +13,7 @@ from edgekit.files import write_json, write_text
 from edgekit.prediction import Prediction
 from edgekit.visible import json_text
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 Interval = tuple[float, float]
 
 
@@ -74,6 +74,8 @@ class Row:
     verified_by: Literal["device", "runtime", "evaluator", "prediction", "imported"] = "runtime"
     origin: str | None = None
     """Of a row that was measured elsewhere and read from a file: the file, and what wrote it."""
+    self_test: str | None = None
+    """Of a device that computed the bundle's golden vectors anew: what came of it."""
     n: int | None = None
     """Questions scored."""
     accuracy: float | None = None

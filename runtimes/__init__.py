@@ -45,7 +45,7 @@ RUNTIMES: Registry[Runtime] = Registry(
     helpers=frozenset(
         {"session", "generate", "sampling", "stream", "worker", "bench", "verify", "modules", "attribute", "gates"}
         | {"crew", "examples", "journal", "measure", "phases", "rows", "speed", "side_by_side", "where"}
-        | {"golden"}
+        | {"golden", "guests"}
     ),
 )
 

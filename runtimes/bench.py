@@ -16,13 +16,13 @@ from edgekit.choice import describe, pick
 from edgekit.console import note
 from edgekit.data import samples
 from edgekit.data.scoring import KEY, check_metrics
-from edgekit.devices import DEVICES, Address, Board, parse_address
+from edgekit.devices import DEVICES, Address, Board, Visit, parse_address
 from edgekit.errors import BundleError, EdgekitError
 from edgekit.files import sha256_file, sha256_json
 from edgekit.held import Held, stamp
 from edgekit.recipe import Gates
 from edgekit.report import SCHEMA_VERSION, Lineage, Report, Row, write_report
-from edgekit.runtimes import RUNTIMES, gates, runtime_for, where
+from edgekit.runtimes import RUNTIMES, gates, guests, runtime_for, where
 from edgekit.runtimes.examples import choose_examples
 from edgekit.runtimes.journal import Journal
 from edgekit.runtimes.measure import Measured, Settings, measure, turn_lengths, turns_of_process
@@ -103,6 +103,7 @@ class _State:
         settings, out, total, reference, bars, run: As of `bench`; `total` is the number of questions.
         at, about: Where it runs, and what the device said of itself.
         timed: Rows of a device that only times bundles, and their raw samples.
+        visits: Of devices that came by themselves.
         journal: On the disk.
         stopped: Why it was ended early.
     """
@@ -118,8 +119,13 @@ class _State:
     at: where.Place | None = None
     about: dict[str, dict[str, Any]] = field(default_factory=dict)
     timed: list[tuple[Row, list[dict[str, Any]]]] = field(default_factory=list)
+    visits: list[Visit] = field(default_factory=list)
     journal: Journal | None = None
     stopped: str = ""
+
+    def offered(self) -> list[_Subject]:
+        """Bundles that are well."""
+        return [one for one in self.subjects if one.target != "checkpoint" and not one.problem]
 
     def boards(self) -> list[Board | None]:
         """Of each subject, None for this machine."""
@@ -142,6 +148,8 @@ def _measure(state: _State, address: Address) -> None:
                 aside, row = place / f"timed-{number}", one.row(at.name)
                 timed = where.time_on(at.timer, one.folder, one.runtime, settings.threads, row, aside)
                 state.timed.append(_held_row(one, timed))
+        if at.guests is not None:
+            guests.gather(at.guests, [one.folder for one in state.offered()], settings, state.visits, at.name)
 
 
 def _header(state: _State) -> dict[str, Any]:
@@ -165,7 +173,8 @@ def _write(state: _State) -> Report:
             one.problem = one.problem or (None if one.answers else "the bench was ended before it was asked anything")
     rounds = len(turn_lengths(state.total))
     devices = [where.HOST if board is None else at.name for board in state.boards()]
-    rows = _rows(subjects, measured, devices, bool(state.reference))
+    came = _guests(state)
+    rows = adjust([*_rows(subjects, measured, devices, bool(state.reference)), *(one.row for one in came)])
     report = Report(
         schema_version=SCHEMA_VERSION,
         data=settings.data,
@@ -176,9 +185,13 @@ def _write(state: _State) -> Report:
         gates={key: value for key, value in to_json(state.bars).items() if value is not None},
         run=state.run,
         versions=_versions(),
-        notes=_stopped(state) + _notes(subjects, state.reference) + at.notes() + _told(subjects, measured),
-        devices=state.about,
-        predictions=at.predictions([one.folder for one in subjects if one.target != "checkpoint" and not one.problem]),
+        notes=_stopped(state)
+        + _notes(subjects, state.reference)
+        + at.notes()
+        + _told(subjects, measured)
+        + tuple(note for visit in state.visits for note in visit.notes),
+        devices=state.about | {visit.guest: dict(visit.about) for visit in state.visits if visit.about},
+        predictions=at.predictions([one.folder for one in state.offered()]),
         turns=rounds if len(subjects) > 1 else 1,
         processes=math.ceil(rounds / turns_of_process(rounds, settings.processes)),
         methods=METHODS,
@@ -186,14 +199,28 @@ def _write(state: _State) -> Report:
     )
     verdict = f"FAIL: ended early: {state.stopped}" if state.stopped else _verdict(report, state.bars)
     report = replace(report, verdict=verdict)
-    samples_of = [one.answers for one in measured] + [raw for _, raw in state.timed]
+    found = [*measured, *(one.measured for one in came)]
+    samples_of = [one.answers for one in found] + [raw for _, raw in state.timed]
     raw = [
         {"bundle": row.bundle, "name": row.name, "runtime": row.runtime, "device": row.device, **sample}
-        for row, found in zip(report.rows, samples_of, strict=True)
-        for sample in found
+        for row, given in zip(report.rows, samples_of, strict=True)
+        for sample in given
     ]
-    write_report(report, state.out, raw, choose_examples(settings.data, settings.limit, rows, measured))
+    write_report(report, state.out, raw, choose_examples(settings.data, settings.limit, rows, found))
     return report
+
+
+def _guests(state: _State) -> list[guests.Guest]:
+    """Rows of devices that came by themselves; failed where their bundle was replaced meanwhile."""
+    assert state.at is not None
+    offered, named = state.offered(), [one.row(state.at.name) for one in state.offered()]
+    base = state.found[0] if state.reference and state.found[0].problem is None else None
+    found = guests.rows(state.visits, named, state.settings, base)
+    return [
+        replace(one, row=row, measured=replace(one.measured, answers=raw))
+        for one in found
+        for row, raw in [_held_row(offered[one.bundle], (one.row, one.measured.answers))]
+    ]
 
 
 def _stopped(state: _State) -> tuple[str, ...]:
@@ -311,7 +338,7 @@ def _rows(
         if device != where.HOST:  # a board's speed over this machine's says nothing of the bundle
             row = replace(row, ttft_ratio=None, ttft_ratio_ci95=None, decode_ratio=None, decode_ratio_ci95=None)
         rows.append(row)
-    return adjust(rows)
+    return rows
 
 
 def _verdict(report: Report, bars: Gates) -> str:

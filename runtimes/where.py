@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekit import schema
-from edgekit.devices import DEVICES, ROW, SAMPLES, Address, Board, Timer
+from edgekit.devices import DEVICES, ROW, SAMPLES, Address, Board, Guests, Timer
 from edgekit.errors import EdgekitError
 from edgekit.files import write_json
 from edgekit.prediction import Prediction
@@ -27,12 +27,14 @@ class Place:
         address: Of the device.
         board: Runs the bundles' workers; None where they run here.
         timer: Times the bundles beside.
+        guests: Run the bundles beside, and answer.
         missing: Why the device is not at hand; "" where it is.
     """
 
     address: Address
     board: Board | None = None
     timer: Timer | None = None
+    guests: Guests | None = None
     missing: str = ""
 
     @property
@@ -42,7 +44,7 @@ class Place:
 
     def described(self) -> dict[str, dict[str, Any]]:
         """What the device says of itself, by its name."""
-        device = self.board or self.timer
+        device = self.board or self.timer or self.guests
         return {} if device is None else {self.name: device.describe()}
 
     def predictions(self, bundles: Sequence[Path]) -> tuple[Prediction, ...]:
@@ -76,6 +78,9 @@ def place_at(address: Address) -> Iterator[Place]:
             yield Place(address, missing=missing)
             return
     with module.connect(address) as device:
+        if getattr(module, "GUESTS", False):
+            yield Place(address, guests=device)
+            return
         yield Place(address, board=device) if getattr(module, "ANSWERS", True) else Place(address, timer=device)
 
 

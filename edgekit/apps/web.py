@@ -16,6 +16,8 @@ from edgekit.visible import json_text
 
 SOURCES = Path(__file__).parent / "web"
 GENERATED = ("settings.js", "sw.js", "README.md")
+VISIT = ("visit.html", "visit.js")
+"""The page of `edgekit bench --device web`, which is no part of an app."""
 FAMILIES = ("gemma3", "idefics3", "internvl", "lfm2_vl", "llava_onevision", "qwen2_5_vl", "qwen3_vl")
 FIRST = ("./", "icon.svg", "manifest.webmanifest")
 """What is kept for a page without a network, beside its scripts and styles; onnxruntime-web's files when first used."""
@@ -27,7 +29,7 @@ def pieces(app: App) -> dict[str, Piece]:
     Raises:
         EdgekitError: onnxruntime-web is not there, and cannot be fetched.
     """
-    fixed = sources(SOURCES, leave=GENERATED)
+    fixed = sources(SOURCES, leave=(*GENERATED, *VISIT))
     model = {f"model/{name}": piece for name, piece in bundled(app).items()}
     written = {
         "settings.js": _settings(app, model[f"model/{MODEL}"]),

@@ -32,7 +32,10 @@ def command(
     ] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads of each runtime.", min=1, show_default=False)] = None,
     device: Annotated[
-        str, typer.Option(help="Device: host, ssh://user@board, iphone, ...; `edgekit devices` lists them.")
+        str,
+        typer.Option(
+            help="Device: host, ssh://user@board, web (phones by their browser), iphone, ...; `edgekit devices` lists them."
+        ),
     ] = "host",
     out: Annotated[Path | None, typer.Option(help="Folder of the report.", show_default=False)] = None,
     max_drop: Annotated[
@@ -90,6 +93,7 @@ def command(
     """Accuracy and latency of each bundle beside PyTorch's, with intervals; exit 3 when a bar is missed.
 
     Example:  edgekit bench --limit 2000 --max-drop 1
+    A phone:  edgekit bench --device 'web?phones=2&questions=50'
     """
     from edgekit import api
     from edgekit.schema import to_json

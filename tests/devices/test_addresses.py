@@ -65,7 +65,7 @@ def test_device_files(tmp_path: Path) -> None:
 
 def test_the_list_names_every_device_and_why() -> None:
     rows = api.devices()
-    assert [row["device"] for row in rows] == ["android", "host", "ipad", "iphone", "mac", "ssh"]
+    assert [row["device"] for row in rows] == ["android", "host", "ipad", "iphone", "mac", "ssh", "web"]
     assert all(row["detail"] for row in rows)
     assert "ssh://user@host:port" in next(row["detail"] for row in rows if row["device"] == "ssh")
 

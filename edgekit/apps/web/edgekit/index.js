@@ -47,7 +47,7 @@ export class VisionModel {
   }
 
   /**
-   * @param {string} question
+   * @param {string | import("./types.js").Message[]} question
    * @param {ImageSource | ImageSource[] | null} [images]
    * @param {AnswerOptions} [options]
    * @returns {AsyncGenerator<Event, void>}

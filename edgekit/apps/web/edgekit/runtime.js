@@ -24,7 +24,7 @@ const isApplePhone = () =>
 /** @param {number | undefined} asked */
 export function threadsFor(asked) {
   if (!globalThis.crossOriginIsolated) return { threads: 1, why: "one thread: the page is not cross-origin isolated" };
-  if (asked) return { threads: asked, why: `${asked} threads, as asked` };
+  if (asked) return { threads: asked, why: `${asked} thread${asked > 1 ? "s" : ""}, as asked` };
   if (isApplePhone()) return { threads: 1, why: "one thread: several once hung on iOS" };
   const threads = Math.max(1, Math.min(MOST_THREADS, navigator.hardwareConcurrency || 1));
   return { threads, why: `${threads} of ${navigator.hardwareConcurrency} threads` };

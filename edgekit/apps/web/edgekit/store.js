@@ -18,6 +18,19 @@ export class Store {
     this.folder = folder;
     /** Where there is no folder. @type {Map<string, Uint8Array>} */
     this.held = new Map();
+    this.waited = 0; // milliseconds in which at least one download was under way
+    this.under = 0;
+    this.since = 0;
+  }
+
+  /** Adds to `waited`. @template T @param {Promise<T>} download @returns {Promise<T>} */
+  async #timed(download) {
+    if (!this.under++) this.since = performance.now();
+    try {
+      return await download;
+    } finally {
+      if (!--this.under) this.waited += performance.now() - this.since;
+    }
   }
 
   static async open() {
@@ -103,7 +116,7 @@ export class Store {
     const handle = await inPlace(await this.#handle(file.sha256, true));
     try {
       if (handle.getSize() > file.bytes) handle.truncate(0);
-      await fetched(file, url, signal, {
+      await this.#timed(fetched(file, url, signal, {
         size: () => handle.getSize(),
         restart: () => handle.truncate(0),
         write(bytes) {
@@ -112,7 +125,7 @@ export class Store {
           handle.flush(); // what was flushed survives the page's end
           onBytes?.(at + bytes.length);
         },
-      });
+      }));
     } catch (error) {
       throw /** @type {any} */ (error)?.name === "QuotaExceededError" ? noSpace(file) : error;
     } finally {
@@ -127,7 +140,7 @@ export class Store {
     const out = new Uint8Array(file.bytes);
     const hash = { own: new Sha256() };
     let at = 0;
-    await fetched(file, url, signal, {
+    await this.#timed(fetched(file, url, signal, {
       size: () => at,
       restart() {
         at = 0;
@@ -138,7 +151,7 @@ export class Store {
         hash.own.update(bytes);
         onBytes?.((at += bytes.length));
       },
-    });
+    }));
     if (hash.own.digest() !== file.sha256) throw damaged(file, url);
     if (file.bytes < 1 << 20) this.held.set(file.sha256, out); // large ones are read once, by the runtime
     return out;

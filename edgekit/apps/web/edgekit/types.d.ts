@@ -186,7 +186,10 @@ export interface RuntimeInfo {
   why: string;
   /** Where the bundle's files lie: opfs, or memory where the page may not keep any. */
   storage: "opfs" | "memory";
+  /** From nothing to a model that answers, downloads included. */
   load_ms: number;
+  /** Of that, waiting for the network. */
+  download_ms: number;
 }
 
 export interface SelfTest {
@@ -207,7 +210,8 @@ export interface Chat {
 export interface VisionModel {
   readonly model: ModelFile;
   readonly runtime: RuntimeInfo;
-  answer(question: string, images?: ImageSource | ImageSource[] | null, options?: AnswerOptions): AsyncGenerator<Event, void>;
+  /** question: a text behind the images, or a whole conversation that ends with the user's turn. */
+  answer(question: string | Message[], images?: ImageSource | ImageSource[] | null, options?: AnswerOptions): AsyncGenerator<Event, void>;
   /** A conversation whose cache is kept from turn to turn; another answer between its turns makes it start anew. */
   chat(options?: AnswerOptions): Chat;
   selfTest(options?: { onProgress?: (progress: Progress) => void; signal?: AbortSignal }): Promise<SelfTest>;

@@ -89,7 +89,8 @@ async function open(given, signal, tell) {
   }
   await store.checkRoom(model.files.filter((file) => file.for !== "golden"));
   const read = reader(store, model, given.url, signal, tell);
-  for (const file of model.files) if (file.for === "model") await read(file.path); // all of it, before anything is loaded
+  // All of it, before anything is loaded; where nothing is kept, that would download it twice.
+  for (const file of model.files) if (file.for === "model" && store.folder) await read(file.path);
   const json = async (/** @type {string} */ path) => JSON.parse(new TextDecoder().decode(await read(path)));
   const tokenizer = new Tokenizer(await json("tokenizer.json"));
   const prompt = await json("app/prompt.json");
@@ -97,7 +98,7 @@ async function open(given, signal, tell) {
   held = { model, engine, read, runtime };
   const name = runtime.onGpu ? "webgpu" : "wasm";
   const info = { name, threads: runtime.threads, isolated: globalThis.crossOriginIsolated, why, storage: store.kind };
-  return { model, runtime: { ...info, load_ms: performance.now() - started } };
+  return { model, runtime: { ...info, load_ms: performance.now() - started, download_ms: store.waited } };
 }
 
 /**
@@ -221,12 +222,13 @@ function loaded() {
 /** @param {any[]} images */
 const decoded = (images) => Promise.all(images.map(decodePicture));
 
-/** @param {{question: string, images: any[], options: import("./types.js").AnswerOptions}} given @param {AbortSignal} signal @param {Tell} tell */
+/** @param {{question: string | import("./types.js").Message[], images: any[], options: import("./types.js").AnswerOptions}} given @param {AbortSignal} signal @param {Tell} tell */
 async function answer({ question: text, images, options }, signal, tell) {
   const { engine } = loaded();
   const pictures = await decoded(images);
   const system = options.system ? [/** @type {const} */ ({ role: "system", content: [{ type: "text", text: options.system }] })] : [];
-  const messages = /** @type {import("./types.js").Message[]} */ ([...system, question(text, pictures.length)]);
+  const asked = typeof text === "string" ? [question(text, pictures.length)] : text;
+  const messages = /** @type {import("./types.js").Message[]} */ ([...system, ...asked]);
   for await (const event of engine.answer(messages, pictures, { ...options, signal })) tell(event);
 }
 
