@@ -34,7 +34,7 @@ def command(
     device: Annotated[
         str,
         typer.Option(
-            help="Device: host, ssh://user@board, web (phones by their browser), iphone, ...; `edgekit devices` lists them."
+            help="Device: host, ssh://user@board, web (phones, by browser), iphone; `edgekit devices` lists all."
         ),
     ] = "host",
     out: Annotated[Path | None, typer.Option(help="Folder of the report.", show_default=False)] = None,
@@ -93,6 +93,7 @@ def command(
     """Accuracy and latency of each bundle beside PyTorch's, with intervals; exit 3 when a bar is missed.
 
     Example:  edgekit bench --limit 2000 --max-drop 1
+
     A phone:  edgekit bench --device 'web?phones=2&questions=50'
     """
     from edgekit import api
