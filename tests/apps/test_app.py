@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from manifests import changed
 
 from edgekit import api
 from edgekit.apps import PLATFORMS, _ort_web, web
 from edgekit.apps._ort_web import FILES
-from edgekit.bundle import Bundle, sealed
+from edgekit.bundle import Bundle
 from edgekit.errors import BundleError, EdgekitError, NoSpaceError, StorageError, UnsupportedError
 
 
@@ -25,20 +26,6 @@ def ort(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("ort")
     for name in FILES:
         (folder / name).write_bytes(name.encode())
-    return folder
-
-
-def changed(bundle: Path, folder: Path, name: str, change: Any) -> Path:
-    """A copy of a bundle with one JSON file changed, sealed anew."""
-    shutil.copytree(bundle, folder)
-    value = change(json.loads((folder / name).read_text()))
-    (folder / name).write_text(json.dumps(value))
-    if name != "manifest.json":
-        manifest = json.loads((folder / "manifest.json").read_text())
-        data = (folder / name).read_bytes()
-        manifest["files"][name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-        value = manifest
-    (folder / "manifest.json").write_bytes(sealed(value))
     return folder
 
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,17 +48,18 @@ SIZES += [
 ]
 
 
-def write_vectors(folder: Path) -> Path:
+def write_vectors(folder: Path, more: Mapping[str, Callable[[], Tokenizer]] | None = None) -> Path:
     """All of them: resize.json, rules.json, shares.json, tokenizers/NAME, refused/WORD.json.
 
     Args:
         folder: Where to; made.
+        more: Tokenizers beside those that all libraries are tested by.
     """
     folder.mkdir(parents=True, exist_ok=True)
     _write(folder / "resize.json", {"cases": list(_resizes(folder))})
     _write(folder / "rules.json", {"cases": list(_rules())})
     _write(folder / "shares.json", {"cases": list(_shares())})
-    for name, make in TOKENIZERS.items():
+    for name, make in {**TOKENIZERS, **(more or {})}.items():
         _tokenizer(make(), folder / "tokenizers" / name)
     _refused(folder / "refused")
     return folder
@@ -148,7 +149,8 @@ def _tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
     _write(folder / "strings.json", {"strings": strings})
 
 
-def _trained(tokenizer: Tokenizer) -> Tokenizer:
+def trained(tokenizer: Tokenizer) -> Tokenizer:
+    """Merges learned from the texts, and added tokens of each kind."""
     special = [AddedToken(text, special=True, normalized=False) for text in ("<image>", "<end>", "<|im_start|>")]
     trainer = trainers.BpeTrainer(
         vocab_size=420,
@@ -163,7 +165,8 @@ def _trained(tokenizer: Tokenizer) -> Tokenizer:
     return tokenizer
 
 
-def _byte_level(pattern: str | None, **more: Any) -> Tokenizer:
+def byte_level(pattern: str | None, **more: Any) -> Tokenizer:
+    """Without merges yet; cut by a pattern, or by GPT-2's when None."""
     tokenizer = Tokenizer(models.BPE(**more))
     first = [] if pattern is None else [pre_tokenizers.Split(Regex(pattern), "isolated")]
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -174,17 +177,17 @@ def _byte_level(pattern: str | None, **more: Any) -> Tokenizer:
 
 
 def _smollm2() -> Tokenizer:
-    tokenizer = _byte_level(None)
+    tokenizer = byte_level(None)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
-    return _trained(tokenizer)
+    return trained(tokenizer)
 
 
 def _qwen2() -> Tokenizer:
-    tokenizer = _byte_level(QWEN)
+    tokenizer = byte_level(QWEN)
     tokenizer.normalizer = normalizers.NFC()
-    return _trained(tokenizer)
+    return trained(tokenizer)
 
 
 def _gemma() -> Tokenizer:
@@ -202,7 +205,7 @@ def _gemma() -> Tokenizer:
 
 def _splits() -> Tokenizer:
     """Every way of splitting, one after the other."""
-    tokenizer = _byte_level(None)
+    tokenizer = byte_level(None)
     split = pre_tokenizers.Split
     steps = [split("e", "merged_with_next"), split(Regex(r"\d"), "merged_with_previous")]
     steps += [
@@ -214,14 +217,14 @@ def _splits() -> Tokenizer:
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [*steps, *last, pre_tokenizers.ByteLevel(add_prefix_space=True, use_regex=False)]
     )
-    return _trained(tokenizer)
+    return trained(tokenizer)
 
 
 TOKENIZERS: dict[str, Callable[[], Tokenizer]] = {
-    "gpt2": lambda: _trained(_byte_level(None)),
+    "gpt2": lambda: trained(byte_level(None)),
     "smollm2": _smollm2,
     "qwen2": _qwen2,
-    "llama3": lambda: _trained(_byte_level(LLAMA3, ignore_merges=True)),
+    "llama3": lambda: trained(byte_level(LLAMA3, ignore_merges=True)),
     "gemma": _gemma,
     "splits": _splits,
 }

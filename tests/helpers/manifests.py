@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,3 +30,20 @@ def reseal(folder: Path, change: Callable[[dict[str, Any]], None] = lambda _: No
     change(manifest)
     (folder / MANIFEST).write_bytes(sealed(manifest))
     return folder
+
+
+def changed(bundle: Path, folder: Path, name: str, change: Callable[[Any], Any]) -> Path:
+    """A copy of a bundle with one JSON file changed, sealed anew.
+
+    Args:
+        bundle, folder: The bundle, and where its copy goes.
+        name: Of the file, `manifest.json` or another.
+        change: From what stands in it to what shall.
+    """
+    shutil.copytree(bundle, folder)
+    value = change(json.loads((folder / name).read_text()))
+    if name == MANIFEST:
+        (folder / MANIFEST).write_bytes(sealed(value))
+        return folder
+    (folder / name).write_text(json.dumps(value))
+    return reseal(folder)

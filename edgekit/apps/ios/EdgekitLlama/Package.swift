@@ -25,5 +25,8 @@ let package = Package(
         .target(
             name: "EdgekitLlama",
             dependencies: ["CLlama", .product(name: "EdgekitCore", package: "Edgekit")]),
+        .testTarget(
+            name: "EdgekitLlamaTests",
+            dependencies: ["EdgekitLlama", .product(name: "EdgekitCore", package: "Edgekit")]),
     ]
 )

@@ -1,7 +1,7 @@
 // NOT Apple's SDK: only the declarations that EdgekitCoreAI uses, so that the adapter's types can be checked where there
 // is no Xcode. Nothing here runs. They were read from Apple's own code that calls them, in its repository
-// apple/coreai-models (BSD-3-Clause), below swift/Sources, at the file that each names; the framework's page is
-// https://developer.apple.com/documentation/coreai. Span is the standard library's own since Swift 6.2.
+// apple/coreai-models (BSD-3-Clause), below swift/Sources, at the file that each names. Span is the standard library's own
+// since Swift 6.2.
 import Foundation
 
 /// CoreAIDiffusionPipeline/Components/CoreAIDiffusionModelFunction.swift
@@ -70,7 +70,6 @@ public struct NDArray {
     }
 }
 
-/// https://developer.apple.com/documentation/swift/span
 public struct Span<Element> {
     public var count: Int { fatalError() }
     public subscript(_ place: Int) -> Element { fatalError() }

@@ -1,18 +1,18 @@
-// NOT Apple's SDK: only the declarations that EdgekitCoreML uses, each as the page above it shows it, so that the
-// adapter's types can be checked where there is no Xcode. Nothing here runs.
+// NOT Apple's SDK: only the declarations of Core ML that EdgekitCoreML uses, so that the adapter's types can be checked
+// where there is no Xcode. Nothing here runs. An address above a declaration is the page that shows it; what has none
+// goes by its name alone: its page was not looked up.
 import Foundation
 
 /// https://developer.apple.com/documentation/coreml/mlmodel
 open class MLModel {
     /// https://developer.apple.com/documentation/coreml/mlmodel/load(contentsof:configuration:)
     public class func load(contentsOf url: URL, configuration: MLModelConfiguration = MLModelConfiguration()) async throws -> MLModel { fatalError() }
-    /// https://developer.apple.com/documentation/coreml/mlmodel/compilemodel(at:)-6442s
+    /// The asynchronous one; Apple's page of the other: https://developer.apple.com/documentation/coreml/mlmodel/compilemodel(at:)-6442s
     public class func compileModel(at url: URL) async throws -> URL { fatalError() }
-    /// https://developer.apple.com/documentation/coreml/mlmodel/modeldescription
     public var modelDescription: MLModelDescription { fatalError() }
     /// https://developer.apple.com/documentation/coreml/mlmodel/prediction(from:)
     public func prediction(from input: any MLFeatureProvider) throws -> any MLFeatureProvider { fatalError() }
-    /// https://developer.apple.com/documentation/coreml/mlmodel/prediction(from:using:)
+    /// https://developer.apple.com/documentation/coreml/mlmodel/prediction(from:using:)-97bu1
     public func prediction(from inputFeatures: any MLFeatureProvider, using state: MLState) throws -> any MLFeatureProvider { fatalError() }
     /// https://developer.apple.com/documentation/coreml/mlmodel/makestate()
     public func makeState() -> MLState { fatalError() }
@@ -33,9 +33,7 @@ open class MLModelConfiguration {
 /// https://developer.apple.com/documentation/coreml/mlcomputeunits
 public enum MLComputeUnits: Int { case cpuOnly, cpuAndGPU, all, cpuAndNeuralEngine }
 
-/// https://developer.apple.com/documentation/coreml/mlmodeldescription
 open class MLModelDescription {
-    /// https://developer.apple.com/documentation/coreml/mlmodeldescription/metadata
     public var metadata: [MLModelMetadataKey: Any] { fatalError() }
 }
 
@@ -52,6 +50,7 @@ public protocol MLFeatureProvider {
 
 /// https://developer.apple.com/documentation/coreml/mldictionaryfeatureprovider
 open class MLDictionaryFeatureProvider: MLFeatureProvider {
+    /// https://developer.apple.com/documentation/coreml/mldictionaryfeatureprovider/init(dictionary:)
     public init(dictionary: [String: Any]) throws {}
     public func featureValue(for featureName: String) -> MLFeatureValue? { fatalError() }
 }
@@ -60,7 +59,6 @@ open class MLDictionaryFeatureProvider: MLFeatureProvider {
 open class MLFeatureValue {
     /// https://developer.apple.com/documentation/coreml/mlfeaturevalue/init(shapedarray:)
     public init<Scalar: MLShapedArrayScalar>(shapedArray: MLShapedArray<Scalar>) {}
-    /// https://developer.apple.com/documentation/coreml/mlfeaturevalue/multiarrayvalue
     public var multiArrayValue: MLMultiArray? { fatalError() }
 }
 
@@ -77,7 +75,7 @@ extension Int32: MLShapedArrayScalar {}
 public struct MLShapedArray<Scalar: MLShapedArrayScalar> {
     /// https://developer.apple.com/documentation/coreml/mlshapedarray/init(scalars:shape:)
     public init<S: Sequence>(scalars: S, shape: [Int]) where S.Element == Scalar { fatalError() }
-    /// https://developer.apple.com/documentation/coreml/mlshapedarray/init(converting:)
+    /// https://developer.apple.com/documentation/coreml/mlshapedarrayprotocol/init(converting:)
     public init(converting array: MLMultiArray) { fatalError() }
     /// https://developer.apple.com/documentation/coreml/mlshapedarrayprotocol/scalars
     public var scalars: [Scalar] { fatalError() }

@@ -1,16 +1,14 @@
-// NOT Apple's SDK: only the declarations that the sample app uses, each as the page above it shows it. Nothing runs.
+// NOT Apple's SDK: only the declarations of SwiftUI that the sample app uses, by their names there; their pages were not
+// looked up. Nothing runs.
 @_exported import Foundation
+@_exported import Observation
 import UIKit
-
-/// https://developer.apple.com/documentation/swiftui/view
 @MainActor public protocol View {
     associatedtype Body: View
     @ViewBuilder var body: Body { get }
 }
 
 extension Never: View { public var body: Never { return fatalError() } }
-
-/// https://developer.apple.com/documentation/swiftui/viewbuilder
 @resultBuilder public enum ViewBuilder {
     public static func buildBlock<each Content: View>(_ content: repeat each Content) -> Group<(repeat each Content)> { fatalError() }
     public static func buildBlock<Content: View>(_ content: Content) -> Content { content }
@@ -20,48 +18,36 @@ extension Never: View { public var body: Never { return fatalError() } }
     public static func buildEither<First: View, Second: View>(second: Second) -> Either<First, Second> { fatalError() }
 }
 
-/// https://developer.apple.com/documentation/swiftui/group and what a builder makes
+/// What a builder makes.
 public struct Group<Content>: View { public var body: Never { return fatalError() } }
 public struct Either<First: View, Second: View>: View { public var body: Never { return fatalError() } }
 extension Optional: View where Wrapped: View { public var body: Never { return fatalError() } }
-
-/// https://developer.apple.com/documentation/swiftui/scene
 @MainActor public protocol Scene {
     associatedtype Body: Scene
     var body: Body { get }
 }
 extension Never: Scene {}
-
-/// https://developer.apple.com/documentation/swiftui/windowgroup
 public struct WindowGroup<Content: View>: Scene {
     public init(@ViewBuilder content: () -> Content) {}
     public var body: Never { return fatalError() }
 }
-
-/// https://developer.apple.com/documentation/swiftui/app
 @MainActor public protocol App {
     associatedtype Body: Scene
     var body: Body { get }
     init()
 }
 extension App { public static func main() {} }
-
-/// https://developer.apple.com/documentation/swiftui/state
 @MainActor @propertyWrapper public struct State<Value> {
     public init(wrappedValue: Value) {}
     public init() where Value: ExpressibleByNilLiteral {}
     public var wrappedValue: Value { get { fatalError() } nonmutating set {} }
     public var projectedValue: Binding<Value> { fatalError() }
 }
-
-/// https://developer.apple.com/documentation/swiftui/binding
 @propertyWrapper public struct Binding<Value> {
     public init(get: @escaping () -> Value, set: @escaping (Value) -> Void) {}
     public var wrappedValue: Value { get { fatalError() } nonmutating set {} }
     public var projectedValue: Binding<Value> { self }
 }
-
-/// https://developer.apple.com/documentation/swiftui/bindable
 @MainActor @propertyWrapper @dynamicMemberLookup public struct Bindable<Value: AnyObject> {
     public init(wrappedValue: Value) { self.wrappedValue = wrappedValue }
     public var wrappedValue: Value
@@ -69,7 +55,7 @@ extension App { public static func main() {} }
     public subscript<Subject>(dynamicMember path: ReferenceWritableKeyPath<Value, Subject>) -> Binding<Subject> { fatalError() }
 }
 
-/// https://developer.apple.com/documentation/swiftui/text and the other views
+/// Views.
 public struct Text: View {
     public init(_ content: String) {}
     public var body: Never { return fatalError() }
@@ -119,7 +105,6 @@ public struct ForEach<Data: RandomAccessCollection, ID: Hashable, Content: View>
     public init(_ data: Data, id: KeyPath<Data.Element, ID>, @ViewBuilder content: @escaping (Data.Element) -> Content) {}
     public var body: Never { return fatalError() }
 }
-/// https://developer.apple.com/documentation/swiftui/sharelink
 public struct ShareLink: View {
     public init(_ title: String, item: URL) {}
     public var body: Never { return fatalError() }
@@ -133,7 +118,7 @@ extension TextFieldStyle where Self == RoundedBorderTextFieldStyle {
     public static var roundedBorder: RoundedBorderTextFieldStyle { RoundedBorderTextFieldStyle() }
 }
 
-/// https://developer.apple.com/documentation/swiftui/view-fundamentals: modifiers
+/// Modifiers.
 extension View {
     public func padding() -> some View { self }
     public func font(_ font: Font?) -> some View { self }
@@ -144,8 +129,6 @@ extension View {
     public func onChange<V: Equatable>(of value: V, _ action: @escaping @MainActor () -> Void) -> some View { self }
     public func sheet<Content: View>(isPresented: Binding<Bool>, @ViewBuilder content: @escaping () -> Content) -> some View { self }
 }
-
-/// https://developer.apple.com/documentation/swiftui/uiviewcontrollerrepresentable
 @MainActor public protocol UIViewControllerRepresentable: View where Body == Never {
     associatedtype Controller: UIViewController
     associatedtype Coordinator = Void
@@ -155,8 +138,6 @@ extension View {
     func makeCoordinator() -> Coordinator
 }
 extension UIViewControllerRepresentable { public var body: Never { return fatalError() } }
-
-/// https://developer.apple.com/documentation/swiftui/uiviewcontrollerrepresentablecontext
 public struct UIViewControllerRepresentableContext<Representable: UIViewControllerRepresentable> {
     @MainActor public var coordinator: Representable.Coordinator { fatalError() }
 }

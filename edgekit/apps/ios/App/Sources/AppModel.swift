@@ -38,16 +38,14 @@ final class AppModel {
     }
 
     private func bundle() async throws -> URL {
-        guard let address = Constants.modelURL else {
-            guard let own = Foundation.Bundle.main.url(forResource: Constants.resource, withExtension: nil) else {
-                throw EdgekitError("The app holds no bundle.", fix: "Add the folder \(Constants.resource) to the app's resources.")
-            }
-            return own
+        guard let own = Foundation.Bundle.main.url(forResource: Constants.resource, withExtension: nil) else {
+            throw EdgekitError("The app holds no bundle.", fix: "Add the folder \(Constants.resource) to the app's resources.")
         }
+        guard Constants.downloads else { return own }
         let support = try FileManager.default.url(
             for: .applicationSupportDirectory, in: .userDomainMask, appropriateFor: nil, create: true)
         let store = try ModelStore(root: support.appendingPathComponent("edgekit"))
-        return try await store.bundle(at: address) { progress in
+        return try await store.bundle(at: own.appendingPathComponent(ModelBundle.model)) { progress in
             Task { @MainActor in
                 self.state = .loading("Downloading", share: Double(progress.doneBytes) / Double(max(progress.totalBytes, 1)))
             }

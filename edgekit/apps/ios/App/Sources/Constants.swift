@@ -8,8 +8,8 @@ enum Constants {
     static let name = @QUOTED_NAME@
     /// SHA-256 of the bundle, as `edgekit bench` names it.
     static let bundleHash = "@HASH@"
-    /// Where app/model.json is to be had; nil for a bundle that lies in the app.
-    static let modelURL: URL? = @MODEL_URL@
+    /// Whether the app holds app/model.json alone, and downloads the files that it lists.
+    static let downloads = @DOWNLOADS@
     /// Folder of the bundle in the app's own resources.
     static let resource = "Model"
     static let runtime = Runtime.@RUNTIME@

@@ -111,11 +111,16 @@ public struct ModelBundle: Sendable {
             && !parts.contains { $0 == "" || $0 == "." || $0 == ".." }
     }
 
+    /// Files are stored under their hash, so nothing else may stand for one.
+    static func isHash(_ text: String) -> Bool {
+        text.utf8.count == 64 && text.unicodeScalars.allSatisfy { ("0"..."9").contains($0) || ("a"..."f").contains($0) || ("A"..."F").contains($0) }
+    }
+
     /// The files that a model.json lists.
     static func files(_ json: JSON) throws -> [File] {
         try (json["files"].array ?? []).map { entry in
             guard let path = entry["path"].string, let hash = entry["sha256"].string, let bytes = entry["bytes"].int,
-                isInside(path), hash.utf8.count == 64, bytes >= 0
+                isInside(path), isHash(hash), bytes >= 0
             else { throw damaged("\(model) lists a file without path, hash or size.") }
             return File(
                 path: path, url: entry["url"].string ?? path, sha256: hash.lowercased(), bytes: bytes,

@@ -45,7 +45,7 @@ public final class ModelStore: Sendable {
     /// The folder of a bundle, whole and checked; what is missing is fetched.
     ///
     /// - Parameters:
-    ///   - model: Address of its app/model.json.
+    ///   - model: Address of its app/model.json; a file of the app's own, whose hashes came with the app, or a server's.
     ///   - golden: Whether the files of the self-test are wanted too.
     ///   - progress: Told now and then.
     public func bundle(
@@ -89,6 +89,7 @@ public final class ModelStore: Sendable {
     private func place(_ file: ModelBundle.File) -> URL { root.appendingPathComponent("files").appendingPathComponent(file.sha256) }
 
     private func whole(_ url: URL) async throws -> [UInt8] {
+        if url.isFileURL { return try readBytes(url) }
         var found: [UInt8] = []
         try await fetcher.fetch(url, from: 0) { _ in } piece: { piece in
             found += piece

@@ -6,12 +6,13 @@ import XCTest
 /// The core against Python's own numbers.
 final class CoreTests: XCTestCase {
     func testEveryFilterAndOrderResizesAsPillow() throws {
-        let cases = try Vectors.core()["resize"].array ?? []
+        let cases = try Vectors.cases("resize")
         XCTAssertGreaterThan(cases.count, 100)
+        XCTAssertEqual(Set(cases.compactMap { $0["order"].string }).count, 3)
         for one in cases {
             let picture = try Picture(
-                width: one["width"].int!, height: one["height"].int!, rgb: bytes(hex: one["rgb"].bytes!))
-            let (filter, order) = (ResizeFilter(rawValue: one["filter"].int!)!, ResizeOrder(rawValue: one["order"].string!)!)
+                width: one["width"].int!, height: one["height"].int!, rgb: readBytes(Vectors.core(one["file"].string!)))
+            let (filter, order) = (ResizeFilter(rawValue: one["resample"].int!)!, ResizeOrder(rawValue: one["order"].string!)!)
             let found = picture.resized(one["to"][0].int!, one["to"][1].int!, filter, order)
             XCTAssertEqual(
                 SHA256Sum.of(found.rgb), one["sha256"].string,
@@ -20,13 +21,13 @@ final class CoreTests: XCTestCase {
     }
 
     func testTokenizersOfEveryShape() throws {
-        let folder = try Vectors.folder().appendingPathComponent("tokenizers")
-        let kinds = try Vectors.core()["tokenizers"].array ?? []
-        XCTAssertEqual(kinds.count, 7)
-        for kind in kinds {
-            let name = kind["name"].string!
-            let tokenizer = try Tokenizer(readBytes(folder.appendingPathComponent("\(name).json")))
-            for one in kind["strings"].array! {
+        let names = try Vectors.names("tokenizers").filter { $0 != "splits" }
+        XCTAssertEqual(names.count, 7)
+        for name in names {
+            let tokenizer = try Tokenizer(readBytes(Vectors.core("tokenizers/\(name)/tokenizer.json")))
+            let strings = try readJSON(Vectors.core("tokenizers/\(name)/strings.json"))["strings"].array ?? []
+            XCTAssertGreaterThan(strings.count, 400)
+            for one in strings {
                 let (text, ids) = (one["text"].string!, one["ids"].ints!)
                 XCTAssertEqual(tokenizer.encode(text), ids, "\(name): \(text.debugDescription)")
                 let back = tokenizer.decode(ids)
@@ -35,20 +36,34 @@ final class CoreTests: XCTestCase {
         }
     }
 
+    func testTokenizersOfOtherKindsAreRefusedByName() throws {
+        let names = try Vectors.names("refused")
+        XCTAssertGreaterThan(names.count, 5)
+        for name in names {
+            XCTAssertThrowsError(try Tokenizer(readBytes(Vectors.core("refused/\(name)"))), name) {
+                XCTAssertTrue("\($0)".contains(name.replacingOccurrences(of: ".json", with: "")), "\(name): \($0)")
+            }
+        }
+        // A model that splits by \w: White_Space is written out here, word characters are not.
+        XCTAssertThrowsError(try Tokenizer(readBytes(Vectors.core("tokenizers/splits/tokenizer.json")))) {
+            XCTAssertTrue("\($0)".contains("is not supported"), "\($0)")
+        }
+    }
+
     func testGenerationSettings() throws {
-        let cases = try Vectors.core()["rules"].array ?? []
-        XCTAssertGreaterThan(cases.count, 150)
+        let cases = try Vectors.cases("rules")
+        XCTAssertGreaterThan(cases.count, 100)
         for one in cases {
             let rules = Rules(
-                one["settings"], prompt: one["prompt"].ints!, limit: one["limit"].int!, ends: Set(one["ends"].ints!))
+                one["generation"], prompt: one["prompt"].ints!, limit: one["limit"].int!, ends: Set(one["ends"].ints!))
             var logits = one["logits"].floats
             rules.apply(&logits, one["ids"].ints!)
-            XCTAssertEqual(logits, one["changed"].floats, "\(one["settings"])")
+            XCTAssertEqual(logits, one["changed"].floats, "\(one["generation"]) \(one["name"])")
         }
     }
 
     func testChancesOfSampling() throws {
-        for one in try Vectors.core()["shares"].array ?? [] {
+        for one in try Vectors.cases("shares") {
             let sampling = try Sampling(
                 temperature: one["temperature"].double!, topP: one["top_p"].double!, topK: one["top_k"].int!)
             let found = sampling.shares(one["logits"].floats[...])
@@ -57,7 +72,7 @@ final class CoreTests: XCTestCase {
     }
 
     func testStreams() throws {
-        let cases = try Vectors.core()["streams"].array ?? []
+        let cases = try Vectors.cases("streams")
         XCTAssertGreaterThan(cases.count, 30)
         for one in cases {
             let parts = one["parts"].array!.map { $0.ints!.map(UInt8.init) }
@@ -158,5 +173,9 @@ final class PlainTests: XCTestCase {
     func testNamesOutsideOfABundleAreRefused() {
         for wrong in ["../a", "/a", "a/../../b", "a//b", "", "a\\b", "./a"] { XCTAssertFalse(ModelBundle.isInside(wrong), wrong) }
         XCTAssertTrue(ModelBundle.isInside("onnx/a.onnx"))
+        XCTAssertTrue(ModelBundle.isHash(String(repeating: "0aF9", count: 16)))
+        for wrong in [String(repeating: "../a", count: 16), String(repeating: "g", count: 64), "00"] {
+            XCTAssertFalse(ModelBundle.isHash(wrong), wrong)
+        }
     }
 }

@@ -17,7 +17,7 @@ final class GoldenTests: XCTestCase {
     }
 
     func testAChangedVectorIsFound() throws {
-        guard let folder = try Vectors.bundles().first else { return }
+        let folder = try XCTUnwrap(try Vectors.bundles().first)
         let copy = FileManager.default.temporaryDirectory.appendingPathComponent("edgekit-\(UUID().uuidString)")
         defer { try? FileManager.default.removeItem(at: copy) }
         try FileManager.default.copyItem(at: folder, to: copy)

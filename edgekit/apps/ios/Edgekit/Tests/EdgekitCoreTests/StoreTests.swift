@@ -58,6 +58,16 @@ final class StoreTests: XCTestCase {
         XCTAssertEqual(server.asked.filter { $0.0 == "a.onnx" }.count, 1)
     }
 
+    func testTheAppsOwnModelFileSaysWhatIsDownloaded() async throws {
+        let text = String(decoding: server.files["model.json"]!, as: UTF8.self)
+        let own = root.appendingPathComponent("model.json")
+        try FileManager.default.createDirectory(at: root, withIntermediateDirectories: true)
+        try Data(text.replacingOccurrences(of: "../onnx", with: "http://elsewhere/onnx").utf8).write(to: own)
+        let folder = try await ModelStore(root: root, fetcher: server).bundle(at: own)
+        XCTAssertEqual(try readBytes(folder.appendingPathComponent("onnx/a.onnx")), weights)
+        XCTAssertEqual(server.asked.map(\.0), ["a.onnx"])  // no server is asked for the hashes
+    }
+
     func testABrokenDownloadGoesOnWhereItStopped() async throws {
         let store = try ModelStore(root: root, fetcher: server)
         server.breaksAfter = 30

@@ -12,7 +12,15 @@ enum Vectors {
         return URL(fileURLWithPath: path)
     }
 
-    static func core() throws -> JSON { try readJSON(folder().appendingPathComponent("core.json")) }
+    static func core(_ name: String) throws -> URL { try folder().appendingPathComponent("core/\(name)") }
+
+    /// Cases of a file of core/.
+    static func cases(_ name: String) throws -> [JSON] { try readJSON(core("\(name).json"))["cases"].array ?? [] }
+
+    /// Names in a folder of core/.
+    static func names(_ name: String) throws -> [String] {
+        try FileManager.default.contentsOfDirectory(atPath: core(name).path).sorted()
+    }
 
     /// Bundles by name.
     static func bundles() throws -> [URL] {
@@ -20,12 +28,6 @@ enum Vectors {
         let names = (try? FileManager.default.contentsOfDirectory(atPath: place.path)) ?? []
         return names.filter { !$0.hasPrefix(".") }.sorted().map(place.appendingPathComponent)
     }
-}
-
-/// Bytes of hexadecimal text.
-func bytes(hex text: [UInt8]) -> [UInt8] {
-    func digit(_ byte: UInt8) -> UInt8 { byte < 0x40 ? byte - 0x30 : byte - 0x57 }
-    return stride(from: 0, to: text.count, by: 2).map { digit(text[$0]) << 4 | digit(text[$0 + 1]) }
 }
 
 extension JSON {

@@ -25,6 +25,8 @@ final class LlamaEngine: Engine {
         self.bundle = bundle
         let (text, vision) = try Self.files(bundle)
         guard let context = bundle.details["text"]["context"].int else { throw damagedBundle("lacks its GGUF details") }
+        llama_log_set({ _, _, _ in }, nil)
+        mtmd_log_set({ _, _, _ in }, nil)
         llama_backend_init()
         guard let model = llama_model_load_from_file(text.path, llama_model_default_params()) else {
             throw damagedBundle("has a text model that llama.cpp does not load")

@@ -1,17 +1,19 @@
 """An iPhone app: a Swift package without dependencies, an adapter for the bundle's runtime, and a SwiftUI sample.
 
-In the making, and so no platform of `edgekit app` yet: nothing of the library has run (edgekit/apps/ios/README.md).
+What of it ran, and where, is said in edgekit/apps/ios/README.md, which every app has: `make test-swift` on Linux, and
+nothing on Apple's systems.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from edgekit import __version__
 from edgekit.apps import App, Piece, Platform
 from edgekit.apps._sources import bundled, read_model, sources
-from edgekit.handover import MODEL
+from edgekit.errors import EdgekitError
 
 SOURCES = Path(__file__).parent / "ios"
 FAMILIES = ("gemma3", "idefics3", "internvl", "lfm2_vl", "llava_onevision", "qwen2_5_vl", "qwen3_vl")
@@ -21,6 +23,10 @@ TEMPLATES = {
 }  # fmt: skip
 """Files with names between @ signs, and where they go; everything else is the same in every app."""
 PACKAGES = ("EdgekitONNX", "EdgekitLlama")
+BUILDS = (".build", ".swiftpm")
+"""What Swift leaves beside a package."""
+RAN = "its answers are those of Python on Linux"
+TYPES = "its types were checked against stubs of what it uses; nothing of it was ever run"
 
 
 @dataclass(frozen=True)
@@ -34,31 +40,40 @@ class Adapter:
     """Its constant in Swift."""
     ios: str
     """Oldest version that it runs on."""
+    ran: str
+    """What is known of it."""
     needs: str = ""
-    """What must be fetched before Xcode can build it."""
+    """What must be there before Xcode can build it."""
 
 
 ADAPTERS = {
-    "coreml": Adapter("EdgekitCoreML", "Edgekit", "coreML", "18.0"),
-    "coreai": Adapter("EdgekitCoreAI", "Edgekit", "coreAI", "27.0", "; Core AI needs the SDK of iOS 27"),
+    "coreml": Adapter("EdgekitCoreML", "Edgekit", "coreML", "18.0", TYPES),
+    "coreai": Adapter("EdgekitCoreAI", "Edgekit", "coreAI", "27.0", TYPES, "; Core AI needs the SDK of iOS 27"),
     "onnx": Adapter(
-        "EdgekitONNX", "EdgekitONNX", "onnx", "18.0", ", which fetches ONNX Runtime's own package when it opens it"
+        "EdgekitONNX", "EdgekitONNX", "onnx", "18.0", RAN, ", which fetches ONNX Runtime's own package when it opens it"
     ),
     "gguf": Adapter(
-        "EdgekitLlama", "EdgekitLlama", "llama", "18.0",
-        "; llama.cpp's `build-xcframework.sh` makes the `llama.xcframework` that belongs into `EdgekitLlama/`",
+        "EdgekitLlama", "EdgekitLlama", "llama", "18.0", RAN,
+        ". First lay `llama.xcframework` into `EdgekitLlama/`: llama.cpp's `build-xcframework.sh` makes it, once its"
+        " lists of headers, libraries and the module map have `mtmd.h`, `mtmd-helper.h` and `libmtmd.a` too"
+        " (`LLAMA_BUILD_TOOLS=ON`); as the script was read, it leaves them out",
     ),
 }  # fmt: skip
 
 
 def pieces(app: App) -> dict[str, Piece]:
-    """The library, the adapter, the sample app, the project and the bundle."""
+    """The library, the adapter, the sample app, the project and the bundle.
+
+    Raises:
+        EdgekitError: Xcode would read the name as a setting, or iOS does not load from the address.
+    """
+    _check(app)
     adapter = ADAPTERS[app.bundle.manifest.target]
     leave = tuple(name for name in PACKAGES if name != adapter.package)
     fixed = {
         name: piece
         for name, piece in sources(SOURCES, leave=tuple(TEMPLATES)).items()
-        if name.split("/")[0] not in leave and "/.build/" not in f"/{name}"
+        if name.split("/")[0] not in leave and not set(name.split("/")) & set(BUILDS)
     }
     names = _names(app, adapter)
     written = {to: _filled((SOURCES / given).read_text(encoding="utf-8"), names) for given, to in TEMPLATES.items()}
@@ -66,12 +81,24 @@ def pieces(app: App) -> dict[str, Piece]:
     return {**fixed, **{name: Piece(data=text.encode()) for name, text in written.items()}, **model}
 
 
+def _check(app: App) -> None:
+    if re.search(r"\$[({]|@[A-Z]+@", app.name):
+        raise EdgekitError(
+            f"{app.name!r} is no name for an app: Xcode reads $( as a setting.", fix="Give another --name."
+        )
+    if app.model_url.startswith("http://"):
+        raise EdgekitError(
+            f"iOS loads nothing from {app.model_url}: it is not encrypted.",
+            fix="Put the bundle on a server with https://, and name that with --model-url.",
+        )
+
+
 def _names(app: App, adapter: Adapter) -> dict[str, str]:
     """What stands for each name between @ signs."""
     manifest = app.bundle.manifest
-    address = f"{app.model_url.rstrip('/')}/{MODEL}"
     where = (
         f"The model is downloaded from {app.model_url}: put the bundle's folder there, on a server that takes `Range`."
+        " The app holds the files' hashes, and takes no others."
         if app.model_url
         else "The model lies in `Model/`, and is part of the app."
     )
@@ -85,13 +112,14 @@ def _names(app: App, adapter: Adapter) -> dict[str, str]:
         "FAMILY": manifest.family,
         "PRECISION": manifest.precision.common,
         "SIZE": f"{read_model(app.bundle)['bytes'] / 1e6:.1f} MB",
-        "MODEL_URL": f"URL(string: {quoted(address)})" if app.model_url else "nil",
+        "DOWNLOADS": "true" if app.model_url else "false",
         "WHERE": where,
         "ADAPTER": adapter.module,
         "PACKAGE": adapter.package,
         "RUNTIME": adapter.runtime,
         "IOS": adapter.ios,
         "XCODE": adapter.needs,
+        "RAN": adapter.ran,
         "EDGEKIT": __version__,
     }
 
