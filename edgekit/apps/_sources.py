@@ -21,7 +21,7 @@ from edgekit.visible import json_text
 
 MARK = ".edgekit-app.json"
 """Names an app's files with their hashes, so that what a developer changed is never overwritten."""
-OWN = ("node_modules/", "package-lock.json")
+OWN = ("node_modules/", "package-lock.json", "App.xcodeproj/xcuserdata/", "App.xcodeproj/project.xcworkspace/")
 """What a developer's tools put beside them."""
 MODEL_TYPES = ("BPE",)
 NORMALIZERS = ("NFC", "NFD", "NFKC", "NFKD", "Prepend", "Replace", "Sequence")

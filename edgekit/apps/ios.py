@@ -84,7 +84,8 @@ def pieces(app: App) -> dict[str, Piece]:
 def _check(app: App) -> None:
     if re.search(r"\$[({]|@[A-Z]+@", app.name):
         raise EdgekitError(
-            f"{app.name!r} is no name for an app: Xcode reads $( as a setting.", fix="Give another --name."
+            f"{app.name!r} is no name for an app: Xcode fills in what stands in $(...), and this what stands in @...@.",
+            fix="Give another with --name.",
         )
     if app.model_url.startswith("http://"):
         raise EdgekitError(

@@ -102,6 +102,9 @@ def test_what_it_refuses(tiny_bundle: Path, tmp_path: Path) -> None:
             write(bundle, tmp_path / "app", **given)
         assert not (tmp_path / "app").exists()
     write(large, tmp_path / "app", model_url="https://models.example/large")
+    (tmp_path / "app/App.xcodeproj/xcuserdata").mkdir()
+    (tmp_path / "app/App.xcodeproj/xcuserdata/me.plist").write_text("what Xcode leaves")
+    write(large, tmp_path / "app", model_url="https://models.example/large")
     (tmp_path / "app/App/Sources/AskView.swift").write_text("import SwiftUI")
     with pytest.raises(StorageError, match=r"changed since it was written: App/Sources/AskView\.swift"):
         write(large, tmp_path / "app", model_url="https://models.example/large")

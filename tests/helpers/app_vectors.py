@@ -46,6 +46,11 @@ SIZES += [
     ((50, 50), (49, 51)),
     ((2, 203), (9, 40)),
 ]
+SIZES += [
+    ((100, 200), (50, 80)),
+    ((100, 200), (60, 120)),
+    ((3, 300), (7, 90)),
+]  # at the edges of what decides the order
 
 
 def write_vectors(folder: Path, more: Mapping[str, Callable[[], Tokenizer]] | None = None) -> Path:

@@ -7,7 +7,8 @@ import Foundation
 open class MLModel {
     /// https://developer.apple.com/documentation/coreml/mlmodel/load(contentsof:configuration:)
     public class func load(contentsOf url: URL, configuration: MLModelConfiguration = MLModelConfiguration()) async throws -> MLModel { fatalError() }
-    /// The asynchronous one; Apple's page of the other: https://developer.apple.com/documentation/coreml/mlmodel/compilemodel(at:)-6442s
+    /// The asynchronous one. The other one's page:
+    /// https://developer.apple.com/documentation/coreml/mlmodel/compilemodel(at:)-6442s
     public class func compileModel(at url: URL) async throws -> URL { fatalError() }
     public var modelDescription: MLModelDescription { fatalError() }
     /// https://developer.apple.com/documentation/coreml/mlmodel/prediction(from:)

@@ -1,8 +1,9 @@
-// NOT Apple's SDK: only the declarations of SwiftUI that the sample app uses, by their names there; their pages were not
-// looked up. Nothing runs.
+// NOT Apple's SDK: only the declarations of SwiftUI that the sample app uses. Nothing runs. An address above a
+// declaration is the page that shows it; what has none goes by its name alone: its page was not looked up.
 @_exported import Foundation
 @_exported import Observation
 import UIKit
+
 @MainActor public protocol View {
     associatedtype Body: View
     @ViewBuilder var body: Body { get }
@@ -26,16 +27,19 @@ extension Optional: View where Wrapped: View { public var body: Never { return f
     associatedtype Body: Scene
     var body: Body { get }
 }
+
 extension Never: Scene {}
 public struct WindowGroup<Content: View>: Scene {
     public init(@ViewBuilder content: () -> Content) {}
     public var body: Never { return fatalError() }
 }
+
 @MainActor public protocol App {
     associatedtype Body: Scene
     var body: Body { get }
     init()
 }
+
 extension App { public static func main() {} }
 @MainActor @propertyWrapper public struct State<Value> {
     public init(wrappedValue: Value) {}
@@ -48,6 +52,7 @@ extension App { public static func main() {} }
     public var wrappedValue: Value { get { fatalError() } nonmutating set {} }
     public var projectedValue: Binding<Value> { self }
 }
+
 @MainActor @propertyWrapper @dynamicMemberLookup public struct Bindable<Value: AnyObject> {
     public init(wrappedValue: Value) { self.wrappedValue = wrappedValue }
     public var wrappedValue: Value
@@ -60,51 +65,63 @@ public struct Text: View {
     public init(_ content: String) {}
     public var body: Never { return fatalError() }
 }
+
 public struct Image: View {
     public init(uiImage: UIImage) {}
     public func resizable() -> Image { self }
     public var body: Never { return fatalError() }
 }
+
 public struct Label: View {
     public init(_ title: String, systemImage: String) {}
     public var body: Never { return fatalError() }
 }
+
 public struct Button: View {
     public init(_ title: String, action: @escaping @MainActor () -> Void) {}
     public var body: Never { return fatalError() }
 }
+
 public struct TextField: View {
     public init(_ title: String, text: Binding<String>) {}
     public var body: Never { return fatalError() }
 }
+
 public struct ProgressView: View {
     public init(_ title: String, value: Double?) {}
     public var body: Never { return fatalError() }
 }
+
 public struct VStack<Content: View>: View {
     public init(alignment: HorizontalAlignment = .center, spacing: CGFloat? = nil, @ViewBuilder content: () -> Content) {}
     public var body: Never { return fatalError() }
 }
+
 public struct HStack<Content: View>: View {
     public init(@ViewBuilder content: () -> Content) {}
     public var body: Never { return fatalError() }
 }
+
 public struct ScrollView<Content: View>: View {
     public init(@ViewBuilder content: () -> Content) {}
     public var body: Never { return fatalError() }
 }
+
 public struct List<Content: View>: View {
     public init(@ViewBuilder content: () -> Content) {}
     public var body: Never { return fatalError() }
 }
+
 public struct TabView<Content: View>: View {
     public init(@ViewBuilder content: () -> Content) {}
     public var body: Never { return fatalError() }
 }
+
 public struct ForEach<Data: RandomAccessCollection, ID: Hashable, Content: View>: View {
     public init(_ data: Data, id: KeyPath<Data.Element, ID>, @ViewBuilder content: @escaping (Data.Element) -> Content) {}
     public var body: Never { return fatalError() }
 }
+
 public struct ShareLink: View {
     public init(_ title: String, item: URL) {}
     public var body: Never { return fatalError() }
@@ -129,6 +146,7 @@ extension View {
     public func onChange<V: Equatable>(of value: V, _ action: @escaping @MainActor () -> Void) -> some View { self }
     public func sheet<Content: View>(isPresented: Binding<Bool>, @ViewBuilder content: @escaping () -> Content) -> some View { self }
 }
+
 @MainActor public protocol UIViewControllerRepresentable: View where Body == Never {
     associatedtype Controller: UIViewController
     associatedtype Coordinator = Void
@@ -137,6 +155,7 @@ extension View {
     func updateUIViewController(_ controller: Controller, context: Context)
     func makeCoordinator() -> Coordinator
 }
+
 extension UIViewControllerRepresentable { public var body: Never { return fatalError() } }
 public struct UIViewControllerRepresentableContext<Representable: UIViewControllerRepresentable> {
     @MainActor public var coordinator: Representable.Coordinator { fatalError() }

@@ -16,10 +16,9 @@ final class Generator {
     ///   - messages, pictures: The whole conversation.
     ///   - held: What the engine's cache holds; nothing on the way in, should this throw.
     ///   - emit: Told each event but the last, and nil between the parts of the work; throws to end it.
-    ///   - look: Told the logits of each token, for tests; nil for none.
     func answer(
         _ messages: [Message], _ pictures: [Picture], _ options: Options, _ held: inout Held,
-        look: (([Float]) -> Void)? = nil, emit: (Event?) throws -> Void
+        emit: (Event?) throws -> Void
     ) throws -> Answer {
         guard options.maxTokens > 0 else { throw EdgekitError("An answer has at least 1 token.", code: "settings") }
         let before = held
@@ -44,7 +43,6 @@ final class Generator {
         var stream = TextStream(options.stops + rules.stops, processor.decode)
         var tokens: [Int] = []
         while true {
-            look?(logits)
             tokens.append(try chooser.choose(logits, whole.ids + tokens))
             if tokens.count > 1 { timings.steps.append(clock.lap()) } else { timings.firstToken = clock.lap() }
             try emit(.token(tokens[tokens.count - 1]))

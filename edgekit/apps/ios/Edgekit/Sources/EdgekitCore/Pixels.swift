@@ -131,6 +131,3 @@ extension Picture {
         return Pixels(values: values, shape: [3, height, width], count: tiles.count, grid: grid, views: tiles)
     }
 }
-
-/// Half to even, as Python's round.
-func roundEven(_ value: Double) -> Int { Int(value.rounded(.toNearestOrEven)) }

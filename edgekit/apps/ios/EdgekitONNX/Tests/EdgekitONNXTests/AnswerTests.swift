@@ -10,7 +10,8 @@ final class AnswerTests: XCTestCase {
             throw XCTSkip("EDGEKIT_VECTORS names no folder of vectors; make test-swift makes one")
         }
         let place = URL(fileURLWithPath: path).appendingPathComponent(name)
-        return try FileManager.default.contentsOfDirectory(atPath: place.path).sorted().map(place.appendingPathComponent)
+        return try FileManager.default.contentsOfDirectory(atPath: place.path)
+            .filter { !$0.hasPrefix(".") }.sorted().map(place.appendingPathComponent)
     }
 
     private func model(_ name: String) async throws -> VisionModel {
@@ -100,6 +101,16 @@ final class AnswerTests: XCTestCase {
         XCTAssertEqual(messages.count, 4)
         let anew = try await last(model.answer(Array(chat.messages.dropLast()), [picture], Options(maxTokens: 4))).0
         XCTAssertEqual(third.ids, anew.ids)
+    }
+
+    /// What the app's Bench tab shares; tests/apps/swift/run has `edgekit bench --import` read it.
+    func testFiguresForBench() async throws {
+        let model = try await model("demo-fp32")
+        var report = PhoneReport(bundle: String(repeating: "0", count: 64), device: "iPhone0,0", os: "Linux")
+        (report.app, report.peakMemoryBytes, report.selfTest) = ("tests", 1 << 20, try await model.selfTest())
+        for _ in 0..<3 { report.answers.append(try await last(model.answer("Is there a circle?", maxTokens: 4)).0) }
+        let folder = try XCTUnwrap(ProcessInfo.processInfo.environment["EDGEKIT_VECTORS"])
+        try report.json(of: model).write(to: URL(fileURLWithPath: folder).appendingPathComponent("phone.json"))
     }
 
     func testBadInputIsSaid() async throws {
