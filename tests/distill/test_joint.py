@@ -100,6 +100,30 @@ def test_sampling_is_seeded_and_follows_the_distribution(
         assert drawn.count(token) / 3000 == pytest.approx(share, abs=0.04)
 
 
+def test_sampling_keeps_the_nucleus_and_weighs_what_stands_there(
+    model: Any, processor: Processor, questions: list[Sample]
+) -> None:
+    """Of the best tokens those before whom less than top-p lies; the penalty is on the prompt's tokens."""
+    prompts = encode_prompts(processor, questions[:1])
+    with torch.no_grad():
+        embedded = embed(model, processor, prompts, 0)
+        logits = model(inputs_embeds=embedded.embeds, attention_mask=embedded.mask).logits[
+            0, -1, : processor.vocab_size
+        ]
+    shares, order = logits.softmax(-1).sort(descending=True)
+    nucleus = set(order[shares.cumsum(0) - shares < 0.05].tolist())
+    plain = {"max_new_tokens": 1, "top_k": 0, "top_p": 1.0, "repetition_penalty": 1.0}
+    drawn = sample(model, processor, prompts, 500, GenData(**{**plain, "top_p": 0.05}), 7)[0]
+    assert {row[0] for row in drawn} == nucleus and 1 < len(nucleus) < 40
+    assert len({row[0] for row in sample(model, processor, prompts, 500, GenData(**plain), 7)[0]}) > 100
+    seen = embedded.ids[0].unique()
+    weighed = logits.clone()
+    weighed[seen] = torch.where(logits[seen] < 0, logits[seen] * 1e-3, logits[seen] / 1e-3)
+    best = int(weighed.argmax())
+    told = sample(model, processor, prompts, 20, GenData(**{**plain, "repetition_penalty": 1e-3, "top_k": 1}), 7)[0]
+    assert {row[0] for row in told} == {best} and best != int(logits.argmax())
+
+
 def test_another_picture_gives_other_probabilities(model: Any, processor: Processor, questions: list[Sample]) -> None:
     """The most expensive silent fault: a teacher that never saw the picture."""
     one = questions[0]

@@ -7,6 +7,8 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +18,7 @@ from safetensors.torch import save_file
 
 from edgekit.checkpoint import load_model
 from edgekit.distill import masking
+from edgekit.distill.legs import Party
 from edgekit.distill.masking import (
     MaskedTeacher,
     check_mask,
@@ -26,8 +29,10 @@ from edgekit.distill.masking import (
     stage_ratios,
     write_masked,
 )
+from edgekit.distill.masters import Pipeline
 from edgekit.errors import CheckpointError, RecipeError, StorageError
 from edgekit.families import idefics3
+from edgekit.recipe import ablation_recipe_path, load_recipe
 
 
 def test_threshold_of_a_hand_made_matrix() -> None:
@@ -224,6 +229,21 @@ def test_a_mask_has_something_to_mask_and_each_pattern_fits(tiny_teacher: Path) 
         check_mask(tiny_teacher, idefics3.FAMILY, "language", ("*.self_attn.*", "*.mlp.*"))
     names = [name for name, _ in maskable(load_model(tiny_teacher), idefics3.FAMILY, "language")]
     assert f"for example:\n  {names[0]}\n  {names[-1]}" in str(caught.value)
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_a_run_masks_what_its_recipe_says(tiny_teacher: Path, attention: str) -> None:
+    recipe = load_recipe(ablation_recipe_path(), {
+        "masters.mask.scope": "language", "masters.mask.exclude": "['*.down_proj.weight']",
+        "trainer.attention": attention,
+    })  # fmt: skip
+    pipeline: Any = SimpleNamespace(recipe=recipe)
+    made = Pipeline._masked(pipeline, Party.of(str(tiny_teacher), Path()))
+    names = [name for name, _ in maskable(load_model(tiny_teacher), idefics3.FAMILY, "language")]
+    assert list(made.weights) == [name for name in names if "down_proj" not in name] != names
+    assert not any(weight.requires_grad for weight in made.model.parameters())
+    model: Any = made.model
+    assert model.config._attn_implementation == model.config.get_text_config()._attn_implementation == attention
 
 
 def test_what_may_not_be_written_over(tiny_teacher: Path, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from edgekit import api
+from edgekit.checkpoint import load_model
 from edgekit.distill import lora, qad, trackers, training
 from edgekit.errors import EdgekitError, RecipeError
 from edgekit.recipe import Lora, ablation_recipe_path, load_recipe
@@ -163,6 +164,38 @@ def test_lora_is_merged_into_a_plain_student(distil: Distil, tiny_checkpoint: Pa
     assert not list((run / "student").glob("adapter*"))
     stored = load_file(next((run / "checkpoints/teacher-1").glob("checkpoint-4")) / "adapter_model.safetensors")
     assert all("lora_" in name for name in stored)  # a checkpoint holds the adapters, not the model again
+
+
+def test_adapters_by_hand(tiny_checkpoint: Path) -> None:
+    """Merged, a weight is W + alpha / rank B A; A is drawn from the seed, and B begins at 0."""
+    pytest.importorskip("peft")
+    settings = Lora(rank=2, alpha=6.0, dropout=0.25, target_modules=("q_proj", "v_proj"))
+    wrapper = lora.attach(load_model(tiny_checkpoint), settings, 3)
+    kept = wrapper.peft_config["default"]
+    assert (kept.r, kept.lora_alpha, kept.lora_dropout, kept.bias) == (2, 6.0, 0.25, "none")
+    state = wrapper.state_dict()
+    again, other = (lora.attach(load_model(tiny_checkpoint), settings, seed).state_dict() for seed in (3, 4))
+    first = {name for name in state if "lora_A" in name}
+    assert all(torch.equal(state[name], again[name]) and not torch.equal(state[name], other[name]) for name in first)
+    second = {name: value for name, value in state.items() if "lora_B" in name}
+    assert len(second) == len(first) > 2 and not any(value.any() for value in second.values())
+    assert {name for name, one in wrapper.named_parameters() if one.requires_grad} == first | set(second)
+    state |= {name: torch.ones_like(value) for name, value in second.items()}
+    before, after = (
+        load_file(tiny_checkpoint / "model.safetensors"),
+        lora.merged(load_model(tiny_checkpoint), settings, state),
+    )
+    whole = {name.removeprefix("base_model.model.").replace(".lora_A.default", ""): state[name] for name in first}
+    for name, a in whole.items():
+        weight = after.state_dict()[name]
+        wanted = before[name] + 3 * torch.ones(len(weight), 2) @ a
+        torch.testing.assert_close(weight, wanted)
+    model: Any = load_model(tiny_checkpoint)
+    linear = {name for name, one in model.named_modules() if isinstance(one, torch.nn.Linear)} - {"lm_head"}
+    every = lora.attach(model, Lora())
+    assert {name.split(".lora_A")[0] for name in every.state_dict() if "lora_A" in name} == {
+        f"base_model.model.{name}" for name in linear
+    }
 
 
 def test_lora_resumes_where_it_was_stopped(distil: Distil, monkeypatch: pytest.MonkeyPatch) -> None:
