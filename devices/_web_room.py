@@ -28,6 +28,7 @@ from edgekit.visible import one_line
 
 RUNTIME = "onnxruntime-web"
 SILENT_S = 30.0  # the page says something every 2 s while it is on the screen
+LATE_S = 1.5  # what a page sent just before it closed may come behind its word of that
 CLOSED_S = 5.0  # a page that said it closes may only be loaded again
 HARMLESS = "files"
 """The one check of the self-test whose failure is told and no more: how the browser reads picture files, while the
@@ -123,7 +124,8 @@ class Room:
             raise Refused(400, "malformed")
         with self.lock:
             guest = self._guest(key)
-            if not guest.gone and not self.ended and told.bundle == guest.bundle:
+            late = guest.closing and self.clock() - guest.heard < LATE_S
+            if not guest.gone and not self.ended and told.bundle == guest.bundle and not late:
                 guest.phase, guest.done, guest.total = told.phase, told.done, told.total
                 guest.heard, guest.closing = self.clock(), False
             return Said({"go": not self.ended and not guest.gone, "why": self.ended or guest.gone})

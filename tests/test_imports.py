@@ -85,6 +85,23 @@ def test_a_phone(tmp_path: Path) -> None:
     assert row.device == "iPhone17,1" and "iOS 26.1" in (row.origin or "") and "battery 80 %" in (row.origin or "")
 
 
+def test_a_phone_that_tells_more(tmp_path: Path) -> None:
+    """Schema 2, as the web app's Bench tab writes it; what a file of schema 1 says is read as before."""
+    more = {
+        "schema_version": 2, "browser": "Chrome 126", "threads": 2, "compute_units": "wasm", "cpu_pressure": "serious",
+        "memory_by": "performance.measureUserAgentSpecificMemory", "thermal_state_after": "fair",
+        "self_test": "passed: 221 checks",
+    }  # fmt: skip
+    (row,) = read(tmp_path, json.dumps({**PHONE, **more}))
+    assert row.origin == (
+        "r.json: iOS 26.1 (23B85), Chrome 126, wasm, 2 threads, thermal nominal, thermal fair after, "
+        "CPU pressure serious, memory by performance.measureUserAgentSpecificMemory, battery 80 %"
+    )
+    assert row.self_test == "passed: 221 checks" and row.peak_memory_bytes == 123456789
+    (old,) = read(tmp_path, json.dumps(PHONE))
+    assert old.self_test is None and old.origin == "r.json: iOS 26.1 (23B85), thermal nominal, battery 80 %"
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -97,9 +114,11 @@ def test_a_phone(tmp_path: Path) -> None:
         (json.dumps([llama(avg_ts=float("nan"), samples_ts=[])]), "avg_ts is nan"),
         (json.dumps({**STATS, "first_token_ms": 5}), "do not follow one another"),
         (json.dumps({key: STATS[key] for key in STATS if key != "prompt_tokens"}), "lacks prompt_tokens"),
-        (json.dumps({**PHONE, "schema_version": 7}), "schema 7; this edgekit reads up to 1"),
+        (json.dumps({**PHONE, "schema_version": 7}), "schema 7; this edgekit reads up to 2"),
         (json.dumps({**PHONE, "bundle": "x"}), "64 hexadecimal digits"),
         (json.dumps({**PHONE, "runs": []}), "expected at least one"),
+        (json.dumps({**PHONE, "threads": 0}), "threads: 0 is not from 1 to 1024"),
+        (json.dumps({**PHONE, "threads": "two"}), "threads: expected"),
         (json.dumps({**PHONE, "runs": [{**RUN, "prefill_ms": -1}]}), r"runs\[0\].prefill_ms: -1.0 is negative"),
         (json.dumps({**PHONE, "devize": 1}), "devize: unknown key"),
     ],

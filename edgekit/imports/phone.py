@@ -13,7 +13,8 @@ from edgekit.report import Row
 from edgekit.stats import median_interval
 
 FORMAT = "edgekit-phone"
-VERSION = 1
+VERSION = 2
+"""2 has memory_by, thermal_state_after, cpu_pressure, browser, threads and self_test; what is of 1 is read as before."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,17 @@ class Phone:
     load_ms: float | None = None
     peak_memory_bytes: int | None = None
     """phys_footprint on iOS, the number that ends an app."""
+    memory_by: str = ""
+    """What told it, for example performance.measureUserAgentSpecificMemory, which is no high-water mark."""
+    thermal_state_after: str = ""
+    """`thermal_state` is from before the runs."""
+    cpu_pressure: str = ""
+    """The worst of nominal, fair, serious and critical that a browser's Compute Pressure API told meanwhile."""
+    browser: str = ""
+    """Name and version, or the user agent."""
+    threads: int | None = None
+    self_test: str = ""
+    """What the bundle's golden vectors came to there."""
     app: str = ""
     extra: dict[str, str] = field(default_factory=dict)
 
@@ -76,7 +88,12 @@ def rows(text: str, source: str) -> list[Row]:
     problems = _problems(phone)
     if problems:
         raise DataError(f"{source} is not a valid {FORMAT} file:", why="\n".join(problems))
-    state: list[Any] = [phone.os, phone.compute_units, phone.thermal_state and f"thermal {phone.thermal_state}"]
+    state: list[Any] = [phone.os, phone.browser, phone.compute_units]
+    state += [None if phone.threads is None else f"{phone.threads} thread{'s' if phone.threads > 1 else ''}"]
+    state += [phone.thermal_state and f"thermal {phone.thermal_state}"]
+    state += [phone.thermal_state_after and f"thermal {phone.thermal_state_after} after"]
+    state += [phone.cpu_pressure and f"CPU pressure {phone.cpu_pressure}"]
+    state += [phone.memory_by and f"memory by {phone.memory_by}"]
     state += [None if phone.battery_percent is None else f"battery {phone.battery_percent:g} %"]
     state += ["low-power mode" if phone.low_power_mode else None, phone.app]
     ttft = [run.preprocess_ms + run.image_encode_ms + run.prefill_ms + run.first_token_ms for run in phone.runs]
@@ -96,7 +113,7 @@ def rows(text: str, source: str) -> list[Row]:
             prefill_tokens_per_s=float(np.median(speeds)) if speeds else None,
             decode_tokens_per_s=1000 / quantiles[0] if quantiles[0] else None,
             itl_ms_p50=quantiles[0], itl_ms_p95=quantiles[1], itl_ms_p99=quantiles[2],
-            peak_memory_bytes=phone.peak_memory_bytes, **named,
+            peak_memory_bytes=phone.peak_memory_bytes, self_test=phone.self_test or None, **named,
         )
     ]  # fmt: skip
 
@@ -105,6 +122,8 @@ def _problems(phone: Phone) -> list[str]:
     found = [] if phone.runs else ["runs: expected at least one"]
     if len(phone.bundle) != 64 or set(phone.bundle) - set("0123456789abcdef"):
         found.append(f"bundle: expected 64 hexadecimal digits, found {phone.bundle[:80]!r}")
+    if phone.threads is not None and not 1 <= phone.threads <= 1024:
+        found.append(f"threads: {phone.threads} is not from 1 to 1024")
     for number, run in enumerate(phone.runs):
         times = {"preprocess_ms": run.preprocess_ms, "image_encode_ms": run.image_encode_ms}
         times |= {"prefill_ms": run.prefill_ms, "first_token_ms": run.first_token_ms}

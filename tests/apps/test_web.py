@@ -114,6 +114,10 @@ def test_the_page_answers_proves_itself_measures_and_works_without_a_network(bro
     assert len(found["benched"]) == 7
     (row,) = phone.rows(json.dumps(found["saved"]), "saved")
     assert row.status == "ok" and row.prefill_tokens_per_s and row.runtime == "onnxruntime-web"
+    saved = found["saved"]
+    assert saved["schema_version"] == 2 and saved["threads"] == 2 and "Chrome/" in saved["browser"]
+    assert (row.peak_memory_bytes is None) == ("memory_by" not in saved)  # it may take longer than the page waits
+    assert 0 < saved["load_ms"] < 60_000 and "2 threads" in (row.origin or "")
     # The server is gone: from the browser's own store, cross-origin isolated by the service worker, with threads.
     assert found["offline"]["state"] == "ready" and found["offline"]["isolated"]
     assert found["same"] == found["first"]["text"]

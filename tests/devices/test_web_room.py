@@ -93,11 +93,24 @@ def test_a_page_that_closes_is_given_up_soon_and_may_come_back() -> None:
     one.leave(key, b'{"bundle": 0, "phase": "self-test", "done": 1, "total": 9}')
     with pytest.raises(Refused, match="missing"):
         one.leave(key, b"{}")
+    beat(one, key, 0, "self-test", 2, 9)  # was on its way
     clock.now = CLOSED_S + 1
     one.tick()
     assert problems(one) == ["its page was closed, in the self-test"] and one.over()
     assert come(one, key=key) == key and not one.over()  # it goes on with the next bundle
     assert send(one, key, result(1)) == {"bundle": 2} and one.over()
+
+
+def test_a_page_that_did_not_close_after_all_goes_on() -> None:
+    """As one does to which its user came back."""
+    one, clock = room()
+    key = come(one)
+    one.leave(key, b'{"bundle": 0, "phase": "self-test", "done": 1, "total": 9}')
+    clock.now = 4.0
+    assert beat(one, key, 0, "self-test", 2, 9)["go"]
+    clock.now = 4.0 + CLOSED_S + 1
+    one.tick()
+    assert not one.visits
 
 
 def test_a_page_that_is_loaded_anew_lost_what_it_was_at() -> None:

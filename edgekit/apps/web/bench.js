@@ -1,4 +1,5 @@
 // The tab that measures, and saves what `edgekit bench --import` reads (edgekit-phone JSON).
+import { battery, memoryOf, modelName, watchPressure } from "./device.js";
 import { SETTINGS } from "./settings.js";
 import { $, failed, guarded, median, megabytes } from "./parts.js";
 
@@ -22,11 +23,14 @@ export function setUpBench(current) {
     $("bench-stop").hidden = $("bench-bar").hidden = false;
     try {
       const bar = /** @type {HTMLProgressElement} */ ($("bench-bar"));
+      const pressed = watchPressure();
       const runs = await model.bench({ runs: RUNS, signal: stop.signal, onProgress: ({ done, total }) => (bar.value = done / total) });
-      const memory = await model.memory();
+      const cpu_pressure = pressed();
+      const memory = await memoryOf(model);
       show(runs, memory?.bytes ?? null);
+      const told = { cpu_pressure, battery_percent: await battery(), model: await modelName() };
       $("bench-save").hidden = false;
-      $("bench-save").onclick = () => save(document_(model, runs, memory?.bytes ?? null));
+      $("bench-save").onclick = () => save(document_(model, runs, memory, told));
     } catch (error) {
       failed("bench-error", error);
     } finally {
@@ -64,18 +68,24 @@ function show(runs, memory) {
   $("bench-note").textContent = `Medians of ${runs.length} answers.`;
 }
 
-/** @param {VisionModel} model @param {BenchRun[]} runs @param {number | null} memory */
-function document_(model, runs, memory) {
+/**
+ * @param {VisionModel} model
+ * @param {BenchRun[]} runs
+ * @param {{bytes: number, how: string} | null} memory
+ * @param {{cpu_pressure: string, battery_percent: number | null, model: string}} told
+ */
+function document_(model, runs, memory, told) {
   const agent = /** @type {any} */ (navigator).userAgentData;
   const { name, target, precision } = model.model;
   const { runtime } = model;
   return {
-    format: "edgekit-phone", schema_version: 1, bundle: SETTINGS.bundle, name, runtime: "onnxruntime-web", target,
-    precision: precision.common, device: agent?.platform || navigator.platform || "unknown",
-    os: /\(([^)]*)\)/.exec(navigator.userAgent)?.[1] ?? "unknown", runs, load_ms: runtime.load_ms,
-    compute_units: runtime.name, app: `edgekit web app ${SETTINGS.edgekit}`,
-    ...(memory === null ? {} : { peak_memory_bytes: memory }),
-    extra: { browser: navigator.userAgent, threads: String(runtime.threads), isolated: String(runtime.isolated), why: runtime.why },
+    format: "edgekit-phone", schema_version: 2, bundle: SETTINGS.bundle, name, runtime: "onnxruntime-web", target,
+    precision: precision.common, device: told.model || agent?.platform || navigator.platform || "unknown",
+    os: /\(([^)]*)\)/.exec(navigator.userAgent)?.[1] ?? "unknown", runs, load_ms: Math.max(0, runtime.load_ms - runtime.download_ms),
+    compute_units: runtime.name, threads: runtime.threads, browser: navigator.userAgent,
+    app: `edgekit web app ${SETTINGS.edgekit}`, cpu_pressure: told.cpu_pressure, battery_percent: told.battery_percent,
+    ...(memory === null ? {} : { peak_memory_bytes: memory.bytes, memory_by: memory.how }),
+    extra: { isolated: String(runtime.isolated), why: runtime.why, storage: runtime.storage },
   };
 }
 
