@@ -14,7 +14,7 @@ from edgekit.stats import median_interval
 
 FORMAT = "edgekit-phone"
 VERSION = 2
-"""2 has memory_by, thermal_state_after, cpu_pressure, browser, threads and self_test; what is of 1 is read as before."""
+"""2 has memory_by, thermal_state_after, cpu_pressure, browser, threads and self_test; 1 is read as before."""
 
 
 @dataclass(frozen=True)
