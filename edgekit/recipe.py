@@ -17,7 +17,7 @@ from typing import Any, Literal
 from edgekit import schema
 from edgekit.errors import RecipeError
 from edgekit.files import sha256_json
-from edgekit.registry import Modules, Registry
+from edgekit.registry import Registry
 from edgekit.timeouts import Timeouts
 from edgekit.yaml_text import Document, below, read_yaml, read_yaml_file, write_yaml
 
@@ -26,8 +26,7 @@ OBJECTIVES: Registry[Any] = Registry("edgekit.distill.objectives", "objective", 
 JUDGES: Registry[Any] = Registry("edgekit.distill.judges", "judge", "Judge", "JUDGE")
 GENERATORS: Registry[Any] = Registry("edgekit.distill.generators", "generator", "Generator", "GENERATOR")
 EXPORT_HELPERS = ("bundling", "coreml_patches", "genai", "onnx_attention", "onnx_precision", "parity", "prompts")
-TARGET_NEEDS = ("PRECISIONS", "EXTRA", "HOSTS", "write", "open_components")
-TARGETS = Modules("edgekit.export", "target", helpers=frozenset(EXPORT_HELPERS), needs=TARGET_NEEDS)
+TARGETS: Registry[Any] = Registry("edgekit.export", "target", "Target", "TARGET", frozenset(EXPORT_HELPERS))
 
 
 @dataclass(frozen=True)

@@ -201,10 +201,10 @@ def _check_exports(recipe: Recipe) -> list[str]:
 def _unknown_precisions(target: str, precision: str) -> list[str]:
     """Words of a precision that a target does not know; none where the target cannot be imported here."""
     try:
-        module = TARGETS.load(target)
+        known = TARGETS.load(target)
     except (ImportError, EdgekitError):  # a third party's, or its extra is not installed: the export says so
         return []
-    whole, parts = module.PRECISIONS, getattr(module, "PARTS", None)
+    whole, parts = known.precisions, known.parts
     if not is_mixed(precision):
         return [] if precision in whole else [_no_precision(target, precision, "", whole)]
     if parts is None:

@@ -1,30 +1,93 @@
-"""Export targets, one file each. A target module holds:
-
-PRECISIONS       common precision name -> the target's own word
-EXTRA            extra of pyproject.toml it needs, and PACKAGES, what that extra installs
-HOSTS            operating systems it can be exported on
-RUNTIMES         names in edgekit.runtimes that run its bundles
-SCHEMES          optional: precision -> weight grid (edgekit.quantisation), where a student may be trained for it
-PARTS            optional: vision, embedding, text -> the precisions each can have, where a bundle can mix them
-CALIBRATED       optional: precisions that need prompts to calibrate with; `write` takes them as a fourth argument
-TINY             optional: family -> settings of its tiny checkpoint, where the target cannot take the plain one
-appends_in_place(split, precision) -> bool    optional: whether such a decoder appends to one buffer that it takes as
-                 past and as present
-details(folder) -> dict    optional: what the manifest keeps as `details`
-OPTIONS          optional: options of its own, by name: a tuple of words, the default first, or a free text's default;
-                 `write` takes those given as `options`
-plan(precision, options)         optional: refuses those that do not go together, before anything is loaded
-label(folder, components, digest)   optional: writes into the program which export it belongs to
-write(split, precision, folder) -> (components, tools)      tokenizer and processor files are there by then
-open_components(folder, components) -> parity.Exported
-"""
+"""Export targets, one file each, holding a `TARGET`."""
 
 from __future__ import annotations
 
-from edgekit.recipe import EXPORT_HELPERS as HELPERS
-from edgekit.recipe import TARGETS
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-__all__ = ["HELPERS", "TARGETS", "vision_name"]
+from edgekit import recipe
+from edgekit.precision import by_part, is_mixed
+from edgekit.recipe import EXPORT_HELPERS as HELPERS
+from edgekit.registry import Registry
+
+if TYPE_CHECKING:
+    from edgekit.bundle import Component
+    from edgekit.export.parity import Exported
+    from edgekit.families import Split
+    from edgekit.processor import Inputs
+    from edgekit.quantisation import Scheme
+
+__all__ = ["HELPERS", "NO_OPTIONS", "TARGETS", "Options", "Target", "Written", "vision_name"]
+Options: TypeAlias = Mapping[str, str]
+NO_OPTIONS: Options = MappingProxyType({})
+Written: TypeAlias = "tuple[dict[str, Component], dict[str, str]]"
+"""The components by name, and the versions of the tools."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a checkpoint can be exported to.
+
+    Attributes:
+        name: Of its file.
+        precisions: Common name of a precision -> the target's own words.
+        extra: Of pyproject.toml, and packages, the names to import of what it installs.
+        hosts: Operating systems it can be exported on, by `platform.system()`.
+        runtimes: Names in edgekit.runtimes that run its bundles.
+        write: (split, precision, the bundle's folder, prompts to calibrate with, options) -> the components by name and
+            the versions of the tools; tokenizer and processor files are there by then.
+        open_components: (folder, components) -> what was written, loaded back from its files.
+        parts: Of vision, embedding and text the precisions each can have, where a bundle can mix them.
+        calibrated: Precisions that need prompts to calibrate with.
+        schemes: Precision -> its grid of weights, where a student may be trained for it.
+        options: Of its own, by name: a tuple of words, the default first, or a free text's default.
+        plan: (precision, options): refuses those that do not go together, before anything is loaded.
+        label: (folder, components, digest): writes into the program which export it belongs to.
+        details: What the manifest of the folder's bundle keeps as `details`.
+        appends_in_place: (split, the decoder's precision) -> whether such a decoder appends to one buffer that it takes
+            as past and as present.
+        knows: Of `Split.needs` what it can hold.
+        tiny: Family -> settings of its tiny checkpoint, where the target cannot take the plain one.
+    """
+
+    name: str
+    precisions: Mapping[str, str]
+    extra: str
+    packages: tuple[str, ...]
+    hosts: tuple[str, ...]
+    runtimes: tuple[str, ...]
+    write: Callable[[Split, str, Path, Sequence[Inputs], Options], Written]
+    open_components: Callable[[Path, dict[str, Component]], Exported]
+    parts: Mapping[str, Mapping[str, str]] | None = None
+    calibrated: frozenset[str] = frozenset()
+    schemes: Mapping[str, Scheme] = field(default_factory=dict)
+    options: Mapping[str, tuple[str, ...] | str] = field(default_factory=dict)
+    plan: Callable[[str, Options], Any] | None = None
+    label: Callable[[Path, Mapping[str, Component], str], None] | None = None
+    details: Callable[[Path], dict[str, Any]] | None = None
+    appends_in_place: Callable[[Split, str], bool] | None = None
+    knows: frozenset[str] = frozenset()
+    tiny: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def native(self, precision: str) -> str:
+        """The target's own words for a precision, or for each part of a mixture."""
+        if self.parts is None or not is_mixed(precision):
+            return self.precisions[precision]
+        return "; ".join(f"{part}: {self.parts[part][word]}" for part, word in by_part(precision).items())
+
+    def needs_calibration(self, precision: str) -> bool:
+        """Whether it must be shown prompts to write this precision."""
+        return bool(self.calibrated & set(by_part(precision).values()))
+
+    def in_place(self, decoder: Component, split: Split) -> bool:
+        """Whether its decoder takes one buffer as past and as present."""
+        return self.appends_in_place is not None and self.appends_in_place(split, decoder.precision or "")
+
+
+TARGETS: Registry[Target] = recipe.TARGETS
 
 
 def vision_name(bucket: str) -> str:

@@ -22,7 +22,7 @@ from edgekit.chat import JINJA
 from edgekit.checkpoint import check_checkpoint, checkpoint_hash, load_model
 from edgekit.data import Sample
 from edgekit.errors import CheckpointError, EdgekitError, MissingExtraError, StorageError, UnsupportedError
-from edgekit.export import TARGETS, vision_name
+from edgekit.export import TARGETS, Target, vision_name
 from edgekit.export._handover import Answers, hand_over
 from edgekit.export._inputs import compare_with_official, with_inputs, write_inputs
 from edgekit.export.genai import check_genai, write_genai
@@ -43,8 +43,8 @@ LEFT_BEHIND = {"card.json", FOLDER_SEAL, MANIFEST}
 INDICES = ".safetensors.index.json"
 
 
-def check_request(target: str, precision: str, options: Mapping[str, str] | None = None) -> Any:
-    """The target's module, once target, precision, options and operating system are known to go together.
+def check_request(target: str, precision: str, options: Mapping[str, str] | None = None) -> Target:
+    """The target, once target, precision, options and operating system are known to go together.
 
     Args:
         target: Name of a target.
@@ -54,25 +54,25 @@ def check_request(target: str, precision: str, options: Mapping[str, str] | None
         EdgekitError: they do not.
         MissingExtraError: a package of the target's extra is not installed.
     """
-    module = TARGETS.load(target)
+    found = TARGETS.load(target)
     if is_mixed(precision):
-        _check_mixture(target, precision, getattr(module, "PARTS", None))
-    elif precision not in module.PRECISIONS:
+        _check_mixture(target, precision, found.parts)
+    elif precision not in found.precisions:
         raise EdgekitError(
-            f"Target {target!r} has no precision {precision!r}.", fix=f"There are: {', '.join(module.PRECISIONS)}."
+            f"Target {target!r} has no precision {precision!r}.", fix=f"There are: {', '.join(found.precisions)}."
         )
     bars_of(precision, target)  # without one its parity could not be judged, after all the work
-    if platform.system() not in module.HOSTS:
+    if platform.system() not in found.hosts:
         raise EdgekitError(
-            f"Target {target!r} cannot be exported on {platform.system()}.", fix=f"Use: {', '.join(module.HOSTS)}."
+            f"Target {target!r} cannot be exported on {platform.system()}.", fix=f"Use: {', '.join(found.hosts)}."
         )
-    for package in getattr(module, "PACKAGES", ()):
+    for package in found.packages:
         if find_spec(package) is None:
-            raise MissingExtraError(f"export to {target!r}", package, module.EXTRA)
-    _check_options(target, getattr(module, "OPTIONS", {}), options or {})
-    if hasattr(module, "plan"):
-        module.plan(precision, options or {})
-    return module
+            raise MissingExtraError(f"export to {target!r}", package, found.extra)
+    _check_options(target, found.options, options or {})
+    if found.plan is not None:
+        found.plan(precision, options or {})
+    return found
 
 
 def _check_options(target: str, known: Mapping[str, tuple[str, ...] | str], given: Mapping[str, str]) -> None:
@@ -99,24 +99,6 @@ def _check_mixture(target: str, precision: str, parts: Mapping[str, Mapping[str,
                 f"Target {target!r} has no precision {word!r} for the {part} part.",
                 fix=f"There are: {', '.join(parts[part])}.",
             )
-
-
-def native_precision(module: Any, precision: str) -> str:
-    """The target's own words for a precision, or for each part of a mixture."""
-    if not is_mixed(precision):
-        return str(module.PRECISIONS[precision])
-    return "; ".join(f"{part}: {module.PARTS[part][word]}" for part, word in by_part(precision).items())
-
-
-def appends_in_place(module: Any, decoder: Component, split: Split) -> bool:
-    """Whether a target's decoder takes one buffer as past and as present."""
-    asked = getattr(module, "appends_in_place", None)
-    return asked is not None and bool(asked(split, decoder.precision or ""))
-
-
-def needs_calibration(module: Any, precision: str) -> bool:
-    """Whether a target must be shown prompts to write this precision."""
-    return bool(getattr(module, "CALIBRATED", frozenset()) & set(by_part(precision).values()))
 
 
 def export_checkpoint(
@@ -155,7 +137,7 @@ def export_checkpoint(
     Returns:
         The bundle; `manifest.parity["passed"]` says whether the bars held.
     """
-    module = check_request(target, precision, options)
+    chosen = check_request(target, precision, options)
     _check_place(out)
     config = check_checkpoint(checkpoint)
     family = family_of(config["model_type"])
@@ -166,7 +148,7 @@ def export_checkpoint(
     model = load_model(checkpoint)
     generation = recorded(model.generation_config.to_dict(), str(checkpoint / GENERATION))
     split = made_whole(family, model, processor.params.get("sizes"))
-    _check_needs(target, module, split)
+    _check_needs(chosen, split)
     if with_genai:
         check_genai(split)
     copied = [path for path in checkpoint.iterdir() if path.is_file() and path.suffix in COPIED]
@@ -178,35 +160,33 @@ def export_checkpoint(
         write_inputs(processor, checkpoint, folder)
         inputs = parity_inputs(processor, samples, prompts or MOST_PROMPTS)
         _check_pixels(split, inputs[:16])  # stock questions come in all their shapes by then
-        given = {"options": options or {}} if hasattr(module, "OPTIONS") else {}
-        prompted = [Prompts(processor, calibration)] if needs_calibration(module, precision) else []
+        shown = Prompts(processor, calibration) if chosen.needs_calibration(precision) else ()
         given_names = set(tree_files(folder))
         with scratch(folder):
-            components, tools = module.write(split, precision, folder, *prompted, **given)
+            components, tools = chosen.write(split, precision, folder, shown, options or {})
         own = set(tree_files(folder)) - given_names
         student = checkpoint_hash(checkpoint)
-        if hasattr(module, "label"):
-            module.label(folder, components, export_hash(student, target, precision, processor.params))
+        if chosen.label is not None:
+            chosen.label(folder, components, export_hash(student, target, precision, processor.params))
         if with_genai:
-            in_place = appends_in_place(module, components["text_decoder"], split)
-            write_genai(folder, components, split, config, in_place)
+            write_genai(folder, components, split, config, chosen.in_place(components["text_decoder"], split))
         asked = samples or drawn_samples(PROMPTS)
         fed = compare_with_official(checkpoint, folder, processor.params, asked, prompts)
         with scratch(folder):
-            parity = _parity(module, folder, components, split, inputs, precision, target, prompts)
+            parity = _parity(chosen, folder, components, split, inputs, precision, prompts)
         parity = with_inputs(parity, fed) | {
             "generation": "greedy",
             "questions": "given" if samples else "synthetic",
             **baked_against_original(model, family, split, inputs),
         }
-        details = module.details(folder) if hasattr(module, "details") else {}
+        details = chosen.details(folder) if chosen.details is not None else {}
         hand_over(
             folder,
             own,
             answers,
             name=out.name,
             target=target,
-            precision=Precision(precision, native_precision(module, precision)),
+            precision=Precision(precision, chosen.native(precision)),
             family=family.name,
             components=components,
             preprocessing=processor.params,
@@ -215,7 +195,7 @@ def export_checkpoint(
                 split.layers,
                 split.kv_heads,
                 split.head_dim,
-                appends_in_place(module, components["text_decoder"], split),
+                chosen.in_place(components["text_decoder"], split),
             ),
             vocab_size=split.vocab_size,
             student_sha256=student,
@@ -233,19 +213,18 @@ def export_checkpoint(
 
 
 def _parity(
-    module: Any,
+    target: Target,
     folder: Path,
     components: dict[str, Component],
     split: Split,
     inputs: Sequence[Inputs],
     precision: str,
-    target: str,
     prompts: int | None,
 ) -> dict[str, Any]:
     """What ships, loaded back from its files, against PyTorch; and who ran it."""
-    exported = module.open_components(folder, components)
+    exported = target.open_components(folder, components)
     try:
-        figures = measure(split, exported, inputs, precision, target=target, count=prompts)
+        figures = measure(split, exported, inputs, precision, target=target.name, count=prompts)
         return figures | {"verified_by": getattr(exported, "verified_by", "runtime")}
     finally:
         if hasattr(exported, "close"):
@@ -301,18 +280,18 @@ def _check_place(out: Path) -> None:
         )
 
 
-def _check_needs(target: str, module: Any, split: Split) -> None:
+def _check_needs(target: Target, split: Split) -> None:
     """A target says which of `Split.needs` it knows of; what it does not know of it would silently get wrong."""
-    if missing := split.needs().keys() - getattr(module, "KNOWS", frozenset()):
+    if missing := split.needs().keys() - target.knows:
         raise UnsupportedError(
-            f"Target {target!r} cannot hold this model.",
+            f"Target {target.name!r} cannot hold this model.",
             why="\n".join(f"It knows of no such model: {split.needs()[name]}." for name in sorted(missing)),
             fix=f"Targets that can: {', '.join(_knowing(set(split.needs())))}.",
         )
 
 
 def _knowing(needs: set[str]) -> list[str]:
-    return [name for name, module in TARGETS.working() if needs <= getattr(module, "KNOWS", frozenset())]
+    return [name for name, target in TARGETS.working() if needs <= target.knows]
 
 
 def export_hash(student_sha256: str, target: str, precision: str, preprocessing: Mapping[str, Any]) -> str:

@@ -19,7 +19,7 @@ import io
 import logging
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -32,11 +32,12 @@ from edgekit.apart import Apart, ProcessDied
 from edgekit.bundle import Component, TensorSpec
 from edgekit.checkpoint import load_model
 from edgekit.errors import BundleError
-from edgekit.export import vision_name
+from edgekit.export import NO_OPTIONS, Options, Target, Written, vision_name
 from edgekit.export._coreai_modules import compressed, decoder, half_outputs, plain_embedding
 from edgekit.families import Split, VisionPart, family_of, read_optional_json
 from edgekit.files import scratch, write_json
 from edgekit.pictures import from_unit
+from edgekit.processor import Inputs
 
 if TYPE_CHECKING:
     from torch import nn
@@ -51,11 +52,8 @@ PRECISIONS = {
     "pal6": "palettised: 64 values for each 16 rows in linear layers; the rest as fp16",
     "pal4": "palettised: 16 values for each 16 rows in linear layers; the rest as fp16",
 }
-EXTRA = "coreai"
 PACKAGES = ("coreai", "coreai_torch", "coreai_opt")
 DISTRIBUTIONS = ("coreai-core", "coreai-torch", "coreai-opt")
-HOSTS = ("Linux", "Darwin")
-RUNTIMES = ("coreai",)
 CONTEXT = 2048  # tokens the states hold, unless the model knows fewer positions
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 ASSETS = {"text_decoder": "model.aimodel", "token_embedding": "embed.aimodel"}
@@ -81,7 +79,9 @@ class Program:
     states: tuple[TensorSpec, ...] = ()
 
 
-def write(split: Split, precision: str, folder: Path) -> tuple[dict[str, Component], dict[str, str]]:
+def write(
+    split: Split, precision: str, folder: Path, calibration: Sequence[Inputs] = (), options: Options = NO_OPTIONS
+) -> Written:
     """Write the assets, the tokenizer and metadata.json, in a process of its own: Core AI's writer ends the process
     that it runs in where the disk is full.
 
@@ -89,6 +89,8 @@ def write(split: Split, precision: str, folder: Path) -> tuple[dict[str, Compone
         split: The modules, float32, with the model they were taken from; its folder is read anew.
         precision: One of PRECISIONS.
         folder: The bundle's.
+        calibration: No precision of it needs any.
+        options: It has none.
     Returns:
         The components by name, each the program in its asset, and the versions of the tools.
     Raises:
@@ -369,3 +371,15 @@ def quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(level)
+
+
+TARGET = Target(
+    name="coreai",
+    precisions=PRECISIONS,
+    extra="coreai",
+    packages=PACKAGES,
+    hosts=("Linux", "Darwin"),
+    runtimes=("coreai",),
+    write=write,
+    open_components=open_components,
+)

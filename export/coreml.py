@@ -31,9 +31,8 @@ from edgekit import __version__
 from edgekit.bundle import Component, TensorSpec
 from edgekit.console import progress
 from edgekit.errors import EdgekitError
-from edgekit.export import vision_name
-from edgekit.export._coreml_metadata import describe
-from edgekit.export._coreml_metadata import label as label
+from edgekit.export import NO_OPTIONS, Options, Target, Written, vision_name
+from edgekit.export._coreml_metadata import describe, label
 from edgekit.export._coreml_modules import switch
 from edgekit.export._coreml_precision import CALIBRATED_SUFFIX, GROUP, compress
 from edgekit.export._coreml_programs import Plan, Program, programs
@@ -65,11 +64,7 @@ EMBEDDING = {
     "fp32": "Float32",
     "int8": "int8 per token, symmetric",
 }
-PARTS = {"vision": PRECISIONS, "embedding": EMBEDDING, "text": PRECISIONS}
-EXTRA = "coreml"
 PACKAGES = ("coremltools",)
-HOSTS = ("Linux", "Darwin")
-RUNTIMES = ("coreml",)
 OPTIONS: dict[str, tuple[str, ...] | str] = {
     "ios": ("18", "17"),
     "layout": ("multifunction", "separate"),
@@ -132,8 +127,8 @@ def _refuse(wrong: bool, option: str, why: str) -> None:
 
 
 def write(
-    split: Split, precision: str, folder: Path, calibration: Sequence[Inputs] = (), *, options: Mapping[str, str]
-) -> tuple[dict[str, Component], dict[str, str]]:
+    split: Split, precision: str, folder: Path, calibration: Sequence[Inputs] = (), options: Options = NO_OPTIONS
+) -> Written:
     """Write the packages.
 
     Args:
@@ -309,3 +304,20 @@ def quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(level)
+
+
+TARGET = Target(
+    name="coreml",
+    precisions=PRECISIONS,
+    extra="coreml",
+    packages=PACKAGES,
+    hosts=("Linux", "Darwin"),
+    runtimes=("coreml",),
+    write=write,
+    open_components=open_components,
+    parts={"vision": PRECISIONS, "embedding": EMBEDDING, "text": PRECISIONS},
+    calibrated=CALIBRATED,
+    options=OPTIONS,
+    plan=plan,
+    label=label,
+)

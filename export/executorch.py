@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgekit.bundle import Component, TensorSpec
-from edgekit.export import vision_name
+from edgekit.export import NO_OPTIONS, Options, Target, Written, vision_name
 from edgekit.export._executorch_precision import int8_rows, quantise, static
 from edgekit.export._xnnpack import PLAIN, cached_decoder, rewritten, traceable, write_free_sizes_as_minus_one
 from edgekit.families import Split, VisionPart, read_optional_json
@@ -51,10 +51,7 @@ WORDS = {
     "int4": ("int8", "int8", "int4"),
 }
 CALIBRATED = frozenset({"int8-static"})
-EXTRA = "executorch"
 PACKAGES = ("executorch", "torchao")
-HOSTS = ("Linux", "Darwin")
-RUNTIMES = ("executorch",)
 FILE = "model.pte"
 CONTEXT = 2048  # tokens the cache holds, unless the model knows fewer positions
 TILES = 32  # pictures or tiles of each size that static quantisation sees, at most: its histograms are slow to fill
@@ -81,8 +78,8 @@ class Method:
 
 
 def write(
-    split: Split, precision: str, folder: Path, calibration: Sequence[Inputs] = ()
-) -> tuple[dict[str, Component], dict[str, str]]:
+    split: Split, precision: str, folder: Path, calibration: Sequence[Inputs] = (), options: Options = NO_OPTIONS
+) -> Written:
     """Write model.pte.
 
     Args:
@@ -90,6 +87,7 @@ def write(
         precision: One of PRECISIONS.
         folder: The bundle's.
         calibration: Prompts, for a precision in CALIBRATED.
+        options: It has none.
     Returns:
         The components by name, all in one file, and the versions of the tools.
     Raises:
@@ -324,3 +322,16 @@ def quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(level)
+
+
+TARGET = Target(
+    name="executorch",
+    precisions=PRECISIONS,
+    extra="executorch",
+    packages=PACKAGES,
+    hosts=("Linux", "Darwin"),
+    runtimes=("executorch",),
+    write=write,
+    open_components=open_components,
+    calibrated=CALIBRATED,
+)

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from edgekit.bundle import Component, TensorSpec
 from edgekit.errors import BundleError, CheckpointError, EdgekitError
+from edgekit.export import NO_OPTIONS, Options, Target, Written
 from edgekit.export import _gguf_files as files
 from edgekit.export._gguf_own import own_preprocessing
 from edgekit.export.parity import TorchModules, follow
@@ -61,17 +62,13 @@ PARTS = {
     "embedding": {word: f"embeddings and output {kind}" for word, (_, _, kind) in TYPES.items()},
     "text": PRECISIONS,
 }
-EXTRA = "gguf"
 PACKAGES = ("gguf", "llama_cpp")
-HOSTS = ("Linux", "Darwin", "Windows")
-RUNTIMES = ("llamacpp",)
-TINY = {"qwen2_5_vl": {"window": 112}}  # the only window llama.cpp knows
 DETAILS = "gguf-details.json"  # in the folder only while the bundle is made
 
 
 def write(
-    split: Split, precision: str, folder: Path, calibration: Sequence[Inputs] = ()
-) -> tuple[dict[str, Component], dict[str, str]]:
+    split: Split, precision: str, folder: Path, calibration: Sequence[Inputs] = (), options: Options = NO_OPTIONS
+) -> Written:
     """Write both files.
 
     Args:
@@ -79,6 +76,7 @@ def write(
         precision: One of PRECISIONS, or a mixture of PARTS.
         folder: The bundle's.
         calibration: Prompts, where the text's precision wants an importance matrix.
+        options: It has none.
     Returns:
         The components by name, and the versions of the tools.
     Raises:
@@ -364,3 +362,19 @@ class Components:
 def open_components(folder: Path, components: dict[str, Component]) -> Components:
     """Load the files back."""
     return Components(folder, _read_details(folder))
+
+
+TARGET = Target(
+    name="gguf",
+    precisions=PRECISIONS,
+    extra="gguf",
+    packages=PACKAGES,
+    hosts=("Linux", "Darwin", "Windows"),
+    runtimes=("llamacpp",),
+    write=write,
+    open_components=open_components,
+    parts=PARTS,
+    calibrated=CALIBRATED,
+    details=details,
+    tiny={"qwen2_5_vl": {"window": 112}},  # the only window llama.cpp knows
+)

@@ -25,7 +25,7 @@ import numpy as np
 from edgekit.bundle import Component, TensorSpec
 from edgekit.chat import read_chat_template
 from edgekit.errors import EdgekitError
-from edgekit.export import vision_name
+from edgekit.export import NO_OPTIONS, Options, Target, Written, vision_name
 from edgekit.export.onnx_attention import (
     drop_round_trips,
     drop_statistics,
@@ -52,13 +52,7 @@ from edgekit.precision import by_part, is_mixed
 from edgekit.processor import Inputs
 from edgekit.quantisation import ONNX as ONNX_SCHEMES
 
-SCHEMES = ONNX_SCHEMES
-KNOWS = frozenset({"blocks", "states", "pack"})
-PARTS = {"vision": PRECISIONS, "embedding": EMBEDDING, "text": PRECISIONS}
-EXTRA = "onnx"
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")
-HOSTS = ("Linux", "Darwin", "Windows")
-RUNTIMES = ("onnxruntime",)
 STEMS = {"token_embedding": "embed_tokens", "text_decoder": "decoder_model_merged"}  # a vision encoder keeps its name
 
 
@@ -68,8 +62,8 @@ def appends_in_place(split: Split, precision: str) -> bool:
 
 
 def write(
-    split: Split, precision: str, folder: Path, calibration: Sequence[Inputs] = ()
-) -> tuple[dict[str, Component], dict[str, str]]:
+    split: Split, precision: str, folder: Path, calibration: Sequence[Inputs] = (), options: Options = NO_OPTIONS
+) -> Written:
     """Write the graphs.
 
     Args:
@@ -77,6 +71,7 @@ def write(
         precision: One of PRECISIONS, or a mixture of PARTS.
         folder: The bundle's; graphs go to `onnx/` in it.
         calibration: Prompts, where a part's precision is in CALIBRATED.
+        options: It has none.
     Returns:
         The components by name, and the versions of the tools.
     """
@@ -397,3 +392,20 @@ def _quiet() -> Iterator[None]:
         for name, level in levels.items():
             logging.getLogger(name).setLevel(level)
         logging.getLogger().removeHandler(silent)
+
+
+TARGET = Target(
+    name="onnx",
+    precisions=PRECISIONS,
+    extra="onnx",
+    packages=PACKAGES,
+    hosts=("Linux", "Darwin", "Windows"),
+    runtimes=("onnxruntime",),
+    write=write,
+    open_components=open_components,
+    parts={"vision": PRECISIONS, "embedding": EMBEDDING, "text": PRECISIONS},
+    calibrated=CALIBRATED,
+    schemes=ONNX_SCHEMES,
+    knows=frozenset({"blocks", "states", "pack"}),
+    appends_in_place=appends_in_place,
+)

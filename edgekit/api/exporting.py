@@ -64,7 +64,7 @@ def export(
     from edgekit.bars import MOST_PROMPTS
     from edgekit.checkpoint import resolve_checkpoint
     from edgekit.data import samples as read_samples
-    from edgekit.export.bundling import check_request, export_checkpoint, needs_calibration
+    from edgekit.export.bundling import check_request, export_checkpoint
     from edgekit.precision import canonical, folder_name
     from edgekit.runtimes.golden import golden_answers
 
@@ -86,7 +86,7 @@ def export(
         data = data or run.recipe().data.test
         calibration_data = calibration_data or run.recipe().data.train
     shown = [
-        _calibration(calibration_data, job.calibrate, job.precision) if needs_calibration(module, job.precision) else []
+        _calibration(calibration_data, job.calibrate, job.precision) if module.needs_calibration(job.precision) else []
         for job, module in zip(jobs, modules, strict=True)
     ]
     questions = list(read_samples(data, limit=samples or MOST_PROMPTS, need_answer=False)) if data else []
@@ -165,7 +165,7 @@ def student_for(run: Run, target: str, precision: str) -> Path:
     from edgekit.quantisation import ONNX
 
     prepared = run.quantised_student(precision)
-    scheme = getattr(TARGETS.load(target), "SCHEMES", {}).get(precision)
+    scheme = TARGETS.load(target).schemes.get(precision)
     if scheme is None or scheme != ONNX.get(precision) or not prepared.is_dir():
         return run.student
     note(f"Taking {prepared.name}, the student after quantisation-aware distillation for {precision}.")
@@ -227,7 +227,7 @@ def matrix(
         (family, target, precision)
         for family in chosen
         for target in places
-        for precision in words or TARGETS.load(target).PRECISIONS
+        for precision in words or TARGETS.load(target).precisions
     ]
     rows = []
     with room("matrix") as made, Apart() as apart:
@@ -275,7 +275,7 @@ def measure_row(family: str, target: str, precision: str, folder: str) -> dict[s
     from edgekit.export.prompts import drawn_samples
     from edgekit.runtimes.verify import verify_bundle
 
-    settings = getattr(TARGETS.load(target), "TINY", {}).get(family, {})
+    settings = TARGETS.load(target).tiny.get(family, {})
     checkpoint = Path(folder) / "-".join([family, *(f"{name}{value}" for name, value in settings.items())])
     if not checkpoint.exists():
         write_checkpoint(family, checkpoint, seed=0, **settings)

@@ -131,21 +131,20 @@ def targets() -> list[dict[str, Any]]:
     from edgekit.export import TARGETS
 
     rows = []
-    for name, module in TARGETS.working():
-        missing = [package for package in getattr(module, "PACKAGES", ()) if find_spec(package) is None]
-        here = platform.system() in module.HOSTS
+    for name, target in TARGETS.working():
+        missing = [package for package in target.packages if find_spec(package) is None]
+        here = platform.system() in target.hosts
         rows.append(
             {
                 "target": name,
-                "precisions": list(module.PRECISIONS),
+                "precisions": list(target.precisions),
                 "options": {
-                    option: words if isinstance(words, str) else list(words)
-                    for option, words in getattr(module, "OPTIONS", {}).items()
+                    option: words if isinstance(words, str) else list(words) for option, words in target.options.items()
                 },
-                "hosts": list(module.HOSTS),
-                "runtimes": list(getattr(module, "RUNTIMES", ())),
+                "hosts": list(target.hosts),
+                "runtimes": list(target.runtimes),
                 "ready": here and not missing,
-                "missing": f"pip install 'edgekit[{module.EXTRA}]'" if missing else "" if here else "another system",
+                "missing": f"pip install 'edgekit[{target.extra}]'" if missing else "" if here else "another system",
             }
         )
     return rows

@@ -95,7 +95,7 @@ def _plain_export(folder: Path, reference: Path, out: Path) -> tuple[Path | None
         return None, "the bundle is fp32: nothing of it is quantised"
     if checkpoint_hash(reference) != manifest.student_sha256:
         return None, "no checkpoint to export"  # the comparison itself says so in full
-    if "fp32" not in TARGETS.load(manifest.target).PRECISIONS:
+    if "fp32" not in TARGETS.load(manifest.target).precisions:
         return None, f"the target {manifest.target!r} has no fp32"
     sizes = manifest.preprocessing.get("sizes")
     note("Exporting the checkpoint in fp32, for the share of quantisation.")

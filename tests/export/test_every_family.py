@@ -144,7 +144,7 @@ def compare_insides(ours: Inspection, theirs: Inspection) -> None:
 def test_contract(target: str, family: str, precision: str, tiny_of: Maker, tmp_path: Path, one_trace: Any) -> None:
     if target == "onnx":
         one_trace(family)
-    checkpoint = tiny_of(family, **getattr(TARGETS.load(target), "TINY", {}).get(family, {}))
+    checkpoint = tiny_of(family, **TARGETS.load(target).tiny.get(family, {}))
     _holds(target, family, precision, checkpoint, tmp_path)
 
 
@@ -163,9 +163,9 @@ def test_contract_at_mid_size(target: str, family: str, precision: str, tiny_of:
 
 def _holds(target: str, family: str, precision: str, checkpoint: Path, tmp_path: Path) -> None:
     asked = questions()
-    if any(find_spec(package) is None for package in TARGETS.load(target).PACKAGES):
-        pytest.skip(f"{target} is not installed: pip install 'edgekit[{TARGETS.load(target).EXTRA}]'")
-    shown = asked if precision in getattr(TARGETS.load(target), "CALIBRATED", ()) else []
+    if any(find_spec(package) is None for package in TARGETS.load(target).packages):
+        pytest.skip(f"{target} is not installed: pip install 'edgekit[{TARGETS.load(target).extra}]'")
+    shown = asked if precision in TARGETS.load(target).calibrated else []
     bundle = export_checkpoint(
         checkpoint, target, precision, tmp_path / "b", sizes=sizes_for(family), samples=asked, calibration=shown
     )

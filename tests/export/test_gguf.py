@@ -48,7 +48,7 @@ def config_of(checkpoint: Path) -> Any:
 
 
 def tiny(tiny_of: Maker, family: str) -> Path:
-    return tiny_of(family, **target.TINY.get(family, {}))
+    return tiny_of(family, **target.TARGET.tiny.get(family, {}))
 
 
 def test_rotary_pairs_lie_side_by_side_in_each_head() -> None:

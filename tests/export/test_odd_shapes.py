@@ -15,7 +15,7 @@ from odd_decoders import LIMIT, ROPES, SHAPES, bundle_folder, compare, model_of,
 
 from edgekit.bars import judge, random_bars_of
 from edgekit.errors import EdgekitError
-from edgekit.export import TARGETS, coreml, onnx, onnx_attention
+from edgekit.export import TARGETS, coreai, coreml, executorch, onnx, onnx_attention
 from edgekit.export.parity import TorchModules, follow
 from edgekit.runtimes import _onnx_cache
 from edgekit.stats import largest_gap
@@ -73,7 +73,7 @@ def test_onnx_takes_heads_of_any_width(
     split = text_of(model_of(tiny_of("smolvlm"), SHAPES[shape]))
     assert onnx_attention.fits(split) is (split.head_dim % 8 == 0)
     folder = bundle_folder(tiny_of("smolvlm"), tmp_path / "b")
-    assert held(compare(onnx, split, "fp32", folder), "fp32")
+    assert held(compare(onnx.TARGET, split, "fp32", folder), "fp32")
     cache_grows_as_pytorchs(split, folder, monkeypatch)
 
 
@@ -123,7 +123,7 @@ def one_trace(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_plain_attention_in_every_precision(precision: str, tiny_of: Maker, tmp_path: Path, one_trace: None) -> None:
     split = text_of(model_of(tiny_of("smolvlm"), SHAPES["36, each its own"]))
     folder = bundle_folder(tiny_of("smolvlm"), tmp_path / "b")
-    assert held(compare(onnx, split, precision, folder), precision)
+    assert held(compare(onnx.TARGET, split, precision, folder), precision)
     assert not onnx.appends_in_place(split, precision)
 
 
@@ -192,13 +192,12 @@ LONG = [
 def test_rotary_scalings(target: str, kind: str, tiny_of: Maker, tmp_path: Path) -> None:
     """Prompts below and above where `longrope` turns over, and one that crosses it as it is answered."""
     module = TARGETS.load(target)
-    if missing := [name for name in module.PACKAGES if find_spec(name) is None]:
+    if missing := [name for name in module.packages if find_spec(name) is None]:
         pytest.skip(f"{missing[0]} is not installed")
     settings = {"max_position_embeddings": 64}
     split = text_of(model_of(tiny_of("smolvlm"), settings, {"rope_type": kind, **ROPES[kind]}))
-    given = {"options": {}} if hasattr(module, "OPTIONS") else {}
     folder = bundle_folder(tiny_of("smolvlm"), tmp_path / "b")
-    assert held(compare(module, split, "fp32", folder, (5, LIMIT - 2, LIMIT + 9), **given), "fp32", target)
+    assert held(compare(module, split, "fp32", folder, (5, LIMIT - 2, LIMIT + 9)), "fp32", target)
 
 
 # Kernels of a delegate and blocks of 32 weights are what such widths do not divide into.
@@ -218,13 +217,12 @@ def test_heads_of_odd_widths(
     target: str, family: str, shape: str, precision: str, tiny_of: Maker, tmp_path: Path
 ) -> None:
     module = TARGETS.load(target)
-    if missing := [name for name in module.PACKAGES if find_spec(name) is None]:
+    if missing := [name for name in module.packages if find_spec(name) is None]:
         pytest.skip(f"{missing[0]} is not installed")
-    checkpoint = tiny_of(family, **getattr(module, "TINY", {}).get(family, {}))
+    checkpoint = tiny_of(family, **module.tiny.get(family, {}))
     split = text_of(model_of(checkpoint, SHAPES[shape], sections_of(family, shape)))
-    given = {"options": {}} if hasattr(module, "OPTIONS") else {}
     folder = bundle_folder(checkpoint, tmp_path / "b")
-    assert held(compare(module, split, precision, folder, **given), precision, target)
+    assert held(compare(module, split, precision, folder), precision, target)
 
 
 def test_core_ml_cuts_no_prompt_whose_length_decides_its_angles(tiny_of: Maker) -> None:
@@ -246,10 +244,10 @@ def test_a_manifest_says_what_a_vision_encoder_gives(target: str, family: str, t
 
     split = family_of(family).split(load_model(tiny_of(family)))
     (part,) = split.vision.values()
-    module = TARGETS.load(target)
     if target == "coreml":
         (made,) = (one for one in coreml.programs(split, coreml.plan("fp32", {})) if one.part == "vision")
     else:
+        module: Any = {"executorch": executorch, "coreai": coreai}[target]
         made = module._vision("vision_encoder", part, split, "fp32", *([()] if target == "executorch" else []))
     with torch.no_grad():
         given = part.module(*made.example)

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -213,7 +214,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
         (folder / "half.onnx").write_bytes(b"x" * 1000)
         raise error
 
-    monkeypatch.setattr(onnx, "write", write)
+    monkeypatch.setattr(onnx, "TARGET", replace(onnx.TARGET, write=write))
 
 
 def full(code: int = errno.ENOSPC) -> OSError:
@@ -254,7 +255,7 @@ def test_a_tool_that_does_not_say_what_it_ran_out_of(
     with pytest.raises(CheckpointError, match="own reason"):
         export_checkpoint(tiny_checkpoint, "onnx", "fp32", tmp_path / "b")
     monkeypatch.setattr(room, "free_bytes", lambda _: 1e5)
-    monkeypatch.setattr(onnx, "write", lambda *_: pytest.fail("begun"))
+    monkeypatch.setattr(onnx, "TARGET", replace(onnx.TARGET, write=lambda *_: pytest.fail("begun")))
     with pytest.raises(NoSpaceError, match=r"100 kB are free there, and it takes \d+ kB at least"):
         export_checkpoint(tiny_checkpoint, "onnx", "fp32", tmp_path / "b")
     assert list(tmp_path.iterdir()) == []
@@ -285,7 +286,7 @@ with new_folder(Path({str(tmp_path / "coreml-int8")!r})) as folder:
 def test_a_disk_that_really_is_full(target: str, tiny_of: Callable[..., Path], tmp_path: Path) -> None:
     """Of a size that the weights do not fit into, and of one that they nearly do."""
     module = TARGETS.load(target)
-    if missing := [name for name in module.PACKAGES if find_spec(name) is None]:
+    if missing := [name for name in module.packages if find_spec(name) is None]:
         pytest.skip(f"{missing[0]} is not installed")
     place = tmp_path / "disk"
     place.mkdir()

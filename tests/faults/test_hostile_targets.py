@@ -42,7 +42,7 @@ def exported(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) ->
     made: dict[str, Path] = {}
 
     def get(target: str) -> Path:
-        if missing := [name for name in TARGETS.load(target).PACKAGES if find_spec(name) is None]:
+        if missing := [name for name in TARGETS.load(target).packages if find_spec(name) is None]:
             pytest.skip(f"{missing[0]} is not installed")
         if target not in made:
             place = tmp_path_factory.mktemp(target) / target

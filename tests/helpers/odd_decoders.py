@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from edgekit.export import Target
 from edgekit.export.parity import measure
 from edgekit.families import Split, family_of
 from edgekit.processor import Inputs
@@ -94,17 +95,18 @@ def prompts(split: Split, *lengths: int) -> list[Inputs]:
 
 
 def compare(
-    target: Any, split: Split, precision: str, folder: Path, lengths: tuple[int, ...] = (7, 19), **given: Any
+    target: Target, split: Split, precision: str, folder: Path, lengths: tuple[int, ...] = (7, 19)
 ) -> dict[str, Any]:
-    """Export to a target's module, open what it wrote, and compare it with PyTorch: prompts, then six tokens each."""
-    if hasattr(target, "write_here"):  # its `write` reads the model's folder anew, and these models have none
-        components = target.write_here(split, precision, folder, **given)
+    """Export to a target, open what it wrote, and compare it with PyTorch: prompts, then six tokens each."""
+    if target.name == "coreai":  # its `write` reads the model's folder anew, and these models have none
+        from edgekit.export import coreai
+
+        components = coreai.write_here(split, precision, folder)
     else:
-        components, _ = target.write(split, precision, folder, **given)
-    exported = target.open_components(folder, components)
+        components, _ = target.write(split, precision, folder, (), {})
+    exported: Any = target.open_components(folder, components)
     try:
-        name = target.__name__.rpartition(".")[2]
-        return measure(split, exported, prompts(split, *lengths), precision, steps=6, target=name)
+        return measure(split, exported, prompts(split, *lengths), precision, steps=6, target=target.name)
     finally:
         if hasattr(exported, "close"):
             exported.close()

@@ -396,8 +396,9 @@ def test_a_precision_without_bars_is_refused_before_anything_is_written(
     from edgekit.export.bundling import check_request
 
     source = (
-        "PRECISIONS, EXTRA, HOSTS, PACKAGES = {'fp32': 'f', 'fp8': 'e4m3'}, 'x', ('Linux', 'Darwin'), ()\n"
-        "def write(*a): raise AssertionError\ndef open_components(*a): raise AssertionError\n"
+        "from edgekit.export import Target\n"
+        "def refuse(*a): raise AssertionError\n"
+        "TARGET = Target('own', {'fp32': 'f', 'fp8': 'e4m3'}, 'x', (), ('Linux', 'Darwin'), (), refuse, refuse)\n"
     )
     install(monkeypatch, toys / "more", {("edgekit.export", "own"): source}, name="own")
     check_request("own", "fp32")

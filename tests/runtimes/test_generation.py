@@ -292,7 +292,7 @@ def test_every_runtime_says_what_generate_says(
     from edgekit.errors import MissingExtraError, UnsupportedError
     from edgekit.export import TARGETS
 
-    tiny = getattr(TARGETS.load(target), "TINY", {}).get(family, {})  # of any picture size
+    tiny = TARGETS.load(target).tiny.get(family, {})  # of any picture size
     settings, limit = FAMILIES[family]
     folder = with_settings(tiny_of(family, **tiny), tmp_path / "model", **settings)
     image = draw(3)[0].resize((112, 112)) if family == "qwen2_5_vl" else draw(3)[0]  # one that no side resizes

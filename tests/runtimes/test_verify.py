@@ -173,7 +173,7 @@ def test_the_share_of_quantisation(tiny_checkpoint: Path, tmp_path: Path) -> Non
     bundle = export_checkpoint(tiny_checkpoint, "onnx", "int8", tmp_path / "b").folder
     result = api.verify(bundle, reference=tiny_checkpoint, samples=4, attribute=True)
     found = result["attribution"]
-    assert "fp32" in TARGETS.load("onnx").PRECISIONS and found["note"] == ""
+    assert "fp32" in TARGETS.load("onnx").precisions and found["note"] == ""
     for part in ("vision", "decoder"):
         row = found["parts"][part]
         assert row["export"]["mean_kl"] < ROUNDING_NATS < row["loss"]["mean_kl"]
