@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import math
 import statistics
 import subprocess
 import sys
@@ -94,8 +95,8 @@ def _case(student: Any, teacher: Any, processor: Processor, prompts: Prompts, dr
     return Case(student, teacher, processor, prompts, owners, responses, slots)
 
 
-def step_of(case: Case, pack: bool) -> Callable[[], float]:
-    """A training step; returns the loss."""
+def step_of(case: Case, pack: bool) -> Callable[..., float]:
+    """A training step, which leaves the student as it is where `learn` is False; returns the loss."""
     optimizer = torch.optim.AdamW(case.student.parameters(), lr=1e-6)
     ids = torch.tensor([token for response in case.responses for token in response])
     count, objective = len(case.responses), build("jsd", {})
@@ -105,8 +106,8 @@ def step_of(case: Case, pack: bool) -> Callable[[], float]:
         slots=torch.tensor(case.slots),
         r_acc=(torch.arange(count) % 2).float(),
         present=torch.ones(count, dtype=torch.bool),
-        ref_logp=torch.full((len(ids),), -1.0),
-        writer_logp=torch.full((len(ids),), -1.0),
+        ref_logp=torch.full((len(ids),), -math.log(case.vocab)),  # else k3 of random weights is thousands of nats
+        writer_logp=torch.full((len(ids),), -math.log(case.vocab)),
         from_teacher=torch.zeros(len(case.slots), RESPONSES, dtype=torch.bool),
         reference=torch.full((len(case.slots),), -1),
     )
@@ -116,7 +117,7 @@ def step_of(case: Case, pack: bool) -> Callable[[], float]:
             model, embed(model, case.processor, case.prompts, 0), case.owners, case.responses, 0, pack
         )
 
-    def step() -> float:
+    def step(learn: bool = True) -> float:
         hidden = states(case.student)
         with torch.no_grad():
             aim = states(case.teacher)
@@ -124,7 +125,8 @@ def step_of(case: Case, pack: bool) -> Callable[[], float]:
         terms = answer_terms((hidden, heads[0]), (aim, heads[1]), ids, {"jsd": objective}, case.vocab)
         loss = joint_loss(Measured(terms.logp), terms.losses, group, Weights(objective={"jsd": 1.0})).loss
         loss.backward()
-        optimizer.step()
+        if learn:
+            optimizer.step()
         optimizer.zero_grad()
         return float(loss.detach())
 
@@ -158,7 +160,7 @@ def peak(case: Case, pack: bool) -> int:
 def measure(case: Case, repeats: int) -> dict[str, list[float]]:
     """Seconds of a step, once per repetition, the ways in turn."""
     steps = {name: step_of(case, pack) for name, pack in WAYS.items()}
-    first = [step() for step in steps.values()]  # warms up, and both must be at the same loss
+    first = [step(learn=False) for step in steps.values()]  # warms up, and both must be at the same loss
     if abs(first[0] - first[1]) > 1e-3 * abs(first[1]) + 1e-4:
         raise SystemExit(f"The ways do not agree: losses {first}.")
     seconds: dict[str, list[float]] = {name: [] for name in steps}
