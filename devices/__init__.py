@@ -1,24 +1,15 @@
 """Devices, one file each. What `--device` names is an address: a device, perhaps a place, perhaps options.
 
-A device module holds:
-
-    OPTIONS: dict[str, str]                  options of its addresses and what they mean; may be left out
-    reach(address) -> (bool, str)            whether it can be used now, and what it is or what is missing
-    connect(address) -> context manager      of a `Board`, a `Timer` or `Guests`, for a device that can be reached
-    predict(bundle, address) -> [Prediction] what can honestly be said without it; may be left out
-    ANSWERS: bool                            whether its machine runs edgekit's worker and so answers the questions
-                                             (`Board`), or only times the bundle (`Timer`); True where left out
-    GUESTS: bool                             whether devices come to it by themselves (`Guests`); False where left out
-
-`connect` prepares the device and cleans up after itself, also when the block ends with an error. Other packages add a
-device by an entry point in the group `edgekit.devices`; docs/devices.md shows one whole.
+A device's file holds a `DEVICE`. Other packages add one by an entry point in the group `edgekit.devices`;
+docs/devices.md shows one whole.
 """
 
 from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -26,9 +17,8 @@ from typing import Any, Protocol
 from urllib.parse import parse_qsl
 
 from edgekit.errors import EdgekitError
-from edgekit.registry import Modules
-
-DEVICES = Modules("edgekit.devices", "device", helpers=frozenset({"predict"}), needs=("reach", "connect"))
+from edgekit.prediction import Prediction
+from edgekit.registry import Registry
 
 ROW, SAMPLES = "row.json", "samples.jsonl"
 """What a `Timer` leaves: fields of its report row, and the raw samples behind them."""
@@ -173,6 +163,32 @@ class Guests(Protocol):
         """
 
 
+@dataclass(frozen=True)
+class Device:
+    """A kind of device. One of `board`, `timer` and `guests` connects to it, by what it can do; none is this machine.
+
+    A context manager of these prepares the device and cleans up after itself, also when the block ends with an error.
+
+    Attributes:
+        reach: Whether it can be used now, and what it is or what is missing.
+        board: Of a machine that runs edgekit's worker and so answers the questions.
+        timer: Of one that only times bundles.
+        guests: Of where devices come to by themselves.
+        options: Of its addresses, and what they mean.
+        predict: (bundle, address) -> what can honestly be said without the device.
+    """
+
+    reach: Callable[[Address], tuple[bool, str]]
+    board: Callable[[Address], AbstractContextManager[Board]] | None = None
+    timer: Callable[[Address], AbstractContextManager[Timer]] | None = None
+    guests: Callable[[Address], AbstractContextManager[Guests]] | None = None
+    options: Mapping[str, str] = field(default_factory=dict)
+    predict: Callable[[Path, Address], Sequence[Prediction]] | None = None
+
+
+DEVICES: Registry[Device] = Registry("edgekit.devices", "device", "Device", "DEVICE", frozenset({"predict"}))
+
+
 def parse_address(spec: str) -> Address:
     """The address behind `--device`: `NAME`, `NAME://PLACE`, either with `?option=value&option=value`, or a YAML file.
 
@@ -182,8 +198,7 @@ def parse_address(spec: str) -> Address:
         EdgekitError: not an address, no such device, or an option that the device does not have.
     """
     address = _from_file(Path(spec)) if spec.lower().endswith((".yaml", ".yml")) else _from_text(spec)
-    module = DEVICES.load(address.device)
-    known: dict[str, str] = getattr(module, "OPTIONS", {})
+    known = DEVICES.load(address.device).options
     for name in address.options:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)

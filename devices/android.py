@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from edgekit.bundle import Bundle
-from edgekit.devices import ROW, SAMPLES, Address, _adb
+from edgekit.devices import ROW, SAMPLES, Address, Device, _adb
 from edgekit.devices._adb import Adb, AdbError
 from edgekit.errors import EdgekitError
 from edgekit.files import tree_files, write_json, write_text
@@ -35,7 +35,6 @@ OPTIONS = {
     "libs": "a folder of libraries that the program needs, pushed beside it",
     "port": "of adb's server, instead of 5037",
 }
-ANSWERS = False
 ROOM = "/data/local/tmp"
 REPETITIONS = 20
 PROMPT_TOKENS = 64  # of the prefill that a graph without a runner of its own is timed on
@@ -365,3 +364,6 @@ def perf_test(out: str) -> dict[str, Any]:
         "load_ms": 1000 * (load or 0.0),
         "peak_memory_bytes": None if memory is None else int(memory),
     }
+
+
+DEVICE = Device(reach, timer=connect, options=OPTIONS)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from functools import partial
 
-from edgekit.devices import _apple
+from edgekit.devices import Device, _apple
 from edgekit.devices.predict import predict_kind
 
-OPTIONS = _apple.OPTIONS
-ANSWERS = False
-reach = partial(_apple.reach, "mac")
-connect = partial(_apple.connect, "mac")
-predict = partial(predict_kind, "mac")
+DEVICE = Device(
+    reach=partial(_apple.reach, "mac"),
+    timer=partial(_apple.connect, "mac"),
+    options=_apple.OPTIONS,
+    predict=partial(predict_kind, "mac"),
+)

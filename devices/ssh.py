@@ -23,7 +23,7 @@ from typing import Any
 import edgekit
 from edgekit.apart import how_it_ended
 from edgekit.console import note
-from edgekit.devices import Address, WorkerGone, _questions
+from edgekit.devices import Address, Device, WorkerGone, _questions
 from edgekit.devices._line import BOOT, Line, LineLost, Remote
 from edgekit.dialogue import EndedError, GaveUpError, wait_ready, wait_reply
 from edgekit.errors import EdgekitError
@@ -431,3 +431,6 @@ def _advice(said: str) -> str:
     )  # fmt: skip
     text = next((advice for words, advice in known if words in said), "Try the same with ssh -v.")
     return text[0].upper() + text[1:]
+
+
+DEVICE = Device(reach, board=connect, options=OPTIONS)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.console import note
-from edgekit.devices import Address, Errand, Visit
+from edgekit.devices import Address, Device, Errand, Visit
 from edgekit.devices import _web_show as show
 from edgekit.devices._web_messages import Wanted
 from edgekit.devices._web_page import OFFER, TASK, Offer, as_json, offer, page_files, question_files
@@ -34,7 +34,6 @@ OPTIONS = {
     "key": "PEM file of its key, where that is not in the same file",
     "ort": "folder of onnxruntime-web, instead of looking for it",
 }
-GUESTS = True
 ALONE = ("127.0.0.1", "::1", "localhost")
 TICK_S = 0.2
 FAREWELL_S = 3.0  # in which the pages hear, at their next sign of life, that the bench is over
@@ -214,3 +213,6 @@ def _whole(given: Any, name: str, usual: int, low: int, high: int) -> int:
     if not text.isascii() or not text.isdigit() or len(text) > 9 or not low <= int(text) <= high:
         raise EdgekitError(f"{name} is {text!r}; it is a whole number from {low} to {high}.")
     return int(text)
+
+
+DEVICE = Device(reach, guests=connect, options=OPTIONS)

@@ -172,26 +172,6 @@ def _entry_points(group: str) -> dict[str, str]:
     return {entry.name: entry.value for entry in entry_points(group=group)}
 
 
-@dataclass(frozen=True)
-class Modules(Registry[Any]):
-    """Plug-ins that are modules as a whole.
-
-    Args:
-        needs: What a module of another package must hold, or it is broken.
-    """
-
-    base: str = ""
-    attribute: str = ""
-    needs: tuple[str, ...] = ()
-
-    def _plug_in(self, module: ModuleType) -> Any:
-        return module
-
-    def _lacking(self, module: ModuleType) -> str:
-        lacking = [one for one in self.needs if not hasattr(module, one)]
-        return f"lacks {', '.join(lacking)}" if lacking else ""
-
-
 def missing_extra(error: ModuleNotFoundError, packages: set[str]) -> bool:
     """Whether an import failed for one of the named packages, and not for a fault inside one."""
     return (error.name or "").partition(".")[0] in packages

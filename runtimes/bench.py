@@ -9,14 +9,14 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
-from edgekit import __version__, interrupts
+from edgekit import __version__, interrupts, machine
 from edgekit.bundle import MANIFEST, Bundle
 from edgekit.checkpoint import check_checkpoint, checkpoint_hash
 from edgekit.choice import describe, pick
 from edgekit.console import note
 from edgekit.data import samples
 from edgekit.data.scoring import KEY, check_metrics
-from edgekit.devices import DEVICES, Address, Board, Visit, parse_address
+from edgekit.devices import Address, Board, Visit, parse_address
 from edgekit.errors import BundleError, EdgekitError
 from edgekit.files import sha256_file, sha256_json
 from edgekit.held import Held, stamp
@@ -159,7 +159,7 @@ def _header(state: _State) -> dict[str, Any]:
         "settings": to_json(state.settings),
         "subjects": [[one.name, one.runtime, one.held.identity] for one in state.subjects],
         "device": str(state.at.address),
-        "machine": DEVICES.load(where.HOST).describe(),
+        "machine": machine.describe(),
         "edgekit": __version__,
     }
 
@@ -180,7 +180,7 @@ def _write(state: _State) -> Report:
         data=settings.data,
         scoring=describe(settings.scoring),
         threads=settings.threads,
-        machine=DEVICES.load(where.HOST).describe(),
+        machine=machine.describe(),
         rows=(*rows, *(row for row, _ in state.timed)),
         gates={key: value for key, value in to_json(state.bars).items() if value is not None},
         run=state.run,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -51,8 +51,8 @@ class Place:
         """What can be said of bundles on a device that is not at hand."""
         if not self.missing:
             return ()
-        module = DEVICES.load(self.address.device)
-        return tuple(found for bundle in bundles for found in module.predict(bundle, self.address))
+        predict = DEVICES.load(self.address.device).predict
+        return () if predict is None else tuple(one for bundle in bundles for one in predict(bundle, self.address))
 
     def notes(self) -> tuple[str, ...]:
         """For the report."""
@@ -71,17 +71,19 @@ def place_at(address: Address) -> Iterator[Place]:
     if address.device == HOST:
         yield Place(address)
         return
-    module = DEVICES.load(address.device)
-    if hasattr(module, "predict"):
-        ready, missing = module.reach(address)
+    device = DEVICES.load(address.device)
+    if device.predict is not None:
+        ready, missing = device.reach(address)
         if not ready:
             yield Place(address, missing=missing)
             return
-    with module.connect(address) as device:
-        if getattr(module, "GUESTS", False):
-            yield Place(address, guests=device)
-            return
-        yield Place(address, board=device) if getattr(module, "ANSWERS", True) else Place(address, timer=device)
+    with ExitStack() as stack:
+        yield Place(
+            address,
+            None if device.board is None else stack.enter_context(device.board(address)),
+            None if device.timer is None else stack.enter_context(device.timer(address)),
+            None if device.guests is None else stack.enter_context(device.guests(address)),
+        )
 
 
 def time_on(timer: Timer, bundle: Path, runtime: str, threads: int, row: Row, place: Path) -> tuple[Row, list[Any]]:

@@ -67,7 +67,7 @@ def test_what_works_today_is_all_there_is() -> None:
     ]
     assert [name for name in FAMILIES.names() if FAMILIES.load(name).split is no_split] == []
     assert TARGETS.names() == ["coreai", "coreml", "executorch", "gguf", "onnx"]
-    assert DEVICES.names() == ["android", "host", "ipad", "iphone", "mac", "ssh"]
+    assert DEVICES.names() == ["android", "host", "ipad", "iphone", "mac", "ssh", "web"]
     assert RUNTIMES.names() == ["coreai", "coreml", "executorch", "llamacpp", "onnxruntime", "pytorch"]
     assert SOURCES.names() == ["datasets", "easy_vqa", "image_folder", "jsonl", "parquet", "scenes"]
 

@@ -74,8 +74,7 @@ PLUGIN = """
 import json
 from contextlib import contextmanager
 
-OPTIONS = {"speed": "tokens per second"}
-ANSWERS = False
+from edgekit.devices import Device
 
 
 def reach(address):
@@ -100,6 +99,9 @@ class Board:
 @contextmanager
 def connect(address):
     yield Board(address)
+
+
+DEVICE = Device(reach, timer=connect, options={"speed": "tokens per second"})
 """
 
 USE = """

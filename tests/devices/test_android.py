@@ -15,7 +15,7 @@ from adb_double import GONE, FakePhone, serve
 
 from edgekit import api, compare, report_files, schema
 from edgekit.bundle import Bundle, sealed
-from edgekit.devices import DEVICES, android, parse_address
+from edgekit.devices import android, parse_address
 from edgekit.errors import EdgekitError
 from edgekit.runtimes import bench
 
@@ -72,7 +72,7 @@ def run(spec: str, bundle: Path, place: Path) -> str | None:
     place.mkdir(exist_ok=True)
     (place / "job.json").write_text(json.dumps({"folder": str(bundle), "runtime": "x", "threads": 3}))
     address = parse_address(spec)
-    with DEVICES.load("android").connect(address) as machine:
+    with android.connect(address) as machine:
         problem: str | None = machine.run(place)
     return problem
 

@@ -141,7 +141,7 @@ def coreml_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(spec: str, folder: Path, place: Path) -> tuple[str | None, dict[str, Any], list[dict[str, Any]]]:
     (place / "job.json").write_text(json.dumps({"folder": str(folder), "runtime": "coreml"}))
     address = parse_address(spec)
-    with DEVICES.load(address.device).connect(address) as machine:
+    with _apple.connect(address.device, address) as machine:
         machine.describe()
         problem = machine.run(place)
     if problem is not None:

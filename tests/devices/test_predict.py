@@ -133,7 +133,8 @@ def test_every_predicted_cell_is_marked(tiny_bundle: Path) -> None:
     address = parse_address("iphone")
     from edgekit.devices import iphone
 
-    found = iphone.predict(tiny_bundle, address)
+    assert iphone.DEVICE.predict is not None
+    found = iphone.DEVICE.predict(tiny_bundle, address)
     assert [one.device for one in found] == [phone.name for phone in predict.catalog().values()]
     for cells in table(found):
         assert all(cell == "" or ("*" in cell and "[" in cell) for cell in (cells[2], *cells[5:]))

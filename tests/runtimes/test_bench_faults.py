@@ -472,7 +472,7 @@ def test_a_device_of_another_package_that_fails_costs_its_own_rows(toys: Path, m
     source = """
 import json, os
 from contextlib import contextmanager
-ANSWERS = False
+from edgekit.devices import Device
 def reach(address):
     return True, "a toy"
 class Board:
@@ -489,6 +489,7 @@ class Board:
 @contextmanager
 def connect(address):
     yield Board()
+DEVICE = Device(reach, timer=connect)
 """
     install(monkeypatch, toys / "more", {("edgekit.devices", "board"): source}, name="boards")
     names = ("bug", "none", "rubbish", "list", "text", "nan", "deep", "strange", "good")
