@@ -210,9 +210,10 @@ def test_a_result_that_none_can_have_is_refused_and_a_failed_row(body: Any, says
     assert problem is not None and problem.startswith("what it sent was refused: ") and says in problem, problem
 
 
-@pytest.mark.parametrize(
-    "body", [b"", b"\xff", b"nul", b"NaN", b'{"bundle": 0, "bundle": 0}', b"[" * 100_000, b'{"bundle": NaN}']
-)
+TWICE = b'{"bundle": 0, "bundle": 0, "phase": "load", "done": 0, "total": 0}'
+
+
+@pytest.mark.parametrize("body", [b"", b"\xff", b"nul", b"NaN", TWICE, b"[" * 100_000, b'{"bundle": NaN}'])
 def test_a_body_that_is_no_json(body: bytes) -> None:
     one, _ = room()
     key = come(one)
