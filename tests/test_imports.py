@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +112,19 @@ def test_a_phone_that_tells_more(tmp_path: Path) -> None:
         (json.dumps([llama(avg_ts=300.0)]), "the mean of its samples is 200"),
         (json.dumps([llama(avg_ts="fast")]), "avg_ts is 'fast', not a number"),
         (json.dumps([llama(), {"x": 1}]), "entry 2 is no entry of llama-bench"),
-        (json.dumps([llama(avg_ts=float("nan"), samples_ts=[])]), "avg_ts is nan"),
+        (json.dumps([llama(avg_ts=float("nan"), samples_ts=[])]), "NaN is no JSON"),
+        (json.dumps(llama(avg_ts=float("inf"))) + "\n" + json.dumps(llama()), "line 1(.|\n)*Infinity is no JSON"),
+        (json.dumps(llama()).replace("200.0,", "1e999,", 1), "the number 1e999 is too large"),
+        (json.dumps(llama())[:-1] + ', "n_gen": 5}', "the key 'n_gen' stands twice"),
+        (json.dumps({**STATS, "prompt_tokens": float("nan")}), "NaN is no JSON"),
+        (f"PyTorchObserver {json.dumps(STATS)[:-1]}" + ', "first_token_ms": 2}', "'first_token_ms' stands twice"),
+        (json.dumps({**PHONE, "load_ms": float("-inf")}), "-Infinity is no JSON"),
+        (json.dumps(PHONE)[:-1] + ', "name": "other"}', "the key 'name' stands twice"),
+        (json.dumps(PHONE)[:-1] + ', "extra": ' + "[" * 100_000 + "]" * 100_000 + "}", "nested more than 64 deep"),
+        (json.dumps(PHONE)[:-1] + ', "battery_percent": ' + "9" * 5000 + "}", "cannot be read"),
+        ("[" * 100_000, "nested more than 64 deep"),
+        ('{"a":' * 100_000 + "1" + "}" * 100_000, "nested more than 64 deep"),
+        (f"PyTorchObserver {json.dumps({**STATS, 'x': 0})[:-2]}" + "[" * 100_000 + "}", "no known format"),
         (json.dumps({**STATS, "first_token_ms": 5}), "do not follow one another"),
         (json.dumps({key: STATS[key] for key in STATS if key != "prompt_tokens"}), "lacks prompt_tokens"),
         (json.dumps({**PHONE, "schema_version": 7}), "schema 7; this edgekit reads up to 2"),
@@ -134,6 +147,14 @@ def test_missing_and_binary_files(tmp_path: Path) -> None:
     (tmp_path / "b").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(DataError, match="Cannot read"):
         read_results(tmp_path / "b")
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("pipe", "."):
+        with pytest.raises(DataError, match="no regular file"):
+            read_results(tmp_path / name)
+    with (tmp_path / "large").open("wb") as stream:
+        stream.truncate(100 << 20)  # a hole: it takes no room
+    with pytest.raises(DataError, match="104,857,600 bytes, and no more than 67,108,864 are read"):
+        read_results(tmp_path / "large")
 
 
 def test_rows_are_added_once_and_marked(tmp_path: Path) -> None:

@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from edgekit import strict_json
 from edgekit.errors import DataError
 from edgekit.registry import Registry
 from edgekit.report import Row
@@ -42,10 +44,8 @@ def read_results(path: Path) -> list[Row]:
         DataError: not there, of no known format, or not valid.
     """
     try:
-        if path.stat().st_size > LARGEST:
-            raise DataError(f"{path} is too large for a result.", why=f"It has more than {LARGEST >> 20} MiB.")
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        text = strict_json.read_bytes(path, LARGEST).decode("utf-8")
+    except (OSError, ValueError) as error:
         raise DataError(f"Cannot read {path}.", why=str(error)) from error
     for _, known in IMPORTS.working():
         if known.claims(text):
@@ -53,7 +53,30 @@ def read_results(path: Path) -> list[Row]:
                 raise DataError(f"{path} holds no results.", why=f"It reads as {known.what}.")
             return found
     every = "; ".join(known.what for _, known in IMPORTS.working())
-    raise DataError(f"{path} is of no known format.", fix=f"edgekit reads: {every}.")
+    raise DataError(f"{path} is of no known format.", why=_fault(text), fix=f"edgekit reads: {every}.")
+
+
+def parse(text: str, source: str) -> Any:
+    """The JSON value of a file or of a line.
+
+    Raises:
+        DataError: none, nested too deep, with NaN or an infinity, or with a key twice.
+    """
+    try:
+        return strict_json.loads(text.encode("utf-8"), exact=True)
+    except ValueError as error:
+        raise DataError(f"{source} cannot be read as JSON.", why=str(error)) from error
+
+
+def _fault(text: str) -> str:
+    """What is wrong with what looks like JSON, and else nothing."""
+    if not text.lstrip().startswith(("{", "[")):
+        return ""
+    try:
+        strict_json.loads(text.encode("utf-8"))
+    except ValueError as error:
+        return f"It looks like JSON, and cannot be read: {error}."
+    return ""
 
 
 def number(value: object, what: str, source: str, *, low: float = 0.0, high: float = 1e15) -> float:

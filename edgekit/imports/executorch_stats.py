@@ -5,13 +5,13 @@ Source: extension/llm/runner/stats.h, `stats_to_json_string`; times are millisec
 
 from __future__ import annotations
 
-import json
 import re
 from statistics import mean, median, stdev
 from typing import Any
 
+from edgekit import strict_json
 from edgekit.errors import DataError
-from edgekit.imports import ResultFormat, number
+from edgekit.imports import ResultFormat, number, parse
 from edgekit.report import Row, SpeedTest
 
 TIMES = (
@@ -23,12 +23,13 @@ _LINE = re.compile(r"PyTorchObserver\s*(\{.*\})")
 
 def claims(text: str) -> bool:
     """Whether any line holds such statistics; logs around them do no harm."""
-    return any(_value(line) is not None for line in text.splitlines())
+    return any(_is_value(line) for line in map(_statistics, text.splitlines()) if line is not None)
 
 
 def rows(text: str, source: str) -> list[Row]:
     """One row: medians over the runs of the file; the load is the first run's."""
-    runs = [_run(value, f"{source}:{place}") for place, value in _values(text)]
+    found = ((f"{source}:{place}", _statistics(line)) for place, line in enumerate(text.splitlines(), 1))
+    runs = [_run(parse(line, where), where) for where, line in found if line is not None and _is_value(line)]
     prefill = [1000 * run["prompt"] / run["prefill_ms"] for run in runs if run["prefill_ms"] > 0]
     decode = [1000 * run["later"] / run["decode_ms"] for run in runs if run["decode_ms"] > 0 and run["later"] > 0]
     tests = [
@@ -48,21 +49,19 @@ def rows(text: str, source: str) -> list[Row]:
     ]  # fmt: skip
 
 
-def _values(text: str) -> list[tuple[int, dict[str, Any]]]:
-    found = ((place, _value(line)) for place, line in enumerate(text.splitlines(), 1))
-    return [(place, value) for place, value in found if value is not None]
-
-
-def _value(line: str) -> dict[str, Any] | None:
+def _statistics(line: str) -> str | None:
+    """What of a line may be statistics."""
     found = _LINE.search(line)
     text = found[1] if found else line.strip()
-    if not text.startswith("{") or "inference_start_ms" not in text:
-        return None
+    return text if text.startswith("{") and "inference_start_ms" in text else None
+
+
+def _is_value(text: str) -> bool:
+    """Whether it is JSON at all: a line that a log cut short is none, and does no harm."""
     try:
-        value = json.loads(text)
+        return isinstance(strict_json.loads(text.encode("utf-8")), dict)
     except ValueError:
-        return None
-    return value if isinstance(value, dict) else None
+        return False
 
 
 def _run(value: dict[str, Any], where: str) -> dict[str, float]:

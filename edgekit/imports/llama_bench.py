@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Callable
 from typing import Any
 
+from edgekit import strict_json
 from edgekit.errors import DataError
-from edgekit.imports import ResultFormat, number
+from edgekit.imports import ResultFormat, number, parse
 from edgekit.report import Row, SpeedTest
 
 
 def claims(text: str) -> bool:
     """Whether its first entry has the fields of llama-bench."""
     try:
-        entries = _entries(text)
+        entries = _entries(text, lambda one, _: strict_json.loads(one.encode("utf-8")))
     except ValueError:
         return False
     return bool(entries) and isinstance(entries[0], dict) and {"n_prompt", "n_gen", "avg_ts"} <= set(entries[0])
@@ -22,7 +23,7 @@ def claims(text: str) -> bool:
 def rows(text: str, source: str) -> list[Row]:
     """One row for each model, backend and number of threads; its tests as in the file."""
     found: dict[tuple[str, ...], Row] = {}
-    for place, entry in enumerate(_entries(text), 1):
+    for place, entry in enumerate(_entries(text, parse, source), 1):
         where = f"{source}, entry {place}"
         if not isinstance(entry, dict) or not {"n_prompt", "n_gen", "avg_ts"} <= set(entry):
             raise DataError(f"{where} is no entry of llama-bench.", why="It wants n_prompt, n_gen and avg_ts.")
@@ -34,11 +35,12 @@ def rows(text: str, source: str) -> list[Row]:
     return list(found.values())
 
 
-def _entries(text: str) -> list[Any]:
-    try:
-        value = json.loads(text)
-    except ValueError:
-        return [json.loads(line) for line in text.splitlines() if line.strip()]
+def _entries(text: str, read: Callable[[str, str], Any], source: str = "") -> list[Any]:
+    """Of one JSON value, or of one a line."""
+    lines = text.strip().splitlines()
+    if len(lines) > 1 and lines[0].rstrip().endswith("}") and lines[0].startswith("{"):
+        return [read(line, f"{source}, line {place}") for place, line in enumerate(lines, 1) if line.strip()]
+    value = read(text, source)
     return value if isinstance(value, list) else [value]
 
 

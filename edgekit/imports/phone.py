@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from edgekit import schema
+from edgekit import schema, strict_json
 from edgekit.errors import DataError
-from edgekit.imports import ResultFormat
+from edgekit.imports import ResultFormat, parse
 from edgekit.report import Row
 from edgekit.stats import median_interval
 
@@ -74,7 +73,7 @@ class Phone:
 def claims(text: str) -> bool:
     """Whether it says so itself."""
     try:
-        value = json.loads(text)
+        value = strict_json.loads(text.encode("utf-8"))
     except ValueError:
         return False
     return isinstance(value, dict) and value.get("format") == FORMAT
@@ -84,7 +83,9 @@ def rows(text: str, source: str) -> list[Row]:
     """One row: medians over the runs."""
     import numpy as np
 
-    phone = schema.read_document(Phone, json.loads(text), newest=VERSION, what=FORMAT, source=source, error=DataError)
+    phone = schema.read_document(
+        Phone, parse(text, source), newest=VERSION, what=FORMAT, source=source, error=DataError
+    )
     problems = _problems(phone)
     if problems:
         raise DataError(f"{source} is not a valid {FORMAT} file:", why="\n".join(problems))
