@@ -22,21 +22,33 @@ CORPUS = ["what is there? yes no circle rectangle triangle red blue", "User: Ass
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A whole Idefics3 folder with random weights: two layers of width 32."""
-    return make_checkpoint(tmp_path_factory.mktemp("tiny"), seed=0)
+    from once import made_once
+
+    return made_once("tiny", tmp_path_factory, lambda folder: make_checkpoint(folder, seed=0))
 
 
 @pytest.fixture(scope="session")
 def tiny_teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Another one with the same tokenizer, a little wider."""
-    return make_checkpoint(tmp_path_factory.mktemp("teacher"), seed=1, width=48)
+    from once import made_once
+
+    return made_once("teacher", tmp_path_factory, lambda folder: make_checkpoint(folder, seed=1, width=48))
 
 
 @pytest.fixture(scope="session")
 def tiny_bundle(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny checkpoint as an ONNX bundle in fp32; do not write into it."""
+    from once import made_once
+    from tracing import traced_once
+
     from edgekit.export.bundling import export_checkpoint
 
-    return export_checkpoint(tiny_checkpoint, "onnx", "fp32", tmp_path_factory.mktemp("bundle") / "onnx-fp32").folder
+    with traced_once(tiny_checkpoint):
+        return made_once(
+            "onnx-fp32",
+            tmp_path_factory,
+            lambda out: export_checkpoint(tiny_checkpoint, "onnx", "fp32", out, prompts=2),
+        )
 
 
 @pytest.fixture(scope="session")

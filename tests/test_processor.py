@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from tracing import traced_once
 
 from edgekit.chat import question, render
 from edgekit.errors import CheckpointError, DataError
@@ -98,11 +99,12 @@ def test_prompt_ids_equal_the_hugging_face_processor(tiled: Path, tiny_checkpoin
         np.testing.assert_array_equal(ours.pixels.values, expected["pixel_values"][0])
 
 
-def test_a_tiled_picture_end_to_end(tiled: Path, tmp_path: Path) -> None:
+def test_a_tiled_picture_end_to_end(tiled: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
     from edgekit.export.bundling import export_checkpoint
     from edgekit.runtimes.verify import verify_bundle
 
-    bundle = export_checkpoint(tiled, "onnx", "fp32", tmp_path / "b")
+    with traced_once(tiny_checkpoint):
+        bundle = export_checkpoint(tiled, "onnx", "fp32", tmp_path / "b", prompts=2)
     result = verify_bundle(bundle.folder, tiled, None, 16)  # 96x48, 48x96 and 640x480 pictures among them
     assert result["passed"], result["checks"]
     assert result["pixel_max_abs"] == 0 and result["prompt_ids_equal"] == 1 and result["greedy_identical"] == 1

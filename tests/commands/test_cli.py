@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import reports
 import yaml
 from PIL import Image
 from typer.testing import CliRunner
@@ -190,12 +192,10 @@ def test_the_whole_line(place: Path) -> None:
 
     checked = call("verify", "runs/tiny/bundles/onnx-fp32", "--json", folder=place)
     assert checked.exit_code == 0 and json.loads(checked.stdout)["passed"]
-    benched = call("bench", "--json", folder=place)
-    assert benched.exit_code == 0, benched.stderr
-    rows = json.loads(benched.stdout)["rows"]
-    assert [row["runtime"] for row in rows] == ["pytorch", "onnxruntime"] and rows[1]["token_agreement"] == 1
-    gated = call("bench", "--max-size", "10", folder=place)
+    gated = call("bench", "--max-size", "10", "--json", folder=place)
     assert gated.exit_code == 3 and "FAIL: onnx-fp32: bytes" in gated.stderr
+    rows = json.loads(gated.stdout)["rows"]
+    assert [row["runtime"] for row in rows] == ["pytorch", "onnxruntime"] and rows[1]["token_agreement"] == 1
     assert (place / "runs/tiny/reports/bench/report.md").exists()
     assert "FAIL" in (place / "runs/tiny/reports/bench/report.html").read_text()
     same = call("compare", "runs/tiny/reports/bench", "runs/tiny/reports/bench/report.json", "--json", folder=place)
@@ -220,6 +220,14 @@ def test_the_whole_line(place: Path) -> None:
     graph.write_bytes(graph.read_bytes()[:-1])
     fails("It was cut short or changed", "verify", "runs/tiny/bundles/onnx-fp32", folder=place)
     fails("It was cut short or changed", "run", "runs/tiny/bundles/onnx-fp32", "--prompt", "q", folder=place)
+
+
+@pytest.mark.parametrize(("verdict", "code"), [("", 0), ("PASS", 0), ("FAIL: onnx-int8: bytes", 3)])
+def test_the_exit_code_of_a_bench(verdict: str, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = dataclasses.replace(reports.report(), verdict=verdict)
+    monkeypatch.setattr("edgekit.api.bench", lambda *_, **__: (made, tmp_path))
+    ended = call("bench", "--json")
+    assert ended.exit_code == code and json.loads(ended.stdout)["verdict"] == verdict
 
 
 def test_recipes_gone_wrong(place: Path) -> None:

@@ -18,6 +18,7 @@ import pytest
 import torch
 import yaml
 from torch.nn.functional import cross_entropy, embedding, kl_div
+from tracing import traced_once
 
 from edgekit import api
 from edgekit.api import exporting
@@ -79,32 +80,13 @@ def test_channels_by_hand() -> None:
     assert quantise_dequantise(weight, ONNX["int8"]).tolist() == expected
 
 
-@pytest.fixture(scope="module")
-def traces() -> dict[str, Any]:
-    """Graphs by name, while `traced_once` keeps them."""
-    return {}
-
-
-@pytest.fixture
-def traced_once(traces: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """One model's graphs are the same for each precision, and tracing them is what takes long."""
-    real = target._trace
-
-    def trace(graph: target.Graph) -> Any:
-        if graph.name not in traces:
-            traces[graph.name] = real(graph)
-        return traces[graph.name]
-
-    monkeypatch.setattr(target, "_trace", trace)
-
-
-@pytest.mark.usefixtures("traced_once")
 @pytest.mark.parametrize("precision", ["int8", "int4"])
 def test_the_export_holds_just_these_values(precision: str, checkpoint_maker: Any, tmp_path: Path) -> None:
     """Every output channel of every layer, bit for bit; widths of 48 leave a block of 16 at each row's end."""
     checkpoint = checkpoint_maker(tmp_path / "c", seed=3, width=48)
     questions = list(read("easy-vqa:test", limit=1))
-    bundle = export_checkpoint(checkpoint, "onnx", precision, tmp_path / "b", samples=questions)
+    with traced_once("seed 3, width 48"):
+        bundle = export_checkpoint(checkpoint, "onnx", precision, tmp_path / "b", samples=questions)
     read_rows = nbits_rows if precision == "int4" else int8_rows
     held = Counter(row for part in bundle.manifest.components.values() for row in read_rows(bundle.path(part.file)))
     layers = quantised_layers(load_model(checkpoint), idefics3.FAMILY)

@@ -155,7 +155,7 @@ def test_contract_of_the_usual_bundle(bundle: Bundle, tiny_of: Maker) -> None:
     ],
     ids=lambda options: "-".join(options.values()),
 )
-@pytest.mark.parametrize("family", ["smolvlm", "qwen3_vl"])
+@pytest.mark.parametrize("family", [pytest.param("smolvlm", marks=pytest.mark.matrix), "qwen3_vl"])
 def test_options(family: str, options: dict[str, str], tiny_of: Maker, tmp_path: Path) -> None:
     made = exported(tiny_of(family), tmp_path / "b", "fp16", **options)
     assert made.manifest.parity is not None and made.manifest.parity["mean_kl"] < 1e-4

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from odd_decoders import bundle_folder
 
 from edgekit import api
 from edgekit.bundle import TensorSpec
@@ -317,25 +318,38 @@ def test_a_calibrated_program_is_nearer_on_such_inputs(tmp_path: Path) -> None:
 
 
 @needs_coremltools
-def test_both_functions_are_searched_once_and_it_is_shown(
-    tiny_checkpoint: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_every_weight_is_known_and_searched_once_and_it_is_shown(
+    tiny_of: Maker, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """A whole package of two functions that share their weights; other families below."""
     from edgekit.export import _grids
 
     searched: list[bytes] = []
-    plain = best_palette
+    known: list[bool] = []
+    plain, of = best_palette, Moments.of
+
+    def asked(self: Moments, weight: Array) -> Array | None:
+        found = of(self, weight)
+        known.append(found is not None)
+        return found
 
     def spy(weight: Array, bits: int, importance: Array | None = None) -> Array:
         searched.append(weight.tobytes())
         return plain(weight, bits, importance)
 
     monkeypatch.setattr(_grids, "best_palette", spy)
-    export_checkpoint(tiny_checkpoint, "coreml", "pal4", tmp_path / "b", samples=drawn_samples(1), prompts=1)
+    monkeypatch.setattr(Moments, "of", asked)
+    split, processor = opened(tiny_of("smolvlm"))
+    shown_prompts = parity_inputs(processor, drawn_samples(4))
+    folder = bundle_folder(tiny_of("smolvlm"), tmp_path / "b")
+    coreml.write(split, "pal4-calibrated", folder, shown_prompts, options={"context": "64"})
+    assert len(known) >= 12 and all(known)
     # The tiny model's norms are ones and its biases zeros, but no two groups of its layers are alike.
     assert searched and len(searched) == len(set(searched))
     shown = capfd.readouterr().err
     for name in ("vision_encoder", "text_decoder", "decode"):
-        assert f"{name}: weights to pal4: 0 %" in shown and f"{name}: weights to pal4: 100 %" in shown, shown
+        assert f"{name}: weights to pal4-calibrated: 0 %" in shown, shown
+        assert f"{name}: weights to pal4-calibrated: 100 %" in shown, shown
 
 
 @needs_coremltools
@@ -361,13 +375,12 @@ def test_plain_int4_is_searched_too(tmp_path: Path) -> None:
     assert error(weight, found, np.ones(64)) < 0.9 * error(weight, plain, np.ones(64))
 
 
-FAMILIES = ["smolvlm", "internvl", "qwen2_5_vl", "qwen3_vl"]
+FAMILIES = ["internvl", "qwen2_5_vl", "qwen3_vl"]
 
 
 @needs_coremltools
-@pytest.mark.parametrize(
-    "family", [pytest.param(name, marks=[] if name == "smolvlm" else [pytest.mark.slow]) for name in FAMILIES]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
 def test_every_linear_weight_of_a_program_is_known(family: str, tiny_of: Maker) -> None:
     """Converters fold, rename and share; a weight that is not found again would silently stay uncalibrated."""
     asked: list[bool] = []

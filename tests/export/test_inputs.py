@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from tracing import traced_once
 
 from edgekit.chat import question
 from edgekit.export._inputs import with_inputs
@@ -41,7 +42,8 @@ def contradictory(checkpoint: Path, out: Path) -> Path:
 
 def test_a_bundle_of_a_checkpoint_that_says_everything_twice(tiny_checkpoint: Path, tmp_path: Path) -> None:
     folder = contradictory(tiny_checkpoint, tmp_path / "m")
-    bundle = export_checkpoint(folder, "onnx", "fp32", tmp_path / "b")
+    with traced_once(tiny_checkpoint):
+        bundle = export_checkpoint(folder, "onnx", "fp32", tmp_path / "b")
     parity: Any = bundle.manifest.parity
     assert parity["passed"], parity["checks"]
     assert parity["prompt_ids_equal"] == 1 and parity["pixel_max_abs"] == 0 and parity["pixels_by"] == "transformers"
@@ -68,7 +70,8 @@ def test_a_mistake_of_edgekits_own_never_passes(
     monkeypatch.setattr(
         idefics3, "normalise", lambda pixels, params: whole(pixels, {**params, "rescale_factor": 1 / 256})
     )
-    parity: Any = export_checkpoint(tiny_checkpoint, "onnx", "fp32", tmp_path / "b", prompts=2).manifest.parity
+    with traced_once(tiny_checkpoint):
+        parity: Any = export_checkpoint(tiny_checkpoint, "onnx", "fp32", tmp_path / "b", prompts=2).manifest.parity
     assert not parity["passed"]
     assert [name for name, check in parity["checks"].items() if not check["held"]] == ["pixel_max_abs"]
 

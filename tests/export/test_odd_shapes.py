@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from odd_decoders import LIMIT, ROPES, SHAPES, bundle_folder, compare, model_of, prompts, sections_of, text_of
+from tracing import traced_once
 
 from edgekit.bars import judge, random_bars_of
 from edgekit.errors import EdgekitError
@@ -21,7 +22,6 @@ from edgekit.runtimes import _onnx_cache
 from edgekit.stats import largest_gap
 
 Maker = Callable[..., Path]
-TRACED: dict[str, bytes] = {}
 
 
 def held(figures: dict[str, Any], precision: str, target: str = "") -> bool:
@@ -62,8 +62,17 @@ def test_angles_that_hang_on_the_length_are_transformers_own(family: str, kind: 
 
 # ----------------------------------------------------------------------------------------------------------------- onnx
 
-USUAL = {"20, one key head", "24, grouped", "6, of another width"}
-ONNX_SHAPES = [pytest.param(name, marks=[] if name in USUAL else pytest.mark.slow) for name in SHAPES]
+USUAL = {"20, one key head", "24, grouped"}  # without the fused operator, and with it
+EACH = {"6, of another width", "36, each its own", "72, grouped"}  # the slow run's; the others are rows of the matrix
+
+
+def _marks(name: str) -> list[pytest.MarkDecorator]:
+    if name in USUAL:
+        return []
+    return [pytest.mark.slow] if name in EACH else [pytest.mark.slow, pytest.mark.matrix]
+
+
+ONNX_SHAPES = [pytest.param(name, marks=_marks(name)) for name in SHAPES]
 
 
 @pytest.mark.parametrize("shape", ONNX_SHAPES)
@@ -73,7 +82,8 @@ def test_onnx_takes_heads_of_any_width(
     split = text_of(model_of(tiny_of("smolvlm"), SHAPES[shape]))
     assert onnx_attention.fits(split) is (split.head_dim % 8 == 0)
     folder = bundle_folder(tiny_of("smolvlm"), tmp_path / "b")
-    assert held(compare(onnx.TARGET, split, "fp32", folder), "fp32")
+    with traced_once("odd heads", shape):
+        assert held(compare(onnx.TARGET, split, "fp32", folder), "fp32")
     cache_grows_as_pytorchs(split, folder, monkeypatch)
 
 
@@ -103,27 +113,13 @@ def cache_grows_as_pytorchs(split: Any, folder: Path, monkeypatch: pytest.Monkey
         positions = np.array([[cache.length]])
 
 
-@pytest.fixture
-def one_trace(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Trace a decoder once for all precisions; tracing takes most of an export."""
-    import onnx_ir
-    from onnx import ModelProto
-
-    trace = onnx._trace
-
-    def cached(graph: Any) -> Any:
-        if graph.name not in TRACED:
-            TRACED[graph.name] = onnx_ir.serde.serialize_model(trace(graph)).SerializeToString()
-        return onnx_ir.from_proto(ModelProto.FromString(TRACED[graph.name]))
-
-    monkeypatch.setattr(onnx, "_trace", cached)
-
-
 @pytest.mark.parametrize("precision", ["fp16", "int8", "int4"])
-def test_plain_attention_in_every_precision(precision: str, tiny_of: Maker, tmp_path: Path, one_trace: None) -> None:
-    split = text_of(model_of(tiny_of("smolvlm"), SHAPES["36, each its own"]))
+def test_plain_attention_in_every_precision(precision: str, tiny_of: Maker, tmp_path: Path) -> None:
+    shape = "20, one key head"
+    split = text_of(model_of(tiny_of("smolvlm"), SHAPES[shape]))
     folder = bundle_folder(tiny_of("smolvlm"), tmp_path / "b")
-    assert held(compare(onnx.TARGET, split, precision, folder), precision)
+    with traced_once("odd heads", shape):
+        assert held(compare(onnx.TARGET, split, precision, folder), precision)
     assert not onnx.appends_in_place(split, precision)
 
 
@@ -181,14 +177,24 @@ def _in_float64(model: Any) -> Any:
 
 # ------------------------------------------------------------------------------------------------ scalings, each target
 
-SCALINGS = [("onnx", "dynamic"), ("onnx", "longrope")]  # the usual run's
-LONG = [
-    *(("onnx", kind) for kind in ("linear", "yarn", "llama3")),
-    *((target, kind) for target in ("coreml", "executorch", "coreai") for kind in ROPES),
-]
+SCALINGS = [("onnx", "longrope")]  # the usual run's: angles that hang on the length, and turn over
+LONG = [*((target, kind) for target in ("coreml", "executorch", "coreai") for kind in ("dynamic", "longrope"))]
+LONG += [
+    ("onnx", "dynamic"),
+    ("onnx", "yarn"),
+    ("coreml", "llama3"),
+    ("executorch", "yarn"),
+    ("coreai", "yarn"),
+]  # angles that stay
+REST = [(target, kind) for target in ("onnx", "coreml", "executorch", "coreai") for kind in ROPES]
+REST = [row for row in REST if row not in (*SCALINGS, *LONG)]
 
 
-@pytest.mark.parametrize(("target", "kind"), [*SCALINGS, *(pytest.param(*row, marks=pytest.mark.slow) for row in LONG)])
+def slow(rows: list[Any], *more: pytest.MarkDecorator) -> list[Any]:
+    return [pytest.param(*row, marks=[pytest.mark.slow, *more]) for row in rows]
+
+
+@pytest.mark.parametrize(("target", "kind"), [*SCALINGS, *slow(LONG), *slow(REST, pytest.mark.matrix)])
 def test_rotary_scalings(target: str, kind: str, tiny_of: Maker, tmp_path: Path) -> None:
     """Prompts below and above where `longrope` turns over, and one that crosses it as it is answered."""
     module = TARGETS.load(target)
@@ -201,18 +207,27 @@ def test_rotary_scalings(target: str, kind: str, tiny_of: Maker, tmp_path: Path)
 
 
 # Kernels of a delegate and blocks of 32 weights are what such widths do not divide into.
+ONE, NARROW = "20, one key head", "6, of another width"
 WIDTHS = [
-    *((target, "smolvlm", shape, "fp32") for target in ("coreml", "executorch", "coreai")
-      for shape in ("20, one key head", "6, of another width")),
-    *(("gguf", "smolvlm", shape, word) for shape in ("36, each its own", "6, of another width")
-      for word in ("int8", "int4", "q4_k_m")),
-    *(("gguf", "qwen2_5_vl", "20, one key head", word) for word in ("fp32", "int8", "int4")),
-    *(("executorch", "smolvlm", "20, one key head", word) for word in ("int8", "int4")),
+    *((target, "smolvlm", NARROW, "fp32") for target in ("coreml", "executorch", "coreai")),
+    *(("gguf", "smolvlm", "36, each its own", word) for word in ("int8", "q4_k_m")),
+    ("gguf", "smolvlm", NARROW, "int4"), ("gguf", "qwen2_5_vl", ONE, "int8"), ("executorch", "smolvlm", ONE, "int4"),
+    ("coreml", "smolvlm", ONE, "int4"), ("coreai", "smolvlm", ONE, "int4"),
+    ("coreml", "qwen2_5_vl", ONE, "fp32"), ("coreai", "qwen2_5_vl", ONE, "fp32"),
+]  # fmt: skip
+WIDER = [
+    *((target, "smolvlm", ONE, "fp32") for target in ("coreml", "executorch", "coreai")),
+    ("gguf", "smolvlm", "36, each its own", "int4"), ("executorch", "smolvlm", ONE, "int8"),
+    *(("gguf", "smolvlm", NARROW, word) for word in ("int8", "q4_k_m")),
+    *(("gguf", "qwen2_5_vl", ONE, word) for word in ("fp32", "int4")),
+    *((target, "smolvlm", shape, word) for target in ("coreml", "coreai") for shape in (ONE, NARROW)
+      for word in ("int8", "int4") if (shape, word) != (ONE, "int4")),
+    ("executorch", "qwen2_5_vl", ONE, "fp32"),
+    *((target, "qwen2_5_vl", NARROW, "fp32") for target in ("coreml", "executorch", "coreai")),
 ]  # fmt: skip
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("target", "family", "shape", "precision"), WIDTHS)
+@pytest.mark.parametrize(("target", "family", "shape", "precision"), [*slow(WIDTHS), *slow(WIDER, pytest.mark.matrix)])
 def test_heads_of_odd_widths(
     target: str, family: str, shape: str, precision: str, tiny_of: Maker, tmp_path: Path
 ) -> None:

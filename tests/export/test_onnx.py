@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tracing import traced_once
 
 from edgekit import room
 from edgekit.bundle import Bundle
@@ -35,7 +36,8 @@ MATRIX = [("onnx", "fp32"), ("onnx", "int8")]  # all families and precisions: te
 
 @pytest.mark.parametrize(("target", "precision"), MATRIX)
 def test_contract(target: str, precision: str, tiny_checkpoint: Path, tmp_path: Path) -> None:
-    bundle = export_checkpoint(tiny_checkpoint, target, precision, tmp_path / "b")
+    with traced_once(tiny_checkpoint):
+        bundle = export_checkpoint(tiny_checkpoint, target, precision, tmp_path / "b")
     parity = bundle.manifest.parity
     assert parity is not None
     assert parity["samples"] == 32 and parity["questions"] == "synthetic"

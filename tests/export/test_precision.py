@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from tracing import traced_once
 
 from edgekit import api
 from edgekit.bars import BARS, bars_of
@@ -31,23 +33,12 @@ from edgekit.runtimes import _onnx_cache
 from edgekit.runtimes.onnxruntime import open_session
 
 MIXED = "vision=fp16,embedding=int8,text=int8"
-TRACED: dict[str, bytes] = {}
 
 
 @pytest.fixture
-def one_trace(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Trace the tiny checkpoint's graphs once for all exports here; that takes most of one."""
-    import onnx as proto
-    import onnx_ir
-
-    trace = onnx._trace
-
-    def cached(graph: onnx.Graph) -> Any:
-        if graph.name not in TRACED:
-            TRACED[graph.name] = onnx_ir.serde.serialize_model(trace(graph)).SerializeToString()
-        return onnx_ir.from_proto(proto.ModelProto.FromString(TRACED[graph.name]))
-
-    monkeypatch.setattr(onnx, "_trace", cached)
+def one_trace(tiny_checkpoint: Path) -> Iterator[None]:
+    with traced_once(tiny_checkpoint):
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -243,7 +234,7 @@ def test_calibration_with_an_image_token_in_the_answer(
     )
 
 
-@pytest.mark.parametrize("precision", ["fp32", "int8", "int4"])
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("int8", marks=pytest.mark.slow), "int4"])
 def test_weights_beside_the_graph(
     precision: str, one_trace: None, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

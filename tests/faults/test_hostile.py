@@ -78,7 +78,7 @@ def test_other_verbs_end_well(verb: str, name: str, tiny_bundle: Path, tmp_path:
     hostile.check(found, codes=(0, 1, 3) if verb == "verify" else (0, 1))  # 3: answers of other files than exported
 
 
-@pytest.mark.parametrize(("verb", "name"), _some("bench", DEFAULT, 8))
+@pytest.mark.parametrize(("verb", "name"), _some("bench", DEFAULT, 4))
 def test_bench_ends_with_a_message_or_a_failed_row(verb: str, name: str, tiny_bundle: Path, tmp_path: Path) -> None:
     found = hostile.apart(verb, hostile.made(name, tiny_bundle, tmp_path), tmp_path)
     hostile.check(found, codes=(1, 3))

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from tracing import traced_once
 
 from edgekit.bundle import Bundle, seal
 from edgekit.errors import BundleError
@@ -31,7 +32,8 @@ from edgekit.runtimes.verify import verify_bundle
 def bundle(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny ONNX bundle with golden answers."""
     out = tmp_path_factory.mktemp("golden") / "b"
-    return export_checkpoint(tiny_checkpoint, "onnx", "fp32", out, prompts=1, answers=golden_answers).folder
+    with traced_once(tiny_checkpoint):
+        return export_checkpoint(tiny_checkpoint, "onnx", "fp32", out, prompts=1, answers=golden_answers).folder
 
 
 def resealed(folder: Path, out: Path, change: Callable[[Path], None], **fields: Any) -> Bundle:
@@ -211,7 +213,8 @@ def test_a_template_that_no_app_can_write_still_exports(tiny_checkpoint: Path, t
     checkpoint = Path(shutil.copytree(tiny_checkpoint, tmp_path / "m"))
     path = checkpoint / "chat_template.jinja"
     path.write_text(path.read_text().replace("{{ part['text'] }}", "{{ part['text'] | replace('12', '') }}"))
-    out = export_checkpoint(checkpoint, "onnx", "fp32", tmp_path / "b", prompts=1, answers=golden_answers).folder
+    with traced_once(tiny_checkpoint):
+        out = export_checkpoint(checkpoint, "onnx", "fp32", tmp_path / "b", prompts=1, answers=golden_answers).folder
     why = json.loads((out / PROMPT).read_text())["unsupported"]
     value = golden.read_golden(out)
     assert "where its pieces give" in why and value["conversations"] == [] and value["answers"]["why"] == why

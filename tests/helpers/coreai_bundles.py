@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from once import made_once
 
 from edgekit.bundle import Bundle
 from edgekit.checkpoint import resolve_checkpoint
@@ -25,6 +26,11 @@ def made(precision: str, folder: Path, count: int = 6) -> Bundle:
     """The demo's student: a trained model, so that equal answers prove something."""
     questions = list(samples("easy-vqa:test", limit=count))
     return export_checkpoint(resolve_checkpoint("demo:student"), "coreai", precision, folder, samples=questions)
+
+
+def shared_twin(factory: pytest.TempPathFactory) -> Bundle:
+    """The student in fp32, made once for all files; do not write into it."""
+    return Bundle.load(made_once("coreai-fp32", factory, lambda folder: made("fp32", folder)))
 
 
 def opened(folder: Path, **limits: float) -> Any:

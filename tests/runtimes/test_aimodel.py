@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from coreai_bundles import made, needs_coreai, opened
+from coreai_bundles import needs_coreai, opened, shared_twin
 from manifests import reseal
 
 from edgekit import aimodel, child
@@ -32,7 +32,7 @@ from edgekit.runtimes.generate import answer
 
 @pytest.fixture(scope="module")
 def twin(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return made("fp32", tmp_path_factory.mktemp("coreai") / "fp32")
+    return shared_twin(tmp_path_factory)
 
 
 @pytest.fixture

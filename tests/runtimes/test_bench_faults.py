@@ -216,7 +216,7 @@ def test_grandchildren_end_too(how: str, toys: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(16))
+@pytest.mark.parametrize("seed", [*range(4), *(pytest.param(seed, marks=pytest.mark.matrix) for seed in range(4, 16))])
 def test_a_bench_killed_at_a_random_time(seed: int, toys: Path) -> None:
     twenty(toys)
     drawn = random.Random(seed)

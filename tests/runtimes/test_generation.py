@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from tracing import traced_once
 from typer.testing import CliRunner
 
 from edgekit import api
@@ -178,7 +179,8 @@ def test_a_bundle_carries_the_settings(tiny_checkpoint: Path, tmp_path: Path) ->
     """From the folder to the manifest to the answer, and back from a bundle that is older than the field."""
     folder = with_settings(tiny_checkpoint, tmp_path / "model", **CASES["several"], num_beams=4, top_h=None)
     draw(3)[0].save(tmp_path / "a.png")
-    bundle = export_checkpoint(folder, "onnx", "fp32", tmp_path / "bundle")
+    with traced_once(tiny_checkpoint):
+        bundle = export_checkpoint(folder, "onnx", "fp32", tmp_path / "bundle", prompts=2)
     kept = bundle.manifest.generation
     assert kept == {**CASES["several"], "num_beams": 4}
     ask = {"images": tmp_path / "a.png", "max_new_tokens": LIMIT}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import shutil
@@ -211,7 +212,8 @@ def test_a_process_that_dies_is_a_row(
         "os.kill(os.getpid(), signal.SIGSEGV)\n"
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
-    report = bench.bench([tiny_bundle], tiny_checkpoint, SETTINGS, tmp_path / "out")
+    short = dataclasses.replace(SETTINGS, limit=4, trace=0, prompt_tokens=(), new_tokens=(), sustain_s=0)
+    report = bench.bench([tiny_bundle], tiny_checkpoint, short, tmp_path / "out")
     assert report.rows[0].status == "ok"
     assert report.rows[1].status == "failed"
     assert "SIGSEGV" in (report.rows[1].reason or "") and "native trouble" in (report.rows[1].reason or "")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import errno
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from tracing import traced_once
 from typer.testing import CliRunner
 
 from edgekit import api
@@ -81,20 +81,23 @@ def test_a_decoders_output() -> None:
             last_logits(wrong, 5)
 
 
-def test_entries_of_the_tokenizer_without_a_row_are_no_trouble(tiny_of: Callable[..., Path], tmp_path: Path) -> None:
+def test_entries_of_the_tokenizer_without_a_row_are_no_trouble(tiny_checkpoint: Path, tmp_path: Path) -> None:
     """A tokenizer that grew while its model did not answers as before, on PyTorch and as a bundle."""
     from PIL import Image
     from transformers import AutoTokenizer
 
+    from edgekit.export.bundling import export_checkpoint
+
     grown = tmp_path / "grown"
-    shutil.copytree(tiny_of("smolvlm"), grown)
+    shutil.copytree(tiny_checkpoint, grown)
     tokenizer = AutoTokenizer.from_pretrained(grown)
     tokenizer.add_tokens([f"<extra {number}>" for number in range(9)])
     tokenizer.save_pretrained(grown)
     picture = Image.new("RGB", (40, 40), (200, 30, 30))
-    (bundle,) = api.export(grown, targets="onnx", precisions="fp32", out=tmp_path / "bundle")
+    with traced_once(tiny_checkpoint):
+        bundle = export_checkpoint(grown, "onnx", "fp32", tmp_path / "bundle", prompts=2)
     said = [
         api.run(place, prompt="what is there?", images=picture, max_new_tokens=4)["token_ids"]
-        for place in (tiny_of("smolvlm"), grown, bundle.folder)
+        for place in (tiny_checkpoint, grown, bundle.folder)
     ]
     assert said[0] == said[1] == said[2] and len(said[0]) == 4
