@@ -44,10 +44,10 @@ from edgekit.distill.shards import open_shards
 from edgekit.distill.trainer import StopAt, name_layers, run_trainer
 from edgekit.distill.training import leg_trainer
 from edgekit.errors import DataError, RecipeError
-from edgekit.files import new_folder, write_json
+from edgekit.files import new_folder
 from edgekit.machine import peak_memory_bytes
 from edgekit.recipe import Recipe
-from edgekit.seal import read_sealed_json, seal_folder, write_sealed_json
+from edgekit.seal import read_sealed_json, seal_folder, write_sealed_json, write_sealed_rows
 from edgekit.workspace import Run
 
 
@@ -276,7 +276,7 @@ class Pipeline:
         self, leg: Leg, stage: Stage, student: Any, weights: dict[str, Any], history: list[dict[str, float]]
     ) -> None:
         """Write what a stage made: its log, and its student as a plain Hugging Face folder."""
-        write_json(self.run.reports / f"training-{leg.number + 1}.json", history)
+        write_sealed_rows(self.run.reports / f"training-{leg.number + 1}.json", history)
         adapters = self.recipe.trainer.lora
         with new_folder(leg.student(self.run, stage), replace=True) as out:
             if adapters is None:

@@ -30,11 +30,11 @@ from edgekit.distill.questions import question
 from edgekit.distill.shards import open_shards
 from edgekit.distill.trainer import PartsTrainer, run_trainer, training_arguments
 from edgekit.errors import EdgekitError
-from edgekit.files import new_folder, write_json
+from edgekit.files import new_folder
 from edgekit.processor import Processor
 from edgekit.quantisation import ONNX
 from edgekit.recipe import Qad, Recipe
-from edgekit.seal import seal_folder
+from edgekit.seal import seal_folder, write_sealed_rows
 from edgekit.workspace import Run
 
 
@@ -230,7 +230,7 @@ def distil_quantised(
     )
     with fake_quantised(quantised_layers(student, processor.family), ONNX[qad.precision]):
         run_trainer(trainer, checkpoints, f"at {qad.precision} weights")
-    write_json(run.reports / f"training-{qad.precision}.json", trainer.state.log_history)
+    write_sealed_rows(run.reports / f"training-{qad.precision}.json", trainer.state.log_history)
     with new_folder(out, replace=True) as folder:
         student.save_pretrained(folder)
         copy_processor(run.student, folder)

@@ -15,10 +15,9 @@ from edgekit.distill.legs import Leg, Party
 from edgekit.distill.masking import MaskedTeacher
 from edgekit.distill.resuming import THRESHOLDS
 from edgekit.distill.trainer import last_complete_checkpoint
-from edgekit.files import write_json
 from edgekit.recipe import Recipe
 from edgekit.schema import to_json
-from edgekit.seal import read_sealed_json, write_sealed_json
+from edgekit.seal import read_sealed_json, read_sealed_rows, write_sealed_json, write_sealed_rows
 from edgekit.workspace import Run
 
 Thresholds = dict[str, dict[str, dict[str, float]]]
@@ -76,13 +75,13 @@ def complete_records(run: Run, legs: Sequence[Leg], masked: Callable[[Party], Ma
         log = run.reports / f"training-{leg.number + 1}.json"
         if not log.exists() and (last := last_complete_checkpoint(leg.checkpoints(run))):
             state = json.loads((last / "trainer_state.json").read_text(encoding="utf-8"))
-            write_json(log, state["log_history"])
+            write_sealed_rows(log, state["log_history"])
 
 
 def trainings(run: Run, legs: Sequence[Leg]) -> dict[str, Any]:
     """What the training logs say of rewards and gradients."""
     paths = [run.reports / f"training-{leg.number + 1}.json" for leg in legs]
-    return training_summary([json.loads(path.read_text(encoding="utf-8")) for path in paths if path.exists()])
+    return training_summary([read_sealed_rows(path) for path in paths if path.exists()])
 
 
 def _name(leg: Leg) -> str:

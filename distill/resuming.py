@@ -6,7 +6,6 @@ from its questions, a stage's student from its training, a training from its las
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +19,7 @@ from edgekit.distill.shards import shard_fault
 from edgekit.distill.trainer import checkpoints, last_complete_checkpoint, step_of
 from edgekit.errors import DamagedError
 from edgekit.files import clear_left_behind
-from edgekit.seal import FOLDER_SEAL, fault_of, read_sealed_json, write_sealed_json
+from edgekit.seal import FOLDER_SEAL, fault_of, read_sealed_json, read_sealed_rows, write_sealed_json
 from edgekit.workspace import MANIFEST, Run
 
 THRESHOLDS, SECONDS = "mask-thresholds.json", "seconds.json"
@@ -105,11 +104,7 @@ def _of(paths: Sequence[Path], fault: Callable[[Path], str | None]) -> Iterator[
 
 def _json_fault(path: Path) -> str | None:
     try:
-        if isinstance(json.loads(path.read_bytes()), list):
-            return None  # a training's log, which bears no seal
-        read_sealed_json(path)
-    except ValueError:
-        return "it cannot be read"
+        (read_sealed_rows if path.name.startswith("training-") else read_sealed_json)(path)
     except DamagedError:
         return "it is not what was written there"
     return None

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -62,14 +62,42 @@ def read_sealed_json(path: Path) -> dict[str, Any]:
     Raises:
         DamagedError: it is not what was written.
     """
+    value = _read(path)
+    if not isinstance(value, dict):
+        raise DamagedError(path, _state(path.read_bytes()))
+    return value
+
+
+def write_sealed_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write a JSON list of objects whole, with its seal as the last key of the last; a list of none bears no seal."""
+    marked = [*rows[:-1], {**rows[-1], KEY: BLANK}] if rows else []
+    data = (json_text(marked, indent=2, allow_nan=False) + "\n").encode()
+    write_bytes(path, sealed(data) if rows else data)
+
+
+def read_sealed_rows(path: Path) -> list[dict[str, Any]]:
+    """A JSON list of objects without its seal; one of before there were seals is taken if it can be read.
+
+    Raises:
+        DamagedError: it is not what was written.
+    """
+    value = _read(path)
+    if not isinstance(value, list) or not all(isinstance(row, dict) for row in value):
+        raise DamagedError(path, _state(path.read_bytes()))
+    return value
+
+
+def _read(path: Path) -> Any:
     data = path.read_bytes()
     try:
         value = json.loads(data)
     except (ValueError, RecursionError):
-        value = None
-    if not isinstance(value, dict) or intact(data) is False or _seal_renamed(value):
+        raise DamagedError(path, _state(data)) from None
+    holder = value[-1] if isinstance(value, list) and value else value
+    if intact(data) is False or (isinstance(holder, dict) and _seal_renamed(holder)):
         raise DamagedError(path, _state(data))
-    value.pop(KEY, None)
+    if isinstance(holder, dict):
+        holder.pop(KEY, None)
     return value
 
 

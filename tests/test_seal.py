@@ -19,9 +19,11 @@ from edgekit.seal import (
     fault_of,
     intact,
     read_sealed_json,
+    read_sealed_rows,
     seal_folder,
     sealed,
     write_sealed_json,
+    write_sealed_rows,
 )
 
 
@@ -106,3 +108,25 @@ def test_a_folder_that_is_not_as_it_was(tmp_path: Path, kind: str, name: str) ->
     assert fault is not None and name in fault
     with pytest.raises(DamagedError, match=name):
         check_folder(tmp_path)
+
+
+def test_a_list_of_rows_bears_its_seal_in_the_last(tmp_path: Path) -> None:
+    rows = [{"loss": 1.5, "step": 1}, {"loss": 1.25, "step": 2}]
+    path = tmp_path / "log.json"
+    write_sealed_rows(path, rows)
+    held = json.loads(path.read_text())
+    assert [row["loss"] for row in held] == [1.5, 1.25] and held[0] == rows[0]
+    assert list(held[1])[-1] == KEY and read_sealed_rows(path) == rows
+    whole = path.read_bytes()
+    for place in range(len(whole)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.raises(DamagedError):
+            read_sealed_rows(path)
+    path.write_text(json.dumps(rows))  # of before logs were sealed
+    assert read_sealed_rows(path) == rows
+    for other in ('{"loss": 1}', "[1, 2]", "[1, ", ""):
+        path.write_text(other)
+        with pytest.raises(DamagedError):
+            read_sealed_rows(path)
+    write_sealed_rows(path, [])
+    assert read_sealed_rows(path) == []

@@ -12,7 +12,7 @@ from edgekit.distill.legs import Leg, Stage
 from edgekit.distill.order import Order
 from edgekit.distill.resuming import drop_damaged, lacking, stages_to_do
 from edgekit.files import write_bytes
-from edgekit.seal import seal_folder, write_sealed_json
+from edgekit.seal import seal_folder, write_sealed_json, write_sealed_rows
 from edgekit.workspace import Run
 
 
@@ -104,14 +104,16 @@ def test_what_is_damaged_goes_with_a_line_each(tmp_path: Path, capfd: pytest.Cap
     run = Run(tmp_path / "r")
     for name in ("manifest.json", "seconds.json", "mask-thresholds.json", "reports/accuracy-before.json"):
         write_sealed_json(run.folder / name, {"a": 1.5})
-    (run.folder / "reports" / "training-1.json").write_text("[1, 2]")
+    log = run.folder / "reports" / "training-1.json"
+    write_sealed_rows(log, [{"loss": 1.5}, {"loss": 1.25}])
+    (run.folder / "reports" / "training-2.json").write_text('[{"loss": 1}]')  # of before logs were sealed
     for folder in (run.student, run.checkpoints / "student-1", run.folder / "student-int8"):
         folder.mkdir(parents=True)
         (folder / "model.safetensors").write_bytes(b"weights" * 1000)
         seal_folder(folder)
     assert drop_damaged(run) is False and capfd.readouterr().err == ""
     (run.folder / "seconds.json").write_text("")
-    (run.folder / "reports" / "training-1.json").write_text("[1, ")
+    log.write_text(log.read_text().replace("1.25", "1.75"))
     (run.folder / "reports" / "accuracy-before.json").write_text(
         (run.folder / "reports" / "accuracy-before.json").read_text().replace("1.5", "2.5")
     )

@@ -202,12 +202,12 @@ def test_the_command_line(
     given = ["--reference", str(model), "--samples", "2", "--attribute"]
     bad = CliRunner().invoke(build(), ["verify", str(broken), *given])
     assert bad.exit_code == 3 and "costs most: preprocessing" in bad.stdout and "MISSED    pixel_max_abs" in bad.stdout
+    assert "no share of quantisation: the bundle is fp32" in bad.stdout
     with pytest.raises(EdgekitError, match="without the checkpoint"):
         verify_bundle(bundle, None, None, 1, attribution=True)
     monkeypatch.setattr("edgekit.api.verify", lambda *_, **__: good)
     shown = CliRunner().invoke(build(), ["verify", str(bundle), *given])
     assert shown.exit_code == 0 and "none, all is within rounding" in shown.stdout
-    assert "no share of quantisation: the bundle is fp32" in shown.stdout
 
 
 @pytest.mark.slow
