@@ -64,8 +64,9 @@ def test_it_makes_a_bundle(
     out = tmp_path / "made here"
     given = ["export", "onnx-vlm", "--model", str(tiny_checkpoint), str(out), "--samples", "4"]
     monkeypatch.setattr(sys, "argv", ["optimum-cli", *given])
-    with traced_once(tiny_checkpoint):
+    with traced_once(tiny_checkpoint), pytest.raises(SystemExit) as ended:
         main()
+    assert not ended.value.code
     bundle = Bundle.load(out)
     assert bundle.manifest.target == "onnx" and bundle.manifest.precision.common == "fp32"
     assert bundle.manifest.student_sha256 == checkpoint_hash(tiny_checkpoint)
