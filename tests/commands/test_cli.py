@@ -80,7 +80,7 @@ def test_lists() -> None:
     assert targets["onnx"]["ready"] and targets["executorch"]["ready"]
     assert targets["onnx"]["precisions"] == ["fp32", "fp16", "int8", "int8-static", "int4"]
     devices = json.loads(call("devices", "--json").stdout)
-    assert [row["device"] for row in devices] == ["android", "host", "ipad", "iphone", "mac", "ssh"]
+    assert [row["device"] for row in devices] == ["android", "host", "ipad", "iphone", "mac", "ssh", "web"]
     assert devices[1]["ready"] and all(row["detail"] for row in devices)
     checks = {row["name"]: row for row in json.loads(call("doctor", "--json").stdout)}
     assert checks["core"]["ready"] and checks["extra onnx"]["ready"]
