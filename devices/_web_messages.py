@@ -160,6 +160,13 @@ def problems_of(told: Result, wanted: Wanted) -> Iterator[str]:
         yield from _of_answer(f"answers[{number}]", answer, wanted, told.bundle)
 
 
+def problems_of_join(told: Join) -> Iterator[str]:
+    """What no device can say of itself, a line each."""
+    yield from _outside("cores", told.cores, 1, 4096)
+    yield from _outside("memory_gib", told.memory_gib, 0, 1 << 20)
+    yield from _outside("touch", told.touch, 0, 4096)
+
+
 def _of_answer(at: str, told: Answer, wanted: Wanted, bundle: int) -> Iterator[str]:
     count = len(told.token_ids)
     yield from _outside(f"{at}.token_ids", count, 1, wanted.max_new_tokens)

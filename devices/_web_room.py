@@ -21,6 +21,7 @@ from edgekit.devices._web_messages import (
     Wanted,
     browser_of,
     problems_of,
+    problems_of_join,
     read,
 )
 from edgekit.devices._web_site import Refused, Said
@@ -92,6 +93,8 @@ class Room:
     def join(self, key: str, body: bytes) -> Said:
         """A browser begins, or its page was loaded again."""
         told = read(Join, body)
+        if problems := list(problems_of_join(told)):
+            raise Malformed("; ".join(problems))
         with self.lock:
             guest = self._find(key)
             if guest is not None:
@@ -259,12 +262,13 @@ def _at(guest: Guest) -> str:
 
 def _about(told: Join) -> dict[str, Any]:
     browser, system = browser_of(told.agent)
-    return {
+    found = {
         "browser": browser, "system": system, "model": one_line(told.model[:80]), "cores": told.cores,
         "memory_gib": told.memory_gib, "screen": one_line(told.screen[:40]), "touch_points": told.touch,
         "secure_context": told.secure, "isolated": told.isolated, "webgpu": told.webgpu,
         "user_agent": one_line(told.agent[:MOST_WORD]),
     }  # fmt: skip
+    return {name: value for name, value in found.items() if value not in ("", None)}
 
 
 def _named(told: Join) -> str:

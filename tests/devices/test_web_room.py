@@ -240,6 +240,23 @@ def test_another_bundle_than_its_turn_is_refused() -> None:
             one.beat(key, b'{"bundle": 0, "phase": "load", "done": 0, "total": 0}')
 
 
+@pytest.mark.parametrize("wrong", [{"cores": 0}, {"cores": 10**4000}, {"memory_gib": -1.0}, {"touch": -1}])
+def test_a_device_that_none_can_be_does_not_come_in(wrong: dict[str, Any]) -> None:
+    one, _ = room()
+    with pytest.raises(Refused) as refusal:
+        one.join("", json.dumps({"agent": AGENT, **wrong}).encode())
+    assert refusal.value.status == 400 and next(iter(wrong)) in str(refusal.value) and not one.guests
+
+
+def test_what_a_device_says_of_itself() -> None:
+    one, _ = room()
+    one.join("", json.dumps({"agent": AGENT, "cores": 8, "memory_gib": 8, "touch": 5, "secure": True}).encode())
+    assert one.guests[0].about == {
+        "browser": "Chrome 126", "system": "Android 14", "cores": 8, "memory_gib": 8.0, "touch_points": 5,
+        "secure_context": True, "isolated": False, "webgpu": False, "user_agent": AGENT,
+    }  # fmt: skip
+
+
 def test_a_name_cannot_write_to_the_terminal() -> None:
     one, _ = room()
     one.join("", json.dumps({"agent": AGENT, "model": "Pixel\u001b[2J\n9" + "x" * 5000}).encode())
