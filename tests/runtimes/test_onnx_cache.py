@@ -71,6 +71,7 @@ class Graph:
         out = self._logits(bound.inputs, whole[:, :, :length], state)
         bound.made = [buffer]
         if state is not None:
+            assert bound.outputs["present_conv.0"] == "cpu"  # else ONNX Runtime makes no such output
             bound.made.append(KeyValueCache._bound(state + 1))
         if bound.outputs["logits"] == "cpu":
             bound.made.append(KeyValueCache._bound(out))
@@ -159,6 +160,8 @@ def test_logits_are_the_callers_own() -> None:
     first = cache.run(feed(1))
     second = cache.run(feed(2))
     assert first[0, 0, 0] == 1 and second[0, 0, 0] == 2
+    two = cache.run(feed(3, 4))
+    assert two.shape == (1, 2, VOCABULARY) and two[0, :, 0].tolist() == [4, 4] and second[0, 0, 0] == 2
     assert _onnx_cache.FIRST == 256 and cache._values[0].shape() == [1, 2, 256, WIDTH]
 
 
