@@ -96,11 +96,6 @@ class Choice:
             )
         return cls(min(scored, key=lambda rate: (-scored[rate], rate)), tried)
 
-    @property
-    def at_the_end(self) -> bool:
-        """Whether a rate beyond those tried might be better."""
-        return self.rate in (min(self.tried), max(self.tried))
-
 
 @dataclass(frozen=True)
 class Tuning:
