@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -234,9 +234,12 @@ def test_what_else_it_could_is_asked_before_and_after(
 ) -> None:
     measure, right = measuring.evaluate_model, {"before": 4, "after": 2, "retention-before": 1, "retention-after": 3}
 
+    said: dict[str, Sequence[str]] = {}
+
     def scored(*given: Any, title: str, **settings: Any) -> Evaluation:
         """So many right ones at each measurement: a model of no weights to speak of is right about nothing."""
         found = measure(*given, title=title, **settings)
+        said[title.split()[-1]] = found.answers
         return dataclasses.replace(found, scores=(np.arange(found.n) < right[title.split()[-1]]).astype(float))
 
     monkeypatch.setattr(measuring, "evaluate_model", scored)
@@ -250,6 +253,7 @@ def test_what_else_it_could_is_asked_before_and_after(
     for when in ("before", "after"):
         kept = json.loads((reports / f"accuracy-retention-{when}.json").read_text())
         assert kept["ids"] == [f"o{row['id']}" for row in other[:5]]
+        assert kept["answers"] == list(said[f"retention-{when}"]) and len(kept["answers"]) == 5
         assert manifest["retention"][when] == sum(kept["scores"]) / 5 == {"before": 0.2, "after": 0.6}[when]
     assert manifest["retention"]["delta"] == pytest.approx(0.4) and manifest["accuracy"]["delta"] == -0.5
     assert not (folder / "runs/tiny/responses").exists()  # reference answers alone were learnt from
