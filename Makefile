@@ -59,7 +59,7 @@ test: lint types
 test-kotlin: $(STAMP)
 	$(BIN)/python -m pytest -m slow tests/apps/test_kotlin.py $(ARGS)
 
-# The library of iPhone apps: Swift's toolchain is fetched once, as a Debian of its own, where there is none (root, 2 GB).
+# The library of iPhone apps: Swift's toolchain is fetched once, as a Debian of its own, where there is none (root, 2.8 GB).
 test-swift: $(DEMO)
 	PYTHON=$(BIN)/python tests/apps/swift/run
 

@@ -20,7 +20,7 @@ SKIPS = 77
 @pytest.mark.matrix  # minutes of exports and of a compiler: `make test-swift`
 def test_the_library_and_its_answers(tmp_path: Path) -> None:
     work = os.environ.get("EDGEKIT_SWIFT_WORK", str(tmp_path))
-    # Fetching a toolchain is for `make test-swift`: 2 GB, and nothing that a test should do by itself.
+    # Fetching a toolchain is for `make test-swift`: 2.8 GB, and nothing that a test should do by itself.
     given = {**os.environ, "PYTHON": sys.executable, "EDGEKIT_SWIFT_WORK": work, "EDGEKIT_SWIFT_FETCH": "no"}
     done = subprocess.run([str(RUN)], env=given, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode == SKIPS:

@@ -1,7 +1,8 @@
 """What the Swift tests compare with, made by the Python code:  python tests/apps/swift/vectors.py FOLDER [BUNDLE...]
 
 FOLDER/core/              resizing, tokenizers, generation settings, sampling (tests/helpers/app_vectors.py), streaming
-FOLDER/bundles/NAME       a tiny checkpoint of every family, and the demo's student in four precisions, as ONNX
+FOLDER/bundles/NAME       a tiny checkpoint of every family, one with two heads of keys and values, and the demo's
+                          student in four precisions, as ONNX
 FOLDER/questions/NAME     questions of easy-VQA, and the ids that the bundle answers them by in Python
 FOLDER/gguf/NAME          the demo's student for llama.cpp, where llama-cpp-python is installed
 """
@@ -13,6 +14,7 @@ import random
 import shutil
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -27,6 +29,8 @@ from edgekit.runtimes.stream import TextStream
 
 PRECISIONS = ("fp32", "fp16", "int8", "int4")
 GGUF = ("fp16", "int8")
+HEADS = "smolvlm-heads"
+"""The other tiny ones have one head, whose place in a cache nobody can get wrong."""
 QUESTIONS = 40
 POSSESSIVE = LLAMA3.replace(r"\p{L}+|", r"\p{L}++|").replace(r"]?\p{L}", r"]?+\p{L}")
 
@@ -35,7 +39,7 @@ def main(folder: Path, names: list[str]) -> None:
     """Make what is not there yet."""
     if not (folder / "core").exists():
         core(folder / "core")
-    for name in names or [*NAMES, *(f"demo-{precision}" for precision in PRECISIONS)]:
+    for name in names or [*NAMES, HEADS, *(f"demo-{precision}" for precision in PRECISIONS)]:
         if not (folder / "bundles" / name).exists():
             bundle(folder, name)
     if find_spec("llama_cpp") and not names:
@@ -102,11 +106,13 @@ def streams() -> Iterator[dict[str, Any]]:
 
 def bundle(folder: Path, name: str) -> None:
     """A tiny checkpoint of a family in fp32, or the demo's student in a precision, and its answers to questions."""
-    from edgekit.demo.tiny import write_checkpoint
+    from edgekit.demo.tiny import TINY, write_checkpoint
 
     out = folder / "bundles" / name
-    if name in NAMES:
-        export("onnx", write_checkpoint(name, folder / "checkpoints" / name, seed=0), "fp32", out)
+    if not name.startswith("demo-"):
+        shape = replace(TINY, kv_heads=2) if name == HEADS else TINY
+        family = name.removesuffix("-heads")
+        export("onnx", write_checkpoint(family, folder / "checkpoints" / name, seed=0, shape=shape), "fp32", out)
         return
     export("onnx", "demo", name.removeprefix("demo-"), out)
     questions(folder, name)
