@@ -235,7 +235,7 @@ def test_newer_and_damaged_manifests(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="surprise: unknown key"):
         Bundle.load(folder)
     (folder / "manifest.json").write_text('{"schema_version"')
-    with pytest.raises(BundleError, match="damaged"):
+    with pytest.raises(BundleError, match=r"manifest\.json is damaged\."):
         Bundle.load(folder)
     (folder / "manifest.json").unlink()
     with pytest.raises(BundleError, match="is not a bundle"):
@@ -266,7 +266,7 @@ def test_no_pickles(tmp_path: Path) -> None:
     make_bundle(folder)
     (folder / "extra.pt").write_bytes(b"x")
     edit(folder, files={**files_of(folder), "extra.pt": {"bytes": 1, "sha256": "0" * 64}})
-    with pytest.raises(BundleError, match="pickle"):
+    with pytest.raises(BundleError, match=r"may not hold 'extra\.pt': loading a pickle"):
         Bundle.load(folder)
 
 

@@ -163,6 +163,8 @@ def test_a_change_of_medians() -> None:
     assert 1.35 < ratio < 1.65 and p < 1e-6
     assert median_change(rng.lognormal(0, 0.1, 40), old)[1] > 0.01
     assert median_change([2.0, 2.0], [2.0, 2.0]) == (1.0, 1.0) and median_change([4.0], [2.0]) == (2.0, 0.0)
+    # Their logarithms are whole, so that the resampled ones do not differ even by rounding.
+    assert median_change([1.0, 1.0], [1.0]) == (1.0, 1.0) and median_change([math.e], [1.0]) == (math.e, 0.0)
 
 
 def test_two_shares_as_published() -> None:
@@ -219,6 +221,8 @@ def test_the_same_samples_give_the_same_figures() -> None:
     assert score_interval(new) == score_interval(new, seed=0, level=0.95) != score_interval(new, seed=1)
     assert paired(new, old) == paired(new, old, draws=10_000, seed=0) != paired(new, old, seed=1)
     assert median_interval(new) == median_interval(new, draws=2000, seed=0) != median_interval(new, seed=1)
+    few = np.random.default_rng(5).random(20)  # of these one draw more makes a difference
+    assert median_interval(few) == median_interval(few, draws=2000) != median_interval(few, draws=2001)
     assert median_change(new, old) == median_change(new, old, draws=2000, seed=0) != median_change(new, old, seed=1)
 
 
