@@ -223,7 +223,8 @@ WIDER = [
     *((target, "smolvlm", shape, word) for target in ("coreml", "coreai") for shape in (ONE, NARROW)
       for word in ("int8", "int4") if (shape, word) != (ONE, "int4")),
     ("executorch", "qwen2_5_vl", ONE, "fp32"),
-    *((target, "qwen2_5_vl", NARROW, "fp32") for target in ("coreml", "executorch", "coreai")),
+    # Its heads are as wide as the model is by their number: none of another width.
+    *((target, "qwen2_5_vl", "24, grouped", "fp32") for target in ("coreml", "executorch", "coreai")),
 ]  # fmt: skip
 
 
