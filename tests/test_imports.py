@@ -103,6 +103,18 @@ def test_a_phone_that_tells_more(tmp_path: Path) -> None:
     assert old.self_test is None and old.origin == "r.json: iOS 26.1 (23B85), thermal nominal, battery 80 %"
 
 
+@pytest.mark.parametrize("told", ["FAILED: 2 of 221 checks", "answer 3: [5, 2] in place of [6, 2]"])
+@pytest.mark.parametrize("where", ["own", "extra"])
+def test_a_phone_whose_self_test_failed_is_a_failed_row(tmp_path: Path, where: str, told: str) -> None:
+    """Its speed is that of wrong answers; apps of schema 1 tell it among what is extra."""
+    named = {"self_test": told} if where == "own" else {"extra": {"self_test": told}}
+    (row,) = read(tmp_path, json.dumps({**PHONE, "schema_version": 2 if where == "own" else 1, **named}))
+    assert row.status == "failed" and row.reason == f"its self-test there: {told}" and row.self_test == told
+    for good in ("passed: 221 checks", "passed", "not run"):
+        (row,) = read(tmp_path, json.dumps({**PHONE, "extra": {"self_test": good}}))
+        assert row.status == "ok" and row.reason is None and row.self_test == good
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -104,17 +104,20 @@ def rows(text: str, source: str) -> list[Row]:
         key: float(np.median([getattr(run, key) for run in phone.runs]))
         for key in ("preprocess_ms", "image_encode_ms", "prefill_ms", "first_token_ms", "prompt_tokens")
     }
+    told = phone.self_test or phone.extra.get("self_test", "")  # there in files of schema 1
+    failed = None if told.startswith(("passed", "not run")) or not told else f"its self-test there: {told}"
     speeds = [1000 * run.prompt_tokens / run.prefill_ms for run in phone.runs if run.prefill_ms]
     return [
         Row(
             bundle=phone.bundle, name=phone.name, runtime=phone.runtime, target=phone.target,
-            precision=phone.precision, device=phone.device, status="ok", verified_by="imported",
+            precision=phone.precision, device=phone.device, status="failed" if failed else "ok",
+            reason=failed, verified_by="imported",
             origin=f"{source}: {', '.join(part for part in state if part)}", load_ms=phone.load_ms,
             ttft_ms=float(np.median(ttft)), ttft_ms_ci95=median_interval(ttft) if len(ttft) > 4 else None,
             prefill_tokens_per_s=float(np.median(speeds)) if speeds else None,
             decode_tokens_per_s=1000 / quantiles[0] if quantiles[0] else None,
             itl_ms_p50=quantiles[0], itl_ms_p95=quantiles[1], itl_ms_p99=quantiles[2],
-            peak_memory_bytes=phone.peak_memory_bytes, self_test=phone.self_test or None, **named,
+            peak_memory_bytes=phone.peak_memory_bytes, self_test=told or None, **named,
         )
     ]  # fmt: skip
 
