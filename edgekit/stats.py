@@ -248,8 +248,9 @@ def _bootstrap_means(values: NDArray[np.float64], draws: int, rng: np.random.Gen
 
 def _sign_flip_p(difference: NDArray[np.float64], draws: int, rng: np.random.Generator) -> float:
     observed = float(abs(difference.mean()))
-    hits: int = sum(
-        abs((difference * rng.choice((-1.0, 1.0), len(difference))).mean()) >= observed - 1e-15 for _ in range(draws)
+    hits = sum(  # of NumPy's truth values it would be NumPy's number, and no comparison of it JSON's true or false
+        bool(abs((difference * rng.choice((-1.0, 1.0), len(difference))).mean()) >= observed - 1e-15)
+        for _ in range(draws)
     )
     return (hits + 1) / (draws + 1)
 

@@ -102,6 +102,14 @@ def test_medians_as_scipy_has_them() -> None:
     assert abs(low - wanted.low) < 0.06 * width and abs(high - wanted.high) < 0.06 * width
 
 
+@pytest.mark.parametrize("step", [1.0, 0.25])
+def test_a_paired_p_value_is_pythons_own_number(step: float) -> None:
+    """By McNemar, and by permutation: what is compared with it goes into JSON."""
+    found = paired([step, 0.0, step], [0.0, 0.0, step], draws=20)
+    assert type(found.p_value) is float and type(found.p_value < 0.05) is bool
+    assert {type(one) for one in (found.delta, *found.ci95)} == {float}
+
+
 def test_paired_as_scipy_has_it() -> None:
     from scipy.stats import bootstrap, permutation_test
 
