@@ -518,7 +518,7 @@ class LLM:
 
         from edgekit.distill.batch import Prompts
 
-        positions = [idefics3.positions(ids, pixels.grids, self.processor.params)]
+        positions = [idefics3.FAMILY.positions(ids, pixels.grids, self.processor.params)]
         places = [list(range(len(pixels.grids)))]
         row = Prompts([ids], positions, torch.from_numpy(pixels.values), pixels.grids, places)
         (tokens,) = transformers.greedy(self.model, self.processor, row, params.max_tokens or 16)
