@@ -30,7 +30,8 @@ from edgekit.distill.resuming import drop_damaged, lacking
 from edgekit.distill.tuning import FOLDER, SEED_AFTER, Choice, Tuning, asked, check_rates, keep_asked
 from edgekit.errors import EdgekitError
 from edgekit.files import write_json, write_text
-from edgekit.recipe import Qad, Recipe, dump_recipe, load_recipe
+from edgekit.recipe import Qad, Recipe
+from edgekit.recipe_reading import dump_recipe, load_recipe
 from edgekit.stats import paired, score_interval
 from edgekit.workspace import Run
 

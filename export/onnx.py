@@ -23,9 +23,9 @@ from typing import Any
 import numpy as np
 
 from edgekit.bundle import Component, TensorSpec
-from edgekit.chat import read_chat_template
 from edgekit.errors import EdgekitError
 from edgekit.export import NO_OPTIONS, Options, Target, Written, vision_name
+from edgekit.export._transformers_js import name_processor
 from edgekit.export.onnx_attention import (
     drop_round_trips,
     drop_statistics,
@@ -45,9 +45,7 @@ from edgekit.export.onnx_precision import (
     part_of,
     store,
 )
-from edgekit.families import Split, VisionPart, read_optional_json
-from edgekit.files import write_json
-from edgekit.image_settings import read_image_processor
+from edgekit.families import Split, VisionPart
 from edgekit.precision import by_part, is_mixed
 from edgekit.processor import Inputs
 from edgekit.quantisation import ONNX as ONNX_SCHEMES
@@ -76,7 +74,7 @@ def write(
         The components by name, and the versions of the tools.
     """
     (folder / "onnx").mkdir()
-    _name_processor(folder)
+    name_processor(folder)
     words, components, tables = by_part(precision), {}, rotary_tables(split)
     feeds = calibration_feeds(split, calibration) if CALIBRATED & set(words.values()) else {}
     with _quiet():
@@ -102,21 +100,6 @@ def write(
             )
     name_shards(folder)
     return components, {package: version(package) for package in PACKAGES}
-
-
-def _name_processor(folder: Path) -> None:
-    """Put what transformers.js looks for where it looks for it.
-
-    It takes image settings and the processor's class from preprocessor_config.json alone, and the chat template from
-    tokenizer_config.json.
-    """
-    nested = read_optional_json(folder / "processor_config.json")
-    settings = read_image_processor(folder)
-    named = settings.get("processor_class") or nested.get("processor_class")
-    if named:
-        write_json(folder / "preprocessor_config.json", {**settings, "processor_class": named})
-    tokenizer = read_optional_json(folder / "tokenizer_config.json")
-    write_json(folder / "tokenizer_config.json", {**tokenizer, "chat_template": read_chat_template(folder)})
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,9 @@ from edgekit.cli import build
 from edgekit.devices import parse_address
 from edgekit.devices.predict import read_phone_file
 from edgekit.errors import EdgekitError, RecipeError
-from edgekit.recipe import Recipe, demo_recipe_path, load_recipe
+from edgekit.recipe import Recipe
 from edgekit.recipe_checks import _UNUSABLE, SCHEDULES
+from edgekit.recipe_reading import demo_recipe_path, load_recipe
 from edgekit.yaml_text import MOST_BYTES, read_yaml, write_yaml
 
 GOOD = """\

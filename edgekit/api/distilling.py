@@ -63,7 +63,8 @@ def init(
         EdgekitError: one is there already, or only some of the four are given.
     """
     from edgekit.files import write_text
-    from edgekit.recipe import Data, Export, Mask, Masters, Model, Recipe, demo_recipe_path, dump_recipe
+    from edgekit.recipe import Data, Export, Mask, Masters, Model, Recipe
+    from edgekit.recipe_reading import demo_recipe_path, dump_recipe
     from edgekit.workspace import RECIPE_NAME
 
     taught = arguments.models(teachers, "teachers")
@@ -138,7 +139,7 @@ def _workspace(folder: PathLike | None) -> Workspace:
 
 def _recipe(recipe: PathLike | None, place: Workspace, overrides: Overrides | None) -> tuple[Recipe, Path]:
     """The recipe a call means, and the folder that its relative names start from."""
-    from edgekit.recipe import demo_recipe_path, load_recipe
+    from edgekit.recipe_reading import demo_recipe_path, load_recipe
 
     path, built_in = _recipe_path(recipe, place)
     if recipe is None and not path.exists():
@@ -187,7 +188,7 @@ def ablate(
     """
     from edgekit.distill.ablate import Ablation
     from edgekit.distill.recommend import Start, settings_between
-    from edgekit.recipe import ablation_recipe_path, demo_recipe_path, load_recipe
+    from edgekit.recipe_reading import ablation_recipe_path, demo_recipe_path, load_recipe
 
     place, changed = _workspace(workspace), arguments.overrides(overrides)
     path, built_in = _recipe_path(recipe, place)
@@ -243,7 +244,7 @@ def probe(
     """
     from edgekit.checkpoint import resolve_checkpoint
     from edgekit.distill.probe import probe_checkpoint
-    from edgekit.recipe import demo_recipe_path, load_recipe
+    from edgekit.recipe_reading import demo_recipe_path, load_recipe
 
     place = _workspace(None)
     path = place.recipe_path if place.recipe_path.exists() else demo_recipe_path()

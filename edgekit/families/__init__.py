@@ -35,6 +35,11 @@ OUT_OF_REACH = {
     "export of such a tower has been tried."
 }
 """Model types that transformers knows and edgekit does not, and why."""
+TOWER_AND_PROJECTOR = {
+    "vision": ("model.vision_tower.", "model.multi_modal_projector."),
+    "language": ("model.language_model.",),
+}
+"""`Family.prefixes` of the families that transformers builds from a tower, a projector and a language model."""
 MOST_JSON_BYTES = 1 << 26
 """Of a file beside the weights; the index of the largest models has a few million."""
 

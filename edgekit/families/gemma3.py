@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from edgekit.errors import CheckpointError
-from edgekit.families import Family, Features, Grid, Pixels, Size, Split, fill_places
+from edgekit.families import TOWER_AND_PROJECTOR, Family, Features, Grid, Pixels, Size, Split, fill_places
 from edgekit.families.sizes import tiles_only
 from edgekit.image_settings import (
     Settings,
@@ -288,10 +288,7 @@ def _decoder(text_model: Any, lm_head: Any) -> tuple[nn.Module, nn.Module]:
 FAMILY = Family(
     name="gemma3",
     model_types=("gemma3",),
-    prefixes={
-        "vision": ("model.vision_tower.", "model.multi_modal_projector."),
-        "language": ("model.language_model.",),
-    },
+    prefixes=TOWER_AND_PROJECTOR,
     image_token=IMAGE,
     read_preprocessing=read_preprocessing,
     preprocess=preprocess,

@@ -16,6 +16,7 @@ from PIL import Image
 
 from edgekit.errors import CheckpointError
 from edgekit.families import (
+    TOWER_AND_PROJECTOR,
     Family,
     Features,
     Grid,
@@ -288,10 +289,7 @@ def split(model: PreTrainedModel, sizes: Sequence[Size] | None = None) -> Split:
 FAMILY = Family(
     name="internvl",
     model_types=("internvl",),
-    prefixes={
-        "vision": ("model.vision_tower.", "model.multi_modal_projector."),
-        "language": ("model.language_model.",),
-    },
+    prefixes=TOWER_AND_PROJECTOR,
     image_token=IMAGE,
     read_preprocessing=read_preprocessing,
     preprocess=preprocess,

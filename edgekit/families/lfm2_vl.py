@@ -18,6 +18,7 @@ from PIL import Image
 
 from edgekit.errors import EdgekitError
 from edgekit.families import (
+    TOWER_AND_PROJECTOR,
     CacheTensor,
     Family,
     Features,
@@ -353,10 +354,7 @@ def _vision_part(model: Any, size: Size) -> VisionPart:
 FAMILY = Family(
     name="lfm2_vl",
     model_types=("lfm2_vl",),
-    prefixes={
-        "vision": ("model.vision_tower.", "model.multi_modal_projector."),
-        "language": ("model.language_model.",),
-    },
+    prefixes=TOWER_AND_PROJECTOR,
     image_token=IMAGE,
     read_preprocessing=read_preprocessing,
     preprocess=preprocess,

@@ -19,7 +19,18 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from edgekit.errors import CheckpointError
-from edgekit.families import Family, Features, Grid, Pixels, Size, Split, fill_places, known_strategy, plain_positions
+from edgekit.families import (
+    TOWER_AND_PROJECTOR,
+    Family,
+    Features,
+    Grid,
+    Pixels,
+    Size,
+    Split,
+    fill_places,
+    known_strategy,
+    plain_positions,
+)
 from edgekit.families.qwen2_5_vl import CLIP_MEAN, CLIP_STD
 from edgekit.families.sizes import tiles_only
 from edgekit.image_settings import (
@@ -322,10 +333,7 @@ def split(model: PreTrainedModel, sizes: Sequence[Size] | None = None) -> Split:
 FAMILY = Family(
     name="llava_onevision",
     model_types=("llava_onevision",),
-    prefixes={
-        "vision": ("model.vision_tower.", "model.multi_modal_projector."),
-        "language": ("model.language_model.",),
-    },
+    prefixes=TOWER_AND_PROJECTOR,
     image_token=IMAGE,
     read_preprocessing=read_preprocessing,
     preprocess=preprocess,

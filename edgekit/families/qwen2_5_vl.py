@@ -18,8 +18,9 @@ from PIL import Image
 
 from edgekit.errors import CheckpointError, DataError, EdgekitError
 from edgekit.families import Family, Features, Grid, Pixels, Size, Split, fill_places
+from edgekit.families._qwen_clip import QWEN_PIECES, qwen_blocks, qwen_sizes
 from edgekit.families.sizes import fit_image
-from edgekit.gguf_layout import MmProj, vit
+from edgekit.gguf_layout import MmProj
 from edgekit.image_settings import (
     Settings,
     read_image_settings,
@@ -332,24 +333,6 @@ def mmproj(config: Mapping[str, Any], params: dict[str, Any]) -> MmProj:
 
 
 _LLAMA_WINDOW = 112
-QWEN_PIECES = ("<|vision_start|>", "<|vision_end|>")
-
-
-def qwen_blocks(rest: Mapping[str, str | tuple[str, ...]]) -> dict[str, str | tuple[str, ...]]:
-    """Names of a Qwen-VL tower's layers."""
-    return vit("model.visual.blocks", {"attn.proj": "attn_out", "norm1": "ln1", "norm2": "ln2", **rest})
-
-
-def qwen_sizes(vision: dict[str, Any], image_size: int) -> dict[str, int]:
-    """Sizes of a Qwen-VL tower; the picture size is for warming up, and for positions where it has some."""
-    return {
-        "image_size": image_size,
-        "patch_size": vision["patch_size"],
-        "embedding_length": vision["hidden_size"],
-        "feed_forward_length": vision["intermediate_size"],
-        "block_count": vision["depth"],
-        "attention.head_count": vision["num_heads"],
-    }
 
 
 def encode_images(model: PreTrainedModel, pixel_values: Tensor, grids: list[Grid]) -> Features:

@@ -8,7 +8,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from edgekit.families import Features, Grid, qwen2_5_vl
-from edgekit.families.qwen2_5_vl import IMAGE, QWEN_PIECES, qwen_blocks, qwen_sizes, rotary_sections
+from edgekit.families._qwen_clip import QWEN_PIECES, qwen_blocks, qwen_sizes
+from edgekit.families.qwen2_5_vl import IMAGE, rotary_sections
 from edgekit.gguf_layout import MmProj
 
 if TYPE_CHECKING:

@@ -32,7 +32,8 @@ from edgekit.errors import EdgekitError, MissingExtraError, RecipeError
 from edgekit.families import idefics3
 from edgekit.pictures import as_rgb
 from edgekit.processor import Processor
-from edgekit.recipe import GenData, Server, load_recipe, read_recipe
+from edgekit.recipe import GenData, Server
+from edgekit.recipe_reading import load_recipe, read_recipe
 
 SETTINGS = GenData(generator="openai", max_new_tokens=6)
 

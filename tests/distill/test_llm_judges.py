@@ -29,7 +29,8 @@ from edgekit.distill.questions import write_questions
 from edgekit.distill.verdicts import Case, Verdict, VerdictStore, read_verdict
 from edgekit.errors import DataError, RecipeError, ServerError
 from edgekit.processor import Processor
-from edgekit.recipe import Data, GenData, LlmJudge, Rewards, read_recipe
+from edgekit.recipe import Data, GenData, LlmJudge, Rewards
+from edgekit.recipe_reading import read_recipe
 
 # (request body, its number from 1) -> (status, body); text with status 200 becomes the content of one choice.
 Reply = Callable[[dict[str, Any], int], tuple[int, Any]]

@@ -32,7 +32,7 @@ from edgekit.distill.masking import (
 from edgekit.distill.masters import Pipeline
 from edgekit.errors import CheckpointError, RecipeError, StorageError
 from edgekit.families import idefics3
-from edgekit.recipe import ablation_recipe_path, load_recipe
+from edgekit.recipe_reading import ablation_recipe_path, load_recipe
 
 
 def test_threshold_of_a_hand_made_matrix() -> None:

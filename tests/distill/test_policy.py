@@ -28,7 +28,7 @@ from edgekit.distill.shards import open_shards
 from edgekit.distill.vocabulary import answer_terms, token_logps
 from edgekit.errors import RecipeError
 from edgekit.processor import Processor
-from edgekit.recipe import read_recipe
+from edgekit.recipe_reading import read_recipe
 
 NAN = math.nan
 GOOD = (1 / 3) / math.sqrt((2 * (1 / 3) ** 2 + (2 / 3) ** 2) / 2)

@@ -40,7 +40,8 @@ from edgekit.export.parity import TorchModules, follow
 from edgekit.families import idefics3
 from edgekit.processor import Processor
 from edgekit.quantisation import ONNX, Scheme
-from edgekit.recipe import Qad, load_recipe, read_recipe
+from edgekit.recipe import Qad
+from edgekit.recipe_reading import load_recipe, read_recipe
 from edgekit.schema import to_json
 from edgekit.workspace import Workspace
 

@@ -18,7 +18,7 @@ from edgekit.distill.objectives.jsd import jsd
 from edgekit.distill.policy import Measured, k3
 from edgekit.distill.responses import Used
 from edgekit.distill.rewards import distill_rewards, group_advantages
-from edgekit.recipe import ablation_recipe_path, load_recipe
+from edgekit.recipe_reading import ablation_recipe_path, load_recipe
 
 
 def test_jsd_by_hand() -> None:

@@ -341,7 +341,7 @@ def test_a_role_is_no_checkpoint() -> None:
 
 def test_the_recipe_of_the_experiment(tmp_path: Path) -> None:
     from edgekit.demo import recipe_named
-    from edgekit.recipe import load_recipe
+    from edgekit.recipe_reading import load_recipe
 
     path = recipe_named("demo:scenes")
     assert path is not None

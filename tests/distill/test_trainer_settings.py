@@ -19,7 +19,8 @@ from edgekit import api
 from edgekit.checkpoint import load_model
 from edgekit.distill import lora, qad, trackers, training
 from edgekit.errors import EdgekitError, RecipeError
-from edgekit.recipe import Lora, ablation_recipe_path, load_recipe
+from edgekit.recipe import Lora
+from edgekit.recipe_reading import ablation_recipe_path, load_recipe
 from edgekit.workspace import Run
 
 Distil = Callable[..., Path]

@@ -28,7 +28,7 @@ from edgekit.families import Split, idefics3
 from edgekit.families.merging import merge_images
 from edgekit.precision import by_part, canonical, folder_name, split_list
 from edgekit.processor import Processor
-from edgekit.recipe import demo_recipe_path, load_recipe
+from edgekit.recipe_reading import demo_recipe_path, load_recipe
 from edgekit.runtimes import _onnx_cache
 from edgekit.runtimes.onnxruntime import open_session
 
