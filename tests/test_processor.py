@@ -99,6 +99,7 @@ def test_prompt_ids_equal_the_hugging_face_processor(tiled: Path, tiny_checkpoin
         np.testing.assert_array_equal(ours.pixels.values, expected["pixel_values"][0])
 
 
+@pytest.mark.slow
 def test_a_tiled_picture_end_to_end(tiled: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
     from edgekit.export.bundling import export_checkpoint
     from edgekit.runtimes.verify import verify_bundle
