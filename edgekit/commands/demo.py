@@ -60,8 +60,8 @@ def train(
 ) -> None:
     """Train a demo model from scratch on easy-VQA's train split; about half an hour for the teacher on two cores.
 
-    Of the second built-in task, scenes, the teacher takes ten minutes on one core and the student one. The teacher's
-    first states at 60, 80 and 95 % of held-back questions are kept in the work folder, as far as it comes.
+    Of the second built-in task, scenes, the teacher takes about half an hour on one core and the student a minute. The
+    teacher's first states at 60, 80 and 95 % of held-back questions are kept in the work folder, as far as it comes.
 
     Example:  edgekit demo train student --out student
     Example:  edgekit demo train scenes:teacher --out scenes-teacher
