@@ -43,12 +43,11 @@ def read(cls: type[T], value: Any, problems: list[str], path: str = "") -> T | N
     if not isinstance(value, dict):
         problems.append(f"{path or 'the top level'}: expected a mapping, found {_kind(value)}")
         return None
-    fields = {key_of(field): field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    fields, hints = _shape_of(cls)
     before = len(problems)
     for key in itertools.islice((key for key in value if key not in fields), 2 * MOST_PROBLEMS):
         near = difflib.get_close_matches(str(key)[:MOST_SHOWN], fields, n=1, cutoff=0.5)
         problems.append(f"{_join(path, key)}: unknown key" + (f", did you mean {near[0]!r}?" if near else ""))
-    hints = typing.get_type_hints(cls)
     given: dict[str, Any] = {}
     for key, field in fields.items():
         if key in value:
@@ -121,6 +120,13 @@ def field_docs(cls: type[Any]) -> dict[str, str]:
             if isinstance(text, ast.Constant) and isinstance(text.value, str):
                 docs[node.target.id] = inspect.cleandoc(text.value)
     return docs
+
+
+@cache
+def _shape_of(cls: type[Any]) -> tuple[dict[str, dataclasses.Field[Any]], dict[str, Any]]:
+    """A dataclass's fields by key, and the types by name: once for a class, since a stranger's file may hold a hundred
+    thousand of them and their text is compiled anew at each asking."""
+    return {key_of(field): field for field in dataclasses.fields(cls)}, typing.get_type_hints(cls)
 
 
 def _read_value(hint: Any, value: Any, problems: list[str], path: str) -> Any:
