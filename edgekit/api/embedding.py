@@ -55,11 +55,11 @@ def app(
     known = {one: PLATFORMS.load(one) for one in chosen}
     for one, platform in known.items():
         check(one, platform, given)
-        check_place(one, places[one])
+        check_place(one, platform, places[one])
     plans = {one: platform.pieces(given) for one, platform in known.items()}
     if not dry_run:
         for one, pieces in plans.items():
-            write(one, pieces, places[one])
+            write(one, known[one], pieces, places[one])
     return [
         {
             "platform": one,

@@ -57,6 +57,8 @@ class Platform:
         larger: What to do with a larger one.
         pieces: The app's files by relative POSIX name.
         start: What to do next, as lines; {out} is the app's folder.
+        tools: Names of files and folders that a developer's tools put between an app's own, at any depth.
+        encrypted: Whether its apps download over https:// only.
     """
 
     targets: tuple[str, ...]
@@ -65,6 +67,8 @@ class Platform:
     larger: str
     pieces: Callable[[App], Mapping[str, Piece]]
     start: str
+    tools: tuple[str, ...] = ()
+    encrypted: bool = False
 
 
 PLATFORMS: Registry[Platform] = Registry("edgekit.apps", "platform", "Platform", "PLATFORM")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,23 +21,53 @@ from edgekit.visible import json_text
 
 MARK = ".edgekit-app.json"
 """Names an app's files with their hashes, so that what a developer changed is never overwritten."""
-OWN = ("node_modules/", "package-lock.json", "App.xcodeproj/xcuserdata/", "App.xcodeproj/project.xcworkspace/")
-"""What a developer's tools put beside them."""
 MODEL_TYPES = ("BPE",)
 NORMALIZERS = ("NFC", "NFD", "NFKC", "NFKD", "Prepend", "Replace", "Sequence")
 PRE_TOKENIZERS = ("ByteLevel", "Digits", "Split", "Sequence")
 DECODERS = ("ByteLevel", "ByteFallback", "Fuse", "Replace", "Strip", "Sequence")
 
 
-def sources(folder: Path, leave: tuple[str, ...] = ()) -> dict[str, Piece]:
+def sources(folder: Path, leave: tuple[str, ...] = (), tools: tuple[str, ...] = ()) -> dict[str, Piece]:
     """A platform's fixed files by name.
 
     Args:
         folder: Of the platform's sources.
-        leave: Names that are generated instead.
+        leave: Names that are generated instead, and folders (with a slash behind them) that this app does not need.
+        tools: As the platform names them.
     """
-    names = [name for name in tree_files(folder) if name not in leave and "node_modules/" not in f"/{name}"]
-    return {name: Piece(folder / name) for name in names}
+    folders = tuple(name for name in leave if name.endswith("/"))
+    return {
+        name: Piece(folder / name)
+        for name in _others(tree_files(folder), tools)
+        if name not in leave and not name.startswith(folders)
+    }
+
+
+def _others(names: Iterable[str], tools: tuple[str, ...]) -> list[str]:
+    """Names in which no tool's file or folder stands."""
+    return [name for name in names if not set(name.split("/")) & set(tools)]
+
+
+def about(app: App) -> dict[str, str]:
+    """What any text of an app may say of it, by name."""
+    manifest = app.bundle.manifest
+    return {
+        "NAME": app.name,
+        "BUNDLE_ID": app.bundle_id,
+        "BUNDLE": manifest.name,
+        "HASH": app.bundle.hash,
+        "SHORT": app.bundle.hash[:12],
+        "FAMILY": manifest.family,
+        "TARGET": manifest.target,
+        "PRECISION": manifest.precision.common,
+        "SIZE": f"{read_model(app.bundle)['bytes'] / 1e6:.1f} MB",
+        "EDGEKIT": __version__,
+    }
+
+
+def filled(file: Path, names: Mapping[str, str]) -> Piece:
+    """A text in which names between @ signs stand for something; what is put in is not read again."""
+    return Piece(data=re.sub(r"@([A-Z_]+)@", lambda one: names[one[1]], file.read_text(encoding="utf-8")).encode())
 
 
 def bundled(app: App) -> dict[str, Piece]:
@@ -113,6 +143,11 @@ def check(name: str, platform: Platform, app: App) -> None:
             fix=platform.larger,
         )
     _check_settings(app)
+    if platform.encrypted and app.model_url.startswith("http://"):
+        raise EdgekitError(
+            f"An app for {name} loads nothing from {app.model_url}: it is not encrypted.",
+            fix="Put the bundle on a server with https://, and name that with --model-url.",
+        )
 
 
 def _check_settings(app: App) -> None:
@@ -150,18 +185,19 @@ def _kinds(part: Any) -> list[str]:
     return [str(part.get("type")), *(kind for one in inner for kind in _kinds(one))]
 
 
-def write(name: str, pieces: Mapping[str, Piece], out: Path) -> None:
+def write(name: str, platform: Platform, pieces: Mapping[str, Piece], out: Path) -> None:
     """Write an app's folder, whole or not at all.
 
     Args:
         name: Of the platform.
+        platform: It.
         pieces: The files.
         out: A new folder, or one that this wrote and nobody changed.
     Raises:
         StorageError: it is another's, or was changed.
         NoSpaceError: there is no room.
     """
-    check_place(name, out)
+    check_place(name, platform, out)
     size = sum(piece.bytes for piece in pieces.values())
     with room_for(out, size, 2 * size), new_folder(out, replace=out.exists()) as folder:
         hashes = {}
@@ -177,7 +213,7 @@ def write(name: str, pieces: Mapping[str, Piece], out: Path) -> None:
         (folder / MARK).write_text(json.dumps(mark, indent=1) + "\n")
 
 
-def check_place(name: str, out: Path) -> None:
+def check_place(name: str, platform: Platform, out: Path) -> None:
     """Look whether an app may be written there.
 
     Raises:
@@ -195,8 +231,8 @@ def check_place(name: str, out: Path) -> None:
     files = mark.get("files")
     if mark.get("platform") != name or not isinstance(files, dict):
         raise StorageError(f"{out} holds an app for {mark.get('platform')!r}.", fix="Name another folder with --out.")
-    there = [one for one in tree_files(out) if one != MARK and not one.startswith(OWN)]
-    changed = [one for one in there if files.get(one) != sha256_file(out / one)]
+    there = _others(tree_files(out), platform.tools)
+    changed = [one for one in there if one != MARK and files.get(one) != sha256_file(out / one)]
     if changed:
         more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
         raise StorageError(

@@ -10,9 +10,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgekit import __version__
 from edgekit.apps import App, Piece, Platform
-from edgekit.apps._sources import bundled, read_model, sources
+from edgekit.apps._sources import about, bundled, filled, sources
 from edgekit.errors import EdgekitError
 
 SOURCES = Path(__file__).parent / "ios"
@@ -23,8 +22,8 @@ TEMPLATES = {
 }  # fmt: skip
 """Files with names between @ signs, and where they go; everything else is the same in every app."""
 PACKAGES = ("EdgekitONNX", "EdgekitLlama")
-BUILDS = (".build", ".swiftpm")
-"""What Swift leaves beside a package."""
+TOOLS = (".build", ".swiftpm", "xcuserdata", "project.xcworkspace")
+"""What Swift and Xcode leave."""
 RAN = "its answers are those of Python on Linux"
 TYPES = "its types were checked against stubs of what it uses; nothing of it was ever run"
 
@@ -65,38 +64,27 @@ def pieces(app: App) -> dict[str, Piece]:
     """The library, the adapter, the sample app, the project and the bundle.
 
     Raises:
-        EdgekitError: Xcode would read the name as a setting, or iOS does not load from the address.
+        EdgekitError: Xcode would read the name as a setting.
     """
     _check(app)
     adapter = ADAPTERS[app.bundle.manifest.target]
-    leave = tuple(name for name in PACKAGES if name != adapter.package)
-    fixed = {
-        name: piece
-        for name, piece in sources(SOURCES, leave=tuple(TEMPLATES)).items()
-        if name.split("/")[0] not in leave and not set(name.split("/")) & set(BUILDS)
-    }
+    others = tuple(f"{name}/" for name in PACKAGES if name != adapter.package)
+    fixed = sources(SOURCES, (*TEMPLATES, *others), TOOLS)
     names = _names(app, adapter)
-    written = {to: _filled((SOURCES / given).read_text(encoding="utf-8"), names) for given, to in TEMPLATES.items()}
-    model = {f"Model/{name}": piece for name, piece in bundled(app).items()}
-    return {**fixed, **{name: Piece(data=text.encode()) for name, text in written.items()}, **model}
+    written = {to: filled(SOURCES / given, names) for given, to in TEMPLATES.items()}
+    return {**fixed, **written, **{f"Model/{name}": piece for name, piece in bundled(app).items()}}
 
 
 def _check(app: App) -> None:
-    if re.search(r"\$[({]|@[A-Z]+@", app.name):
+    if re.search(r"\$[({]", app.name):
         raise EdgekitError(
-            f"{app.name!r} is no name for an app: Xcode fills in what stands in $(...), and this what stands in @...@.",
+            f"{app.name!r} is no name for an app: Xcode fills in what stands in $(...).",
             fix="Give another with --name.",
-        )
-    if app.model_url.startswith("http://"):
-        raise EdgekitError(
-            f"iOS loads nothing from {app.model_url}: it is not encrypted.",
-            fix="Put the bundle on a server with https://, and name that with --model-url.",
         )
 
 
 def _names(app: App, adapter: Adapter) -> dict[str, str]:
     """What stands for each name between @ signs."""
-    manifest = app.bundle.manifest
     where = (
         f"The model is downloaded from {app.model_url}: put the bundle's folder there, on a server that takes `Range`."
         " The app holds the files' hashes, and takes no others."
@@ -104,15 +92,8 @@ def _names(app: App, adapter: Adapter) -> dict[str, str]:
         else "The model lies in `Model/`, and is part of the app."
     )
     return {
-        "NAME": app.name,
+        **about(app),
         "QUOTED_NAME": quoted(app.name),
-        "BUNDLE_ID": app.bundle_id,
-        "BUNDLE": manifest.name,
-        "HASH": app.bundle.hash,
-        "SHORT": app.bundle.hash[:12],
-        "FAMILY": manifest.family,
-        "PRECISION": manifest.precision.common,
-        "SIZE": f"{read_model(app.bundle)['bytes'] / 1e6:.1f} MB",
         "DOWNLOADS": "true" if app.model_url else "false",
         "WHERE": where,
         "ADAPTER": adapter.module,
@@ -121,19 +102,12 @@ def _names(app: App, adapter: Adapter) -> dict[str, str]:
         "IOS": adapter.ios,
         "XCODE": adapter.needs,
         "RAN": adapter.ran,
-        "EDGEKIT": __version__,
     }
 
 
 def quoted(text: str) -> str:
     """A text as a literal of Swift and of a project file: in quotes, nothing in it read as code."""
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
-
-
-def _filled(text: str, names: dict[str, str]) -> str:
-    for name, value in names.items():
-        text = text.replace(f"@{name}@", value)
-    return text
 
 
 PLATFORM = Platform(
@@ -143,4 +117,6 @@ PLATFORM = Platform(
     larger="Let the app download it:  --model-url https://example.com/models/student",
     pieces=pieces,
     start="open {out}/App.xcodeproj    in Xcode, choose a team, run it, and press Run the self-test",
+    tools=TOOLS,
+    encrypted=True,
 )

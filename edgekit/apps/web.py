@@ -10,12 +10,13 @@ from typing import Any
 from edgekit import __version__
 from edgekit.apps import App, Piece, Platform
 from edgekit.apps._ort_web import ort_files
-from edgekit.apps._sources import bundled, context_of, read_model, sources
+from edgekit.apps._sources import about, bundled, context_of, filled, read_model, sources
 from edgekit.handover import MODEL
 from edgekit.visible import json_text
 
 SOURCES = Path(__file__).parent / "web"
 GENERATED = ("settings.js", "sw.js", "README.md")
+TOOLS = ("node_modules", "package-lock.json")
 VISIT = ("visit.html", "visit.js")
 """The page of `edgekit bench --device web`, which is no part of an app."""
 FAMILIES = ("gemma3", "idefics3", "internvl", "lfm2_vl", "llava_onevision", "qwen2_5_vl", "qwen3_vl")
@@ -29,14 +30,11 @@ def pieces(app: App) -> dict[str, Piece]:
     Raises:
         EdgekitError: onnxruntime-web is not there, and cannot be fetched.
     """
-    fixed = sources(SOURCES, leave=(*GENERATED, *VISIT))
+    fixed = sources(SOURCES, (*GENERATED, *VISIT), TOOLS)
     model = {f"model/{name}": piece for name, piece in bundled(app).items()}
-    written = {
-        "settings.js": _settings(app, model[f"model/{MODEL}"]),
-        "manifest.webmanifest": _manifest(app),
-        "README.md": _read_me(app),
-    }
+    written = {"settings.js": _settings(app, model[f"model/{MODEL}"]), "manifest.webmanifest": _manifest(app)}
     made = {name: Piece(data=text.encode()) for name, text in written.items()}
+    made["README.md"] = filled(SOURCES / "README.md", {**about(app), "WHERE": _where(app)})
     made["sw.js"] = Piece(data=_service_worker({**fixed, **made}).encode())
     runtime = {f"ort/{name}": Piece(path) for name, path in ort_files(app.ort).items()}
     return {**fixed, **made, **runtime, **model}
@@ -87,21 +85,13 @@ def _service_worker(files: dict[str, Piece]) -> str:
     return text.replace("@VERSION@", f"edgekit-{digest[:16]}").replace("const FILES = [];", f"const FILES = {listed};")
 
 
-def _read_me(app: App) -> str:
-    manifest = app.bundle.manifest
-    text = (SOURCES / "README.md").read_text(encoding="utf-8")
-    where = (
+def _where(app: App) -> str:
+    return (
         f"It is downloaded from {app.model_url}: put the bundle's folder there, with an"
         " `Access-Control-Allow-Origin` header if that is another host; `Range` requests let a download go on."
         if app.model_url
         else "It lies in `model/`, and is served with the page."
     )
-    size = f"{read_model(app.bundle)['bytes'] / 1e6:.1f} MB"
-    names = {"NAME": app.name, "BUNDLE": manifest.name, "HASH": app.bundle.hash[:12], "FAMILY": manifest.family}
-    names |= {"PRECISION": manifest.precision.common, "WHERE": where, "SIZE": size, "EDGEKIT": __version__}
-    for name, value in names.items():
-        text = text.replace(f"@{name}@", value)
-    return text
 
 
 PLATFORM = Platform(
@@ -112,4 +102,5 @@ PLATFORM = Platform(
     "a model that is only downloaded, with --model-url, has the same limit.",
     pieces=pieces,
     start="cd {out} && python3 -m http.server 8000    then open http://localhost:8000/",
+    tools=TOOLS,
 )

@@ -13,7 +13,7 @@ from edgekit.console import print_json, print_text
 def command(
     bundle: Annotated[Path, typer.Argument(help="Folder of a bundle.")],
     out: Annotated[Path, typer.Option(help="Folder of the app; of several platforms, one for each in it.")],
-    platform: Annotated[str, typer.Option(help="Platforms, with commas: web, ios.")] = "web",
+    platform: Annotated[str, typer.Option(help="Platforms, with commas: web, ios, android.")] = "web",
     name: Annotated[
         str | None, typer.Option(help="The app's name; the bundle's by default.", show_default=False)
     ] = None,

@@ -1,4 +1,4 @@
-"""The Android app's manifest and resources, built by aapt into a package that is aligned, signed and inspected."""
+"""An Android app's manifest, resources and assets, built by aapt into a package that is aligned, signed, inspected."""
 
 from __future__ import annotations
 
@@ -11,24 +11,26 @@ from pathlib import Path
 import kotlin_library as kotlin
 import pytest
 
+from edgekit import api
+
 FRAMEWORK = Path("/usr/share/android-framework-res/framework-res.apk")  # Debian's, of Android 10
 APP = kotlin.ANDROID / "app" / "src" / "main"
+NAME = "Ask \"it\" \\u0041 & 'co' <b> @string/x %s %d ?y"
 
 
 @pytest.fixture(scope="module")
-def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An APK of all but the code."""
+def package(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An APK of all of an app but the code, and app/ with its sources."""
     if shutil.which("aapt") is None or not FRAMEWORK.exists():
         pytest.skip("aapt and android-framework-res are not installed")
     folder = tmp_path_factory.mktemp("apk")
-    model = folder / "assets" / "bundle" / "onnx" / "decoder.onnx"
-    model.parent.mkdir(parents=True)
-    model.write_bytes(bytes(5000))
-    manifest = (APP / "AndroidManifest.xml").read_text().replace("${applicationId}", "org.example.edgekit")
+    api.app(tiny_bundle, platforms="android", out=folder / "app", name=NAME)
+    main = folder / "app/app/src/main"
+    manifest = (main / "AndroidManifest.xml").read_text().replace("${applicationId}", "org.example.edgekit")
     (folder / "AndroidManifest.xml").write_text(manifest.replace("<manifest ", '<manifest package="edgekit.app" '))
     (folder / "gen").mkdir()
-    command = ["aapt", "package", "-f", "-m", "-M", folder / "AndroidManifest.xml", "-S", APP / "res", "-I", FRAMEWORK]
-    command += ["-A", folder / "assets", "--min-sdk-version", "29", "--target-sdk-version", "36", "-0", "onnx"]
+    command = ["aapt", "package", "-f", "-m", "-M", folder / "AndroidManifest.xml", "-S", main / "res", "-I", FRAMEWORK]
+    command += ["-A", main / "assets", "--min-sdk-version", "29", "--target-sdk-version", "36", "-0", "onnx"]
     run([*command, "-J", folder / "gen", "-F", folder / "app.apk"])
     return folder
 
@@ -43,15 +45,20 @@ def test_manifest_and_resources_build(package: Path) -> None:
     said = run(["aapt", "dump", "badging", package / "app.apk"])
     assert "launchable-activity: name='edgekit.app.MainActivity'" in said
     assert re.findall(r"uses-permission: name='([^']*)'", said) == ["android.permission.INTERNET"]
-    assert "application-label:'Edgekit'" in said
+    texts = run(["aapt", "dump", "strings", package / "app.apk"])
+    assert NAME in re.findall(r"^String #\d+: (.*)$", texts, re.MULTILINE)
 
 
-def test_model_files_lie_in_it_unpacked(package: Path) -> None:
+def test_the_bundle_lies_in_it_whole_and_its_model_unpacked(package: Path) -> None:
+    """aapt leaves out names that it takes for a tool's."""
+    assets = package / "app/app/src/main/assets"
     with zipfile.ZipFile(package / "app.apk") as archive:
-        model = archive.getinfo("assets/bundle/onnx/decoder.onnx")
-    assert model.compress_type == zipfile.ZIP_STORED
-    gradle = (kotlin.ANDROID / "app" / "build.gradle.kts").read_text()
-    assert re.search(r'noCompress \+= listOf\("onnx", "onnx_data", "pte"', gradle)
+        for file in assets.rglob("*"):
+            if file.is_file():
+                found = archive.getinfo(f"assets/{file.relative_to(assets).as_posix()}")
+                assert archive.read(found) == file.read_bytes(), file
+                assert file.suffix != ".onnx" or found.compress_type == zipfile.ZIP_STORED
+        assert len([one for one in archive.namelist() if one.endswith(".onnx")]) == 3
 
 
 def test_the_app_uses_the_texts_that_there_are(package: Path) -> None:

@@ -13,7 +13,16 @@ android {
         versionCode = 1
         versionName = "1.0"
     }
-    sourceSets["main"].kotlin.srcDir("src/${providers.gradleProperty("edgekit.target").get()}/kotlin")
+    sourceSets.named("main") {
+        kotlin.directories += "src/${providers.gradleProperty("edgekit.target").get()}/kotlin"
+    }
+    compileOptions {
+        sourceCompatibility = JavaVersion.VERSION_17
+        targetCompatibility = JavaVersion.VERSION_17
+    }
+    buildFeatures {
+        compose = true
+    }
     androidResources {
         // Stored as they are: packed model files would be unpacked in memory to be read.
         noCompress += listOf("onnx", "onnx_data", "pte", "gguf", "rgb")

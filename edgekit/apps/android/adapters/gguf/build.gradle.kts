@@ -21,6 +21,10 @@ android {
             path = file("src/main/cpp/CMakeLists.txt")
         }
     }
+    compileOptions {
+        sourceCompatibility = JavaVersion.VERSION_17
+        targetCompatibility = JavaVersion.VERSION_17
+    }
 }
 
 dependencies {

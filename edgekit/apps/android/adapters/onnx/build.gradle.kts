@@ -8,6 +8,10 @@ android {
     defaultConfig {
         minSdk = 29
     }
+    compileOptions {
+        sourceCompatibility = JavaVersion.VERSION_17
+        targetCompatibility = JavaVersion.VERSION_17
+    }
 }
 
 dependencies {
