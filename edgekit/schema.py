@@ -43,7 +43,7 @@ def read(cls: type[T], value: Any, problems: list[str], path: str = "") -> T | N
     if not isinstance(value, dict):
         problems.append(f"{path or 'the top level'}: expected a mapping, found {_kind(value)}")
         return None
-    fields, hints = _shape_of(cls)
+    fields, hints = _shape_of(typing.cast(Any, cls))  # mypy does not take a type[T] for hashable
     before = len(problems)
     for key in itertools.islice((key for key in value if key not in fields), 2 * MOST_PROBLEMS):
         near = difflib.get_close_matches(str(key)[:MOST_SHOWN], fields, n=1, cutoff=0.5)
