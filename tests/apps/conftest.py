@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -43,7 +44,11 @@ def demo_bundle(tmp_path_factory: pytest.TempPathFactory, demo_questions: list[S
 
 @pytest.fixture(scope="session")
 def family_bundle(tmp_path_factory: pytest.TempPathFactory, tiny_of: Callable[..., Path]) -> Callable[[str], Path]:
-    """`family_bundle(family)`: a tiny random model of that family as an ONNX bundle, made once."""
+    """`family_bundle(family)`: a tiny random model of that family as an ONNX bundle, made once.
+
+    With "-heads" behind it the model has two heads of keys and values, which have places in a cache.
+    """
+    from edgekit.demo.tiny import TINY
     from edgekit.export.bundling import export_checkpoint
     from edgekit.runtimes.golden import golden_answers
 
@@ -51,8 +56,10 @@ def family_bundle(tmp_path_factory: pytest.TempPathFactory, tiny_of: Callable[..
 
     def make(family: str) -> Path:
         if not (folder / family).exists():
+            name, heads = family.removesuffix("-heads"), family.endswith("-heads")
+            checkpoint = tiny_of(name, shape=replace(TINY, kv_heads=2)) if heads else tiny_of(name)
             export_checkpoint(
-                tiny_of(family), "onnx", "fp32", folder / family, sizes=SIZES.get(family), prompts=4,
+                checkpoint, "onnx", "fp32", folder / family, sizes=SIZES.get(name), prompts=4,
                 answers=golden_answers,
             )  # fmt: skip
         return folder / family

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import random
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from edgekit.runtimes.sampling import Sampling, shares
 
 QWEN = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 LLAMA3 = QWEN.replace(r"\p{N}|", r"\p{N}{1,3}|")
+POSSESSIVE = LLAMA3.replace(r"\p{L}+|", r"\p{L}++|").replace(r"]?\p{L}", r"]?+\p{L}")
 TEXTS = (
     "", " ", "what is there?", "  What's  THAT'S it'Ll 'ſ ok", "12345 678", "a\u00a0b\u2003c\u0085d\ufeffe\u180ef",
     "tab\tnew\r\n\r\n  x", "naïve café e\u0301 ﬁ Å", "日本語のテキスト、です。",
@@ -53,18 +54,13 @@ SIZES += [
 ]  # at the edges of what decides the order
 
 
-def write_vectors(folder: Path, more: Mapping[str, Callable[[], Tokenizer]] | None = None) -> Path:
-    """All of them: resize.json, rules.json, shares.json, tokenizers/NAME, refused/WORD.json.
-
-    Args:
-        folder: Where to; made.
-        more: Tokenizers beside those that all libraries are tested by.
-    """
+def write_vectors(folder: Path) -> Path:
+    """All of them in a new folder: resize.json, rules.json, shares.json, tokenizers/NAME, refused/WORD.json."""
     folder.mkdir(parents=True, exist_ok=True)
     _write(folder / "resize.json", {"cases": list(_resizes(folder))})
     _write(folder / "rules.json", {"cases": list(_rules())})
     _write(folder / "shares.json", {"cases": list(_shares())})
-    for name, make in {**TOKENIZERS, **(more or {})}.items():
+    for name, make in TOKENIZERS.items():
         _tokenizer(make(), folder / "tokenizers" / name)
     _refused(folder / "refused")
     return folder
@@ -225,6 +221,13 @@ def _splits() -> Tokenizer:
     return trained(tokenizer)
 
 
+def _prefix() -> Tokenizer:
+    """One that puts a space before each text."""
+    tokenizer = byte_level(None)
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    return trained(tokenizer)
+
+
 TOKENIZERS: dict[str, Callable[[], Tokenizer]] = {
     "gpt2": lambda: trained(byte_level(None)),
     "smollm2": _smollm2,
@@ -232,6 +235,8 @@ TOKENIZERS: dict[str, Callable[[], Tokenizer]] = {
     "llama3": lambda: trained(byte_level(LLAMA3, ignore_merges=True)),
     "gemma": _gemma,
     "splits": _splits,
+    "prefix": _prefix,
+    "possessive": lambda: trained(byte_level(POSSESSIVE)),
 }
 
 

@@ -15,14 +15,12 @@ import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from app_vectors import LLAMA3, byte_level, trained, write_vectors
-from tokenizers import Tokenizer, pre_tokenizers
+from app_vectors import write_vectors
 
 from edgekit.demo.tiny import NAMES
 from edgekit.runtimes.stream import TextStream
@@ -32,7 +30,6 @@ GGUF = ("fp16", "int8")
 HEADS = "smolvlm-heads"
 """The other tiny ones have one head, whose place in a cache nobody can get wrong."""
 QUESTIONS = 40
-POSSESSIVE = LLAMA3.replace(r"\p{L}+|", r"\p{L}++|").replace(r"]?\p{L}", r"]?+\p{L}")
 
 
 def main(folder: Path, names: list[str]) -> None:
@@ -55,21 +52,9 @@ def core(folder: Path) -> None:
     """Write what needs no bundle, whole or not at all."""
     part = folder.with_name("core.part")
     shutil.rmtree(part, ignore_errors=True)
-    write_vectors(part, {"prefix": prefix, "possessive": partial(made, POSSESSIVE)})
+    write_vectors(part)
     (part / "streams.json").write_text(json.dumps({"cases": list(streams())}))
     part.rename(folder)
-
-
-def made(pattern: str) -> Tokenizer:
-    """A byte-level tokenizer that cuts by a pattern."""
-    return trained(byte_level(pattern))
-
-
-def prefix() -> Tokenizer:
-    """One that puts a space before each text."""
-    tokenizer = byte_level(None)
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
-    return trained(tokenizer)
 
 
 def streams() -> Iterator[dict[str, Any]]:

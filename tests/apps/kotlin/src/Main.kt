@@ -66,13 +66,14 @@ fun main(args: Array<String>) {
         "units" -> units(results, File(args[1]))
         "vectors" -> vectors(results, File(args[1]))
         "bundles" -> args.drop(1).forEach { bundle(results, Bundle(File(it))) }
+        "caches" -> args.drop(1).forEach { results.check(it) { caches(results, Bundle(File(it))).let { "" } } }
         "answers" -> answers(results, File(args[1]), args.drop(2).map { Bundle(File(it)) })
         "bench" -> results.check("bench") {
             bench(Bundle(File(args[1])), File(args[2]))
             ""
         }
         else -> results.failed.add(
-            "say units FOLDER, vectors FOLDER, bundles BUNDLE..., answers QUESTIONS BUNDLE... or bench BUNDLE FILE",
+            "say units FOLDER, vectors FOLDER, bundles BUNDLE..., caches BUNDLE..., answers QUESTIONS BUNDLE... or bench BUNDLE FILE",
         )
     }
     results.finish()

@@ -11,6 +11,7 @@ import edgekit.text.Prompt
 import edgekit.text.TextStream
 import edgekit.text.Turn
 import edgekit.text.compilePattern
+import edgekit.text.decodeUtf8
 import edgekit.text.fillPlaces
 import edgekit.text.strip
 import edgekit.text.wellFormed
@@ -72,6 +73,15 @@ private fun texts(results: Results) {
     results.equal("no stop string after all", pieces(listOf("STOP"), 3, 6, 1), listOf(". ", "", "STOYe", ""))
     results.equal("half a character held back", pieces(emptyList(), 1, 5, 5), listOf("Ye", "", "é", ""))
     results.equal("Python's white space", strip("\u001c\u0085\u3000a\ufeff\u2007 "), "a\ufeff")
+    // As Python's bytes.decode("utf-8", "replace"): 1 stands for U+FFFD.
+    for ((hex, wanted) in listOf(
+        "61c3a9e28282f09f98802e" to "aé₂😀.", "eda080" to "111", "f09f98" to "1", "f08080" to "111", "c080" to "11",
+        "e28241" to "1A", "f4908080" to "1111", "f5" to "1", "e2" to "1", "80ff41" to "11A", "f09f98f09f9880" to "1😀",
+        "e0a0" to "1", "e080" to "11", "f48fbfbf" to "\udbff\udfff", "edbfbf" to "111", "c3c3a9" to "1é",
+    )) {
+        val bytes = hex.chunked(2).map { it.toInt(16).toByte() }.toByteArray()
+        results.equal("utf-8 of $hex", decodeUtf8(bytes), wanted.replace('1', '\ufffd'))
+    }
     results.equal("half a surrogate pair", wellFormed("a\ud83d\ud83d\ude00\ude00"), "a\ufffd😀\ufffd")
     results.equal(
         "White_Space has U+0085, not U+FEFF or U+001C",
@@ -79,9 +89,10 @@ private fun texts(results: Results) {
         2,
     )
     results.equal("a class of negatives", compilePattern("[^\\s\\p{L}-]+").toRegex().find("ab-12 c")?.value, "12")
-    for (bad in listOf("a++", "(?>a)", "^a", "\\b", "[a&&b]", "[[:alpha:]]", "\\p{Han}", "(?i:[a])", "(a")) {
+    for (bad in listOf("a{2}+", "(?>a)", "^a", "\\b", "[a&&b]", "[[:alpha:]]", "\\p{Han}", "(?i:[a])", "(a")) {
         results.refused("pattern $bad", "not supported", { compilePattern(bad) })
     }
+    results.equal("a possessive quantifier gives nothing back", compilePattern("a++a").toRegex().find("aaa")?.value, null)
     results.equal("fill places", fillPlaces("a<i>b<i>", "<i>", listOf("1", "2")), "a1b2")
     results.refused(
         "a literal place",

@@ -3,12 +3,17 @@
 package androidx.work
 
 import android.content.Context
+import kotlinx.coroutines.flow.Flow
 
 /** https://developer.android.com/reference/kotlin/androidx/work, WorkerParameters */
 class WorkerParameters
 
 /** https://developer.android.com/reference/kotlin/androidx/work, Data */
-class Data
+class Data {
+    fun getLong(key: String, defaultValue: Long): Long = TODO()
+
+    fun getString(key: String): String? = TODO()
+}
 
 /** https://developer.android.com/reference/kotlin/androidx/work, package-summary#workDataOf(kotlin.Array) */
 fun workDataOf(vararg pairs: Pair<String, Any?>): Data = TODO()
@@ -66,9 +71,41 @@ inline fun <reified W : ListenableWorker> OneTimeWorkRequestBuilder(): OneTimeWo
 /** https://developer.android.com/reference/kotlin/androidx/work, ExistingWorkPolicy */
 enum class ExistingWorkPolicy { KEEP }
 
+/** https://developer.android.com/reference/kotlin/androidx/work, Operation */
+interface Operation {
+    /** https://developer.android.com/reference/kotlin/androidx/work, Operation.State */
+    abstract class State {
+        /** https://developer.android.com/reference/kotlin/androidx/work, Operation.State.SUCCESS */
+        class SUCCESS : State()
+    }
+}
+
+/** https://developer.android.com/reference/kotlin/androidx/work, package-summary#(androidx.work.Operation).await() */
+suspend inline fun Operation.await(): Operation.State.SUCCESS = TODO()
+
+/** https://developer.android.com/reference/kotlin/androidx/work, WorkInfo */
+class WorkInfo {
+    val state: State get() = TODO()
+    val outputData: Data get() = TODO()
+    val progress: Data get() = TODO()
+
+    /** https://developer.android.com/reference/kotlin/androidx/work, WorkInfo.State */
+    enum class State {
+        SUCCEEDED;
+
+        val isFinished: Boolean get() = TODO()
+    }
+}
+
 /** https://developer.android.com/reference/kotlin/androidx/work, WorkManager */
 abstract class WorkManager {
-    fun enqueueUniqueWork(uniqueWorkName: String, existingWorkPolicy: ExistingWorkPolicy, request: OneTimeWorkRequest): Any = TODO()
+    fun enqueueUniqueWork(
+        uniqueWorkName: String, existingWorkPolicy: ExistingWorkPolicy, request: OneTimeWorkRequest,
+    ): Operation = TODO()
+
+    fun getWorkInfosForUniqueWorkFlow(uniqueWorkName: String): Flow<List<WorkInfo>> = TODO()
+
+    fun cancelUniqueWork(uniqueWorkName: String): Operation = TODO()
 
     companion object {
         @JvmStatic fun getInstance(context: Context): WorkManager = TODO()

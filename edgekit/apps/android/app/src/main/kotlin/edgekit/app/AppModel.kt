@@ -16,6 +16,7 @@ import edgekit.check.Report
 import edgekit.loop.Event
 import edgekit.loop.Options
 import edgekit.pixels.Picture
+import edgekit.store.OnBytes
 import kotlinx.coroutines.CancellationException
 import kotlinx.coroutines.Dispatchers
 import kotlinx.coroutines.Job
@@ -87,26 +88,29 @@ class AppModel(application: Application) : AndroidViewModel(application) {
         job?.cancel()
     }
 
-    fun selfTest() = work("Testing") {
+    fun selfTest() = work("Testing") { test() }
+
+    private suspend fun test(): Report {
         val found = loaded().selfTest(DevicePictures) { done, all -> status = "Testing: $done of $all" }
         report = found
-        checks = listOf(selfTestResult()) + found.failed.map { "${it.name}: ${it.detail}" }
+        checks = listOf(found.summary) + found.checks.filter { it.detail.isNotEmpty() }.map { "${it.name}: ${it.detail}" }
+        return found
     }
 
-    private fun selfTestResult(): String = report?.let { found ->
-        if (found.passed) "passed: ${found.checks.size} checks" else "FAILED: ${found.failed.size} of ${found.checks.size} checks"
-    } ?: "not run"
-
-    /** Measure, and write the file that `edgekit bench --import` reads. */
+    /** Measure, and write the file that `edgekit bench --import` reads; a device is tested before it is measured. */
     fun bench() = work("Measuring") {
+        val tested = report ?: test()
         val own = loaded()
         val manifest = own.bundle.manifest
-        val names = BenchNames(constants.bundleHash, manifest.name, RUNTIME, manifest.target, manifest.precision)
+        val names = BenchNames(
+            constants.bundleHash, manifest.name, RUNTIME, manifest.target, manifest.precision, loadMs, goodThreads(),
+            tested.summary,
+        )
+        val before = deviceState(getApplication())
         val json = own.alone { session ->
             val bench = Bench(session, Golden(own.bundle), DevicePictures)
             bench.run(4) { done, all -> status = "Measuring: $done of $all" }
-            val extra = mapOf("threads" to goodThreads().toString(), "self_test" to selfTestResult())
-            bench.phoneJson(names, deviceState(getApplication()), loadMs, extra) to bench.tokensPerSecond
+            bench.phoneJson(names, before, deviceState(getApplication())) to bench.tokensPerSecond
         }
         File(getApplication<Application>().filesDir, "edgekit-phone.json").writeText(json.first)
         results = json.first
@@ -115,9 +119,12 @@ class AppModel(application: Application) : AndroidViewModel(application) {
 
     private suspend fun loaded(): VisionModel {
         model?.let { return it }
-        val bundle = withContext(Dispatchers.IO) {
-            Models(getApplication(), constants).fetch { done, all -> status = "Loading: ${done shr 20} of ${all shr 20} MB" }
+        val onBytes: OnBytes = { done, all -> status = "Loading: ${done shr 20} of ${all shr 20} MB" }
+        val models = Models(getApplication(), constants)
+        if (constants.downloads && withContext(Dispatchers.IO) { models.find() } == null) {
+            DownloadWorker.download(getApplication(), wifiOnly = false, onBytes)
         }
+        val bundle = withContext(Dispatchers.IO) { models.fetch(onBytes) }
         val started = System.nanoTime()
         return openModel(bundle, goodThreads(), constants.context).also {
             loadMs = (System.nanoTime() - started) / 1e6

@@ -22,6 +22,7 @@ fun deviceState(context: Context): DeviceState {
         battery = battery.getIntProperty(BatteryManager.BATTERY_PROPERTY_CAPACITY).takeIf { it in 0..100 }?.toDouble(),
         lowPower = power.isPowerSaveMode,
         memory = memory("VmHWM"),
+        memoryBy = "VmHWM of /proc/self/status",
     )
 }
 

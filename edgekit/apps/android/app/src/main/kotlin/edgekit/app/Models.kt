@@ -16,11 +16,12 @@ class Models(private val context: Context, private val constants: Constants) {
     private val store = ModelStore(root)
     private val json by lazy { context.assets.open("bundle/app/model.json").use { it.readBytes() } }
 
+    /** The bundle, where it is here already. */
+    fun find(): Bundle? = store.find(sha256(json))
+
     /** Have the bundle here. Blocks; told of bytes as they come. */
-    fun fetch(onBytes: OnBytes): Bundle {
-        if (constants.downloads) return store.fetch(json, onBytes = onBytes)
-        return store.find(sha256(json)) ?: unpack(onBytes)
-    }
+    fun fetch(onBytes: OnBytes): Bundle =
+        if (constants.downloads) store.fetch(json, onBytes = onBytes) else find() ?: unpack(onBytes)
 
     private fun unpack(onBytes: OnBytes): Bundle {
         val folder = File(root, sha256(json))

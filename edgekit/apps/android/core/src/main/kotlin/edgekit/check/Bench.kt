@@ -9,8 +9,9 @@ import edgekit.loop.answer
  * What of a device goes into the file, as docs/bench.md of edgekit says it.
  *
  * @property device Model as its maker calls it.
- * @property thermal As the system names it; read before and after.
+ * @property thermal As the system names it.
  * @property memory Peak of the app, bytes.
+ * @property memoryBy What told it.
  */
 class DeviceState(
     val device: String,
@@ -20,6 +21,7 @@ class DeviceState(
     val battery: Double?,
     val lowPower: Boolean?,
     val memory: Long?,
+    val memoryBy: String = "",
 )
 
 /** Times a bundle's own golden questions. */
@@ -49,18 +51,17 @@ class Bench(private val session: Session, private val golden: Golden, private va
     /**
      * The results as edgekit reads them: `edgekit bench --import FILE`.
      *
-     * @param names What it is of; the hash of the bundle is one that `edgekit app` puts into the app.
-     * @param loadMs Loading the model.
-     * @param extra Whatever else is to be told, such as threads and the self-test's result.
+     * @param names What it is of.
+     * @param before The device before `run`; `after`: as it is now.
      */
-    fun phoneJson(names: BenchNames, state: DeviceState, loadMs: Double, extra: Map<String, String>): String =
-        writeJson(
+    fun phoneJson(names: BenchNames, before: DeviceState, after: DeviceState): String = writeJson(
         linkedMapOf(
-            "format" to "edgekit-phone", "schema_version" to 1L, "bundle" to names.bundle, "name" to names.name,
-            "runtime" to names.runtime, "target" to names.target, "precision" to names.precision, "device" to state.device,
-            "os" to state.os, "thermal_state" to state.thermal, "battery_percent" to state.battery,
-            "low_power_mode" to state.lowPower, "load_ms" to loadMs, "peak_memory_bytes" to state.memory, "app" to state.app,
-            "extra" to extra, "runs" to runs.map { row(it) },
+            "format" to "edgekit-phone", "schema_version" to 2L, "bundle" to names.bundle, "name" to names.name,
+            "runtime" to names.runtime, "target" to names.target, "precision" to names.precision, "device" to before.device,
+            "os" to before.os, "thermal_state" to before.thermal, "thermal_state_after" to after.thermal,
+            "battery_percent" to before.battery, "low_power_mode" to before.lowPower, "load_ms" to names.loadMs,
+            "peak_memory_bytes" to after.memory, "memory_by" to after.memoryBy, "threads" to names.threads,
+            "self_test" to names.selfTest, "app" to before.app, "runs" to runs.map { row(it) },
         ),
     )
 
@@ -72,8 +73,23 @@ class Bench(private val session: Session, private val golden: Golden, private va
     )
 }
 
-/** What a result is of. */
-class BenchNames(val bundle: String, val name: String, val runtime: String, val target: String, val precision: String)
+/**
+ * What a result is of.
+ *
+ * @property bundle Its hash, which `edgekit app` puts into the app.
+ * @property loadMs Loading the model.
+ * @property selfTest `Report.summary`.
+ */
+class BenchNames(
+    val bundle: String,
+    val name: String,
+    val runtime: String,
+    val target: String,
+    val precision: String,
+    val loadMs: Double,
+    val threads: Int,
+    val selfTest: String,
+)
 
 /** A JSON document of maps, lists, texts, numbers, booleans and null. */
 fun writeJson(value: Any?): String = when (value) {

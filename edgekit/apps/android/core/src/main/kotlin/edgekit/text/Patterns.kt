@@ -144,11 +144,9 @@ private class PatternReader(private val source: String) {
     private fun quantifier(): String {
         val found = here(QUANTIFIER) ?: return ""
         at += found.length
-        if (source.startsWith("+", at)) refuse("a possessive quantifier")
-        if (!source.startsWith("?", at)) return found
-        if (found.startsWith("{")) refuse("? behind {}")
-        at++
-        return "$found?"
+        if (at >= source.length || source[at] !in "+?") return found
+        if (found.startsWith("{")) refuse("${source[at]} behind {}") // which Oniguruma does not read as Java does
+        return found + source[at++]
     }
 
     /** What of a pattern stands at this very place. */

@@ -32,8 +32,43 @@ fun wellFormed(text: String): String {
     return found.toString()
 }
 
-/** Bytes that are UTF-8, broken ones as Python's "replace" and the tokenizers library write them. */
-fun decodeUtf8(bytes: ByteArray): String = String(bytes, Charsets.UTF_8)
+/**
+ * Bytes that are UTF-8, broken ones as Python's "replace" and the tokenizers library write them: one U+FFFD for each
+ * longest start of a character. Java's own decoder, and Android's, count otherwise.
+ *
+ * Source: The Unicode Standard, section 3.9, "U+FFFD Substitution of Maximal Subparts".
+ */
+fun decodeUtf8(bytes: ByteArray): String {
+    val out = StringBuilder(bytes.size)
+    var at = 0
+    while (at < bytes.size) {
+        val first = bytes[at++].toInt() and 255
+        val more = when (first) {
+            in 0..0x7f -> 0
+            in 0xc2..0xdf -> 1
+            in 0xe0..0xef -> 2
+            in 0xf0..0xf4 -> 3
+            else -> -1
+        }
+        var point = if (more > 0) first and (0x3f shr more) else first
+        var missing = more
+        while (missing > 0 && at < bytes.size && (bytes[at].toInt() and 255) in following(first, missing == more)) {
+            point = point shl 6 or (bytes[at++].toInt() and 0x3f)
+            missing--
+        }
+        out.appendCodePoint(if (missing == 0) point else 0xfffd)
+    }
+    return out.toString()
+}
+
+/** The bytes that may stand behind the first of a character: not those of longer spellings, surrogates, and beyond Unicode. */
+private fun following(first: Int, second: Boolean): IntRange = when {
+    second && first == 0xe0 -> 0xa0..0xbf
+    second && first == 0xed -> 0x80..0x9f
+    second && first == 0xf0 -> 0x90..0xbf
+    second && first == 0xf4 -> 0x80..0x8f
+    else -> 0x80..0xbf
+}
 
 /** Each code point of a text. */
 fun codePoints(text: String): IntArray {
