@@ -55,9 +55,11 @@ test: export OMP_NUM_THREADS ?= 1
 test: lint types
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(EXTRA_MARKS) $(ARGS)
 
-# The Android library on the JVM: needs Java 17, npm (which brings the Kotlin compiler) and a C compiler.
+# The Android library on the JVM: needs Java 17, npm (which brings the Kotlin compiler) and a C compiler. The app's files
+# and resources: needs aapt, android-framework-res, zipalign and apksigner of Debian. What is missing is a skip.
+test-kotlin: export OMP_NUM_THREADS ?= 1
 test-kotlin: $(STAMP)
-	$(BIN)/python -m pytest -m slow tests/apps/test_kotlin.py $(ARGS)
+	$(BIN)/python -m pytest tests/apps/test_kotlin.py tests/apps/test_app_android.py tests/apps/test_android_resources.py $(ARGS)
 
 # The library of iPhone apps: Swift's toolchain is fetched once, as a Debian of its own, where there is none (root, 2.8 GB).
 test-swift: $(DEMO)

@@ -13,6 +13,7 @@ def main(path: Path) -> None:
     text = path.read_text()
     assert phone.claims(text)
     (row,) = phone.rows(text, path.name)
+    assert row.status == "ok" and (row.self_test or "").startswith("passed: ")
     print(f"a report of the library is a row: {row.runtime}, {row.precision}, {row.decode_tokens_per_s}")
 
 

@@ -15,6 +15,7 @@ enum Bench {
         var report = PhoneReport(
             bundle: Constants.bundleHash, device: deviceName(), os: "\(system.systemName) \(system.systemVersion)")
         (report.app, report.selfTest) = (Constants.name, selfTest)
+        (report.thermalState, report.memoryBy) = (thermalState(), "phys_footprint")
         report.computeUnits = model.runtime
         let picture = try Picture(width: 64, height: 64, rgb: [UInt8](repeating: 128, count: 64 * 64 * 3))
         for number in 0..<times {
@@ -28,9 +29,17 @@ enum Bench {
         report.batteryPercent = system.batteryLevel >= 0 ? Double(100 * system.batteryLevel) : nil
         #if canImport(Darwin)
             report.lowPowerMode = ProcessInfo.processInfo.isLowPowerModeEnabled
-            report.thermalState = ["nominal", "fair", "serious", "critical"][ProcessInfo.processInfo.thermalState.rawValue]
         #endif
+        report.thermalStateAfter = thermalState()
         return report
+    }
+
+    private static func thermalState() -> String {
+        #if canImport(Darwin)
+            return ["nominal", "fair", "serious", "critical"][ProcessInfo.processInfo.thermalState.rawValue]
+        #else
+            return ""
+        #endif
     }
 
     /// The model as its maker calls it, such as iPhone17,1.

@@ -15,7 +15,7 @@ struct SelfTestView: View {
             ForEach(report?.rows ?? [], id: \.kind) { row in
                 VStack(alignment: .leading) {
                     Text("\(row.kind): \(row.checked) checked, \(row.failures.count) differ")
-                    ForEach(row.failures + row.skipped, id: \.self) { Text($0).font(.caption) }
+                    ForEach(row.failures + row.ties + row.skipped, id: \.self) { Text($0).font(.caption) }
                 }
             }
         }

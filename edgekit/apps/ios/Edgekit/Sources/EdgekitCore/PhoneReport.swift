@@ -8,10 +8,13 @@ public struct PhoneReport {
     public var app = ""
     public var computeUnits = ""
     public var thermalState = ""
+    public var thermalStateAfter = ""
     public var batteryPercent: Double?
     public var lowPowerMode: Bool?
     public var loadSeconds: Double?
     public var peakMemoryBytes: Int?
+    /// What told it.
+    public var memoryBy = ""
     public var answers: [Answer] = []
     public var selfTest: SelfTestReport?
 
@@ -27,16 +30,19 @@ public struct PhoneReport {
     ///   - model: That was measured.
     public func json(of model: VisionModel) throws -> Data {
         var value: [String: Any] = [
-            "format": "edgekit-phone", "schema_version": 1, "bundle": bundle, "name": model.bundle.name,
+            "format": "edgekit-phone", "schema_version": 2, "bundle": bundle, "name": model.bundle.name,
             "runtime": model.runtime, "target": model.bundle.target, "precision": model.bundle.precision,
-            "device": device, "os": os, "compute_units": computeUnits, "thermal_state": thermalState, "app": app,
-            "runs": answers.map(run),
+            "device": device, "os": os, "compute_units": computeUnits, "thermal_state": thermalState,
+            "thermal_state_after": thermalStateAfter, "memory_by": memoryBy, "app": app, "runs": answers.map(run),
         ]
         value["battery_percent"] = batteryPercent
         value["low_power_mode"] = lowPowerMode
         value["load_ms"] = loadSeconds.map { 1000 * $0 }
         value["peak_memory_bytes"] = peakMemoryBytes
-        if let selfTest { value["extra"] = ["self_test": selfTest.passed ? "passed" : selfTest.failures.first ?? "failed"] }
+        if let selfTest {
+            let checked = selfTest.rows.map(\.checked).reduce(0, +)
+            value["self_test"] = selfTest.passed ? "passed: \(checked) checks" : "FAILED: \(selfTest.failures.first ?? "nothing checked")"
+        }
         return try JSONSerialization.data(withJSONObject: value, options: [.prettyPrinted, .sortedKeys])
     }
 

@@ -37,11 +37,42 @@ final class AnswerTests: XCTestCase {
         for folder in try vectors("bundles") {
             let model = try await VisionModel(bundle: folder, runtime: .onnx)
             let report = try await model.selfTest()
-            XCTAssertEqual(report.failures, [], folder.lastPathComponent)
+            XCTAssertEqual(report.failures + report.rows.flatMap(\.ties), [], folder.lastPathComponent)
+            XCTAssertTrue(report.passed)
             let answered = report.rows.first { $0.kind == "answers" }?.checked ?? 0
             XCTAssertGreaterThan(answered, 1, folder.lastPathComponent)
             print(folder.lastPathComponent, report.rows.map { "\($0.kind) \($0.checked)" }.joined(separator: ", "))
         }
+    }
+
+    func testAnAnswerMayPartAtANearTieAndNowhereElse() async throws {
+        // nil: the same ids, written as runs.
+        for (other, gap, ties, passes) in [([1, 2], 0.01, 1, true), ([1, 2], 0.5, 0, false), (nil, 0.5, 0, true)] {
+            let copy = try copyOfDemo()
+            defer { try? FileManager.default.removeItem(at: copy) }
+            let path = copy.appendingPathComponent("golden/golden.json")
+            var golden = try XCTUnwrap(try JSONSerialization.jsonObject(with: Data(contentsOf: path)) as? [String: Any])
+            var answers = try XCTUnwrap(golden["answers"] as? [String: Any])
+            var single = try XCTUnwrap(answers["single"] as? [[String: Any]])
+            let runs = try XCTUnwrap(single[0]["ids"] as? [Int]).map { [$0, 1] }
+            single[0]["ids"] = other ?? runs
+            single[0]["gap"] = gap
+            answers["single"] = single
+            golden["answers"] = answers
+            try FileManager.default.removeItem(at: path)
+            try JSONSerialization.data(withJSONObject: golden).write(to: path)
+            let report = try await VisionModel(bundle: copy, runtime: .onnx).selfTest()
+            XCTAssertEqual(report.rows.flatMap(\.ties).count, ties)
+            XCTAssertEqual(report.passed, passes)
+            XCTAssertEqual(report.failures.count, passes ? 0 : 1)
+        }
+    }
+
+    private func copyOfDemo() throws -> URL {
+        let folder = try XCTUnwrap(try vectors("bundles").first { $0.lastPathComponent == "demo-fp32" })
+        let copy = FileManager.default.temporaryDirectory.appendingPathComponent("edgekit-\(UUID().uuidString)")
+        try FileManager.default.copyItem(at: folder, to: copy)
+        return copy
     }
 
     func testQuestionsHaveTheSameIds() async throws {
@@ -131,10 +162,8 @@ final class AnswerTests: XCTestCase {
     }
 
     func testADamagedGraphIsRefused() async throws {
-        let folder = try XCTUnwrap(try vectors("bundles").first { $0.lastPathComponent == "demo-fp32" })
-        let copy = FileManager.default.temporaryDirectory.appendingPathComponent("edgekit-\(UUID().uuidString)")
+        let copy = try copyOfDemo()
         defer { try? FileManager.default.removeItem(at: copy) }
-        try FileManager.default.copyItem(at: folder, to: copy)
         let graph = copy.appendingPathComponent("onnx/embed_tokens.onnx")
         try FileManager.default.removeItem(at: graph)
         try Data("nothing".utf8).write(to: graph)
