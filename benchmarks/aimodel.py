@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from edgekit.checkpoint import resolve_checkpoint
+from edgekit.checkpoint.folder import resolve_checkpoint
 from edgekit.data import Sample, samples
 from edgekit.data.scoring import score_answer
 from edgekit.export.bundling import export_checkpoint

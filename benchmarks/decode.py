@@ -85,7 +85,7 @@ def make_graphs(work: Path) -> None:
     """Our graphs, by the export's own code, each traced once for all precisions."""
     import onnx_ir
 
-    from edgekit.checkpoint import load_model
+    from edgekit.checkpoint.folder import load_model
     from edgekit.export import onnx
     from edgekit.families import family_of
 
@@ -274,7 +274,7 @@ def measure_image(work: Path, threads: int, repeats: int) -> dict[str, list[floa
     """Milliseconds of one 512 px tile in each vision graph and in PyTorch."""
     import torch
 
-    from edgekit.checkpoint import load_model
+    from edgekit.checkpoint.folder import load_model
     from edgekit.families import family_of
 
     pixels = np.random.default_rng(0).standard_normal((1, 1, 3, 512, 512)).astype(np.float32)

@@ -21,13 +21,13 @@ from typing import Any
 
 import torch
 
-from edgekit.checkpoint import load_model, resolve_checkpoint
+from edgekit.checkpoint.folder import load_model, resolve_checkpoint
 from edgekit.data import Sample, samples
 from edgekit.demo.architecture import build_tokenizer
 from edgekit.distill.batch import encode_prompts
 from edgekit.distill.generators.transformers import sample
-from edgekit.processor import Processor
-from edgekit.recipe import GenData
+from edgekit.inputs.processor import Processor
+from edgekit.recipe.model import GenData
 
 OURS, ALONE, RETURNS, CALLS = (
     "ours",

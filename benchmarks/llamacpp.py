@@ -31,13 +31,13 @@ import numpy as np
 import psutil
 
 from edgekit.bundle import Bundle
-from edgekit.chat import question, render
 from edgekit.data import samples
 from edgekit.demo.shapes import draw
-from edgekit.llama_process import LlamaModel
-from edgekit.llama_worker import MARKER
-from edgekit.pictures import as_rgb
-from edgekit.processor import Processor
+from edgekit.formats.gguf.process import LlamaModel
+from edgekit.formats.gguf.worker import MARKER
+from edgekit.inputs.chat import question, render
+from edgekit.inputs.images import as_rgb
+from edgekit.inputs.processor import Processor
 from edgekit.runtimes.generate import answer
 from edgekit.runtimes.llamacpp import LlamaSession, open_session
 

@@ -27,8 +27,8 @@ import torch
 
 from edgekit.export import executorch
 from edgekit.families import Split, idefics3
-from edgekit.machine import peak_memory_bytes
-from edgekit.pte import Program, load_custom_ops
+from edgekit.formats.executorch.program import Program, load_custom_ops
+from edgekit.system.machine import peak_memory_bytes
 
 CONTEXT = 2048
 

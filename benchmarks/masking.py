@@ -30,7 +30,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from edgekit.checkpoint import load_model
+from edgekit.checkpoint.folder import load_model
 from edgekit.demo.tiny import write_checkpoint
 from edgekit.distill.masking import MaskedTeacher, mask_into, maskable
 from edgekit.families import family_of

@@ -29,14 +29,14 @@ import numpy as np
 from PIL import Image
 
 from edgekit.bundle import Bundle
-from edgekit.chat import question
-from edgekit.machine import peak_memory_bytes
+from edgekit.formats.coreml.mil import package as packages
+from edgekit.formats.coreml.mil.ops import operations
+from edgekit.formats.coreml.mil.proto import model_module
+from edgekit.inputs.chat import question
 from edgekit.runtimes import coreml, pytorch
 from edgekit.runtimes._bundled import PreparedSession
-from edgekit.runtimes.mil import package as packages
-from edgekit.runtimes.mil.ops import operations
-from edgekit.runtimes.mil.proto import model_module
 from edgekit.runtimes.session import Session
+from edgekit.system.machine import peak_memory_bytes
 
 PARTS = ("encode", "prefill", "decode", "all")
 

@@ -70,8 +70,10 @@ CORE: dict[str, Part] = {
     "edgekit.bundle_checks": Part("edgekit/bundle_checks.py", ("tests/test_bundle_checks.py",)),
     "edgekit.strict_json": Part("edgekit/strict_json.py", ("tests/test_strict_json.py",)),
     "edgekit.stats": Part("edgekit/stats.py", ("tests/test_stats.py",)),
-    "edgekit.declared": Part("edgekit/declared.py", ("tests/test_declared.py",)),
-    "edgekit.generation": Part("edgekit/generation.py", ("tests/test_generation_settings.py",)),
+    "edgekit.formats.declared": Part("edgekit/formats/declared.py", ("tests/formats/test_declared.py",)),
+    "edgekit.checkpoint.generation": Part(
+        "edgekit/checkpoint/generation.py", ("tests/checkpoint/test_generation_settings.py",)
+    ),
     "edgekit.data.scenes": Part("edgekit/data/scenes.py", ("tests/data/test_scenes.py",)),
 }
 """By the module's name."""

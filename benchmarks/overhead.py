@@ -32,8 +32,8 @@ from typing import Any
 import numpy as np
 
 from edgekit.bundle import Bundle
-from edgekit.chat import question
 from edgekit.demo.shapes import draw
+from edgekit.inputs.chat import question
 
 ROOM = 512  # tokens that the direct way has buffers for
 CHOSEN = ("ttft_ms", "image_encode_ms", "decode_tokens_per_s", "ttft_ratio", "decode_ratio", "accuracy")

@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from generate import mid  # the script beside this one
 
-from edgekit.checkpoint import load_model, resolve_checkpoint
+from edgekit.checkpoint.folder import load_model, resolve_checkpoint
 from edgekit.data import samples
 from edgekit.distill.batch import Prompts, embed, encode_prompts, response_hidden
 from edgekit.distill.generators.transformers import sample
@@ -37,8 +37,8 @@ from edgekit.distill.objectives import build
 from edgekit.distill.policy import Measured
 from edgekit.distill.vocabulary import answer_terms
 from edgekit.families import family_of
-from edgekit.processor import Processor
-from edgekit.recipe import GenData
+from edgekit.inputs.processor import Processor
+from edgekit.recipe.model import GenData
 
 RESPONSES = 8
 WAYS = {"packed": True, "a row each": False}

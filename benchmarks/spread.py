@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from edgekit.checkpoint import load_model, resolve_checkpoint
+from edgekit.checkpoint.folder import load_model, resolve_checkpoint
 from edgekit.data import Sample, samples
 from edgekit.distill.batch import embed, encode_prompts, response_hidden
 from edgekit.distill.generators.transformers import sample
@@ -29,8 +29,8 @@ from edgekit.distill.objectives import build
 from edgekit.distill.rewards import distill_rewards, group_advantages
 from edgekit.distill.vocabulary import answer_terms
 from edgekit.families import family_of
-from edgekit.processor import Processor
-from edgekit.recipe import GenData
+from edgekit.inputs.processor import Processor
+from edgekit.recipe.model import GenData
 
 RATIOS = (0.6, 0.3, 0.0)
 THRESHOLDS = (0.0, 0.0001, 0.001, 0.01, 0.1, 0.3)

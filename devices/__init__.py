@@ -17,8 +17,8 @@ from typing import Any, Protocol
 from urllib.parse import parse_qsl
 
 from edgekit.errors import EdgekitError
-from edgekit.prediction import Prediction
 from edgekit.registry import Registry
+from edgekit.report.prediction import Prediction
 
 ROW, SAMPLES = "row.json", "samples.jsonl"
 """What a `Timer` leaves: fields of its report row, and the raw samples behind them."""

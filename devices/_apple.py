@@ -29,7 +29,7 @@ from edgekit.console import note
 from edgekit.devices import ROW, SAMPLES, Address
 from edgekit.errors import EdgekitError
 from edgekit.files import write_json, write_text
-from edgekit.temporary import room
+from edgekit.system.temporary import room
 
 NAMES = {"iphone": "iPhone", "ipad": "iPad"}
 OPTIONS = {

@@ -21,7 +21,7 @@ from edgekit.data import samples
 from edgekit.errors import DataError
 from edgekit.files import inside, tree_files
 from edgekit.handover import MODEL
-from edgekit.pictures import as_rgb
+from edgekit.inputs.images import as_rgb
 
 PAGE = {"": "visit.html", **{name: name for name in ("visit.js", "device.js", "parts.js", "style.css", "icon.svg")}}
 """The page's own files beside the library, by the name that they are served under."""

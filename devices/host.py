@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from edgekit import machine
 from edgekit.devices import Address, Device
+from edgekit.system import machine
 
 
 def reach(address: Address) -> tuple[bool, str]:

@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any
 from edgekit.bundle import Bundle
 from edgekit.devices import Address
 from edgekit.errors import EdgekitError, MissingExtraError
-from edgekit.inside.counting import Load, inspect_bundle, prompt_tokens
-from edgekit.prediction import Estimate, Fit, Prediction
+from edgekit.formats.counting import Load, inspect_bundle, prompt_tokens
+from edgekit.report.prediction import Estimate, Fit, Prediction
 
 if TYPE_CHECKING:
     from edgekit.yaml_text import Document

@@ -21,16 +21,16 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import edgekit
-from edgekit.apart import how_it_ended
 from edgekit.console import note
 from edgekit.devices import Address, Device, WorkerGone, _questions
 from edgekit.devices._line import Line, LineLost, Remote
 from edgekit.devices._ssh_command import advice, ssh_command
-from edgekit.dialogue import EndedError, GaveUpError, wait_ready, wait_reply
 from edgekit.errors import EdgekitError
 from edgekit.files import tree_files
-from edgekit.temporary import room
-from edgekit.timeouts import Timeouts
+from edgekit.system.dialogue import EndedError, GaveUpError, wait_ready, wait_reply
+from edgekit.system.isolated import how_it_ended
+from edgekit.system.temporary import room
+from edgekit.system.timeouts import Timeouts
 
 OPTIONS = {
     "python": "a Python of the board that has what the runtime needs; else python3, or an environment made with it",

@@ -23,7 +23,7 @@ from edgekit.devices._web_room import RUNTIME, Room
 from edgekit.devices._web_server import Server, parse_place
 from edgekit.devices._web_site import Site
 from edgekit.errors import EdgekitError
-from edgekit.temporary import room as temporary_room
+from edgekit.system.temporary import room as temporary_room
 
 OPTIONS = {
     "phones": "so many are let in and waited for, 1 to 16; 1",

@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit import figures
 from edgekit.console import note
 from edgekit.distill.ablation_table import markdown
 from edgekit.distill.arms import ARMS, BASELINE, arms_of
@@ -30,8 +29,9 @@ from edgekit.distill.resuming import drop_damaged, lacking
 from edgekit.distill.tuning import FOLDER, SEED_AFTER, Choice, Tuning, asked, check_rates, keep_asked
 from edgekit.errors import EdgekitError
 from edgekit.files import write_json, write_text
-from edgekit.recipe import Qad, Recipe
-from edgekit.recipe_reading import dump_recipe, load_recipe
+from edgekit.recipe.model import Qad, Recipe
+from edgekit.recipe.reading import dump_recipe, load_recipe
+from edgekit.report import plots
 from edgekit.stats import paired, score_interval
 from edgekit.workspace import Run
 
@@ -159,7 +159,7 @@ class Ablation:
         }
         write_json(self.folder / "report.json", result)
         write_text(self.folder / "report.md", markdown(result))
-        if figures.available() and len(outcomes) > 1:
+        if plots.available() and len(outcomes) > 1:
             self._draw(outcomes, len(before))
         return result
 
@@ -193,7 +193,7 @@ class Ablation:
             for one in outcomes
             if one.over_plain is not None
         }
-        figures.intervals(
+        plots.intervals(
             self.folder / "gain.svg",
             rows,  # type: ignore[arg-type]
             title=f"{len(self.seeds)} seeds, {questions:,} questions",

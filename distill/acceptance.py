@@ -15,7 +15,7 @@ from edgekit.distill.batch import embed, encode_prompts, response_hidden
 from edgekit.distill.generators.transformers import greedy
 from edgekit.distill.objectives.tvd import Loss
 from edgekit.distill.vocabulary import answer_terms
-from edgekit.processor import Processor
+from edgekit.inputs.processor import Processor
 from edgekit.stats import score_interval
 
 

@@ -9,13 +9,13 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from edgekit.choice import DEFAULT, describe, entries, pick
 from edgekit.console import note
 from edgekit.data import Sample
 from edgekit.distill.judges import KEY, rule
 from edgekit.distill.questions import question
 from edgekit.distill.shards import parts_of
-from edgekit.recipe import Recipe
+from edgekit.recipe.model import Recipe
+from edgekit.recipe.per_dataset import DEFAULT, describe, entries, pick
 from edgekit.seal import read_sealed_json, write_sealed_json
 
 FILE = "judge-agreement.json"

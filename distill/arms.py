@@ -13,7 +13,7 @@ from typing import Any
 
 from edgekit.console import note
 from edgekit.errors import EdgekitError
-from edgekit.recipe import Model, Recipe
+from edgekit.recipe.model import Model, Recipe
 
 BASELINE, LABELS = "jsd", "jsd_labels"
 """Plain distillation, without and with the labels: what an arm must be better than."""

@@ -19,7 +19,7 @@ from edgekit.data import ImageRef, Sample
 from edgekit.distill.packing import can_pack, packed_hidden, worth_packing
 from edgekit.errors import CheckpointError
 from edgekit.families import Features, Grid, family_of
-from edgekit.processor import Processor
+from edgekit.inputs.processor import Processor
 
 
 @dataclass(frozen=True)

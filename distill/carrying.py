@@ -16,7 +16,7 @@ from edgekit.console import note
 from edgekit.distill import processes
 from edgekit.distill.trainer import last_complete_checkpoint
 from edgekit.errors import RecipeError
-from edgekit.recipe import Recipe
+from edgekit.recipe.model import Recipe
 
 STATE = "optimizer.pt"
 """Trainer's file of the optimiser's state."""

@@ -11,8 +11,8 @@ from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit
 
-from edgekit.chat import Message
 from edgekit.errors import RecipeError, ServerError
+from edgekit.inputs.chat import Message
 from edgekit.visible import one_line
 
 BUSY = frozenset({408, 409, 425, 429})

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from edgekit import interrupts
 from edgekit.seal import read_sealed_json, write_sealed_json
+from edgekit.system import interrupts
 
 
 class PhaseClock:

@@ -22,7 +22,7 @@ from edgekit.distill.clock import PhaseClock
 from edgekit.distill.from_scratch import LabelledPictures, Schedule, train_answers, warm_up_tower
 from edgekit.errors import EdgekitError
 from edgekit.files import new_folder, sha256_tree, write_json
-from edgekit.processor import Processor
+from edgekit.inputs.processor import Processor
 from edgekit.stats import score_interval
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ from edgekit.distill.plan import ASSUMED_R_MAX, Plan, plan_of
 from edgekit.distill.questions import QUESTIONS, question_row
 from edgekit.distill.vocabulary import CHUNK_VALUES, KEEP_BYTES
 from edgekit.errors import RecipeError
-from edgekit.recipe import Recipe
+from edgekit.recipe.model import Recipe
 
 # Shares of a large matrix product's speed; measured for the demo models on two CPU cores (docs/scale.md).
 FORWARD_SHARE = 0.3

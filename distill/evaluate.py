@@ -12,14 +12,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from edgekit.choice import Choice, pick
 from edgekit.console import progress
 from edgekit.data import Sample, samples
 from edgekit.data.scoring import KEY, score_answer
 from edgekit.distill import processes
 from edgekit.distill.batch import encode_prompts
 from edgekit.distill.generators.transformers import greedy
-from edgekit.processor import Processor
+from edgekit.inputs.processor import Processor
+from edgekit.recipe.per_dataset import Choice, pick
 from edgekit.stats import paired, score_interval
 
 
@@ -72,7 +72,7 @@ def evaluate_checkpoint(
         max_new_tokens: Longest answer.
         title: Of the progress bar.
     """
-    from edgekit.checkpoint import load_model
+    from edgekit.checkpoint.folder import load_model
 
     model = load_model(folder)
     return evaluate_model(

@@ -29,8 +29,8 @@ from edgekit.distill.judges import Verdicts
 from edgekit.distill.questions import question
 from edgekit.distill.shards import missing_rows, shard_number, shard_path, write_shard
 from edgekit.errors import EdgekitError
-from edgekit.processor import Processor
-from edgekit.recipe import GenData
+from edgekit.inputs.processor import Processor
+from edgekit.recipe.model import GenData
 
 RESPONSES = pa.schema(
     [

@@ -12,7 +12,7 @@ from torch import Tensor
 from edgekit.distill.objectives import Objective, Rows
 
 if TYPE_CHECKING:
-    from edgekit.recipe import Recipe
+    from edgekit.recipe.model import Recipe
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from edgekit.distill.blanks import blanked
 from edgekit.distill.carrying import CarriedMoments, Span, shifted
 from edgekit.distill.gradients import at_war, term_gradients
 from edgekit.distill.groups import Group, Weights, row_means
-from edgekit.distill.inside import Recorder, sizes
+from edgekit.distill.hidden_states import Recorder, sizes
 from edgekit.distill.loss import joint_loss
 from edgekit.distill.masking import MaskedTeacher
 from edgekit.distill.objectives import Objective, Side
@@ -33,7 +33,7 @@ from edgekit.distill.schedules import ObjectiveSchedule
 from edgekit.distill.trainer import PartsTrainer
 from edgekit.distill.vocabulary import Terms, answer_terms, token_logps
 from edgekit.errors import NotFiniteError
-from edgekit.processor import Processor
+from edgekit.inputs.processor import Processor
 
 S = TypeVar("S")
 T = TypeVar("T")

@@ -11,13 +11,13 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from edgekit.distill.clock import PhaseClock
-from edgekit.distill.legs import Leg, Party
 from edgekit.distill.masking import MaskedTeacher, mask_ratio, stage_ratios
 from edgekit.distill.measuring import MAX_ANSWER_TOKENS
 from edgekit.distill.order import Order, picture_numbers
 from edgekit.distill.probe import held_out, probe
 from edgekit.distill.probe import save as save_probe
-from edgekit.recipe import Recipe
+from edgekit.distill.teacher_stages import Leg, Party
+from edgekit.recipe.model import Recipe
 from edgekit.seal import read_sealed_json
 from edgekit.workspace import Run
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from edgekit.errors import EdgekitError, RecipeError
-from edgekit.recipe import Lora
+from edgekit.recipe.model import Lora
 
 
 def check(settings: Lora | None) -> None:

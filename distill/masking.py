@@ -19,14 +19,14 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from edgekit.checkpoint import check_checkpoint, checkpoint_hash
+from edgekit.checkpoint.folder import check_checkpoint, checkpoint_hash
+from edgekit.checkpoint.skeleton import placed_tensors, skeleton
+from edgekit.checkpoint.tensors import check_tensors
+from edgekit.checkpoint.weights import weight_files
 from edgekit.errors import CheckpointError, RecipeError
 from edgekit.families import Family, family_of
 from edgekit.files import new_folder, write_json
 from edgekit.seal import FOLDER_SEAL
-from edgekit.skeleton import placed_tensors, skeleton
-from edgekit.tensors import check_tensors
-from edgekit.weights import weight_files
 
 Scope = Literal["all", "language", "vision"]
 MASK_RECORD = "edgekit-mask.json"

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from edgekit.checkpoint import checkpoint_hash, load_model
+from edgekit.checkpoint.folder import checkpoint_hash, load_model
 from edgekit.console import note
 from edgekit.data import samples
 from edgekit.distill import carrying, lora, processes, teacher_check, trackers
@@ -27,7 +27,6 @@ from edgekit.distill.generators import GENERATORS
 from edgekit.distill.joint import ScheduledQuestions, detach_adapters
 from edgekit.distill.judges import check_judges
 from edgekit.distill.ladder import Ladder
-from edgekit.distill.legs import Leg, Party, Stage
 from edgekit.distill.masking import MaskedTeacher, check_mask
 from edgekit.distill.measuring import Measured, Measuring
 from edgekit.distill.objectives import Objective, build
@@ -41,13 +40,14 @@ from edgekit.distill.responses import Responses, Used
 from edgekit.distill.resuming import SECONDS, drop_damaged, lacking, stages_to_do
 from edgekit.distill.schedules import MaskSchedule
 from edgekit.distill.shards import open_shards
+from edgekit.distill.teacher_stages import Leg, Party, Stage
 from edgekit.distill.trainer import StopAt, name_layers, run_trainer
 from edgekit.distill.training import leg_trainer
 from edgekit.errors import DataError, RecipeError
 from edgekit.files import new_folder
-from edgekit.machine import peak_memory_bytes
-from edgekit.recipe import Recipe
+from edgekit.recipe.model import Recipe
 from edgekit.seal import read_sealed_json, seal_folder, write_sealed_json, write_sealed_rows
+from edgekit.system.machine import peak_memory_bytes
 from edgekit.workspace import Run
 
 

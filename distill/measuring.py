@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from edgekit.checkpoint import load_model
+from edgekit.checkpoint.folder import load_model
 from edgekit.data import samples
 from edgekit.distill import processes
 from edgekit.distill.acceptance import acceptance
 from edgekit.distill.clock import PhaseClock
 from edgekit.distill.evaluate import Evaluation, compared, evaluate_model
-from edgekit.distill.legs import Party
-from edgekit.recipe import Recipe
+from edgekit.distill.teacher_stages import Party
+from edgekit.recipe.model import Recipe
 from edgekit.seal import read_sealed_json, write_sealed_json
 from edgekit.workspace import Run
 

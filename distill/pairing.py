@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.errors import CheckpointError
-from edgekit.processor import Processor
+from edgekit.inputs.processor import Processor
 from edgekit.seal import FOLDER_SEAL
 
 

@@ -12,18 +12,18 @@ from pathlib import Path
 
 import numpy as np
 
-from edgekit.checkpoint import resolve_checkpoint
+from edgekit.checkpoint.folder import resolve_checkpoint
 from edgekit.data import Sample, samples
 from edgekit.distill import lora, trackers
-from edgekit.distill.anatomy import Anatomy, anatomy
 from edgekit.distill.batch import Prompts, encode_prompts
 from edgekit.distill.masking import mask_ratio
+from edgekit.distill.model_sizes import Anatomy, anatomy
 from edgekit.distill.objectives import build
 from edgekit.distill.order import Order
 from edgekit.distill.responses import Used
 from edgekit.errors import RecipeError
-from edgekit.processor import Processor
-from edgekit.recipe import Recipe
+from edgekit.inputs.processor import Processor
+from edgekit.recipe.model import Recipe
 
 ASSUMED_R_MAX = 0.2  # of a teacher whose r_max is "auto": the paper's
 SAMPLED_QUESTIONS = 64

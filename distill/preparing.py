@@ -9,12 +9,12 @@ from functools import partial
 import pyarrow.parquet as pq
 
 from edgekit.distill.judges import check_sample
-from edgekit.distill.legs import Party
 from edgekit.distill.pairing import probe_answers
 from edgekit.distill.questions import write_questions
+from edgekit.distill.teacher_stages import Party
 from edgekit.errors import DataError
 from edgekit.files import sha256_file
-from edgekit.recipe import Recipe
+from edgekit.recipe.model import Recipe
 from edgekit.workspace import Run
 
 

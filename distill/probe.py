@@ -16,8 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from edgekit.checkpoint import check_checkpoint, load_model
-from edgekit.choice import Choice
+from edgekit.checkpoint.folder import check_checkpoint, load_model
 from edgekit.console import note, progress
 from edgekit.data import Sample, samples
 from edgekit.data.scoring import check_metrics, score_answer
@@ -28,7 +27,8 @@ from edgekit.distill.objectives.jsd import Loss
 from edgekit.distill.vocabulary import answer_terms
 from edgekit.errors import DataError, RecipeError
 from edgekit.families import family_of
-from edgekit.processor import Processor
+from edgekit.inputs.processor import Processor
+from edgekit.recipe.per_dataset import Choice
 from edgekit.stats import paired, score_interval
 
 LAST = 0.95  # nothing is left to learn from beyond
@@ -267,15 +267,15 @@ def save(result: Probe, folder: Path, name: str) -> list[Path]:
     Returns:
         The files.
     """
-    from edgekit import figures
+    from edgekit.report import plots
     from edgekit.seal import write_sealed_json
 
     paths = [folder / f"{name}.json"]
     write_sealed_json(paths[0], result.as_dict())
-    if figures.available():
+    if plots.available():
         rows = result.rows
         x = [row.ratio for row in rows]
-        accuracy = figures.Series(
+        accuracy = plots.Series(
             x,
             [100 * row.accuracy for row in rows],
             [100 * row.ci95[0] for row in rows],
@@ -283,10 +283,10 @@ def save(result: Probe, folder: Path, name: str) -> list[Path]:
         )
         panels = {
             "accuracy, %": {"masked teacher": accuracy},
-            "JSD to itself, nats": {"masked teacher": figures.Series(x, [row.jsd for row in rows])},
+            "JSD to itself, nats": {"masked teacher": plots.Series(x, [row.jsd for row in rows])},
         }
         paths.append(folder / f"{name}.svg")
-        figures.lines(
+        plots.lines(
             paths[1],
             panels,
             title=f"{result.questions:,} questions",

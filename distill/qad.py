@@ -18,9 +18,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, kl_div, log_softmax
 from torch.utils.data import Dataset
 
-from edgekit.chat import render
-from edgekit.checkpoint import load_model
-from edgekit.configuration import end_list
+from edgekit.checkpoint.configuration import end_list
+from edgekit.checkpoint.folder import load_model
 from edgekit.data import Sample
 from edgekit.distill.batch import Prompts, embed, encode_prompts, project, response_hidden
 from edgekit.distill.fake_quant import fake_quantised, quantised_layers
@@ -31,9 +30,10 @@ from edgekit.distill.shards import open_shards
 from edgekit.distill.trainer import PartsTrainer, run_trainer, training_arguments
 from edgekit.errors import EdgekitError
 from edgekit.files import new_folder
-from edgekit.processor import Processor
+from edgekit.inputs.chat import render
+from edgekit.inputs.processor import Processor
 from edgekit.quantisation import ONNX
-from edgekit.recipe import Qad, Recipe
+from edgekit.recipe.model import Qad, Recipe
 from edgekit.seal import seal_folder, write_sealed_rows
 from edgekit.workspace import Run
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from edgekit.checkpoint import checkpoint_hash, load_model
+from edgekit.checkpoint.folder import checkpoint_hash, load_model
 from edgekit.distill.clock import PhaseClock
 from edgekit.distill.evaluate import Evaluation, before_and_after
 from edgekit.distill.fake_quant import quantise_weights, quantised_layers
@@ -18,7 +18,7 @@ from edgekit.distill.qad import KlReference, distil_quantised
 from edgekit.families import family_of
 from edgekit.files import new_folder, sha256_json
 from edgekit.quantisation import ONNX
-from edgekit.recipe import Qad, Recipe
+from edgekit.recipe.model import Qad, Recipe
 from edgekit.schema import to_json
 from edgekit.stats import paired
 from edgekit.workspace import Run

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from edgekit.data import ImageRef, Sample, samples
 from edgekit.distill.shards import shard_path, write_shard
 from edgekit.errors import DataError
-from edgekit.recipe import Data
+from edgekit.recipe.model import Data
 from edgekit.seal import read_sealed_json, write_sealed_json
 
 QUESTIONS = pa.schema(

@@ -10,7 +10,7 @@ from typing import Any
 from edgekit import schema
 from edgekit.distill.arms import BASELINE, LABELS
 from edgekit.distill.outcomes import Outcome
-from edgekit.recipe import Recipe
+from edgekit.recipe.model import Recipe
 from edgekit.yaml_text import write_yaml
 
 LATER = ("name", "qad", "exports", "bench", "gates")

@@ -11,11 +11,11 @@ import torch
 from edgekit import __version__
 from edgekit.distill import processes
 from edgekit.distill.gradients import training_summary
-from edgekit.distill.legs import Leg, Party
 from edgekit.distill.masking import MaskedTeacher
 from edgekit.distill.resuming import THRESHOLDS
+from edgekit.distill.teacher_stages import Leg, Party
 from edgekit.distill.trainer import last_complete_checkpoint
-from edgekit.recipe import Recipe
+from edgekit.recipe.model import Recipe
 from edgekit.schema import to_json
 from edgekit.seal import read_sealed_json, read_sealed_rows, write_sealed_json, write_sealed_rows
 from edgekit.workspace import Run

@@ -20,14 +20,14 @@ from edgekit.distill.answered import Answered
 from edgekit.distill.gen_data import RESPONSES, Reference, Writer, write_responses
 from edgekit.distill.generators import GENERATORS, Source, Writing, transformers
 from edgekit.distill.groups import Weights
+from edgekit.distill.image_use import check_sight, check_stored_sight
 from edgekit.distill.judges import make_judge
-from edgekit.distill.legs import UNTOUCHED, Leg, Party, Stage
 from edgekit.distill.masking import MaskedTeacher
 from edgekit.distill.objectives import Objective
 from edgekit.distill.shards import missing_rows, open_shards
-from edgekit.distill.sight import check_sight, check_stored_sight
 from edgekit.distill.teacher_check import greedy_answers
-from edgekit.recipe import Recipe
+from edgekit.distill.teacher_stages import UNTOUCHED, Leg, Party, Stage
+from edgekit.recipe.model import Recipe
 from edgekit.seal import write_sealed_json
 from edgekit.workspace import Run
 

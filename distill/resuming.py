@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from edgekit.checkpoint import checkpoint_hash
+from edgekit.checkpoint.folder import checkpoint_hash
 from edgekit.console import note
-from edgekit.distill.legs import Leg, Stage
 from edgekit.distill.responses import SHARDS, SIGHT
 from edgekit.distill.shards import shard_fault
+from edgekit.distill.teacher_stages import Leg, Stage
 from edgekit.distill.trainer import checkpoints, last_complete_checkpoint, step_of
 from edgekit.errors import DamagedError
 from edgekit.files import clear_left_behind

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from edgekit.chat import question
 from edgekit.console import note
 from edgekit.data import samples
 from edgekit.data.scenes import GRID, KINDS, SHAPES, questions, scene
@@ -34,7 +33,8 @@ from edgekit.distill.from_scratch import (
 )
 from edgekit.distill.packing import packed_hidden
 from edgekit.distill.trainer import run_trainer
-from edgekit.processor import Processor
+from edgekit.inputs.chat import question
+from edgekit.inputs.processor import Processor
 
 CORPUS = "scenes:train:pictures=2000"
 CELL_WEIGHT = 0.5

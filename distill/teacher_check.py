@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from edgekit.choice import Choice, describe, pick
 from edgekit.data import Sample
 from edgekit.data.scoring import SCORING, exact, relaxed, score_answer, vqa
 from edgekit.distill.batch import encode_prompts
@@ -24,7 +23,8 @@ from edgekit.distill.evaluate import batched
 from edgekit.distill.generators.transformers import greedy
 from edgekit.distill.judges import KEY as JUDGE_KEY
 from edgekit.errors import EdgekitError
-from edgekit.processor import Processor
+from edgekit.inputs.processor import Processor
+from edgekit.recipe.per_dataset import Choice, describe, pick
 from edgekit.stats import paired, score_interval
 
 QUESTIONS, FEWEST = 48, 12

@@ -14,11 +14,11 @@ from safetensors import SafetensorError, safe_open
 from torch.utils.data import SequentialSampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from edgekit import interrupts
 from edgekit.console import note, progress
 from edgekit.distill import processes
 from edgekit.files import storage_errors, sync_path, sync_tree
 from edgekit.seal import FOLDER_SEAL, fault_of, seal_folder
+from edgekit.system import interrupts
 
 COMPLETE = "edgekit-complete"
 """Mark of a whole checkpoint in runs begun before there were seals."""

@@ -10,12 +10,12 @@ from edgekit.distill import processes, trackers
 from edgekit.distill.carrying import Span
 from edgekit.distill.groups import Weights
 from edgekit.distill.joint import Collator, JointTrainer, ScheduledQuestions
-from edgekit.distill.legs import Leg
 from edgekit.distill.masking import MaskedTeacher
 from edgekit.distill.objectives import Objective
+from edgekit.distill.teacher_stages import Leg
 from edgekit.distill.trainer import training_arguments
-from edgekit.processor import Processor
-from edgekit.recipe import Recipe
+from edgekit.inputs.processor import Processor
+from edgekit.recipe.model import Recipe
 from edgekit.workspace import Run
 
 

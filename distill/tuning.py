@@ -27,7 +27,7 @@ from edgekit.distill.questions import write_questions
 from edgekit.distill.resuming import drop_damaged, lacking
 from edgekit.errors import DataError, EdgekitError, NotFiniteError
 from edgekit.files import write_json
-from edgekit.recipe import Data, Recipe
+from edgekit.recipe.model import Data, Recipe
 from edgekit.seal import read_sealed_json, write_sealed_json
 from edgekit.workspace import Run
 

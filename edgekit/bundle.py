@@ -136,8 +136,8 @@ class Manifest:
     deepstack: int = 0
     """Decoder layers that the vision encoder's second output is added behind."""
     generation: dict[str, Any] | None = None
-    """The model's own generation settings by transformers' names, those that are set (edgekit/generation.py says what
-    each does); null in bundles from before, which have them in generation_config.json."""
+    """The model's own generation settings by transformers' names, those that are set (edgekit/checkpoint/generation.py
+    says what each does); null in bundles from before, which have them in generation_config.json."""
     seal: str = ""
     """SHA-256 of manifest.json as it would be with 64 zeros here; empty in schema 1 and 2, which had none."""
 

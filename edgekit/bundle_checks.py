@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from edgekit.errors import BundleError
-from edgekit.resizing import COLUMNS, ORDER, ORDERS
+from edgekit.inputs.resizing import COLUMNS, ORDER, ORDERS
 
 if TYPE_CHECKING:
     from edgekit.bundle import Bucket, Component, Manifest, TensorSpec

@@ -11,9 +11,10 @@ import typer
 from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
-from edgekit import __version__, interrupts
+from edgekit import __version__
 from edgekit.console import print_error, print_traceback
 from edgekit.errors import EdgekitError
+from edgekit.system import interrupts
 from edgekit.visible import visible
 
 VERBS = (

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.bundle import MANIFEST, Bundle
-from edgekit.checkpoint import HASHED, checkpoint_hash
+from edgekit.checkpoint.folder import HASHED, checkpoint_hash
 from edgekit.errors import EdgekitError
 from edgekit.files import sha256_file, sha256_json, tree_files
 

@@ -40,7 +40,8 @@ class Registry(Generic[T]):
         kind: What one of them is called in messages, in the singular.
         base: Name in the package of the class that a plug-in is made from, or inherits from where it is a class itself.
         attribute: The module's name for it; in capitals an object, else a class.
-        helpers: File names in the package that are no plug-ins.
+        helpers: Names in the package that are no plug-ins.
+        file: Where a plug-in is a folder of the package, the file of it that holds the object.
     """
 
     package: str
@@ -48,10 +49,11 @@ class Registry(Generic[T]):
     base: str
     attribute: str
     helpers: frozenset[str] = frozenset()
+    file: str = ""
 
     def names(self) -> list[str]:
         """All names, built-in and third-party, sorted; nothing is imported."""
-        return sorted({*_files(self.package, self.helpers), *_entry_points(self.package)})
+        return sorted({*_files(self.package, self.helpers, self.file), *_entry_points(self.package)})
 
     def load(self, name: str) -> T:
         """Import the module behind a name, and give its plug-in.
@@ -60,8 +62,9 @@ class Registry(Generic[T]):
             EdgekitError: no such name, the message lists those that exist; or another package's plug-in is broken.
         """
         spelled = name.replace("-", "_")
-        if spelled in _files(self.package, self.helpers):
-            return self._plug_in(importlib.import_module(f"{self.package}.{spelled}"))
+        if spelled in _files(self.package, self.helpers, self.file):
+            module = f"{self.package}.{spelled}" + (f".{self.file}" if self.file else "")
+            return self._plug_in(importlib.import_module(module))
         if name in (found_elsewhere := _entry_points(self.package)):
             return self._load_entry_point(name, found_elsewhere[name])
         raise self.unknown(name)
@@ -160,10 +163,12 @@ _KINDS: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
 
 
 @cache
-def _files(package: str, helpers: frozenset[str]) -> frozenset[str]:
+def _files(package: str, helpers: frozenset[str], file: str) -> frozenset[str]:
     spec = importlib.util.find_spec(package)
     folders = list(spec.submodule_search_locations or []) if spec else []
-    stems = {path.stem for folder in folders for path in Path(folder).glob("*.py")}
+    pattern = f"*/{file}.py" if file else "*.py"
+    found = [path for folder in folders for path in Path(folder).glob(pattern)]
+    stems = {path.parent.name if file else path.stem for path in found}
     return frozenset(stem for stem in stems if not stem.startswith("_") and stem not in helpers)
 
 

@@ -12,8 +12,8 @@ from typing import Any
 from edgekit.console import note
 from edgekit.errors import DamagedError, EdgekitError, RecipeError
 from edgekit.files import storage_errors, write_bytes, write_text
-from edgekit.recipe import Recipe
-from edgekit.recipe_reading import dump_recipe, load_recipe, read_recipe
+from edgekit.recipe.model import Recipe
+from edgekit.recipe.reading import dump_recipe, load_recipe, read_recipe
 from edgekit.seal import BLANK, KEY, intact, read_sealed_json, sealed, write_sealed_json
 
 RECIPE_NAME = "edgekit.yaml"

@@ -8,16 +8,16 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from edgekit import recipe
 from edgekit.precision import by_part, is_mixed
-from edgekit.recipe import EXPORT_HELPERS as HELPERS
+from edgekit.recipe import model as recipe
+from edgekit.recipe.model import EXPORT_HELPERS as HELPERS
 from edgekit.registry import Registry
 
 if TYPE_CHECKING:
     from edgekit.bundle import Component
     from edgekit.export.parity import Exported
     from edgekit.families import Split
-    from edgekit.processor import Inputs
+    from edgekit.inputs.processor import Inputs
     from edgekit.quantisation import Scheme
 
 __all__ = ["HELPERS", "NO_OPTIONS", "TARGETS", "Options", "Target", "Written", "vision_name"]

@@ -9,7 +9,7 @@ from typing import Any
 
 from edgekit import __version__
 from edgekit.bundle import Component
-from edgekit.mlprogram import LABEL
+from edgekit.formats.coreml.programs import LABEL
 
 DESCRIPTIONS = {
     "pixel_values": "Normalised pixels of one tile, or flattened patches of one picture; manifest.json says how to "

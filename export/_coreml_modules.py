@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgekit.errors import EdgekitError
 from edgekit.families._rotary import limit_of
-from edgekit.mlprogram import HIDDEN
+from edgekit.formats.coreml.programs import HIDDEN
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -10,7 +10,7 @@ from edgekit.bundle import TensorSpec
 from edgekit.export import vision_name
 from edgekit.export._coreml_modules import decoder, rewritten
 from edgekit.families import Split, VisionPart
-from edgekit.mlprogram import DECODE
+from edgekit.formats.coreml.programs import DECODE
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.chat import read_chat_template
 from edgekit.console import note
 from edgekit.errors import CheckpointError
 from edgekit.families import read_optional_json
-from edgekit.gguf_layout import MmProj, Names
-from edgekit.pictures import from_unit
+from edgekit.families._clip import MmProj, Names
+from edgekit.inputs.chat import read_chat_template
+from edgekit.inputs.images import from_unit
 
 # transformers' name of a decoder -> llama.cpp's.
 ARCHITECTURES = {

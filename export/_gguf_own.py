@@ -15,13 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from edgekit.chat import question, render
 from edgekit.demo.shapes import draw
 from edgekit.families import Size
-from edgekit.llama_process import LlamaModel
-from edgekit.llama_worker import MARKER
-from edgekit.pictures import as_rgb, denormalise
-from edgekit.processor import Processor
+from edgekit.formats.gguf.process import LlamaModel
+from edgekit.formats.gguf.worker import MARKER
+from edgekit.inputs.chat import question, render
+from edgekit.inputs.images import as_rgb, denormalise
+from edgekit.inputs.processor import Processor
 
 SIZES: tuple[Size, ...] = ((64, 64), (96, 48), (48, 96), (640, 480), (113, 37), (37, 300), (700, 90), (333, 517))
 PLAIN = ("What's in the image, 12 or 3?\n\nSay it.", "  two  spaces, ünïcode 東京 and 3.14\t'll", "a\n\n\nb")

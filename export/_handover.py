@@ -13,7 +13,7 @@ from edgekit.handover import PROMPT, VECTORS
 from edgekit.handover.golden import read_golden, write_golden, write_vectors
 from edgekit.handover.model import needed, write_model
 from edgekit.handover.prompt import find_pieces
-from edgekit.processor import Processor
+from edgekit.inputs.processor import Processor
 
 Answers = Callable[[Path], dict[str, Any]]
 """From a sealed bundle's folder to `answers` of golden.json, as its own runtime gives them."""

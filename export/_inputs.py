@@ -10,14 +10,14 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from edgekit.bars import ALWAYS, PROMPTS, judge
-from edgekit.chat import JINJA, OWN, TOKENIZER
 from edgekit.data import Sample
 from edgekit.families import read_optional_json
 from edgekit.files import write_json, write_text
-from edgekit.image_settings import IMAGES, PROCESSOR, read_image_processor
-from edgekit.official import compare_inputs, load_processor
-from edgekit.processor import Processor
+from edgekit.inputs.chat import JINJA, OWN, TOKENIZER
+from edgekit.inputs.image_settings import IMAGES, PROCESSOR, read_image_processor
+from edgekit.inputs.official import compare_inputs, load_processor
+from edgekit.inputs.processor import Processor
+from edgekit.report.tolerances import ALWAYS, PROMPTS, judge
 
 COMPARED = ("prompt_ids_equal", "pixel_max_abs")
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from edgekit.errors import EdgekitError
 from edgekit.export.parity import TorchModules, follow
 from edgekit.families import Split
-from edgekit.processor import Inputs
+from edgekit.inputs.processor import Inputs
 
 if TYPE_CHECKING:
     from torch import nn

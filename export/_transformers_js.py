@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from edgekit.chat import read_chat_template
 from edgekit.families import read_optional_json
 from edgekit.files import write_json
-from edgekit.image_settings import read_image_processor
+from edgekit.inputs.chat import read_chat_template
+from edgekit.inputs.image_settings import read_image_processor
 
 
 def name_processor(folder: Path) -> None:

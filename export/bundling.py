@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 
 from edgekit import __version__
-from edgekit.bars import MOST_PROMPTS, PROMPTS, bars_of
 from edgekit.bundle import MANIFEST, Bucket, Bundle, Cache, Component, Precision, Text
-from edgekit.chat import JINJA
-from edgekit.checkpoint import check_checkpoint, checkpoint_hash, load_model
+from edgekit.checkpoint.folder import check_checkpoint, checkpoint_hash, load_model
+from edgekit.checkpoint.generation import FILE as GENERATION
+from edgekit.checkpoint.generation import recorded
 from edgekit.data import Sample
 from edgekit.errors import CheckpointError, EdgekitError, MissingExtraError, StorageError, UnsupportedError
 from edgekit.export import TARGETS, Target, vision_name
@@ -30,13 +30,13 @@ from edgekit.export.parity import TorchModules, encode_images, follow, measure
 from edgekit.export.prompts import Prompts, drawn_samples, parity_inputs
 from edgekit.families import Family, Size, Split, family_of, no_split, no_split_error
 from edgekit.files import clear_left_behind, new_folder, scratch, sha256_json, tree_files
-from edgekit.generation import FILE as GENERATION
-from edgekit.generation import recorded
+from edgekit.inputs.chat import JINJA
+from edgekit.inputs.processor import Inputs, Processor
+from edgekit.inputs.resizing import ORDER, installed_order
 from edgekit.precision import by_part, is_mixed
-from edgekit.processor import Inputs, Processor
-from edgekit.resizing import ORDER, installed_order
-from edgekit.room import room_for
+from edgekit.report.tolerances import MOST_PROMPTS, PROMPTS, bars_of
 from edgekit.seal import FOLDER_SEAL
+from edgekit.system.disk import room_for
 
 COPIED = (".json", ".jinja", ".txt", ".model")
 LEFT_BEHIND = {"card.json", FOLDER_SEAL, MANIFEST}
@@ -127,7 +127,7 @@ def export_checkpoint(
         out: The bundle's folder; it appears whole or not at all.
         sizes: Picture sizes (width, height) in pixels, where the family has a choice; its own when None.
         samples: Questions for the parity run; drawn pictures and stock questions when there are none.
-        prompts: How many of them; as many as the bars need (`edgekit.bars.settling`) when None.
+        prompts: How many of them; as many as the bars need (`edgekit.report.tolerances.settling`) when None.
         calibration: Questions, for a precision that the target calibrates; never those of the parity run.
         with_genai: Write what onnxruntime-genai needs into an ONNX bundle.
         options: Of the target's own (OPTIONS of its module), by name.

@@ -27,17 +27,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekit import schema
-from edgekit.aimodel import PROGRAM, STATES, Assets, Runner
-from edgekit.apart import Apart, ProcessDied
 from edgekit.bundle import Component, TensorSpec
-from edgekit.checkpoint import load_model
+from edgekit.checkpoint.folder import load_model
 from edgekit.errors import BundleError
 from edgekit.export import NO_OPTIONS, Options, Target, Written, vision_name
 from edgekit.export._coreai_modules import compressed, decoder, half_outputs, plain_embedding
 from edgekit.families import Split, VisionPart, family_of, read_optional_json
 from edgekit.files import scratch, write_json
-from edgekit.pictures import from_unit
-from edgekit.processor import Inputs
+from edgekit.formats.coreai.assets import PROGRAM, STATES, Assets, Runner
+from edgekit.inputs.images import from_unit
+from edgekit.inputs.processor import Inputs
+from edgekit.system.isolated import Apart, ProcessDied
 
 if TYPE_CHECKING:
     from torch import nn

@@ -40,9 +40,9 @@ from edgekit.export._grids import BLOCK, Grids
 from edgekit.export._moments import Moments, measure
 from edgekit.export.coreml_patches import patched
 from edgekit.families import Split
-from edgekit.mlprogram import CONTEXT, FUNCTIONS, LENGTHS, Programs
+from edgekit.formats.coreml.programs import CONTEXT, FUNCTIONS, LENGTHS, Programs
+from edgekit.inputs.processor import Inputs
 from edgekit.precision import by_part, is_mixed
-from edgekit.processor import Inputs
 
 PLAIN = {
     "fp16": "Float16 weights and arithmetic",
@@ -266,7 +266,7 @@ class Components:
     verified_by = "evaluator"
 
     def __init__(self, folder: Path, components: dict[str, Component]) -> None:
-        from edgekit.runtimes.mil import open_programs
+        from edgekit.formats.coreml.mil import open_programs
 
         self._programs: Programs = open_programs(folder, components)
 

@@ -29,8 +29,8 @@ from edgekit.export._executorch_precision import int8_rows, quantise, static
 from edgekit.export._xnnpack import PLAIN, cached_decoder, rewritten, traceable, write_free_sizes_as_minus_one
 from edgekit.families import Split, VisionPart, read_optional_json
 from edgekit.families.merging import by_bucket
-from edgekit.processor import Inputs
-from edgekit.pte import Program, load_custom_ops
+from edgekit.formats.executorch.program import Program, load_custom_ops
+from edgekit.inputs.processor import Inputs
 
 if TYPE_CHECKING:
     pass

@@ -30,13 +30,13 @@ from edgekit.export import _gguf_files as files
 from edgekit.export._gguf_own import own_preprocessing
 from edgekit.export.parity import TorchModules, follow
 from edgekit.families import Pixels, Split, family_of
+from edgekit.families._clip import MmProj
 from edgekit.files import write_json
-from edgekit.gguf_layout import MmProj
-from edgekit.llama_modules import LlamaModules
-from edgekit.llama_process import CONTEXT, LlamaModel, LlamaProcess, check_packages
-from edgekit.llama_process import PACKAGES as DISTRIBUTIONS
+from edgekit.formats.gguf.modules import LlamaModules
+from edgekit.formats.gguf.process import CONTEXT, LlamaModel, LlamaProcess, check_packages
+from edgekit.formats.gguf.process import PACKAGES as DISTRIBUTIONS
+from edgekit.inputs.processor import Inputs
 from edgekit.precision import by_part, is_mixed
-from edgekit.processor import Inputs
 
 IMPORTANT = "-imatrix"
 # Common name -> llama.cpp's file type, its number, and the type of single tensors that an embedding is given.

@@ -46,8 +46,8 @@ from edgekit.export.onnx_precision import (
     store,
 )
 from edgekit.families import Split, VisionPart
+from edgekit.inputs.processor import Inputs
 from edgekit.precision import by_part, is_mixed
-from edgekit.processor import Inputs
 from edgekit.quantisation import ONNX as ONNX_SCHEMES
 
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")

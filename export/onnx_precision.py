@@ -25,7 +25,7 @@ from edgekit.export.parity import TorchModules, empty_cache, encode_images, foll
 from edgekit.families import CacheTensor, Split, read_optional_json
 from edgekit.families.merging import by_bucket, merge_images, spread_deepstack
 from edgekit.files import write_json
-from edgekit.processor import Inputs
+from edgekit.inputs.processor import Inputs
 from edgekit.quantisation import ONNX as SCHEMES
 
 PRECISIONS = {

@@ -15,11 +15,11 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.bars import bars_of, judge, settling
 from edgekit.errors import NotFiniteError
 from edgekit.families import Pixels, Split
 from edgekit.families.merging import Encoded, by_bucket, gather, merge_images, spread_deepstack
-from edgekit.processor import Inputs
+from edgekit.inputs.processor import Inputs
+from edgekit.report.tolerances import bars_of, judge, settling
 from edgekit.stats import finite_or_none, kl_divergence, largest_gap
 
 Array = NDArray[Any]
@@ -149,7 +149,7 @@ def measure(
         precision: Common name; chooses the bars.
         steps: Tokens per answer at most.
         target: Whose own bars go before, where it has some.
-        count: So many of the prompts; as many as the bars need (`edgekit.bars.settling`) when None.
+        count: So many of the prompts; as many as the bars need (`edgekit.report.tolerances.settling`) when None.
     Returns:
         The figures (None where the exported components gave NaN or infinity), each bar with its figure, and whether
         every bar held.

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import overload
 
-from edgekit.bars import MOST_PROMPTS
 from edgekit.data import ImageRef, Sample
-from edgekit.processor import Inputs, Processor
+from edgekit.inputs.processor import Inputs, Processor
+from edgekit.report.tolerances import MOST_PROMPTS
 
 PARITY_PROMPTS = ("what is in the image?", "is there a circle?", "what color is the shape?", "describe the picture.")
 
@@ -43,8 +43,8 @@ def drawn_samples(count: int) -> list[Sample]:
     """Stock questions on drawn pictures of several shapes."""
     from io import BytesIO
 
-    from edgekit.chat import question
     from edgekit.demo.shapes import draw
+    from edgekit.inputs.chat import question
 
     sizes, made = ((64, 64), (96, 48), (48, 96), (640, 480)), []
     for number in range(count):

@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.bundle import Bundle, Manifest
-from edgekit.chat import Message
+from edgekit.checkpoint.generation import FILE, Generation, read_generation
 from edgekit.errors import BundleError
 from edgekit.families import Grid, Pixels, read_optional_json
 from edgekit.families.merging import Encoded, by_bucket, gather, merge_images, spread_deepstack
-from edgekit.generation import FILE, Generation, read_generation
-from edgekit.processor import Processor
+from edgekit.inputs.chat import Message
+from edgekit.inputs.processor import Processor
 from edgekit.runtimes.session import Logits, Prepared
 from edgekit.schema import listed
 
@@ -44,7 +44,7 @@ def last_logits(output: Any, vocab_size: int) -> Logits:
 def check_modules(manifest: Manifest, source: str) -> None:
     """Look whether the components that a manifest describes fit each other, and its own numbers.
 
-    A runtime that knows its programs' tensors compares them with those of the manifest (`edgekit.declared`).
+    A runtime that knows its programs' tensors compares them with those of the manifest (`edgekit.formats.declared`).
 
     Raises:
         BundleError: they do not; what does not fit is named.

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgekit.chat import Message
 from edgekit.console import progress
 from edgekit.errors import EdgekitError
-from edgekit.parity import PARTS, Attribution, Loss, PartLoss
+from edgekit.inputs.chat import Message
+from edgekit.report.parity import PARTS, Attribution, Loss, PartLoss
 from edgekit.runtimes.modules import Mix, Reference
 from edgekit.runtimes.session import Logits
 from edgekit.stats import finite_or_none, kl_divergence

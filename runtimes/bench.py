@@ -9,10 +9,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
-from edgekit import __version__, interrupts, machine
+from edgekit import __version__
 from edgekit.bundle import MANIFEST, Bundle
-from edgekit.checkpoint import check_checkpoint, checkpoint_hash
-from edgekit.choice import describe, pick
+from edgekit.checkpoint.folder import check_checkpoint, checkpoint_hash
 from edgekit.console import note
 from edgekit.data import samples
 from edgekit.data.scoring import KEY, check_metrics
@@ -20,16 +19,18 @@ from edgekit.devices import Address, Board, Visit, parse_address
 from edgekit.errors import BundleError, EdgekitError
 from edgekit.files import sha256_file, sha256_json
 from edgekit.held import Held, stamp
-from edgekit.recipe import Gates
-from edgekit.report import SCHEMA_VERSION, Lineage, Report, Row, write_report
-from edgekit.runtimes import RUNTIMES, gates, guests, runtime_for, where
+from edgekit.recipe.model import Gates
+from edgekit.recipe.per_dataset import describe, pick
+from edgekit.report.model import SCHEMA_VERSION, Lineage, Report, Row, write_report
+from edgekit.runtimes import RUNTIMES, gates, guests, placement, runtime_for
 from edgekit.runtimes.examples import choose_examples
 from edgekit.runtimes.journal import Journal
 from edgekit.runtimes.measure import Measured, Settings, measure, turn_lengths, turns_of_process
 from edgekit.runtimes.rows import METHODS, adjust, fill
 from edgekit.runtimes.worker import Job
 from edgekit.schema import to_json
-from edgekit.temporary import room
+from edgekit.system import interrupts, machine
+from edgekit.system.temporary import room
 
 __all__ = ["Report", "Settings", "bench"]
 
@@ -116,7 +117,7 @@ class _State:
     reference: Path | None
     bars: Gates
     run: str | None
-    at: where.Place | None = None
+    at: placement.Place | None = None
     about: dict[str, dict[str, Any]] = field(default_factory=dict)
     timed: list[tuple[Row, list[dict[str, Any]]]] = field(default_factory=list)
     visits: list[Visit] = field(default_factory=list)
@@ -136,7 +137,7 @@ class _State:
 def _measure(state: _State, address: Address) -> None:
     settings = state.settings
     interrupts.say("the bench; what is measured by now is reported")
-    with room("bench") as place, where.place_at(address) as at:
+    with room("bench") as place, placement.place_at(address) as at:
         state.at = at
         boards = state.boards()
         state.about = at.described()
@@ -146,7 +147,7 @@ def _measure(state: _State, address: Address) -> None:
         for number, one in enumerate(state.subjects):
             if at.timer is not None and one.target != "checkpoint" and not one.problem:
                 aside, row = place / f"timed-{number}", one.row(at.name)
-                timed = where.time_on(at.timer, one.folder, one.runtime, settings.threads, row, aside)
+                timed = placement.time_on(at.timer, one.folder, one.runtime, settings.threads, row, aside)
                 state.timed.append(_held_row(one, timed))
         if at.guests is not None:
             guests.gather(at.guests, [one.folder for one in state.offered()], settings, state.visits, at.name)
@@ -172,7 +173,7 @@ def _write(state: _State) -> Report:
         for one in measured:
             one.problem = one.problem or (None if one.answers else "the bench was ended before it was asked anything")
     rounds = len(turn_lengths(state.total))
-    devices = [where.HOST if board is None else at.name for board in state.boards()]
+    devices = [placement.HOST if board is None else at.name for board in state.boards()]
     came = _guests(state)
     rows = adjust([*_rows(subjects, measured, devices, bool(state.reference)), *(one.row for one in came)])
     report = Report(
@@ -273,7 +274,7 @@ class _Subject:
     note: str = ""
 
     def row(self, device: str) -> Row:
-        verified: Literal["device", "runtime"] = "runtime" if device == where.HOST else "device"
+        verified: Literal["device", "runtime"] = "runtime" if device == placement.HOST else "device"
         return Row(
             bundle=self.hash, name=self.name, runtime=self.runtime, target=self.target, precision=self.precision,
             device=device, status="ok", size_bytes=self.size_bytes, verified_by=verified,
@@ -335,7 +336,7 @@ def _rows(
     rows = []
     for number, (subject, one, device) in enumerate(zip(subjects, measured, devices, strict=True)):
         row = fill(subject.row(device), one, base if number else None)
-        if device != where.HOST:  # a board's speed over this machine's says nothing of the bundle
+        if device != placement.HOST:  # a board's speed over this machine's says nothing of the bundle
             row = replace(row, ttft_ratio=None, ttft_ratio_ci95=None, decode_ratio=None, decode_ratio_ci95=None)
         rows.append(row)
     return rows

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.aimodel import LOAD_LIMIT_S, RUN_LIMIT_S, Assets, Runner, timing_note
 from edgekit.bundle import Bundle
 from edgekit.families import Grid
+from edgekit.formats.coreai.assets import LOAD_LIMIT_S, RUN_LIMIT_S, Assets, Runner, timing_note
 from edgekit.runtimes import Runtime
 from edgekit.runtimes._bundled import BundleSession, last_logits
 from edgekit.runtimes.session import Logits

@@ -1,4 +1,4 @@
-"""Core ML packages: by Core ML itself on a Mac, elsewhere by the evaluator of edgekit.runtimes.mil.
+"""Core ML packages: by Core ML itself on a Mac, elsewhere by the evaluator of edgekit.formats.coreml.mil.
 
 The evaluator runs the program that ships with the weights that ship. What it says was checked is that program, not
 Apple's rounding, placement or speed, so every line and row of it says `verified_by: evaluator`.
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from edgekit.bundle import Bundle
 from edgekit.errors import BundleError, EdgekitError, MissingExtraError
 from edgekit.families import Grid
-from edgekit.mlprogram import DECODE, FUNCTIONS, Programs, package_of
+from edgekit.formats.coreml.programs import DECODE, FUNCTIONS, Programs, package_of
 from edgekit.registry import missing_extra
 from edgekit.runtimes import Runtime
 from edgekit.runtimes._bundled import BundleSession
@@ -40,7 +40,7 @@ def open_session(folder: Path, threads: int) -> CoremlSession:
         MissingExtraError: coremltools is not installed.
         BundleError: not whole, of a version that is not known, or refused by Core ML.
     """
-    from edgekit.runtimes.mil import checked_packages, open_programs
+    from edgekit.formats.coreml.mil import checked_packages, open_programs
 
     bundle = Bundle.load(folder)
     bundle.check_parts()

@@ -7,14 +7,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from edgekit.apart import how_it_ended, last_words
-from edgekit.child import Channel
 from edgekit.devices import Board, WorkerGone
-from edgekit.dialogue import EndedError, GaveUpError, RefusedError, wait_ready, wait_reply
 from edgekit.errors import EdgekitError
 from edgekit.files import write_json
 from edgekit.runtimes.worker import Job
-from edgekit.timeouts import Timeouts
+from edgekit.system.child import Channel
+from edgekit.system.dialogue import EndedError, GaveUpError, RefusedError, wait_ready, wait_reply
+from edgekit.system.isolated import how_it_ended, last_words
+from edgekit.system.timeouts import Timeouts
 
 PINNED = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 

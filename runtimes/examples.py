@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgekit.data import samples
 from edgekit.errors import DataError
-from edgekit.report import Example, Row
+from edgekit.report.model import Example, Row
 from edgekit.runtimes.measure import Measured
 
 if TYPE_CHECKING:

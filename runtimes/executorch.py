@@ -10,13 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.bundle import Bundle
-from edgekit.chat import Message
-from edgekit.declared import check_numbers, check_tensors
 from edgekit.errors import BundleError, DataError, MissingExtraError
 from edgekit.families import Grid
-from edgekit.processor import Processor
-from edgekit.pte import Program, load_custom_ops
-from edgekit.pte import rehearse as try_out
+from edgekit.formats.declared import check_numbers, check_tensors
+from edgekit.formats.executorch.program import Program, load_custom_ops
+from edgekit.formats.executorch.program import rehearse as try_out
+from edgekit.inputs.chat import Message
+from edgekit.inputs.processor import Processor
 from edgekit.registry import missing_extra
 from edgekit.runtimes import Runtime
 from edgekit.runtimes._bundled import BundleSession, last_logits

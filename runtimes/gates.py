@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from edgekit.recipe import Gates
-from edgekit.report import Row
+from edgekit.recipe.model import Gates
+from edgekit.report.model import Row
 
 
 def failures(rows: Sequence[Row], gates: Gates) -> list[str]:

@@ -9,9 +9,9 @@ from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from edgekit.chat import Message, question
+from edgekit.checkpoint.generation import PLAIN, Generation, Rules
 from edgekit.errors import EdgekitError
-from edgekit.generation import PLAIN, Generation, Rules
+from edgekit.inputs.chat import Message, question
 from edgekit.runtimes.phases import PHASE
 from edgekit.runtimes.sampling import Choose, greedy, ruled
 from edgekit.runtimes.session import Logits, Prepared, Session, Unattended

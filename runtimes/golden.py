@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgekit.bundle import Bundle
-from edgekit.chat import question
 from edgekit.errors import BundleError, EdgekitError
 from edgekit.handover import PROMPT, golden
 from edgekit.handover.pieces import Pieces, read_pieces
+from edgekit.inputs.chat import question
 from edgekit.runtimes import RUNTIMES, runtime_for
 from edgekit.runtimes.generate import Answer, Chat, answer
 from edgekit.runtimes.sampling import greedy
@@ -156,7 +156,7 @@ def check_handover(bundle: Bundle, threads: int = 1) -> tuple[dict[str, float], 
 def _check(bundle: Bundle, threads: int) -> tuple[dict[str, float], str]:
     from edgekit import schema
     from edgekit.handover.prompt import find_pieces
-    from edgekit.processor import Processor
+    from edgekit.inputs.processor import Processor
 
     folder = bundle.folder
     processor = Processor.load(folder).as_exported(bundle.manifest.preprocessing)

@@ -11,7 +11,7 @@ from edgekit.data import Sample, samples
 from edgekit.data.scoring import score_answer
 from edgekit.devices import Errand, Guests, Visit
 from edgekit.errors import EdgekitError
-from edgekit.report import Row
+from edgekit.report.model import Row
 from edgekit.runtimes.measure import Measured, Settings, turn_lengths
 from edgekit.runtimes.rows import fill
 

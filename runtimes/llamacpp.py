@@ -19,10 +19,10 @@ from edgekit.bundle import Bundle
 from edgekit.errors import DataError
 from edgekit.families import FAMILIES, Pixels
 from edgekit.families.merging import Encoded
-from edgekit.gguf_checks import check_files
-from edgekit.llama_modules import LlamaModules
-from edgekit.llama_process import LlamaModel, check_packages, repacking_works
-from edgekit.llama_wire import NOT_FINITE
+from edgekit.formats.gguf.checks import check_files
+from edgekit.formats.gguf.modules import LlamaModules
+from edgekit.formats.gguf.process import LlamaModel, check_packages, repacking_works
+from edgekit.formats.gguf.wire import NOT_FINITE
 from edgekit.runtimes import Runtime
 from edgekit.runtimes._bundled import PreparedSession
 from edgekit.runtimes.sampling import not_finite

@@ -9,15 +9,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edgekit.choice import Choice
 from edgekit.console import Bar, progress
 from edgekit.devices import Board
-from edgekit.energy import Rapl
+from edgekit.recipe.per_dataset import Choice
 from edgekit.runtimes.crew import Away, Member, WorkerDied, WorkerError
 from edgekit.runtimes.journal import Journal
 from edgekit.runtimes.speed import Test, tests
 from edgekit.runtimes.worker import TRACE, Job
-from edgekit.timeouts import Timeouts
+from edgekit.system.energy import Rapl
+from edgekit.system.timeouts import Timeouts
 
 TURNS = 20
 SHORTEST_TURN = 4  # questions; a turn begins with one that is not timed, which should not be most of the work

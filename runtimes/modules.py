@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.chat import Message
 from edgekit.families import family_of
 from edgekit.families.merging import Encoded, merge_images, spread_deepstack
+from edgekit.inputs.chat import Message
 from edgekit.runtimes.pytorch import Official, TorchSession
 from edgekit.runtimes.session import Logits, Modules, Prepared
 

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.bundle import Bundle
-from edgekit.declared import Declared, Tensor, check_tensors
 from edgekit.errors import BundleError, MissingExtraError
 from edgekit.families import Grid
+from edgekit.formats.declared import Declared, Tensor, check_tensors
 from edgekit.runtimes import Runtime
 from edgekit.runtimes._bundled import BundleSession, last_logits
 from edgekit.runtimes._onnx_cache import KeyValueCache

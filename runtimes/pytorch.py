@@ -1,7 +1,7 @@
 """The reference: the checkpoint in transformers, fed by the Hugging Face processor.
 
 Nothing of edgekit's own preprocessing, prompts or split is used here, so that it can stand as an independent oracle;
-how the processor is loaded, with torchvision and without, is in `edgekit.official`.
+how the processor is loaded, with torchvision and without, is in `edgekit.inputs.official`.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.chat import Message
+from edgekit.checkpoint.generation import FILE, Generation, read_generation
 from edgekit.families import Grid, read_optional_json
-from edgekit.generation import FILE, Generation, read_generation
-from edgekit.official import TEXT_INPUTS, load_processor, official_inputs, plain_pixels
+from edgekit.inputs.chat import Message
+from edgekit.inputs.official import TEXT_INPUTS, load_processor, official_inputs, plain_pixels
 from edgekit.runtimes import Runtime
 from edgekit.runtimes.session import Logits, Prepared
 
@@ -79,9 +79,9 @@ class TorchSession:
     def __init__(self, folder: Path) -> None:
         from transformers.utils import logging
 
-        from edgekit.checkpoint import load_model
-        from edgekit.configuration import end_list
-        from edgekit.processor import check_image_token
+        from edgekit.checkpoint.configuration import end_list
+        from edgekit.checkpoint.folder import load_model
+        from edgekit.inputs.processor import check_image_token
 
         logging.set_verbosity_error()
         self._folder = folder

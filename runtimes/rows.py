@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from edgekit.report import Interval, Row, SpeedTest, Stretch
+from edgekit.report.model import Interval, Row, SpeedTest, Stretch
 from edgekit.runtimes.measure import Measured
 from edgekit.stats import holm, median_interval, median_ratio, paired, score_interval
 

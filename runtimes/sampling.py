@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from edgekit.checkpoint.generation import Rules
 from edgekit.errors import EdgekitError, NotFiniteError
-from edgekit.generation import Rules
 from edgekit.runtimes.session import Logits
 
 Choose = Callable[[Logits, Sequence[int]], int]
@@ -22,8 +22,8 @@ class Sampling:
     """How tokens are chosen.
 
     The steps, their order and their definitions are those of transformers and of `distill/generators`: temperature,
-    top-k, top-p, behind what `edgekit.generation` does to the logits. Draws come from NumPy, so a seed gives other
-    tokens than the same seed there.
+    top-k, top-p, behind what `edgekit.checkpoint.generation` does to the logits. Draws come from NumPy, so a seed gives
+    other tokens than the same seed there.
 
     Raises:
         EdgekitError: a value out of its range.

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.chat import Message
+from edgekit.checkpoint.generation import PLAIN, Generation, Mode
 from edgekit.families import Grid
 from edgekit.families.merging import Encoded
-from edgekit.generation import PLAIN, Generation, Mode
+from edgekit.inputs.chat import Message
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from edgekit.checkpoint.generation import Mode
 from edgekit.errors import EdgekitError
-from edgekit.generation import Mode
 from edgekit.held import Held, stamp
 from edgekit.runtimes import runtime_for
 from edgekit.runtimes.crew import Member, WorkerError
 from edgekit.runtimes.worker import Job
-from edgekit.temporary import room
-from edgekit.timeouts import Timeouts
+from edgekit.system.temporary import room
+from edgekit.system.timeouts import Timeouts
 
 
 def ask_all(

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgekit.chat import question
 from edgekit.errors import EdgekitError
+from edgekit.inputs.chat import question
 from edgekit.runtimes.generate import Answer
 from edgekit.runtimes.phases import PHASE
 from edgekit.runtimes.session import Prepared, Session, Unattended

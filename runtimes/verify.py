@@ -11,19 +11,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgekit.bars import ALWAYS, MOST_PROMPTS, bars_of, component_bars, judge, settling
 from edgekit.bundle import Bundle
-from edgekit.chat import Message, question
-from edgekit.checkpoint import check_checkpoint, checkpoint_hash
+from edgekit.checkpoint.folder import check_checkpoint, checkpoint_hash
 from edgekit.data import samples
 from edgekit.errors import BundleError, DataError, EdgekitError, NotFiniteError
 from edgekit.families.sizes import fit_image
 from edgekit.files import write_json
 from edgekit.held import Held, stamp
-from edgekit.official import odd_pictures
-from edgekit.parity import SCHEMA_VERSION, Check, Files, ModuleParity, Parity
-from edgekit.processor import Processor
-from edgekit.resizing import COLUMNS, ORDER
+from edgekit.inputs.chat import Message, question
+from edgekit.inputs.official import odd_pictures
+from edgekit.inputs.processor import Processor
+from edgekit.inputs.resizing import COLUMNS, ORDER
+from edgekit.report.parity import SCHEMA_VERSION, Check, Files, ModuleParity, Parity
+from edgekit.report.tolerances import ALWAYS, MOST_PROMPTS, bars_of, component_bars, judge, settling
 from edgekit.runtimes import RUNTIMES, runtime_for
 from edgekit.runtimes.attribute import Followed, attribute
 from edgekit.runtimes.generate import answer, follow
@@ -59,14 +59,14 @@ def verify_bundle(
         reference: The checkpoint it was exported from; without it only its files are checked, and what it hands over
             to apps, and the result says so.
         data: Questions; stock questions on drawn pictures when None.
-        count: How many; as many as the bars need (`edgekit.bars.settling`) when None.
+        count: How many; as many as the bars need (`edgekit.report.tolerances.settling`) when None.
         threads: CPU threads of each side.
         attribution: Find out which part costs what.
         plain: The same checkpoint's fp32 bundle of the same target, for the share of quantisation.
         note: Why there is none.
     Returns:
-        `edgekit.parity.Parity` as JSON: figures (None where the bundle gave NaN or infinity, or pictures of another
-        shape), the bars they are held to, and `passed`.
+        `edgekit.report.parity.Parity` as JSON: figures (None where the bundle gave NaN or infinity, or images of
+        another shape), the bars they are held to, and `passed`.
     Raises:
         BundleError: not whole, or made from another checkpoint; no attribution where the runtime shows no modules.
         NotFiniteError: the checkpoint itself gives NaN or infinity.

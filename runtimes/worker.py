@@ -1,7 +1,7 @@
 """One runtime in a process of its own: `python -m edgekit.runtimes.worker JOB.json [IN OUT]`, told what to do.
 
-What it is asked and answers is `edgekit.dialogue`, line by line through two descriptors, or standard input and output
-where none are given. The process idles between requests, so that several of them can take turns on one machine.
+What it is asked and answers is `edgekit.system.dialogue`, line by line through two descriptors, or standard input and
+output where none are given. The process idles between requests, so that several of them can take turns on one machine.
 Whatever libraries print goes to standard error. `edgekit.runtimes.crew` is the other end.
 """
 
@@ -22,22 +22,22 @@ from typing import Any
 
 import numpy as np
 
-from edgekit.chat import question
-from edgekit.choice import Choice
+from edgekit.checkpoint.generation import Mode, as_dict
 from edgekit.data import ImageRef, Sample, samples
 from edgekit.data.scoring import score_answer
-from edgekit.dialogue import READY, beat_s, first_phase
 from edgekit.errors import EdgekitError
-from edgekit.generation import Mode, as_dict
 from edgekit.held import Held
-from edgekit.machine import peak_memory_bytes
-from edgekit.pictures import upright
+from edgekit.inputs.chat import question
+from edgekit.inputs.images import upright
+from edgekit.recipe.per_dataset import Choice
 from edgekit.runtimes import RUNTIMES, speed
 from edgekit.runtimes.generate import Answer, answer, exhausted, follow
 from edgekit.runtimes.phases import PHASE
 from edgekit.runtimes.session import Session, generation_of, verified_by
 from edgekit.stats import finite_or_none, kl_divergence
-from edgekit.timeouts import Timeouts
+from edgekit.system.dialogue import READY, beat_s, first_phase
+from edgekit.system.machine import peak_memory_bytes
+from edgekit.system.timeouts import Timeouts
 
 TRACE = "trace.npz"
 PIXEL_SAMPLES = 8  # pictures whose preprocessing is compared: every tile of one, so a few tell enough

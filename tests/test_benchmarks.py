@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from edgekit.data import samples
-from edgekit.recipe import GenData
+from edgekit.recipe.model import GenData
 
 ROOT = Path(__file__).parent.parent
 
@@ -87,7 +87,7 @@ def test_overhead_by_hand() -> None:
 
 
 def test_two_runs_agree_where_their_intervals_meet() -> None:
-    from edgekit.report import Report, Row
+    from edgekit.report.model import Report, Row
 
     base = Row("b", "x", "r", "onnx", "fp32", "host", "ok", ttft_ms=2.0, ttft_ms_ci95=(1.0, 3.0), accuracy=0.5,
                accuracy_ci95=(0.4, 0.6))  # fmt: skip

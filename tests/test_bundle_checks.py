@@ -12,7 +12,7 @@ from edgekit import bundle_checks
 from edgekit.bundle import Bucket, Cache, Component, FileEntry, Manifest, Precision, TensorSpec, Text
 from edgekit.bundle_checks import check, name_problem
 from edgekit.errors import BundleError
-from edgekit.resizing import ORDER, ORDERS
+from edgekit.inputs.resizing import ORDER, ORDERS
 
 SHA = "0123456789abcdef" * 4
 KEYS = tuple(

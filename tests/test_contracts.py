@@ -14,13 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgekit import schema
-from edgekit.checkpoint import resolve_checkpoint
+from edgekit.checkpoint.folder import resolve_checkpoint
 from edgekit.errors import BundleError, CheckpointError, EdgekitError, RecipeError, StorageError
 from edgekit.files import inside, new_folder, write_text
-from edgekit.recipe import Recipe
-from edgekit.recipe_reading import demo_recipe_path, dump_recipe, load_recipe, read_recipe
-from edgekit.report import Report, Row, read_report
-from edgekit.report_text import escape, markdown, to_csv
+from edgekit.recipe.model import Recipe
+from edgekit.recipe.reading import demo_recipe_path, dump_recipe, load_recipe, read_recipe
+from edgekit.report.model import Report, Row, read_report
+from edgekit.report.text import escape, markdown, to_csv
 from edgekit.workspace import Workspace
 
 MINIMAL = {

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgekit.chat import question
 from edgekit.errors import CheckpointError, DataError, EdgekitError
 from edgekit.families import FAMILIES, Grid, family_of, gemma3, internvl, lfm2_vl, llava_onevision, qwen2_5_vl, qwen3_vl
-from edgekit.pictures import resize_bilinear
-from edgekit.processor import Processor
+from edgekit.inputs.chat import question
+from edgekit.inputs.images import resize_bilinear
+from edgekit.inputs.processor import Processor
 
 NAMES = ["qwen2_5_vl", "qwen3_vl", "internvl", "smolvlm", "llava_onevision", "gemma3"]
 ALL = [*NAMES, "lfm2_vl"]  # whose image processor wants torchvision
@@ -243,7 +243,7 @@ def test_llava_onevision_packs_as_the_model_does(tiny_of: Maker, aspect: str) ->
     """Unpadding, scaling down and newlines, over shapes that leave out rows and columns."""
     import torch
 
-    from edgekit.checkpoint import load_model
+    from edgekit.checkpoint.folder import load_model
 
     model: Any = load_model(tiny_of("llava_onevision"))
     params = {**Processor.load(tiny_of("llava_onevision")).params, "max_tiles": int(aspect[-1])}
@@ -294,7 +294,7 @@ def test_positions_by_hand() -> None:
 def test_positions_equal_the_models_own(tiny_of: Maker, name: str) -> None:
     import torch
 
-    from edgekit.checkpoint import load_model
+    from edgekit.checkpoint.folder import load_model
 
     model: Any = load_model(tiny_of(name))
     processor = Processor.load(tiny_of(name))

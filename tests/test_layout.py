@@ -15,8 +15,10 @@ import pytest
 ROOT = Path(__file__).parent.parent
 LINKED = ("distill", "export", "runtimes", "devices")
 TOP = ("edgekit.cli", "edgekit.__main__", "edgekit.api", "edgekit.commands", "edgekit.optimum_register")
-EVALUATOR = "edgekit.runtimes.mil"  # what runs a Core ML program where Core ML is not
-READERS = ("edgekit.export", "edgekit.inside")  # what may read packages back by it
+FORMATS = "edgekit.formats"  # how formats are read and called: above the contracts, below the four folders
+ABOVE_FORMATS = ("edgekit.apps",)
+EVALUATOR = "edgekit.formats.coreml.mil"  # what runs a Core ML program where Core ML is not: a library of its own
+EVALUATORS_OWN = ("edgekit.formats.declared", "edgekit.formats.coreml.programs")
 REGISTER = "optimum/commands/register/"  # the one folder that lies elsewhere in the wheel: optimum's own namespace
 
 
@@ -54,8 +56,8 @@ def allowed(module: str, name: str) -> bool:
     target = next((folder for folder in LINKED if within(name, f"edgekit.{folder}")), None)
     if any(within(name, top) for top in TOP):
         return False
-    if any(within(module, reader) for reader in READERS) and within(name, EVALUATOR):
-        return True  # a library of its own: the test below keeps it free of everything else in runtimes/
+    if within(name, FORMATS):
+        return own is not None or any(within(module, room) for room in (FORMATS, *ABOVE_FORMATS))
     return target is None or target == own or (own == "runtimes" and target == "devices")
 
 
@@ -75,20 +77,30 @@ def test_the_evaluator_stands_alone() -> None:
         for module, path in sources()
         if within(module, EVALUATOR)
         for name in imported(path)
-        if within(name, "edgekit.runtimes") and not within(name, EVALUATOR)
+        if within(name, FORMATS) and not any(within(name, one) for one in (EVALUATOR, *EVALUATORS_OWN)) and name != FORMATS
     ]
     assert not outside
+
+
+def test_no_module_needs_itself() -> None:
+    """Circles of imports, those inside functions counted: none."""
+    circles = [circle for circle in circles_of(arrows()) if len(circle) > 1]
+    assert circles == []
+    assert circles_of({"a": {"b"}, "b": {"a"}, "c": {"a"}})[0] == {"a", "b"}
 
 
 def test_the_layer_rule_can_fail() -> None:
     assert not allowed("edgekit.export.onnx", "edgekit.runtimes.miles")
     assert not allowed("edgekit.export.onnx", "edgekit.runtimes.session")
-    assert not allowed("edgekit.inside.coreml", "edgekit.runtimes.coreml")
-    assert not allowed("edgekit.bundle", "edgekit.runtimes.mil")
-    assert not allowed("edgekit.recipe", "edgekit.distill.loss")
+    assert not allowed("edgekit.formats.coreml.inspect", "edgekit.runtimes.coreml")
+    assert not allowed("edgekit.formats.coreml.mil", "edgekit.export.coreml")
+    assert not allowed("edgekit.bundle", "edgekit.formats.coreml.mil")
+    assert not allowed("edgekit.families.idefics3", "edgekit.formats.gguf.header")
+    assert not allowed("edgekit.recipe.model", "edgekit.distill.loss")
     assert not allowed("edgekit.distill.loss", "edgekit.export.onnx")
     assert not allowed("edgekit.runtimes.bench", "edgekit.api")
     assert allowed("edgekit.runtimes.bench", "edgekit.devices.host")
+    assert allowed("edgekit.export.coreml", "edgekit.formats.coreml.mil")
 
 
 def test_links() -> None:
@@ -139,7 +151,7 @@ def test_the_command_line_starts_light() -> None:
     verbs = [path.stem for path in (ROOT / "edgekit" / "commands").glob("*.py") if path.stem != "__init__"]
     assert {"distill", "data", "run"} <= set(verbs)
     assert run_blocked(["edgekit.cli", *(f"edgekit.commands.{verb}" for verb in verbs)], heavy) == ""
-    assert "numpy was imported" in run_blocked(["edgekit.processor"], heavy)
+    assert "numpy was imported" in run_blocked(["edgekit.inputs.processor"], heavy)
     code = "import edgekit.cli as c; c.build()"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from edgekit.bundle import Manifest
 from edgekit.errors import RecipeError
-from edgekit.recipe import Recipe
-from edgekit.recipe_reading import demo_recipe_path
-from edgekit.report import Report
+from edgekit.recipe.model import Recipe
+from edgekit.recipe.reading import demo_recipe_path
+from edgekit.report.model import Report
 from edgekit.schema import field_docs, json_schema, read, read_document, to_json
 
 

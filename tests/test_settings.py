@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from edgekit.chat import question
 from edgekit.demo.tiny import NAMES
 from edgekit.errors import CheckpointError
-from edgekit.official import _compare, load_processor, odd_pictures
-from edgekit.pictures import from_unit
-from edgekit.processor import Processor
+from edgekit.inputs.chat import question
+from edgekit.inputs.images import from_unit
+from edgekit.inputs.official import _compare, load_processor, odd_pictures
+from edgekit.inputs.processor import Processor
 
 Maker = Callable[..., Path]
 IMAGES, PROCESSOR, TOKENIZER = "preprocessor_config.json", "processor_config.json", "tokenizer.json"

@@ -13,10 +13,10 @@ import pytest
 from PIL import Image
 
 from edgekit import console
-from edgekit.chat import question, read_chat_template
 from edgekit.errors import CheckpointError, DataError
-from edgekit.official import compare_inputs, load_processor, official_inputs
-from edgekit.processor import Processor
+from edgekit.inputs.chat import question, read_chat_template
+from edgekit.inputs.official import compare_inputs, load_processor, official_inputs
+from edgekit.inputs.processor import Processor
 
 Maker = Callable[..., Path]
 PROCESSOR, OWN, JINJA, TOKENIZER = (

@@ -17,7 +17,7 @@ from edgekit import console
 from edgekit.cli import build
 from edgekit.errors import EdgekitError
 from edgekit.files import write_json
-from edgekit.report_text import escape
+from edgekit.report.text import escape
 from edgekit.visible import json_text, message, one_line, visible
 
 ROOT = Path(__file__).parent.parent
@@ -99,7 +99,7 @@ def test_a_dying_process_last_words(tmp_path: Path) -> None:
         "def die():\n    sys.stderr.write('\\x1b[2Jlast\\x9b words\\n'); sys.stderr.flush(); os._exit(3)\n"
     )
     code = (
-        "from edgekit.apart import Apart, ProcessDied\nfrom edgekit.console import print_error\n"
+        "from edgekit.system.isolated import Apart, ProcessDied\nfrom edgekit.console import print_error\n"
         "try:\n    with Apart() as apart: apart.call('dying', 'die')\nexcept ProcessDied as error: print_error(error)\n"
     )
     done = subprocess.run(
@@ -112,9 +112,9 @@ def test_a_dying_process_last_words(tmp_path: Path) -> None:
 ALLOWED = {
     "edgekit/console.py",  # the one place
     "edgekit/cli.py",  # words of its own
-    "edgekit/apart.py",  # passes lines on, escaped
+    "edgekit/system/isolated.py",  # passes lines on, escaped
     "edgekit/tables.py",  # escaped cells
-    "edgekit/inside/coreai.py", "devices/_agent.py",  # a pipe between two processes
+    "edgekit/formats/coreai/inspect.py", "devices/_agent.py",  # a pipe between two processes
 }  # fmt: skip
 
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from edgekit import recipe
 from edgekit.data import Sample
-from edgekit.processor import Processor
-from edgekit.recipe import GenData
+from edgekit.inputs.processor import Processor
+from edgekit.recipe import model as recipe
+from edgekit.recipe.model import GenData
 from edgekit.registry import Registry
 
 

@@ -20,15 +20,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from edgekit.chat import render
-from edgekit.configuration import end_token_ids
+from edgekit.checkpoint.configuration import end_token_ids
 from edgekit.data import ImageRef, Sample
 from edgekit.distill.chat_server import ChatServer, RefusedError, api_key
 from edgekit.distill.generators import PROBE_TOKENS, Generator, Said, Source
 from edgekit.errors import DataError, ServerError
-from edgekit.pictures import as_rgb
-from edgekit.processor import Processor
-from edgekit.recipe import GenData
+from edgekit.inputs.chat import render
+from edgekit.inputs.images import as_rgb
+from edgekit.inputs.processor import Processor
+from edgekit.recipe.model import GenData
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -17,7 +17,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from edgekit.configuration import end_list
+from edgekit.checkpoint.configuration import end_list
 from edgekit.data import Sample
 from edgekit.distill.batch import (
     Embedded,
@@ -30,8 +30,8 @@ from edgekit.distill.batch import (
     token_logp,
 )
 from edgekit.distill.generators import PROBE_TOKENS, Generator, Said, Source
-from edgekit.processor import Processor
-from edgekit.recipe import GenData
+from edgekit.inputs.processor import Processor
+from edgekit.recipe.model import GenData
 
 
 def check(settings: GenData) -> None:

@@ -17,15 +17,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from edgekit.chat import render
-from edgekit.configuration import end_token_ids
+from edgekit.checkpoint.configuration import end_token_ids
+from edgekit.checkpoint.weights import other_files
 from edgekit.data import Sample
 from edgekit.distill.generators import PROBE_TOKENS, Generator, Said, Source
 from edgekit.distill.masking import write_masked
 from edgekit.errors import EdgekitError, MissingExtraError
-from edgekit.recipe import GenData
+from edgekit.inputs.chat import render
+from edgekit.recipe.model import GenData
 from edgekit.registry import missing_extra
-from edgekit.weights import other_files
 
 SEEDS = 2**31
 """vLLM counts up from a seed for the responses of one prompt; seeds stay where that cannot overflow."""

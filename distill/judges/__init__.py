@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from edgekit import recipe
-from edgekit.choice import Choice, entries, pick
 from edgekit.data import Sample
 from edgekit.data.scoring import KEY as SCORING_KEY
-from edgekit.recipe import LlmJudge, Recipe, Rewards
+from edgekit.recipe import model as recipe
+from edgekit.recipe.model import LlmJudge, Recipe, Rewards
+from edgekit.recipe.per_dataset import Choice, entries, pick
 from edgekit.registry import Registry
 
 KEY = "masters.rewards.judge"

@@ -11,16 +11,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from edgekit.chat import Message, read_chat_template, render
-from edgekit.checkpoint import checkpoint_hash, resolve_checkpoint
-from edgekit.choice import Choice
-from edgekit.configuration import CONFIG, refuse_quantised
-from edgekit.distill import verdicts
+from edgekit.checkpoint.configuration import CONFIG, refuse_quantised
+from edgekit.checkpoint.folder import checkpoint_hash, resolve_checkpoint
+from edgekit.checkpoint.weights import check_weights
+from edgekit.distill import judge_cache
 from edgekit.distill.judges import Judge, Verdicts
 from edgekit.errors import CheckpointError, DataError, RecipeError
 from edgekit.families import read_optional_json
-from edgekit.recipe import LlmJudge
-from edgekit.weights import check_weights
+from edgekit.inputs.chat import Message, read_chat_template, render
+from edgekit.recipe.model import LlmJudge
+from edgekit.recipe.per_dataset import Choice
 
 
 def check(llm: LlmJudge, base: Path) -> None:
@@ -41,7 +41,7 @@ def make(scoring: Choice, llm: LlmJudge, folder: Path, base: Path) -> Verdicts:
     check(llm, base)
     model = LocalModel(_folder(llm, base), llm.judge_concurrency)
     name = f"{llm.judge_model} ({checkpoint_hash(model.folder)[:12]})"
-    return verdicts.AskedJudge(name, verdicts.VerdictStore(folder / verdicts.FILE), model.ask)
+    return judge_cache.AskedJudge(name, judge_cache.VerdictStore(folder / judge_cache.FILE), model.ask)
 
 
 def _folder(llm: LlmJudge, base: Path) -> Path:
@@ -64,16 +64,16 @@ class LocalModel:
         self.folder, self.batch = folder, batch
         self.template = read_chat_template(folder)
 
-    def ask(self, cases: Sequence[verdicts.Case]) -> verdicts.Answers:
+    def ask(self, cases: Sequence[judge_cache.Case]) -> judge_cache.Answers:
         """(place, verdict) of each case, a batch at a time."""
         for start in range(0, len(cases), self.batch):
             group = cases[start : start + self.batch]
-            first = [self._ids(self.render(verdicts.analysis_prompt(case))) for case in group]
-            analyses = [self._text(ids) for ids in self._generate(first, verdicts.ANALYSIS_TOKENS).sequences]
+            first = [self._ids(self.render(judge_cache.analysis_prompt(case))) for case in group]
+            analyses = [self._text(ids) for ids in self._generate(first, judge_cache.ANALYSIS_TOKENS).sequences]
             pairs = zip(group, analyses, strict=True)
-            second = [self.render(verdicts.verdict_prompt(case, said)) for case, said in pairs]
+            second = [self.render(judge_cache.verdict_prompt(case, said)) for case, said in pairs]
             for place, value in enumerate(self.decide(second), start):
-                yield place, verdicts.Verdict(value)
+                yield place, judge_cache.Verdict(value)
 
     def render(self, messages: list[Message]) -> str:
         """The prompt of a conversation, with contents as text or as parts, whichever the template knows.

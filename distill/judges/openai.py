@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
-from edgekit.chat import Message
-from edgekit.choice import Choice
-from edgekit.distill import verdicts
+from edgekit.distill import judge_cache
 from edgekit.distill.chat_server import ChatServer
 from edgekit.distill.judges import Judge, Verdicts
 from edgekit.errors import RecipeError
-from edgekit.recipe import LlmJudge
+from edgekit.inputs.chat import Message
+from edgekit.recipe.model import LlmJudge
+from edgekit.recipe.per_dataset import Choice
 
 VERDICT_TOKENS = 16
 
@@ -35,7 +35,7 @@ def make(scoring: Choice, llm: LlmJudge, folder: Path, base: Path) -> Verdicts:
     del scoring, base
     server = _server(llm)
 
-    def ask(cases: Sequence[verdicts.Case]) -> verdicts.Answers:
+    def ask(cases: Sequence[judge_cache.Case]) -> judge_cache.Answers:
         pool = ThreadPoolExecutor(llm.judge_concurrency, "judge")
         places = {pool.submit(_verdict, server, case): place for place, case in enumerate(cases)}
         try:
@@ -48,7 +48,7 @@ def make(scoring: Choice, llm: LlmJudge, folder: Path, base: Path) -> Verdicts:
             raise
         pool.shutdown()
 
-    return verdicts.AskedJudge(server.model, verdicts.VerdictStore(folder / verdicts.FILE), ask)
+    return judge_cache.AskedJudge(server.model, judge_cache.VerdictStore(folder / judge_cache.FILE), ask)
 
 
 def _server(llm: LlmJudge) -> ChatServer:
@@ -68,15 +68,15 @@ def _server(llm: LlmJudge) -> ChatServer:
     )
 
 
-def _verdict(server: ChatServer, case: verdicts.Case) -> verdicts.Verdict:
-    analysis = _say(server, verdicts.analysis_prompt(case), verdicts.ANALYSIS_TOKENS)
-    conversation = verdicts.verdict_prompt(case, analysis)
+def _verdict(server: ChatServer, case: judge_cache.Case) -> judge_cache.Verdict:
+    analysis = _say(server, judge_cache.analysis_prompt(case), judge_cache.ANALYSIS_TOKENS)
+    conversation = judge_cache.verdict_prompt(case, analysis)
     said = _say(server, conversation, VERDICT_TOKENS)
-    value = verdicts.read_verdict(said)
+    value = judge_cache.read_verdict(said)
     if value is None:
-        said = _say(server, verdicts.reminder_prompt(conversation, said), VERDICT_TOKENS)
-        value = verdicts.read_verdict(said)
-    return verdicts.Verdict(value, said)
+        said = _say(server, judge_cache.reminder_prompt(conversation, said), VERDICT_TOKENS)
+        value = judge_cache.read_verdict(said)
+    return judge_cache.Verdict(value, said)
 
 
 def _say(server: ChatServer, messages: list[Message], max_tokens: int) -> str:

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from edgekit.choice import Choice
 from edgekit.data import Sample
 from edgekit.data.scoring import score_answer
 from edgekit.distill.judges import Judge, Verdicts
+from edgekit.recipe.per_dataset import Choice
 
 
 def make(scoring: Choice, *_: object) -> Verdicts:

@@ -13,8 +13,8 @@ from typing import Any, ClassVar, Literal, get_args
 
 from torch import Tensor, nn
 
-from edgekit import recipe
 from edgekit.errors import RecipeError
+from edgekit.recipe import model as recipe
 from edgekit.registry import Registry
 
 Rows = Literal["drawn", "teacher", "right", "reference"]

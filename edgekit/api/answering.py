@@ -11,7 +11,7 @@ from edgekit.api import arguments
 from edgekit.api.arguments import Folder, Folders, Pictures, Texts, checked
 
 if TYPE_CHECKING:
-    from edgekit.generation import Generation, Mode
+    from edgekit.checkpoint.generation import Generation, Mode
     from edgekit.runtimes.generate import Answer
     from edgekit.runtimes.session import Session
 
@@ -55,7 +55,7 @@ def run(
     Raises:
         EdgekitError: an argument, a picture or the model cannot be used.
     """
-    from edgekit.chat import question
+    from edgekit.inputs.chat import question
     from edgekit.runtimes.generate import answer
     from edgekit.runtimes.sampling import Sampling, chooser
 
@@ -91,15 +91,15 @@ def run_all(
         generation: As for `run`.
         max_new_tokens: Longest answer; greedy.
         threads: CPU threads of each.
-        timeouts: One `PHASE=TIME` or several; see `edgekit.timeouts`.
+        timeouts: One `PHASE=TIME` or several; see `edgekit.system.timeouts`.
     Returns:
         One entry each, as `edgekit.runtimes.side_by_side.ask_all` says; what cannot answer holds its `problem`.
     Raises:
         EdgekitError: an argument or a picture cannot be used; there is nothing to ask.
     """
-    from edgekit.checkpoint import resolve_checkpoint
+    from edgekit.checkpoint.folder import resolve_checkpoint
     from edgekit.runtimes.side_by_side import ask_all
-    from edgekit.timeouts import Timeouts, changed
+    from edgekit.system.timeouts import Timeouts, changed
 
     mode, limits = _mode(generation), changed(Timeouts(), arguments.texts(timeouts, "timeouts"))
     with arguments.picture_files(images) as files:  # one clear error, not one for each runtime
@@ -157,14 +157,14 @@ def chat(
 
 
 def _mode(generation: str) -> Mode:
-    from edgekit.generation import check_mode
+    from edgekit.checkpoint.generation import check_mode
 
     return check_mode(generation)
 
 
 def _settings(session: Session, mode: Mode, penalty: float | None) -> Generation:
     """The model's settings or none, with the caller's own penalty in the place of theirs."""
-    from edgekit.generation import check_penalty
+    from edgekit.checkpoint.generation import check_penalty
     from edgekit.runtimes.session import generation_of
 
     found = generation_of(session, mode)
@@ -173,7 +173,7 @@ def _settings(session: Session, mode: Mode, penalty: float | None) -> Generation
 
 def _open(model: Folder, threads: int) -> tuple[str, Session]:
     from edgekit.bundle import Bundle
-    from edgekit.checkpoint import resolve_checkpoint
+    from edgekit.checkpoint.folder import resolve_checkpoint
     from edgekit.console import note
     from edgekit.runtimes import RUNTIMES, runtime_for
     from edgekit.runtimes.generate import exhausted
@@ -187,7 +187,7 @@ def _open(model: Folder, threads: int) -> tuple[str, Session]:
 
 
 def _as_dict(said: Answer, runtime: str, session: Session, generation: Generation, mode: Mode) -> dict[str, Any]:
-    from edgekit.generation import as_dict
+    from edgekit.checkpoint.generation import as_dict
     from edgekit.runtimes import RUNTIMES
     from edgekit.runtimes.session import verified_by
 

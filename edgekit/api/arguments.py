@@ -261,7 +261,7 @@ def _is_image(value: Any) -> bool:
 
 def _picture(value: Any, name: str) -> Image:
     from edgekit.data import ImageRef
-    from edgekit.pictures import upright
+    from edgekit.inputs.images import upright
 
     if isinstance(value, (bytes, bytearray, memoryview)):
         return upright(ImageRef(data=bytes(value), origin=f"the argument {name}").open())

@@ -13,7 +13,7 @@ from edgekit.console import note
 from edgekit.errors import EdgekitError, RecipeError
 
 if TYPE_CHECKING:
-    from edgekit.recipe import Recipe
+    from edgekit.recipe.model import Recipe
     from edgekit.workspace import Workspace
 
 
@@ -63,8 +63,8 @@ def init(
         EdgekitError: one is there already, or only some of the four are given.
     """
     from edgekit.files import write_text
-    from edgekit.recipe import Data, Export, Mask, Masters, Model, Recipe
-    from edgekit.recipe_reading import demo_recipe_path, dump_recipe
+    from edgekit.recipe.model import Data, Export, Mask, Masters, Model, Recipe
+    from edgekit.recipe.reading import demo_recipe_path, dump_recipe
     from edgekit.workspace import RECIPE_NAME
 
     taught = arguments.models(teachers, "teachers")
@@ -139,7 +139,7 @@ def _workspace(folder: PathLike | None) -> Workspace:
 
 def _recipe(recipe: PathLike | None, place: Workspace, overrides: Overrides | None) -> tuple[Recipe, Path]:
     """The recipe a call means, and the folder that its relative names start from."""
-    from edgekit.recipe_reading import demo_recipe_path, load_recipe
+    from edgekit.recipe.reading import demo_recipe_path, load_recipe
 
     path, built_in = _recipe_path(recipe, place)
     if recipe is None and not path.exists():
@@ -188,7 +188,7 @@ def ablate(
     """
     from edgekit.distill.ablate import Ablation
     from edgekit.distill.recommend import Start, settings_between
-    from edgekit.recipe_reading import ablation_recipe_path, demo_recipe_path, load_recipe
+    from edgekit.recipe.reading import ablation_recipe_path, demo_recipe_path, load_recipe
 
     place, changed = _workspace(workspace), arguments.overrides(overrides)
     path, built_in = _recipe_path(recipe, place)
@@ -242,9 +242,9 @@ def probe(
     Returns:
         The sweep, and the files written.
     """
-    from edgekit.checkpoint import resolve_checkpoint
+    from edgekit.checkpoint.folder import resolve_checkpoint
     from edgekit.distill.probe import probe_checkpoint
-    from edgekit.recipe_reading import demo_recipe_path, load_recipe
+    from edgekit.recipe.reading import demo_recipe_path, load_recipe
 
     place = _workspace(None)
     path = place.recipe_path if place.recipe_path.exists() else demo_recipe_path()
@@ -293,7 +293,7 @@ def mask(
     """
     from typing import get_args
 
-    from edgekit.checkpoint import resolve_checkpoint
+    from edgekit.checkpoint.folder import resolve_checkpoint
     from edgekit.distill.masking import Scope, write_masked
 
     if scope not in get_args(Scope):

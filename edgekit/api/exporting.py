@@ -15,10 +15,10 @@ from edgekit.console import note
 from edgekit.errors import EdgekitError
 
 if TYPE_CHECKING:
-    from edgekit.apart import Apart
     from edgekit.bundle import Bundle
     from edgekit.data import Sample
-    from edgekit.recipe import Export
+    from edgekit.recipe.model import Export
+    from edgekit.system.isolated import Apart
     from edgekit.workspace import Run
 
 Size = tuple[int, int] | str
@@ -52,7 +52,8 @@ def export(
         sizes: One picture size or several where the family has a choice, (width, height) in pixels or a text such as
             448x336; its own when None.
         data: Questions for the parity run; the run's test questions when None.
-        samples: How many of them; 32, and more where the answers are short (`edgekit.bars.settling`), when None.
+        samples: How many of them; 32, and more where the answers are short
+            (`edgekit.report.tolerances.settling`), when None.
         calibrate: How many questions a calibrated precision (int8-static) is shown; the recipe's, else 64, when None.
         calibration_data: Those questions; the run's train questions when None.
         with_genai: Also write what onnxruntime-genai loads; as the recipe says, else not, when None.
@@ -61,11 +62,11 @@ def export(
     Raises:
         EdgekitError: an argument, or the checkpoint, cannot be used; nothing is written.
     """
-    from edgekit.bars import MOST_PROMPTS
-    from edgekit.checkpoint import resolve_checkpoint
+    from edgekit.checkpoint.folder import resolve_checkpoint
     from edgekit.data import samples as read_samples
     from edgekit.export.bundling import check_request, export_checkpoint
     from edgekit.precision import canonical, folder_name
+    from edgekit.report.tolerances import MOST_PROMPTS
     from edgekit.runtimes.golden import golden_answers
 
     names, words = arguments.texts(targets, "targets"), arguments.texts(precisions or (), "precisions")
@@ -176,7 +177,7 @@ def _exports(
     run: Run | None, target: str, precisions: list[str] | None, calibrate: int | None, genai: bool | None
 ) -> list[Export]:
     """What to export to a target: as asked, and as the run's recipe says where nothing is asked."""
-    from edgekit.recipe import Export
+    from edgekit.recipe.model import Export
 
     written = [item for item in run.recipe().exports if item.target == target] if run is not None else []
     if precisions:
@@ -213,10 +214,10 @@ def matrix(
         because the target has no place for such a model. Rows are measured
         in a process of their own; one that ends it fails, and `why` holds its last lines.
     """
-    from edgekit.apart import Apart
     from edgekit.demo import tiny
     from edgekit.export import TARGETS
-    from edgekit.temporary import room
+    from edgekit.system.isolated import Apart
+    from edgekit.system.temporary import room
 
     chosen = arguments.texts(families or (), "families") or list(tiny.NAMES)
     places = arguments.texts(targets or (), "targets") or [name for name, _ in TARGETS.working()]
@@ -242,9 +243,9 @@ def matrix(
 def _matrix_row(apart: Apart, family: str, target: str, precision: str, folder: Path) -> dict[str, Any]:
     import time
 
-    from edgekit.bars import ALWAYS, judge, random_bars_of
     from edgekit.errors import MissingExtraError, UnsupportedError
     from edgekit.export.bundling import check_request
+    from edgekit.report.tolerances import ALWAYS, judge, random_bars_of
 
     row: dict[str, Any] = {"family": family, "target": target, "precision": precision}
     started = time.monotonic()

@@ -10,7 +10,7 @@ from edgekit.api.arguments import Folder, checked
 from edgekit.errors import EdgekitError
 
 if TYPE_CHECKING:
-    from edgekit.inside.counting import Inspection
+    from edgekit.formats.counting import Inspection
 
 
 @checked
@@ -23,9 +23,9 @@ def inspect(source: Folder, *, tokens: int | None = None) -> Inspection:
     Raises:
         EdgekitError: it is neither, damaged, or what reads it is not installed.
     """
-    from edgekit.adapters import is_adapter
-    from edgekit.checkpoint import resolve_checkpoint
-    from edgekit.inside.counting import inspect as read
+    from edgekit.checkpoint.adapters import is_adapter
+    from edgekit.checkpoint.folder import resolve_checkpoint
+    from edgekit.formats.counting import inspect as read
 
     name = arguments.model(source, "source")
     folder = Path(name)

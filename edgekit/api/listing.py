@@ -10,7 +10,7 @@ from edgekit.api.arguments import PathLike, Texts, checked
 
 def doctor() -> list[dict[str, Any]]:
     """What is ready on this machine, one row per thing; other packages' plug-ins that cannot be loaded among them."""
-    from edgekit.doctor import checks
+    from edgekit.system.doctor import checks
 
     return [*checks(), *_plug_ins()]
 
@@ -20,10 +20,10 @@ def _plug_ins() -> list[dict[str, Any]]:
     from edgekit.data.scoring import SCORING
     from edgekit.devices import DEVICES
     from edgekit.export import TARGETS
+    from edgekit.external_results import IMPORTS
     from edgekit.families import FAMILIES
-    from edgekit.imports import IMPORTS
-    from edgekit.inside import READERS
-    from edgekit.recipe import GENERATORS, JUDGES, OBJECTIVES
+    from edgekit.formats import READERS
+    from edgekit.recipe.model import GENERATORS, JUDGES, OBJECTIVES
     from edgekit.runtimes import RUNTIMES
 
     registries = (

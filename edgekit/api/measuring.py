@@ -13,7 +13,7 @@ from edgekit.console import note
 from edgekit.errors import EdgekitError
 
 if TYPE_CHECKING:
-    from edgekit.report import Report
+    from edgekit.report.model import Report
 
 
 @checked
@@ -32,17 +32,17 @@ def verify(
         bundle: Folder as text or Path, or a `Bundle`.
         reference: The student's checkpoint; found beside the bundle's run when None.
         data: Questions, a data spec; the run's test questions, else stock questions, when None.
-        samples: How many; 32, and more where the answers are short (`edgekit.bars.settling`), when None.
+        samples: How many; 32, and more where the answers are short (`edgekit.report.tolerances.settling`), when None.
         threads: CPU threads of each side.
         attribute: Find out which part costs what; the target's fp32 export is made for it and thrown away.
     Returns:
-        `edgekit.parity.Parity` as JSON: figures, bars, and `passed`. Both sides run in a process of their own: where
-        that dies, nothing is compared, `passed` is false, and `why` says how it ended, with its last lines.
+        `edgekit.report.parity.Parity` as JSON: figures, bars, and `passed`. Both sides run in a process of their own:
+        where that dies, nothing is compared, `passed` is false, and `why` says how it ended, with its last lines.
     """
-    from edgekit.apart import Apart, ProcessDied
     from edgekit.bundle import Bundle
     from edgekit.handover import PROMPT
     from edgekit.runtimes.verify import died, verify_bundle
+    from edgekit.system.isolated import Apart, ProcessDied
 
     place = arguments.folder(bundle, "bundle")
     found = reference_of(_model(reference), [place])
@@ -73,7 +73,7 @@ def verify_here(
 ) -> dict[str, Any]:
     """`verify` in this process; see `edgekit.runtimes.verify.verify_bundle`."""
     from edgekit.runtimes.verify import verify_bundle
-    from edgekit.temporary import room
+    from edgekit.system.temporary import room
 
     bundle, found = Path(folder), None if reference is None else Path(reference)
     if found is None or not attribution:
@@ -86,7 +86,7 @@ def verify_here(
 def _plain_export(folder: Path, reference: Path, out: Path) -> tuple[Path | None, str]:
     """The bundle's checkpoint in the same target and sizes in fp32, or why there is none."""
     from edgekit.bundle import Bundle
-    from edgekit.checkpoint import checkpoint_hash
+    from edgekit.checkpoint.folder import checkpoint_hash
     from edgekit.export import TARGETS
     from edgekit.export.bundling import export_checkpoint
 
@@ -139,20 +139,21 @@ def bench(
         repetitions: Of each speed test, 0 for none; the recipe's when None.
         processes: Fresh ones of each row, one after the other through the questions; the recipe's when None.
         sustain_s: Seconds that each row answers without a pause at the end, to see whether it slows down.
-        timeouts: One `PHASE=TIME` or several, over the recipe's `bench.timeouts`; see `edgekit.timeouts`.
-        imports: One file or several with results measured elsewhere, whose rows are added; see `edgekit.imports`.
+        timeouts: One `PHASE=TIME` or several, over the recipe's `bench.timeouts`; see `edgekit.system.timeouts`.
+        imports: One file or several with results measured elsewhere, whose rows are added; see
+            `edgekit.external_results`.
         measure: False adds them to the report that lies in `out` already.
     Returns:
         The report and its folder.
     """
     from dataclasses import replace
 
-    from edgekit.imports import read_results
-    from edgekit.recipe import Bench, Gates
-    from edgekit.report_files import add_rows
+    from edgekit.external_results import read_results
+    from edgekit.recipe.model import Bench, Gates
+    from edgekit.report.files import add_rows
     from edgekit.runtimes.bench import Settings
     from edgekit.runtimes.bench import bench as run_bench
-    from edgekit.timeouts import changed
+    from edgekit.system.timeouts import changed
 
     elsewhere = [row for path in arguments.paths(imports, "imports") for row in read_results(path)]
     into = None if out is None else arguments.path(out, "out")
@@ -218,7 +219,7 @@ def _bars(given: Mapping[str, float | int | None] | None) -> dict[str, Any]:
     """
     from dataclasses import fields
 
-    from edgekit.recipe import Gates
+    from edgekit.recipe.model import Gates
 
     names = [field.name for field in fields(Gates)]
     for name, value in (given or {}).items():
@@ -244,9 +245,9 @@ def compare(old: PathLike, new: PathLike, *, tolerance: float = 0.05) -> dict[st
     Returns:
         changes, notes, regressions (their number) and a one-line verdict.
     """
-    from edgekit.compare import compare as find
-    from edgekit.compare import notes
-    from edgekit.report_files import read_measured
+    from edgekit.report.compare import compare as find
+    from edgekit.report.compare import notes
+    from edgekit.report.files import read_measured
     from edgekit.schema import to_json
 
     before, after = read_measured(arguments.path(old, "old")), read_measured(arguments.path(new, "new"))

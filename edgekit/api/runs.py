@@ -34,7 +34,7 @@ def check_student(run: Run) -> None:
     Raises:
         DamagedError: what is wrong with it.
     """
-    from edgekit.checkpoint import checkpoint_hash
+    from edgekit.checkpoint.folder import checkpoint_hash
     from edgekit.seal import FOLDER_SEAL, check_folder
 
     check_folder(run.student)
@@ -53,7 +53,7 @@ def run_of(bundles: list[Path]) -> Run | None:
 
 def reference_of(given: Path | str | None, bundles: list[Path]) -> Path | None:
     """The checkpoint to compare bundles with: as given, else the student of their run, where there is one."""
-    from edgekit.checkpoint import resolve_checkpoint
+    from edgekit.checkpoint.folder import resolve_checkpoint
 
     if given is not None:
         return resolve_checkpoint(str(given))
@@ -64,7 +64,7 @@ def reference_of(given: Path | str | None, bundles: list[Path]) -> Path | None:
 def made_from(bundle: Path) -> Path | None:
     """The student of the bundle's run that it was exported from: one made for a precision is not the first one."""
     from edgekit.bundle import Bundle
-    from edgekit.checkpoint import checkpoint_hash
+    from edgekit.checkpoint.folder import checkpoint_hash
 
     run = run_of([bundle])
     students = run.students() if run is not None else []

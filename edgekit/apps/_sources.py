@@ -16,7 +16,7 @@ from edgekit.errors import BundleError, EdgekitError, StorageError, UnsupportedE
 from edgekit.families import read_optional_json
 from edgekit.files import inside, new_folder, sha256_file, tree_files
 from edgekit.handover import MODEL, PROMPT
-from edgekit.room import room_for
+from edgekit.system.disk import room_for
 from edgekit.visible import json_text
 
 MARK = ".edgekit-app.json"

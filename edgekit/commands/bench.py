@@ -11,11 +11,11 @@ import typer
 
 from edgekit.commands._options import Columns, Wide
 from edgekit.console import note, print_json, print_text
-from edgekit.timeouts import seconds_of
+from edgekit.system.timeouts import seconds_of
 from edgekit.visible import one_line
 
 if TYPE_CHECKING:
-    from edgekit.report import Report
+    from edgekit.report.model import Report
 
 
 def command(
@@ -136,9 +136,9 @@ def _seconds(text: str | None) -> float:
 
 def _print_tables(report: Report, columns: str | None, wide: bool) -> None:
     """Tables as wide as the terminal; the whole Markdown where the output is no terminal and no columns are chosen."""
-    from edgekit import prediction
-    from edgekit.report_text import SPEED_ORDER, TABLE_ORDER, every_column, footnotes, markdown, speed_table
-    from edgekit.report_text import terminal_table as table
+    from edgekit.report import prediction
+    from edgekit.report.text import SPEED_ORDER, TABLE_ORDER, every_column, footnotes, markdown, speed_table
+    from edgekit.report.text import terminal_table as table
     from edgekit.tables import print_table, read_columns
 
     if columns is None and not wide and not sys.stdout.isatty():

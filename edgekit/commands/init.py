@@ -34,7 +34,7 @@ def command(
     from edgekit import api
 
     if settings:
-        from edgekit.recipe_reading import describe_settings
+        from edgekit.recipe.reading import describe_settings
 
         for key, default, doc in describe_settings():
             print_text(f"{key:40} {default or '-':24} {' '.join(doc.split())}")

@@ -13,7 +13,7 @@ from edgekit.console import print_json, print_text
 from edgekit.visible import one_line
 
 if TYPE_CHECKING:
-    from edgekit.inside.counting import ComponentFacts, Inspection, Moved
+    from edgekit.formats.counting import ComponentFacts, Inspection, Moved
 
 SHOWN = 6
 """So many names of a list are shown; --operations and --json have all."""

@@ -13,7 +13,7 @@ import typer
 from edgekit.commands._options import Columns, Wide
 from edgekit.console import note, print_error, print_json, print_piece, print_text, stderr
 from edgekit.errors import EdgekitError
-from edgekit.report_text import with_source
+from edgekit.report.text import with_source
 from edgekit.visible import json_text, one_line
 
 IMAGE = "/image"
@@ -217,7 +217,7 @@ def _tell(said: dict[str, Any], shown: bool) -> None:
 
 def _generation(how: dict[str, Any]) -> str:
     """How an answer was made, in words."""
-    from edgekit.generation import shorten
+    from edgekit.checkpoint.generation import shorten
 
     acted = ", ".join(f"{name} {shorten(value)}" for name, value in how["settings"].items())
     left = ", ".join(how["not_followed"])

@@ -25,11 +25,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edgekit.chat import Message
 from edgekit.data import forms
 from edgekit.data.image_ref import ImageRef, as_image_ref
 from edgekit.data.turns import escaped
 from edgekit.errors import DataError
+from edgekit.inputs.chat import Message
 from edgekit.registry import Registry
 
 __all__ = ["BadRow", "ImageRef", "Sample", "make_sample", "open_data", "samples"]

@@ -18,7 +18,7 @@ from edgekit.console import note, progress
 from edgekit.data import SOURCES, BadRow, ImageRef, Sample, open_data
 from edgekit.data.turns import marks_in
 from edgekit.errors import DataError
-from edgekit.pictures import upright
+from edgekit.inputs.images import upright
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
-from edgekit.chat import question
 from edgekit.data import BadRow, ImageRef, Sample, Source
 from edgekit.errors import DataError, MissingExtraError
+from edgekit.inputs.chat import question
 
 SPLITS = ("train", "test")
 

@@ -14,7 +14,7 @@ from urllib.parse import unquote, urlsplit
 
 from edgekit.errors import DataError
 from edgekit.files import read_regular
-from edgekit.pictures import upright
+from edgekit.inputs.images import upright
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -51,7 +51,7 @@ class ImageRef:
         return str(self.path) if self.path is not None else f"embedded in {self.origin or 'a row'}"
 
     def open(self) -> Image:
-        """The whole picture decoded, the first of several frames, as a person sees it (`edgekit.pictures.upright`).
+        """The whole image decoded, the first of several frames, as a person sees it (`edgekit.inputs.images.upright`).
 
         `datasets` and transformers' `load_image` turn a picture by its EXIF tag as well.
 

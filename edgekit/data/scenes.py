@@ -21,10 +21,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from edgekit.chat import question
 from edgekit.data import BadRow, ImageRef, Sample, Source
 from edgekit.demo.shapes import COLORS
 from edgekit.errors import DataError
+from edgekit.inputs.chat import question
 
 if TYPE_CHECKING:
     import numpy as np

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PreTrainedModel
 
-    from edgekit.gguf_layout import MmProj
+    from edgekit.families._clip import MmProj
 
 Grid = tuple[int, ...]
 Pack = Callable[[list[Grid], NDArray[np.float32]], NDArray[np.float32]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from typing import TYPE_CHECKING, Any
 
-from edgekit.configuration import end_list
+from edgekit.checkpoint.configuration import end_list
 from edgekit.families import CacheTensor, Split, VisionPart
 from edgekit.families._rotary import traceable
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from edgekit.gguf_layout import vit
+from edgekit.families._clip import vit
 
 QWEN_PIECES = ("<|vision_start|>", "<|vision_end|>")
 

@@ -20,15 +20,15 @@ from PIL import Image
 from edgekit.errors import CheckpointError
 from edgekit.families import TOWER_AND_PROJECTOR, Family, Features, Grid, Pixels, Size, Split, fill_places
 from edgekit.families.sizes import tiles_only
-from edgekit.image_settings import (
+from edgekit.inputs.image_settings import (
     Settings,
     read_image_settings,
     read_model_settings,
     read_normalisation,
     read_processor_settings,
 )
-from edgekit.pictures import as_rgb, normalise
-from edgekit.resizing import resize
+from edgekit.inputs.images import as_rgb, normalise
+from edgekit.inputs.resizing import resize
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

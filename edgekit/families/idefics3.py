@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from edgekit.families import Family, Features, Grid, Pixels, Size, Split, fill_places, plain_positions, uneven_sides
+from edgekit.families._clip import MmProj, vit
 from edgekit.families.sizes import tiles_only
-from edgekit.gguf_layout import MmProj, vit
-from edgekit.image_settings import (
+from edgekit.inputs.image_settings import (
     Settings,
     read_image_settings,
     read_model_settings,
@@ -26,8 +26,8 @@ from edgekit.image_settings import (
     read_processor_settings,
     refuse_other_modes,
 )
-from edgekit.pictures import as_rgb, cut_tiles, denormalise, normalise
-from edgekit.resizing import resize
+from edgekit.inputs.images import as_rgb, cut_tiles, denormalise, normalise
+from edgekit.inputs.resizing import resize
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -31,14 +31,14 @@ from edgekit.families import (
     plain_positions,
 )
 from edgekit.families.sizes import fit_image
-from edgekit.image_settings import (
+from edgekit.inputs.image_settings import (
     Settings,
     read_image_settings,
     read_model_settings,
     read_normalisation,
     refuse_other_modes,
 )
-from edgekit.pictures import as_rgb, cut_tiles, normalise, resize_bilinear
+from edgekit.inputs.images import as_rgb, cut_tiles, normalise, resize_bilinear
 
 if TYPE_CHECKING:
     from torch import Tensor

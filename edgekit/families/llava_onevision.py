@@ -33,7 +33,7 @@ from edgekit.families import (
 )
 from edgekit.families.qwen2_5_vl import CLIP_MEAN, CLIP_STD
 from edgekit.families.sizes import tiles_only
-from edgekit.image_settings import (
+from edgekit.inputs.image_settings import (
     Settings,
     read_image_settings,
     read_model_settings,
@@ -41,8 +41,8 @@ from edgekit.image_settings import (
     read_processor_settings,
     refuse_other_modes,
 )
-from edgekit.pictures import as_rgb, cut_tiles, normalise
-from edgekit.resizing import resize
+from edgekit.inputs.images import as_rgb, cut_tiles, normalise
+from edgekit.inputs.resizing import resize
 
 if TYPE_CHECKING:
     from torch import Tensor

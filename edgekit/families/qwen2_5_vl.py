@@ -18,18 +18,18 @@ from PIL import Image
 
 from edgekit.errors import CheckpointError, DataError, EdgekitError
 from edgekit.families import Family, Features, Grid, Pixels, Size, Split, fill_places
+from edgekit.families._clip import MmProj
 from edgekit.families._qwen_clip import QWEN_PIECES, qwen_blocks, qwen_sizes
 from edgekit.families.sizes import fit_image
-from edgekit.gguf_layout import MmProj
-from edgekit.image_settings import (
+from edgekit.inputs.image_settings import (
     Settings,
     read_image_settings,
     read_model_settings,
     read_normalisation,
     refuse_other_modes,
 )
-from edgekit.pictures import as_rgb, denormalise, normalise
-from edgekit.resizing import resize
+from edgekit.inputs.images import as_rgb, denormalise, normalise
+from edgekit.inputs.resizing import resize
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -8,9 +8,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from edgekit.families import Features, Grid, qwen2_5_vl
+from edgekit.families._clip import MmProj
 from edgekit.families._qwen_clip import QWEN_PIECES, qwen_blocks, qwen_sizes
 from edgekit.families.qwen2_5_vl import IMAGE, rotary_sections
-from edgekit.gguf_layout import MmProj
 
 if TYPE_CHECKING:
     from torch import Tensor

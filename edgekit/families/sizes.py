@@ -52,8 +52,8 @@ def fit_image(image: Image, params: dict[str, Any]) -> Image:
     """
     if not params.get("sizes"):
         return image
-    from edgekit.pictures import as_rgb
-    from edgekit.resizing import resize
+    from edgekit.inputs.images import as_rgb
+    from edgekit.inputs.resizing import resize
 
     sizes = [(width, height) for width, height in params["sizes"]]
     return resize(as_rgb(image), prefer_size(image.size, sizes), params)

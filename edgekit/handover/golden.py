@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit import strict_json
-from edgekit.chat import Message
 from edgekit.data import ImageRef
 from edgekit.errors import BundleError, DataError
 from edgekit.files import inside, write_text
@@ -24,13 +23,14 @@ from edgekit.handover.drawn import pictures
 from edgekit.handover.pieces import Pieces, Unsupported
 from edgekit.handover.prompt import assistant, system_text, user
 from edgekit.handover.strings import strings
-from edgekit.pictures import as_rgb
+from edgekit.inputs.chat import Message
+from edgekit.inputs.images import as_rgb
 from edgekit.visible import json_text
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from edgekit.processor import Processor
+    from edgekit.inputs.processor import Processor
 
 MOST_BYTES = 16 << 20
 MOST_ENTRIES = 1024

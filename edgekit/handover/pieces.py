@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from edgekit import schema, strict_json
-from edgekit.chat import Message
 from edgekit.errors import BundleError, DataError
 from edgekit.handover import FORMAT
+from edgekit.inputs.chat import Message
 
 MOST_BYTES = 1 << 20
 BLANKS = "".join(chr(code) for code in range(0x3001) if chr(code).isspace())

@@ -14,7 +14,6 @@ from functools import lru_cache
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from edgekit.chat import Message, render
 from edgekit.errors import DataError, EdgekitError
 from edgekit.handover import FORMAT
 from edgekit.handover.pieces import (
@@ -31,13 +30,14 @@ from edgekit.handover.pieces import (
     User,
 )
 from edgekit.handover.talks import Talk, talks
-from edgekit.processor_checks import rust_errors
+from edgekit.inputs.chat import Message, render
+from edgekit.inputs.checks import rust_errors
 
 if TYPE_CHECKING:
-    from edgekit.processor import Processor
+    from edgekit.inputs.processor import Processor
 
 MOST_SECONDS = 5.0
-"""Of processor time, all renderings together; each has its own bounds (edgekit/sandbox.py)."""
+"""Of processor time, all renderings together; each has its own bounds (edgekit/inputs/sandbox.py)."""
 MARKS = tuple(f"zq{word}qz" for word in ("one", "two", "three", "four", "five"))
 THOUGHT = "</think>"
 SHOWN = 60

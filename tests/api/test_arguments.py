@@ -67,7 +67,7 @@ def test_a_turned_photo_is_the_same_as_file_and_as_image(tmp_path: Path) -> None
 def test_pictures_as_files_are_the_same_pictures(mode: str) -> None:
     """For other processes, which open them as any file."""
     from edgekit.data import ImageRef
-    from edgekit.pictures import as_rgb, upright
+    from edgekit.inputs.images import as_rgb, upright
 
     image = (
         Image.fromarray(PIXELS[..., 0].astype(np.uint16) * 257) if mode == "I;16"

@@ -24,7 +24,7 @@ def demo_questions() -> list[Sample]:
 @pytest.fixture(scope="session")
 def demo_bundle(tmp_path_factory: pytest.TempPathFactory, demo_questions: list[Sample]) -> Callable[[str], Path]:
     """`demo_bundle(precision)`: the demo's student as an ONNX bundle, made once."""
-    from edgekit.checkpoint import resolve_checkpoint
+    from edgekit.checkpoint.folder import resolve_checkpoint
     from edgekit.export.bundling import export_checkpoint
     from edgekit.runtimes.golden import golden_answers
 

@@ -15,7 +15,7 @@ from web_library import ANSWERS, BROWSER, LIBRARY, MODULES, chromium, node, pack
 from edgekit import api
 from edgekit.data import Sample
 from edgekit.demo.tiny import NAMES
-from edgekit.imports import phone
+from edgekit.external_results import phone
 
 PRECISIONS = ("fp32", "fp16", "int8", "int4")
 VISION, DECODER = "/model/onnx/vision_encoder.onnx", "/model/onnx/decoder_model_merged.onnx"

@@ -12,9 +12,9 @@ import numpy as np
 from tokenizers import Tokenizer
 from web_library import array_of, ask, base64_of
 
-from edgekit.checkpoint import resolve_checkpoint
+from edgekit.checkpoint.folder import resolve_checkpoint
+from edgekit.checkpoint.generation import Rules, read_generation
 from edgekit.errors import DataError
-from edgekit.generation import Rules, read_generation
 from edgekit.handover.pieces import Pieces, read_pieces
 from edgekit.runtimes.sampling import Sampling, greedy, shares
 from edgekit.runtimes.stream import TextStream

@@ -13,8 +13,8 @@ from PIL import Image
 from web_library import array_of, ask, base64_of, picture_of
 
 from edgekit.families import FAMILIES, gemma3, llava_onevision
-from edgekit.pictures import as_rgb
-from edgekit.resizing import ORDERS, installed_order, rows_first
+from edgekit.inputs.images import as_rgb
+from edgekit.inputs.resizing import ORDERS, installed_order, rows_first
 
 ORDER = installed_order()
 SIZES = [

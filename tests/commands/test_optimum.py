@@ -12,7 +12,7 @@ import pytest
 from tracing import traced_once
 
 from edgekit.bundle import Bundle
-from edgekit.checkpoint import checkpoint_hash
+from edgekit.checkpoint.folder import checkpoint_hash
 from edgekit.export import TARGETS
 
 TASK = "image-text-to-text"

@@ -332,7 +332,7 @@ def test_a_literal_mark_among_image_parts_is_text_and_warned_of(tmp_path: Path) 
 
 
 def test_marks_are_escaped_so_that_no_tokenizer_knows_them(tmp_path: Path, tiny_checkpoint: Path) -> None:
-    from edgekit.processor import Processor
+    from edgekit.inputs.processor import Processor
 
     row = {"question": "is <image> a tag of HTML, or <img>?", "image": "a.png", "answer": "<image> is none"}
     other = {"question": "<image> or <image>?", "image": "a.png", "answer": "a"}

@@ -11,13 +11,13 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from edgekit.chat import question
 from edgekit.cli import build
 from edgekit.data import BadRow, Sample, make_sample, open_data, samples
 from edgekit.data.check import check
 from edgekit.distill.questions import QUESTIONS, write_questions
 from edgekit.distill.questions import question as stored_question
-from edgekit.recipe import Data
+from edgekit.inputs.chat import question
+from edgekit.recipe.model import Data
 
 TEN = ["yes"] * 6 + ["no"] * 4
 

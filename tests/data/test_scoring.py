@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgekit.chat import question
 from edgekit.data import Sample
 from edgekit.data.scoring import SCORING, anls, exact, multiple_choice, relaxed, score_answer, vqa
 from edgekit.errors import DataError, EdgekitError
+from edgekit.inputs.chat import question
 
 METRICS = [SCORING.load(name) for name in ("exact", "relaxed", "vqa", "anls", "multiple_choice")]
 

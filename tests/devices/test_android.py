@@ -13,10 +13,12 @@ from pathlib import Path
 import pytest
 from adb_double import GONE, FakePhone, serve
 
-from edgekit import api, compare, report_files, schema
+from edgekit import api, schema
 from edgekit.bundle import Bundle, sealed
 from edgekit.devices import android, parse_address
 from edgekit.errors import EdgekitError
+from edgekit.report import compare
+from edgekit.report import files as report_files
 from edgekit.runtimes import bench
 
 SETTINGS = bench.Settings(

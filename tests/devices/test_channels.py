@@ -17,7 +17,7 @@ from edgekit.devices import WorkerGone, _adb, _apple, _line, android, ssh
 from edgekit.devices._adb import Adb, AdbError
 from edgekit.devices._line import Line, LineLost
 from edgekit.errors import EdgekitError
-from edgekit.timeouts import Timeouts
+from edgekit.system.timeouts import Timeouts
 
 # ------------------------------------------------------------------------------------------------------------ adb
 

@@ -15,9 +15,9 @@ from edgekit.bundle import Bundle
 from edgekit.devices import parse_address, predict
 from edgekit.devices.predict import Figure, Phone, Shares, Work
 from edgekit.errors import EdgekitError
-from edgekit.inside.counting import Load, inspect_bundle
-from edgekit.prediction import Estimate, Prediction, table
-from edgekit.report import read_report
+from edgekit.formats.counting import Load, inspect_bundle
+from edgekit.report.model import read_report
+from edgekit.report.prediction import Estimate, Prediction, table
 from edgekit.runtimes import bench
 
 SETTINGS = bench.Settings(

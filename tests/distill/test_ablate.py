@@ -27,8 +27,8 @@ from edgekit.distill.outcomes import Difference, after_holm, compared, differenc
 from edgekit.distill.recommend import Start, settings_between
 from edgekit.distill.tuning import Choice, Tuning, check_rates, read_rates
 from edgekit.errors import DataError, EdgekitError, NotFiniteError
-from edgekit.recipe import Recipe
-from edgekit.recipe_reading import ablation_recipe_path, demo_recipe_path, load_recipe, read_recipe
+from edgekit.recipe.model import Recipe
+from edgekit.recipe.reading import ablation_recipe_path, demo_recipe_path, load_recipe, read_recipe
 from edgekit.stats import seeds_interval
 from edgekit.workspace import Run
 

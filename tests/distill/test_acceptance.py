@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from edgekit.checkpoint import load_model
+from edgekit.checkpoint.folder import load_model
 from edgekit.data import samples as read
 from edgekit.distill.acceptance import acceptance
-from edgekit.processor import Processor
+from edgekit.inputs.processor import Processor
 
 
 def test_acceptance_is_one_minus_tvd(tiny_checkpoint: Path, tiny_teacher: Path) -> None:

@@ -20,7 +20,7 @@ from edgekit.data import samples
 from edgekit.distill import carrying
 from edgekit.distill.joint import JointTrainer
 from edgekit.errors import RecipeError
-from edgekit.recipe_reading import read_recipe
+from edgekit.recipe.reading import read_recipe
 
 STEPS = (2, 3)
 RATE = 1e-2

@@ -12,7 +12,6 @@ import torch
 from torch import nn
 from transformers import Trainer
 
-from edgekit import interrupts
 from edgekit.distill import processes
 from edgekit.distill import trainer as training
 from edgekit.distill.trainer import (
@@ -24,6 +23,7 @@ from edgekit.distill.trainer import (
     training_arguments,
 )
 from edgekit.seal import FOLDER_SEAL, fault_of, read_sealed_json
+from edgekit.system import interrupts
 
 PARTS = {"model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"}
 

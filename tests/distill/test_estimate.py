@@ -19,14 +19,14 @@ import yaml
 from typer.testing import CliRunner
 
 from edgekit import api
-from edgekit.checkpoint import load_model, resolve_checkpoint
+from edgekit.checkpoint.folder import load_model, resolve_checkpoint
 from edgekit.cli import build
 from edgekit.demo.architecture import Shape, build_model, build_tokenizer, write_processor
 from edgekit.distill import lora
-from edgekit.distill.anatomy import Tower, anatomy
 from edgekit.distill.batch import Embedded, response_hidden
+from edgekit.distill.model_sizes import Tower, anatomy
 from edgekit.errors import CheckpointError, RecipeError
-from edgekit.recipe import Lora
+from edgekit.recipe.model import Lora
 
 cli = CliRunner()
 Place = Callable[..., Path]

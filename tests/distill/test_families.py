@@ -18,8 +18,7 @@ import torch
 import yaml
 from PIL import Image
 
-from edgekit.chat import question as ask
-from edgekit.checkpoint import load_model
+from edgekit.checkpoint.folder import load_model
 from edgekit.data import ImageRef, Sample
 from edgekit.distill.batch import Embedded, embed, encode_prompts, project, response_hidden, token_logp
 from edgekit.distill.gen_data import Reference, reference_logps
@@ -30,8 +29,9 @@ from edgekit.distill.packing import can_pack, packed_hidden, worth_packing
 from edgekit.distill.pairing import shared_vocabulary
 from edgekit.errors import CheckpointError
 from edgekit.families import family_of, lfm2_vl, qwen2_5_vl, qwen3_vl
-from edgekit.processor import Processor
-from edgekit.recipe import GenData
+from edgekit.inputs.chat import question as ask
+from edgekit.inputs.processor import Processor
+from edgekit.recipe.model import GenData
 
 NAMES = ["qwen2_5_vl", "qwen3_vl", "internvl", "smolvlm", "llava_onevision", "gemma3", "lfm2_vl"]
 Maker = Callable[..., Path]

@@ -21,8 +21,7 @@ import yaml
 from openai_double import Answer, Double, images, said, serve, text
 from PIL import Image
 
-from edgekit.chat import question as ask
-from edgekit.checkpoint import load_model, resolve_checkpoint
+from edgekit.checkpoint.folder import load_model, resolve_checkpoint
 from edgekit.data import ImageRef, Sample
 from edgekit.data import samples as read
 from edgekit.distill import chat_server
@@ -30,10 +29,11 @@ from edgekit.distill.generators import Source, openai, transformers
 from edgekit.distill.masking import MaskedTeacher
 from edgekit.errors import EdgekitError, MissingExtraError, RecipeError
 from edgekit.families import idefics3
-from edgekit.pictures import as_rgb
-from edgekit.processor import Processor
-from edgekit.recipe import GenData, Server
-from edgekit.recipe_reading import load_recipe, read_recipe
+from edgekit.inputs.chat import question as ask
+from edgekit.inputs.images import as_rgb
+from edgekit.inputs.processor import Processor
+from edgekit.recipe.model import GenData, Server
+from edgekit.recipe.reading import load_recipe, read_recipe
 
 SETTINGS = GenData(generator="openai", max_new_tokens=6)
 

@@ -19,7 +19,7 @@ from edgekit.distill import processes
 from edgekit.distill.gradients import at_war, term_gradients, training_summary
 from edgekit.distill.masters import Pipeline
 from edgekit.errors import RecipeError
-from edgekit.recipe_reading import read_recipe
+from edgekit.recipe.reading import read_recipe
 
 
 def test_norms_and_angle_by_hand() -> None:

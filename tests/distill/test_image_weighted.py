@@ -14,14 +14,14 @@ import yaml
 from PIL import Image
 
 from edgekit import api
-from edgekit.chat import question
 from edgekit.data import ImageRef, Sample, samples
 from edgekit.distill.batch import encode_prompts
 from edgekit.distill.blanks import GREY, blanked
 from edgekit.distill.joint import Collator, Item, JointTrainer
 from edgekit.distill.objectives import build
 from edgekit.distill.objectives.image_weighted import image_weights
-from edgekit.processor import Processor
+from edgekit.inputs.chat import question
+from edgekit.inputs.processor import Processor
 
 
 def test_weights_by_hand() -> None:

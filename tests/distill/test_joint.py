@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from edgekit.chat import question as ask
-from edgekit.checkpoint import load_model
+from edgekit.checkpoint.folder import load_model
 from edgekit.data import ImageRef, Sample
 from edgekit.data import samples as read
 from edgekit.distill.answered import Answered
@@ -28,8 +27,9 @@ from edgekit.distill.pairing import shared_vocabulary
 from edgekit.distill.questions import write_questions
 from edgekit.distill.shards import open_shards
 from edgekit.errors import CheckpointError, DataError
-from edgekit.processor import Processor
-from edgekit.recipe import Data, GenData
+from edgekit.inputs.chat import question as ask
+from edgekit.inputs.processor import Processor
+from edgekit.recipe.model import Data, GenData
 
 SETTINGS = GenData(max_new_tokens=4, batch_questions=4, shard_questions=4)
 

@@ -12,13 +12,13 @@ import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from edgekit.chat import question
 from edgekit.data import Sample
-from edgekit.distill import verdicts
+from edgekit.distill import judge_cache
+from edgekit.distill.judge_cache import Case
 from edgekit.distill.judges import check_judges, local, make_judge
-from edgekit.distill.verdicts import Case
 from edgekit.errors import CheckpointError, EdgekitError, RecipeError
-from edgekit.recipe import LlmJudge, Rewards
+from edgekit.inputs.chat import question
+from edgekit.recipe.model import LlmJudge, Rewards
 
 TEMPLATE = (
     "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
@@ -29,7 +29,7 @@ CASES = [Case(f"which animal is on picture {n}?", ("cat", "kitty"), "a cat " * (
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verdicts, "ANALYSIS_TOKENS", 4)
+    monkeypatch.setattr(judge_cache, "ANALYSIS_TOKENS", 4)
 
 
 @pytest.fixture(scope="session")
@@ -48,7 +48,7 @@ def judge_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator([verdicts.ANALYSE, verdicts.DECIDE], trainer)
+    tokenizer.train_from_iterator([judge_cache.ANALYSE, judge_cache.DECIDE], trainer)
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end|>").save_pretrained(folder)
     (folder / "chat_template.jinja").write_text(TEMPLATE)
     torch.manual_seed(0)
@@ -74,7 +74,7 @@ def ask(model: local.LocalModel) -> list[int | None]:
 def test_the_verdict_is_the_likelier_of_the_two_tokens(judge_folder: Path) -> None:
     """Batched and padded, against the whole model on one prompt at a time, without padding."""
     model = local.LocalModel(judge_folder, 3)
-    prompts = [model.render(verdicts.verdict_prompt(case, "So it says.")) for case in CASES]
+    prompts = [model.render(judge_cache.verdict_prompt(case, "So it says.")) for case in CASES]
     one, zero = model._ids("1"), model._ids("0")
     expected = []
     for prompt in prompts:
@@ -109,7 +109,9 @@ def test_verdicts_are_kept_by_checkpoint(judge_folder: Path, tmp_path: Path, mon
     rows = [(Sample("a", (), question("which?", 0), "cat"), said) for said in ("cat", "dog", "", "cat")]
     rewards = Rewards("local", settings(judge_folder.name))
     values = make_judge(rewards, "exact", tmp_path, judge_folder.parent)(rows)
-    assert values[2] == 0 and values[0] == values[3] and len((tmp_path / verdicts.FILE).read_text().splitlines()) == 2
+    assert (
+        values[2] == 0 and values[0] == values[3] and len((tmp_path / judge_cache.FILE).read_text().splitlines()) == 2
+    )
     monkeypatch.setattr(local.LocalModel, "ask", None)  # nothing is asked again
     assert make_judge(rewards, "exact", tmp_path, judge_folder.parent)(rows) == values
 
@@ -117,7 +119,7 @@ def test_verdicts_are_kept_by_checkpoint(judge_folder: Path, tmp_path: Path, mon
 def test_a_vision_language_checkpoint_is_asked_in_text(tiny_checkpoint: Path) -> None:
     """Its template wants parts, not text: with text it would silently show nothing of it."""
     model = local.LocalModel(tiny_checkpoint, 4)
-    text = model.render(verdicts.analysis_prompt(CASES[2]))
+    text = model.render(judge_cache.analysis_prompt(CASES[2]))
     assert CASES[2].question in text and "a cat a cat" in text
     assert set(ask(model)) <= {0, 1}
 

@@ -16,9 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from edgekit.checkpoint import load_model
+from edgekit.checkpoint.folder import load_model
 from edgekit.distill import masking
-from edgekit.distill.legs import Party
 from edgekit.distill.masking import (
     MaskedTeacher,
     check_mask,
@@ -30,9 +29,10 @@ from edgekit.distill.masking import (
     write_masked,
 )
 from edgekit.distill.masters import Pipeline
+from edgekit.distill.teacher_stages import Party
 from edgekit.errors import CheckpointError, RecipeError, StorageError
 from edgekit.families import idefics3
-from edgekit.recipe_reading import ablation_recipe_path, load_recipe
+from edgekit.recipe.reading import ablation_recipe_path, load_recipe
 
 
 def test_threshold_of_a_hand_made_matrix() -> None:
@@ -101,7 +101,7 @@ def test_schedule_never_rises_nor_leaves_its_range(steps: int, r_max: float, fal
 
 @pytest.fixture
 def teacher(tiny_checkpoint: Path) -> MaskedTeacher:
-    from edgekit.checkpoint import load_model
+    from edgekit.checkpoint.folder import load_model
 
     return MaskedTeacher(load_model(tiny_checkpoint), tiny_checkpoint, idefics3.FAMILY)
 
@@ -162,7 +162,7 @@ def test_tensors_of_another_name_are_a_clear_error(teacher: MaskedTeacher, tmp_p
 
 def test_a_written_mask_is_the_mask_in_memory(tmp_path: Path) -> None:
     """The demo teacher is stored in bfloat16, as real ones are."""
-    from edgekit.checkpoint import resolve_checkpoint
+    from edgekit.checkpoint.folder import resolve_checkpoint
 
     folder = resolve_checkpoint("demo:teacher")
     record = write_masked(folder, 0.6, tmp_path / "m", "language", ("*down_proj*",))

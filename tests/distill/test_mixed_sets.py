@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from edgekit.checkpoint import load_model
+from edgekit.checkpoint.folder import load_model
 from edgekit.data import samples
 from edgekit.data.scoring import vqa
 from edgekit.distill.evaluate import evaluate_model
 from edgekit.errors import DataError, EdgekitError, RecipeError
-from edgekit.processor import Processor
+from edgekit.inputs.processor import Processor
 from edgekit.runtimes import worker
 from edgekit.runtimes.bench import Settings, bench
 

@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from edgekit.checkpoint import load_model
-from edgekit.distill.inside import Recorder, sizes
+from edgekit.checkpoint.folder import load_model
+from edgekit.distill.hidden_states import Recorder, sizes
 from edgekit.distill.objectives import Objective, Side, build
 from edgekit.distill.objectives.align_kd import cross_block, most_attended
 from edgekit.distill.objectives.hidden_l2 import matched_layers
 from edgekit.errors import CheckpointError, RecipeError
-from edgekit.recipe import OBJECTIVES
+from edgekit.recipe.model import OBJECTIVES
 
 P, Q = (0.5, 0.3, 0.2), (0.2, 0.2, 0.6)  # the teacher's shares, the student's
 TEACHER, STUDENT = torch.tensor([P]).log() + 3.0, torch.tensor([Q]).log() - 1.0  # logits: any constant may be added
@@ -232,7 +232,7 @@ def test_hidden_l2_by_hand() -> None:
 def test_recorder_sees_what_the_model_itself_reports(tiny_checkpoint: Path) -> None:
     from edgekit.data import samples
     from edgekit.distill.batch import embed, encode_prompts, response_hidden
-    from edgekit.processor import Processor
+    from edgekit.inputs.processor import Processor
 
     processor = Processor.load(tiny_checkpoint)
     model = load_model(tiny_checkpoint, attn="eager")

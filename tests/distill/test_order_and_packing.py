@@ -18,8 +18,8 @@ from edgekit.distill.ladder import Ladder
 from edgekit.distill.order import Order, picture_numbers
 from edgekit.distill.packing import Layout, _block_mask, can_pack, packed_hidden, takes_pairs, worth_packing
 from edgekit.distill.questions import write_questions
-from edgekit.recipe import Data
-from edgekit.recipe_reading import ablation_recipe_path, load_recipe
+from edgekit.recipe.model import Data
+from edgekit.recipe.reading import ablation_recipe_path, load_recipe
 from edgekit.workspace import Run
 
 

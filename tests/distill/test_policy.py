@@ -13,8 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from edgekit.chat import question
-from edgekit.checkpoint import load_model
+from edgekit.checkpoint.folder import load_model
 from edgekit.data import Sample
 from edgekit.distill.answered import Answered
 from edgekit.distill.gen_data import RESPONSES
@@ -27,8 +26,9 @@ from edgekit.distill.rewards import distill_rewards
 from edgekit.distill.shards import open_shards
 from edgekit.distill.vocabulary import answer_terms, token_logps
 from edgekit.errors import RecipeError
-from edgekit.processor import Processor
-from edgekit.recipe_reading import read_recipe
+from edgekit.inputs.chat import question
+from edgekit.inputs.processor import Processor
+from edgekit.recipe.reading import read_recipe
 
 NAN = math.nan
 GOOD = (1 / 3) / math.sqrt((2 * (1 / 3) ** 2 + (2 / 3) ** 2) / 2)

@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 import torch
 
-from edgekit.checkpoint import load_model, resolve_checkpoint
+from edgekit.checkpoint.folder import load_model, resolve_checkpoint
 from edgekit.data import samples
 from edgekit.distill.masking import MaskedTeacher
 from edgekit.distill.objectives.jsd import jsd
 from edgekit.distill.probe import Row, held_out, probe, propose
 from edgekit.errors import EdgekitError
 from edgekit.families import idefics3
-from edgekit.processor import Processor
+from edgekit.inputs.processor import Processor
 
 
 @pytest.fixture(scope="module")

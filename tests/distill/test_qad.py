@@ -22,7 +22,7 @@ from tracing import traced_once
 
 from edgekit import api
 from edgekit.api import exporting
-from edgekit.checkpoint import checkpoint_hash, load_model
+from edgekit.checkpoint.folder import checkpoint_hash, load_model
 from edgekit.data import Sample
 from edgekit.data import samples as read
 from edgekit.distill import qad
@@ -38,10 +38,10 @@ from edgekit.export import onnx as target
 from edgekit.export.bundling import export_checkpoint, parity_inputs
 from edgekit.export.parity import TorchModules, follow
 from edgekit.families import idefics3
-from edgekit.processor import Processor
+from edgekit.inputs.processor import Processor
 from edgekit.quantisation import ONNX, Scheme
-from edgekit.recipe import Qad
-from edgekit.recipe_reading import load_recipe, read_recipe
+from edgekit.recipe.model import Qad
+from edgekit.recipe.reading import load_recipe, read_recipe
 from edgekit.schema import to_json
 from edgekit.workspace import Workspace
 

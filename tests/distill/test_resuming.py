@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from edgekit.distill.legs import Leg, Stage
 from edgekit.distill.order import Order
 from edgekit.distill.resuming import drop_damaged, lacking, stages_to_do
+from edgekit.distill.teacher_stages import Leg, Stage
 from edgekit.files import write_bytes
 from edgekit.seal import seal_folder, write_sealed_json, write_sealed_rows
 from edgekit.workspace import Run

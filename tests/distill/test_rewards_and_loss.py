@@ -8,7 +8,6 @@ import math
 import pytest
 import torch
 
-from edgekit.chat import question
 from edgekit.data import Sample
 from edgekit.distill.groups import Group, Weights, row_means
 from edgekit.distill.judges import rule
@@ -18,7 +17,8 @@ from edgekit.distill.objectives.jsd import jsd
 from edgekit.distill.policy import Measured, k3
 from edgekit.distill.responses import Used
 from edgekit.distill.rewards import distill_rewards, group_advantages
-from edgekit.recipe_reading import ablation_recipe_path, load_recipe
+from edgekit.inputs.chat import question
+from edgekit.recipe.reading import ablation_recipe_path, load_recipe
 
 
 def test_jsd_by_hand() -> None:

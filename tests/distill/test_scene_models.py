@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from edgekit.checkpoint import resolve_checkpoint
+from edgekit.checkpoint.folder import resolve_checkpoint
 from edgekit.data import samples
 from edgekit.data.scenes import HELD_OUT, questions, scene
 from edgekit.demo import architecture
@@ -28,7 +28,7 @@ from edgekit.distill.scene_models import (
     share_right,
 )
 from edgekit.errors import CheckpointError, EdgekitError, RecipeError
-from edgekit.processor import Processor
+from edgekit.inputs.processor import Processor
 
 TINY = architecture.Shape(32, 1, head_dim=16, text_mlp=32, patch=4, image_size=32)
 PLAN = demo_models.Plan(
@@ -62,7 +62,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def load(folder: Path) -> torch.nn.Module:
-    from edgekit.checkpoint import load_model
+    from edgekit.checkpoint.folder import load_model
 
     return load_model(folder)
 
@@ -341,7 +341,7 @@ def test_a_role_is_no_checkpoint() -> None:
 
 def test_the_recipe_of_the_experiment(tmp_path: Path) -> None:
     from edgekit.demo import recipe_named
-    from edgekit.recipe_reading import load_recipe
+    from edgekit.recipe.reading import load_recipe
 
     path = recipe_named("demo:scenes")
     assert path is not None

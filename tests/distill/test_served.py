@@ -19,16 +19,16 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from edgekit.checkpoint import load_model, resolve_checkpoint
+from edgekit.checkpoint.folder import load_model, resolve_checkpoint
 from edgekit.data import Sample
 from edgekit.data import samples as read
 from edgekit.distill.generators import Source, openai, transformers
+from edgekit.distill.image_use import Swap, measure_sight
 from edgekit.distill.masking import MaskedTeacher, write_masked
 from edgekit.distill.order import Order
-from edgekit.distill.sight import Swap, measure_sight
 from edgekit.families import idefics3
-from edgekit.processor import Processor
-from edgekit.recipe import GenData, Server
+from edgekit.inputs.processor import Processor
+from edgekit.recipe.model import GenData, Server
 
 pytestmark = pytest.mark.slow
 RATIOS = (0.6, 0.3, 0.0)

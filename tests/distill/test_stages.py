@@ -17,14 +17,14 @@ import yaml
 from openai_double import Answer, images, said, serve, share, text
 
 from edgekit import api
-from edgekit.checkpoint import load_model
+from edgekit.checkpoint.folder import load_model
 from edgekit.data import samples as read
 from edgekit.distill import gen_data, masters, measuring
 from edgekit.distill import shards as shard_files
 from edgekit.distill.evaluate import Evaluation
 from edgekit.distill.joint import JointTrainer
-from edgekit.distill.legs import Leg, Stage
 from edgekit.distill.responses import Responses
+from edgekit.distill.teacher_stages import Leg, Stage
 from edgekit.errors import EdgekitError
 
 

@@ -14,8 +14,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from edgekit import api
-from edgekit.chat import question
-from edgekit.checkpoint import load_model, resolve_checkpoint
+from edgekit.checkpoint.folder import load_model, resolve_checkpoint
 from edgekit.cli import build
 from edgekit.data import Sample, samples
 from edgekit.distill import teacher_check
@@ -23,7 +22,8 @@ from edgekit.distill.masking import check_mask
 from edgekit.distill.teacher_check import Asked, ask, choose, from_dict, greedy_answers, verdict
 from edgekit.errors import EdgekitError, RecipeError
 from edgekit.families import family_of
-from edgekit.processor import Processor
+from edgekit.inputs.chat import question
+from edgekit.inputs.processor import Processor
 
 
 def asked(said: list[str], wanted: list[str], student: list[float] | None = None, metric: str = "exact") -> Asked:

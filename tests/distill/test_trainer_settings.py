@@ -16,11 +16,11 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from edgekit import api
-from edgekit.checkpoint import load_model
+from edgekit.checkpoint.folder import load_model
 from edgekit.distill import lora, qad, trackers, training
 from edgekit.errors import EdgekitError, RecipeError
-from edgekit.recipe import Lora
-from edgekit.recipe_reading import ablation_recipe_path, load_recipe
+from edgekit.recipe.model import Lora
+from edgekit.recipe.reading import ablation_recipe_path, load_recipe
 from edgekit.workspace import Run
 
 Distil = Callable[..., Path]

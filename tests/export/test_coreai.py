@@ -14,21 +14,21 @@ import numpy as np
 import pytest
 from coreai_bundles import made, needs_coreai, opened, shared_twin
 
-from edgekit import aimodel
-from edgekit.aimodel import Runner
-from edgekit.apart import Apart
 from edgekit.bundle import Bundle, TensorSpec
-from edgekit.chat import question
-from edgekit.checkpoint import load_model, resolve_checkpoint
+from edgekit.checkpoint.folder import load_model, resolve_checkpoint
 from edgekit.data import samples
 from edgekit.errors import BundleError, EdgekitError, MissingExtraError, NoSpaceError, UnsupportedError
 from edgekit.export import coreai
 from edgekit.export.bundling import export_checkpoint
 from edgekit.families import family_of
 from edgekit.families.sizes import read_size
-from edgekit.processor import Processor
+from edgekit.formats.coreai import assets as aimodel
+from edgekit.formats.coreai.assets import Runner
+from edgekit.inputs.chat import question
+from edgekit.inputs.processor import Processor
 from edgekit.runtimes.generate import answer, follow
 from edgekit.stats import largest_gap
+from edgekit.system.isolated import Apart
 
 
 @pytest.fixture(scope="module")

@@ -14,16 +14,16 @@ import pytest
 from manifests import reseal
 from PIL import Image
 
-from edgekit import mlprogram
-from edgekit.bars import judge, random_bars_of
 from edgekit.bundle import Bundle
-from edgekit.chat import question
 from edgekit.data import samples
 from edgekit.errors import BundleError, DataError, EdgekitError, MissingExtraError
 from edgekit.export import coreml
 from edgekit.export._coreml_metadata import edited
 from edgekit.export.bundling import check_request, drawn_samples, export_checkpoint, export_hash
 from edgekit.families.sizes import fit_image
+from edgekit.formats.coreml import programs as mlprogram
+from edgekit.inputs.chat import question
+from edgekit.report.tolerances import judge, random_bars_of
 from edgekit.runtimes import RUNTIMES
 from edgekit.runtimes.generate import answer, follow
 from edgekit.stats import largest_gap
@@ -173,7 +173,7 @@ def test_ios_17_in_fewer_bits(precision: str, tiny_of: Maker, tmp_path: Path) ->
 @pytest.mark.slow
 @needs_coremltools
 def test_a_mixture(tiny_of: Maker, tmp_path: Path) -> None:
-    from edgekit.runtimes.mil import Package
+    from edgekit.formats.coreml.mil import Package
 
     words = "vision=int8,embedding=int8,text=int4"
     made = exported(tiny_of("smolvlm"), tmp_path / "b", words)
@@ -192,7 +192,7 @@ def test_a_mixture(tiny_of: Maker, tmp_path: Path) -> None:
 @needs_coremltools
 def test_a_trained_student_answers_the_same(tmp_path: Path) -> None:
     """On random weights nearly every token is a close call; here equal answers prove something."""
-    from edgekit.checkpoint import resolve_checkpoint
+    from edgekit.checkpoint.folder import resolve_checkpoint
 
     student = resolve_checkpoint("demo:student")
     questions = list(samples("easy-vqa:test", limit=32))
@@ -212,7 +212,7 @@ def test_what_is_compressed_and_what_a_grid_does_not_fit(tmp_path: Path) -> None
     from torch import nn
 
     from edgekit.bundle import TensorSpec
-    from edgekit.runtimes.mil import Package
+    from edgekit.formats.coreml.mil import Package
 
     torch.manual_seed(0)
     model = nn.Sequential(nn.LayerNorm(64), nn.Linear(64, 64), nn.Linear(64, 40), nn.Linear(40, 30)).eval()
@@ -244,7 +244,7 @@ def test_what_is_compressed_and_what_a_grid_does_not_fit(tmp_path: Path) -> None
 
 @needs_coremltools
 def test_functions_share_weights_and_states(bundle: Bundle) -> None:
-    from edgekit.runtimes.mil import Package
+    from edgekit.formats.coreml.mil import Package
 
     package = Package(bundle.folder / "model.mlpackage")
     assert package.functions == ["decode", "prefill", "token_embedding", "vision_encoder"]
@@ -269,7 +269,7 @@ def _weight_bytes(package: Any, name: str) -> int:
 
 @needs_coremltools
 def test_what_xcode_shows(bundle: Bundle) -> None:
-    from edgekit.runtimes.mil import Package
+    from edgekit.formats.coreml.mil import Package
 
     description = Package(bundle.folder / "model.mlpackage").model.description
     stored, manifest = description.metadata, bundle.manifest
@@ -422,7 +422,7 @@ def test_metadata_that_are_not_there(copied: Path) -> None:
 
 @needs_coremltools
 def test_inputs_that_do_not_fit(bundle: Bundle) -> None:
-    from edgekit.runtimes.mil import Package
+    from edgekit.formats.coreml.mil import Package
 
     package = Package(bundle.folder / "model.mlpackage")
     embedding, vision = package.function("token_embedding"), package.function("vision_encoder")
@@ -469,7 +469,7 @@ class FakeModel:
     unloadable: tuple[str, ...] = ()
 
     def __init__(self, model: str, *, function_name: str | None = None) -> None:
-        from edgekit.runtimes.mil import Package
+        from edgekit.formats.coreml.mil import Package
 
         self.opened.append((Path(model).name, function_name))
         package = Package(Path(model))

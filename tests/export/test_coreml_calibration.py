@@ -14,8 +14,7 @@ from odd_decoders import bundle_folder
 
 from edgekit import api
 from edgekit.bundle import TensorSpec
-from edgekit.chat import question
-from edgekit.checkpoint import load_model
+from edgekit.checkpoint.folder import load_model
 from edgekit.errors import EdgekitError
 from edgekit.export import coreml
 from edgekit.export._grids import BLOCK, Grids, best_palette, best_scales, nearest, rounded
@@ -23,7 +22,8 @@ from edgekit.export._moments import FLOOR, Moments, measure
 from edgekit.export.bundling import drawn_samples, export_checkpoint, parity_inputs
 from edgekit.export.onnx_precision import calibration_feeds
 from edgekit.families import Split, family_of
-from edgekit.processor import Processor
+from edgekit.inputs.chat import question
+from edgekit.inputs.processor import Processor
 
 needs_coremltools = pytest.mark.skipif(
     find_spec("coremltools") is None, reason="coremltools is not installed: pip install 'edgekit[coreml]'"
@@ -291,7 +291,7 @@ def test_a_calibrated_program_is_nearer_on_such_inputs(tmp_path: Path) -> None:
     import torch
     from torch import nn
 
-    from edgekit.runtimes.mil import Package
+    from edgekit.formats.coreml.mil import Package
 
     torch.manual_seed(0)
     model = nn.Linear(64, 64).eval()
@@ -358,7 +358,7 @@ def test_plain_int4_is_searched_too(tmp_path: Path) -> None:
     import torch
     from torch import nn
 
-    from edgekit.runtimes.mil import Package
+    from edgekit.formats.coreml.mil import Package
 
     torch.manual_seed(0)
     model, inputs = nn.Linear(64, 64, bias=False).eval(), torch.eye(64)

@@ -16,9 +16,7 @@ import pytest
 from PIL import Image
 from tracing import traced_once
 
-from edgekit.bars import RANDOM_BARS, judge, random_bars_of
-from edgekit.chat import question
-from edgekit.checkpoint import load_model
+from edgekit.checkpoint.folder import load_model
 from edgekit.data import ImageRef, Sample
 from edgekit.demo.tiny import MID
 from edgekit.errors import CheckpointError, DataError, EdgekitError
@@ -29,8 +27,10 @@ from edgekit.export.parity import empty_cache
 from edgekit.families import Pixels, Size, family_of, qwen3_vl
 from edgekit.families.merging import by_bucket
 from edgekit.families.sizes import fit_image, prefer_size, read_size
-from edgekit.inside.counting import Inspection, inspect
-from edgekit.processor import Processor
+from edgekit.formats.counting import Inspection, inspect
+from edgekit.inputs.chat import question
+from edgekit.inputs.processor import Processor
+from edgekit.report.tolerances import RANDOM_BARS, judge, random_bars_of
 from edgekit.runtimes import RUNTIMES, runtime_for
 from edgekit.runtimes.generate import answer, follow
 from edgekit.stats import kl_divergence, largest_gap
@@ -385,7 +385,7 @@ def test_a_prompt_without_pictures_after_one_with(family: str, tiny_of: Maker) -
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_reference_is_the_models_own_generate(family: str, tiny_of: Maker) -> None:
-    from edgekit.official import load_processor
+    from edgekit.inputs.official import load_processor
 
     session = RUNTIMES.load("pytorch").open_session(tiny_of(family), 1)
     messages, images = question("what is there?", 2), [picture((100, 60)), picture((40, 90), 1)]
@@ -411,13 +411,14 @@ def test_a_processor_that_cannot_be_loaded(tiny_of: Maker, tmp_path: Path) -> No
 
 @pytest.mark.slow
 def test_matrix_rows_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    from edgekit import api, bars
+    from edgekit import api
+    from edgekit.report import tolerances
 
     (row,) = api.matrix(["onnx"], ["internvl"], ["fp32"])
     assert row["passed"] is True and row["seconds"] > 0
     always = {"pixel_max_abs", "prompt_ids_equal", "parameters_equal"}
     assert set(row["checks"]) == {"greedy_identical", "logits_max_abs", *always}
-    monkeypatch.setitem(bars.RANDOM_BARS, "fp32", {"logits_max_abs": 0.0})
+    monkeypatch.setitem(tolerances.RANDOM_BARS, "fp32", {"logits_max_abs": 0.0})
     (row,) = api.matrix(["onnx"], ["internvl"], ["fp32"])
     assert row["passed"] is False and not row["checks"]["logits_max_abs"]["held"]
     (row,) = api.matrix(["onnx"], ["internvl"], ["int3"])

@@ -17,13 +17,13 @@ import pytest
 from manifests import reseal
 
 from edgekit.bundle import Bundle
-from edgekit.chat import question
-from edgekit.checkpoint import load_model, resolve_checkpoint
+from edgekit.checkpoint.folder import load_model, resolve_checkpoint
 from edgekit.data import samples
 from edgekit.errors import BundleError, DataError, EdgekitError, MissingExtraError
 from edgekit.export import executorch
 from edgekit.export._executorch_precision import int8_rows, quantise
 from edgekit.export.bundling import drawn_samples, export_checkpoint
+from edgekit.inputs.chat import question
 from edgekit.runtimes import RUNTIMES
 from edgekit.runtimes.executorch import in_turn
 from edgekit.runtimes.generate import answer, follow
@@ -37,7 +37,7 @@ ASK = """
 import json, sys
 from pathlib import Path
 from PIL import Image
-from edgekit.chat import question
+from edgekit.inputs.chat import question
 from edgekit.runtimes.executorch import answer_by_runner
 asked = json.loads(Path(sys.argv[2]).read_text())
 said = [answer_by_runner(Path(sys.argv[1]), question(text, 1), [Image.open(image)], 8) for text, image in asked]
@@ -102,7 +102,7 @@ def test_the_runners_own_loop_answers_the_same(bundle: Bundle, tmp_path: Path) -
 
 @needs_executorch
 def test_what_the_runners_ask_for(bundle: Bundle) -> None:
-    from edgekit.pte import Program
+    from edgekit.formats.executorch.program import Program
 
     program = Program(bundle.path("model.pte"), 1)
     manifest = bundle.manifest

@@ -19,8 +19,7 @@ import psutil
 import pytest
 from llama_rounding import rounded
 
-from edgekit.chat import question
-from edgekit.checkpoint import load_model, resolve_checkpoint
+from edgekit.checkpoint.folder import load_model, resolve_checkpoint
 from edgekit.errors import BundleError, CheckpointError, DataError, EdgekitError, StorageError
 from edgekit.export import _gguf_files as files
 from edgekit.export import _gguf_own as own
@@ -29,10 +28,11 @@ from edgekit.export.bundling import drawn_samples, export_checkpoint, parity_inp
 from edgekit.export.parity import TorchModules
 from edgekit.export.parity import follow as along
 from edgekit.families import FAMILIES, Pixels
-from edgekit.llama_process import LlamaModel, LlamaProcess, repacking_works
-from edgekit.llama_wire import NOT_FINITE, Shared
-from edgekit.pictures import denormalise, normalise
-from edgekit.processor import Processor
+from edgekit.formats.gguf.process import LlamaModel, LlamaProcess, repacking_works
+from edgekit.formats.gguf.wire import NOT_FINITE, Shared
+from edgekit.inputs.chat import question
+from edgekit.inputs.images import denormalise, normalise
+from edgekit.inputs.processor import Processor
 from edgekit.runtimes import RUNTIMES
 from edgekit.runtimes.generate import Chat, answer, follow
 from edgekit.stats import largest_gap
@@ -443,7 +443,7 @@ def test_where_float32_differs_from_pytorch_llama_cpp_rounds(tiny_checkpoint: Pa
 def test_repacking_is_tried_once(
     bundle_of: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import edgekit.llama_process as process
+    import edgekit.formats.gguf.process as process
 
     bundle = bundle_of("smolvlm", "fp32")
     text = bundle.path(bundle.manifest.components["text_decoder"].file)

@@ -17,13 +17,13 @@ import numpy as np
 import pytest
 
 from edgekit.bundle import Bundle
-from edgekit.chat import render
-from edgekit.checkpoint import resolve_checkpoint
+from edgekit.checkpoint.folder import resolve_checkpoint
 from edgekit.data import Sample, samples
 from edgekit.export.bundling import drawn_samples, export_checkpoint
-from edgekit.llama_worker import MARKER
-from edgekit.pictures import as_rgb
-from edgekit.processor import Processor
+from edgekit.formats.gguf.worker import MARKER
+from edgekit.inputs.chat import render
+from edgekit.inputs.images import as_rgb
+from edgekit.inputs.processor import Processor
 from edgekit.runtimes import RUNTIMES
 
 pytest.importorskip("gguf", reason="the extra gguf is not installed")

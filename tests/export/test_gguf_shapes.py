@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from edgekit.bars import judge, random_bars_of
-from edgekit.chat import question
 from edgekit.demo.tiny import write_checkpoint
 from edgekit.export.bundling import drawn_samples, export_checkpoint
+from edgekit.inputs.chat import question
+from edgekit.report.tolerances import judge, random_bars_of
 from edgekit.runtimes import RUNTIMES
 from edgekit.runtimes.generate import answer
 

@@ -11,11 +11,11 @@ import pytest
 from PIL import Image
 from tracing import traced_once
 
-from edgekit.chat import question
 from edgekit.export._inputs import with_inputs
 from edgekit.export.bundling import export_checkpoint
 from edgekit.families import idefics3
-from edgekit.official import load_processor, official_inputs
+from edgekit.inputs.chat import question
+from edgekit.inputs.official import load_processor, official_inputs
 from edgekit.runtimes.verify import verify_bundle
 
 STALE = "{{ raise_exception('nobody asks this one') }}"

@@ -14,10 +14,10 @@ import pytest
 from odd_decoders import LIMIT, ROPES, SHAPES, bundle_folder, compare, model_of, prompts, sections_of, text_of
 from tracing import traced_once
 
-from edgekit.bars import judge, random_bars_of
 from edgekit.errors import EdgekitError
 from edgekit.export import TARGETS, coreai, coreml, executorch, onnx, onnx_attention
 from edgekit.export.parity import TorchModules, follow
+from edgekit.report.tolerances import judge, random_bars_of
 from edgekit.runtimes import _onnx_cache
 from edgekit.stats import largest_gap
 
@@ -255,7 +255,7 @@ def test_a_manifest_says_what_a_vision_encoder_gives(target: str, family: str, t
     """Patches of one picture give (N, D), a tile (1, N, D): runtimes compare what they load with it."""
     import torch
 
-    from edgekit.checkpoint import load_model
+    from edgekit.checkpoint.folder import load_model
     from edgekit.families import family_of
 
     split = family_of(family).split(load_model(tiny_of(family)))

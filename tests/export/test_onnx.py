@@ -17,16 +17,16 @@ import numpy as np
 import pytest
 from tracing import traced_once
 
-from edgekit import room
 from edgekit.bundle import Bundle
-from edgekit.checkpoint import load_model
+from edgekit.checkpoint.folder import load_model
 from edgekit.errors import CheckpointError, EdgekitError, MissingExtraError, NoSpaceError, NotFiniteError
 from edgekit.export import TARGETS, onnx
 from edgekit.export.bundling import check_request, drawn_samples, export_checkpoint
 from edgekit.export.parity import TorchModules, follow, measure
 from edgekit.families import idefics3
 from edgekit.files import new_folder
-from edgekit.processor import Processor
+from edgekit.inputs.processor import Processor
+from edgekit.system import disk
 
 # Measured on this random model: fp32 1.5e-7, fp16 3.6e-4, int8 4.8e-3, int4 6.8e-2; with room for another processor.
 # int8-static has a test of its own, with questions to calibrate with.
@@ -250,13 +250,13 @@ def test_a_tool_that_does_not_say_what_it_ran_out_of(
     failing(monkeypatch, DecodeError("Error parsing message with type 'onnx.ModelProto'"))
     with pytest.raises(DecodeError):
         export_checkpoint(tiny_checkpoint, "onnx", "fp32", tmp_path / "b")
-    monkeypatch.setattr(room, "free_bytes", lambda _: 3e6)
+    monkeypatch.setattr(disk, "free_bytes", lambda _: 3e6)
     with pytest.raises(NoSpaceError, match=r"3\.0 MB are free there.*\n.*Error parsing message"):
         export_checkpoint(tiny_checkpoint, "onnx", "fp32", tmp_path / "b")
     failing(monkeypatch, CheckpointError("Its own reason."))
     with pytest.raises(CheckpointError, match="own reason"):
         export_checkpoint(tiny_checkpoint, "onnx", "fp32", tmp_path / "b")
-    monkeypatch.setattr(room, "free_bytes", lambda _: 1e5)
+    monkeypatch.setattr(disk, "free_bytes", lambda _: 1e5)
     monkeypatch.setattr(onnx, "TARGET", replace(onnx.TARGET, write=lambda *_: pytest.fail("begun")))
     with pytest.raises(NoSpaceError, match=r"100 kB are free there, and it takes \d+ kB at least"):
         export_checkpoint(tiny_checkpoint, "onnx", "fp32", tmp_path / "b")

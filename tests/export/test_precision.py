@@ -14,10 +14,8 @@ import pytest
 from tracing import traced_once
 
 from edgekit import api
-from edgekit.bars import BARS, bars_of
 from edgekit.bundle import Bundle
-from edgekit.chat import question
-from edgekit.checkpoint import load_model
+from edgekit.checkpoint.folder import load_model
 from edgekit.errors import BundleError, EdgekitError, RecipeError
 from edgekit.export import onnx, onnx_precision
 from edgekit.export.bundling import check_request, drawn_samples, export_checkpoint, parity_inputs
@@ -26,9 +24,11 @@ from edgekit.export.onnx_attention import drop_round_trips, drop_statistics, pac
 from edgekit.export.parity import TorchModules, empty_cache, encode_images, follow
 from edgekit.families import Split, idefics3
 from edgekit.families.merging import merge_images
+from edgekit.inputs.chat import question
+from edgekit.inputs.processor import Processor
 from edgekit.precision import by_part, canonical, folder_name, split_list
-from edgekit.processor import Processor
-from edgekit.recipe_reading import demo_recipe_path, load_recipe
+from edgekit.recipe.reading import demo_recipe_path, load_recipe
+from edgekit.report.tolerances import BARS, bars_of
 from edgekit.runtimes import _onnx_cache
 from edgekit.runtimes.onnxruntime import open_session
 

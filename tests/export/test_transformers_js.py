@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgekit.chat import question
-from edgekit.checkpoint import resolve_checkpoint
+from edgekit.checkpoint.folder import resolve_checkpoint
 from edgekit.data import samples
 from edgekit.export.bundling import export_checkpoint
+from edgekit.inputs.chat import question
 from edgekit.runtimes import RUNTIMES
 from edgekit.runtimes.generate import answer
 

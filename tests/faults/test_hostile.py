@@ -127,9 +127,9 @@ def test_numbers_and_names_of_a_case_are_in_its_message(tiny_bundle: Path) -> No
 
 
 def test_a_pattern_that_backs_up_for_ever_is_an_error(tiny_bundle: Path, tmp_path: Path) -> None:
-    from edgekit.chat import question
     from edgekit.errors import CheckpointError
-    from edgekit.processor import Processor
+    from edgekit.inputs.chat import question
+    from edgekit.inputs.processor import Processor
 
     rule = {"type": "Replace", "pattern": {"Regex": "(a+)+b"}, "content": "y"}
     bundle = hostile.changed(hostile.setting("tokenizer.json", "normalizer", rule), tiny_bundle, tmp_path)

@@ -14,8 +14,8 @@ import hostile
 import pytest
 
 from edgekit.errors import EdgekitError
-from edgekit.report import Report, Row, write_report
-from edgekit.report_files import add_rows
+from edgekit.report.files import add_rows
+from edgekit.report.model import Report, Row, write_report
 
 ROW = Row(
     "b" * 64, "onnx-int8", "onnxruntime", "onnx", "int8", "host", "ok", n=20, accuracy=0.8, accuracy_ci95=(0.7, 0.9),
@@ -230,8 +230,8 @@ def test_an_honest_report_and_texts_of_others(honest: Path, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("times", [0.0, -5.0, 1e-300])
 def test_times_of_a_broken_clock_are_compared_with_nothing(times: float, honest: Path, tmp_path: Path) -> None:
-    from edgekit.compare import compare
-    from edgekit.report_files import read_measured
+    from edgekit.report.compare import compare
+    from edgekit.report.files import read_measured
 
     folder = tmp_path / "r"
     broken = [{**one, "ttft_ms": times, "itl_ms": [times]} for one in samples()]

@@ -86,8 +86,8 @@ def test_an_honest_bundle_is_run_and_looked_into(target: str, exported: Callable
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CHECKPOINTS)
 def test_weights_that_claim_what_is_not_there(name: str, tiny_checkpoint: Path) -> None:
+    from edgekit.checkpoint.tensors import check_tensors
     from edgekit.errors import CheckpointError
-    from edgekit.tensors import check_tensors
 
     with TemporaryDirectory() as place:
         folder = hostile.changed(CHECKPOINTS[name], tiny_checkpoint, Path(place))

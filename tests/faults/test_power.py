@@ -11,7 +11,7 @@ import pytest
 from power import DAMAGES, FILES, FINISHED_FILES, PowerCut, cut_at, distil, find, hurt, product, workspace
 
 from edgekit.api.runs import latest_run
-from edgekit.checkpoint import check_checkpoint, load_model
+from edgekit.checkpoint.folder import check_checkpoint, load_model
 from edgekit.distill.joint import JointTrainer
 from edgekit.distill.qad import QadTrainer
 from edgekit.errors import DamagedError

@@ -20,8 +20,8 @@ from edgekit.errors import BundleError
 from edgekit.export.bundling import export_checkpoint
 from edgekit.handover import GOLDEN, MODEL, PROMPT, VECTORS, golden
 from edgekit.handover.drawn import pictures
-from edgekit.processor import Processor
-from edgekit.resizing import COLUMNS, ORDER, TALL_ROWS, installed_order
+from edgekit.inputs.processor import Processor
+from edgekit.inputs.resizing import COLUMNS, ORDER, TALL_ROWS, installed_order
 from edgekit.runtimes import RUNTIMES
 from edgekit.runtimes.generate import answer
 from edgekit.runtimes.golden import check_handover, golden_answers

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from edgekit import schema
-from edgekit.chat import render
 from edgekit.demo import tiny
 from edgekit.demo.architecture import CHAT_TEMPLATE
 from edgekit.errors import BundleError, DataError
@@ -17,6 +16,7 @@ from edgekit.files import write_json
 from edgekit.handover import prompt
 from edgekit.handover.pieces import BLANKS, Drop, Pieces, Tokens, Unsupported, read_pieces
 from edgekit.handover.prompt import assistant, find_pieces, system_text, user
+from edgekit.inputs.chat import render
 
 SPECIAL = {"bos_token": "<bos>"}
 SMOLVLM, GEMMA3, LLAVA = tiny.SMOLVLM_TEMPLATE, tiny.GEMMA3_TEMPLATE, tiny.LLAVA_TEMPLATE
@@ -170,7 +170,7 @@ def test_the_file_is_read_as_it_was_written(tmp_path: Path) -> None:
 def test_tokens_that_a_tokenizer_adds(tiny_of: Any) -> None:
     from tokenizers.processors import TemplateProcessing
 
-    from edgekit.processor import Processor
+    from edgekit.inputs.processor import Processor
 
     processor = Processor.load(tiny_of("gemma3"))
     assert prompt.tokens_of(processor) == Tokens()

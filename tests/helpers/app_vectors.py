@@ -14,8 +14,8 @@ import numpy as np
 from PIL import Image
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from edgekit.generation import Rules, read_generation
-from edgekit.resizing import ORDERS, rows_first
+from edgekit.checkpoint.generation import Rules, read_generation
+from edgekit.inputs.resizing import ORDERS, rows_first
 from edgekit.runtimes.sampling import Sampling, shares
 
 QWEN = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"

@@ -10,7 +10,7 @@ import pytest
 from once import made_once
 
 from edgekit.bundle import Bundle
-from edgekit.checkpoint import resolve_checkpoint
+from edgekit.checkpoint.folder import resolve_checkpoint
 from edgekit.data import samples
 from edgekit.export.bundling import export_checkpoint
 from edgekit.runtimes import RUNTIMES

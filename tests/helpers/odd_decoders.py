@@ -12,7 +12,7 @@ import numpy as np
 from edgekit.export import Target
 from edgekit.export.parity import measure
 from edgekit.families import Split, family_of
-from edgekit.processor import Inputs
+from edgekit.inputs.processor import Inputs
 
 # Widths that neither 8 nor 16 divides, that 8 alone does, and that both do; grouped heads, one key head, heads whose
 # widths do not add up to the model's.

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from edgekit.report import Example, Lineage, Report, Row, SpeedTest, Stretch
+from edgekit.report.model import Example, Lineage, Report, Row, SpeedTest, Stretch
 
 PICTURE = (
     "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJ"

@@ -9,7 +9,7 @@ import numpy as np
 from web_library import picture_of
 
 from edgekit.data import Sample
-from edgekit.pictures import as_rgb
+from edgekit.inputs.images import as_rgb
 from edgekit.runtimes import RUNTIMES
 from edgekit.runtimes.generate import answer
 

@@ -17,12 +17,12 @@ from toy_runtime import RUNTIME, install, toy_bundle
 from edgekit import api
 from edgekit.devices import parse_address
 from edgekit.errors import EdgekitError
-from edgekit.report import Report, Row, read_report
-from edgekit.runtimes import RUNTIMES, runtime_for, where
+from edgekit.report.model import Report, Row, read_report
+from edgekit.runtimes import RUNTIMES, placement, runtime_for
 from edgekit.runtimes.bench import Settings, bench
 from edgekit.runtimes.journal import Journal
-from edgekit.temporary import room
-from edgekit.timeouts import Timeouts, changed, seconds_of
+from edgekit.system.temporary import room
+from edgekit.system.timeouts import Timeouts, changed, seconds_of
 
 
 @pytest.fixture
@@ -142,7 +142,7 @@ CODE = """
 import sys
 from pathlib import Path
 from edgekit.runtimes.bench import Settings, bench
-from edgekit.timeouts import Timeouts
+from edgekit.system.timeouts import Timeouts
 folder = Path(sys.argv[1])
 settings = Settings(str(folder / "q.jsonl"), warmup=0, trace=0, repetitions=0, processes=1)
 def work():
@@ -181,13 +181,13 @@ def of_bench(toys: Path) -> list[psutil.Process]:
 )
 def test_a_killed_bench_leaves_no_process_and_the_next_one_no_folder(how: str, where: str, toys: Path) -> None:
     """`thread` is the pipe's way alone, as on macOS; `native` holds the interpreter, so only the kernel can end it."""
-    kind = "native" if where == "native" else "sleep"
+    kind = "native" if placement == "native" else "sleep"
     for name in ("one", "two"):
         toy_bundle(toys / name, kind=kind, where="prefill", seconds=600)
     running = subprocess.Popen([sys.executable, "-c", CODE, str(toys), how], stderr=subprocess.DEVNULL)
     try:
-        wait_for(lambda: len(of_bench(toys)) >= (2 if where == "start" else 3))
-        if where != "start":
+        wait_for(lambda: len(of_bench(toys)) >= (2 if placement == "start" else 3))
+        if placement != "start":
             time.sleep(2 + random.random())
     finally:
         running.kill()
@@ -203,7 +203,7 @@ def test_a_killed_bench_leaves_no_process_and_the_next_one_no_folder(how: str, w
 def test_grandchildren_end_too(how: str, toys: Path) -> None:
     """As llama.cpp's process is started by a worker."""
     (toys / "site" / "toy_sleeper.py").write_text("import time\ntime.sleep(600)\n")
-    code = "from edgekit.child import launch\nheld = launch('toy_sleeper')\ntime.sleep(600)"
+    code = "from edgekit.system.child import launch\nheld = launch('toy_sleeper')\ntime.sleep(600)"
     for name in ("one", "two"):
         toy_bundle(toys / name, kind="code", where="load", code=code)
     running = subprocess.Popen([sys.executable, "-c", CODE, str(toys), how], stderr=subprocess.DEVNULL)
@@ -339,7 +339,7 @@ def test_rows_of_times_that_are_none() -> None:
 
 
 def test_a_meter_that_falls_silent(tmp_path: Path) -> None:
-    from edgekit.energy import Rapl
+    from edgekit.system.energy import Rapl
 
     (tmp_path / "intel-rapl:0").mkdir()
     counter = tmp_path / "intel-rapl:0" / "energy_uj"
@@ -494,11 +494,12 @@ DEVICE = Device(reach, timer=connect)
     install(monkeypatch, toys / "more", {("edgekit.devices", "board"): source}, name="boards")
     names = ("bug", "none", "rubbish", "list", "text", "nan", "deep", "strange", "good")
     bundles = [toy_bundle(toys / name) for name in names]
-    with where.place_at(parse_address("board")) as place:
+    with placement.place_at(parse_address("board")) as place:
         assert place.timer is not None
         row = Row("h", "n", "toy", "toy", "fp32", "board", "ok")
         rows = {
-            one.name: where.time_on(place.timer, one, "toy", 1, row, toys / "aside" / one.name)[0] for one in bundles
+            one.name: placement.time_on(place.timer, one, "toy", 1, row, toys / "aside" / one.name)[0]
+            for one in bundles
         }
     assert rows["good"].status == "ok" and rows["good"].ttft_ms == 5
     reasons = {name: one.reason or "" for name, one in rows.items() if one.status == "failed"}

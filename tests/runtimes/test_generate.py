@@ -15,10 +15,10 @@ import pytest
 from PIL import Image
 
 from edgekit import api
-from edgekit.chat import question
 from edgekit.demo.shapes import draw
 from edgekit.errors import DataError, EdgekitError
-from edgekit.pictures import upright
+from edgekit.inputs.chat import question
+from edgekit.inputs.images import upright
 from edgekit.runtimes import RUNTIMES, runtime_for
 from edgekit.runtimes.generate import Chat, answer
 from edgekit.runtimes.sampling import Sampling, chooser, greedy, shares

@@ -17,12 +17,12 @@ from typer.testing import CliRunner
 
 from edgekit import api
 from edgekit.bundle import Bundle
-from edgekit.chat import question
+from edgekit.checkpoint.generation import PLAIN, Generation, Rules, acting, read_generation
 from edgekit.cli import build
 from edgekit.demo.shapes import draw
 from edgekit.errors import CheckpointError, EdgekitError
 from edgekit.export.bundling import export_checkpoint
-from edgekit.generation import PLAIN, Generation, Rules, acting, read_generation
+from edgekit.inputs.chat import question
 from edgekit.runtimes import RUNTIMES, runtime_for
 from edgekit.runtimes.generate import Chat, answer
 from edgekit.runtimes.sampling import Sampling, chooser

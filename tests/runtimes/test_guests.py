@@ -10,7 +10,7 @@ import pytest
 
 from edgekit.devices import Errand, Visit
 from edgekit.errors import EdgekitError
-from edgekit.report import Row
+from edgekit.report.model import Row
 from edgekit.runtimes import guests
 from edgekit.runtimes.measure import Measured, Settings
 

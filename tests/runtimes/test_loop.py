@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgekit.chat import question
+from edgekit.checkpoint.generation import PLAIN, Generation
 from edgekit.errors import EdgekitError
-from edgekit.generation import PLAIN, Generation
+from edgekit.inputs.chat import question
 from edgekit.runtimes import generate
 from edgekit.runtimes.generate import Chat, Timings, _Held, _keep, answer, exhausted, follow
 from edgekit.runtimes.sampling import greedy

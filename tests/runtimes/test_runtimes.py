@@ -13,16 +13,16 @@ import pytest
 from manifests import reseal
 from PIL import Image
 
-from edgekit import energy
-from edgekit.chat import question
 from edgekit.demo.shapes import draw
 from edgekit.errors import BundleError, EdgekitError, NotFiniteError
-from edgekit.recipe import Gates
-from edgekit.report import Row, read_report
+from edgekit.inputs.chat import question
+from edgekit.recipe.model import Gates
+from edgekit.report.model import Row, read_report
 from edgekit.runtimes import RUNTIMES, bench, gates, measure, rows, runtime_for
 from edgekit.runtimes.generate import answer, follow
 from edgekit.runtimes.sampling import Sampling, chooser, greedy
 from edgekit.runtimes.verify import verify_bundle
+from edgekit.system import energy
 
 SETTINGS = bench.Settings(
     data="easy-vqa:test", limit=24, warmup=1, max_new_tokens=4, trace=6, prompt_tokens=(20, 0), new_tokens=(8,),
@@ -34,7 +34,7 @@ SETTINGS = bench.Settings(
 def test_onnx_answers_as_transformers_generate(tiny_checkpoint: Path, tiny_bundle: Path, images: int) -> None:
     from transformers import AutoProcessor
 
-    from edgekit.checkpoint import load_model
+    from edgekit.checkpoint.folder import load_model
 
     messages = question("is there a circle?", images)
     pictures = [draw(seed)[0] for seed in range(images)]

@@ -23,8 +23,8 @@ from edgekit.errors import BundleError, EdgekitError
 from edgekit.export.bundling import export_checkpoint
 from edgekit.families import idefics3
 from edgekit.families.sizes import fit_image
-from edgekit.official import ODD, odd_pictures
-from edgekit.parity import PARTS, read_parity
+from edgekit.inputs.official import ODD, odd_pictures
+from edgekit.report.parity import PARTS, read_parity
 from edgekit.runtimes import RUNTIMES, runtime_for
 from edgekit.runtimes.attribute import ROUNDING_NATS
 from edgekit.runtimes.generate import Chat, answer, follow
@@ -149,8 +149,8 @@ def test_a_fault_is_found_in_its_part(tiled: tuple[Path, Path], tmp_path: Path, 
 
 def one_row_of(bundle: Path, model: Path) -> Any:
     """The embedding of a token that stands in every stock prompt."""
-    from edgekit.chat import question
-    from edgekit.processor import Processor
+    from edgekit.inputs.chat import question
+    from edgekit.inputs.processor import Processor
 
     token = int(Processor.load(model).encode(question("What is in the image?", 0), []).ids[0, -1])
 

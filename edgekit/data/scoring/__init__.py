@@ -6,8 +6,8 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from edgekit.choice import Choice, entries, pick
 from edgekit.data import Sample
+from edgekit.recipe.per_dataset import Choice, entries, pick
 from edgekit.registry import Registry
 
 

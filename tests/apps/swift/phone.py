@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from edgekit.imports import phone
+from edgekit.external_results import phone
 
 
 def main(path: Path) -> None:

@@ -105,7 +105,7 @@ def bundle(folder: Path, name: str) -> None:
 
 def export(target: str, checkpoint: Path | str, precision: str, out: Path) -> None:
     """A bundle with golden answers."""
-    from edgekit.checkpoint import resolve_checkpoint
+    from edgekit.checkpoint.folder import resolve_checkpoint
     from edgekit.export.bundling import export_checkpoint
     from edgekit.runtimes.golden import golden_answers
 

@@ -125,7 +125,7 @@ def _program(edit: Edit) -> Change:
     """The program's message changed."""
 
     def change(data: bytes) -> bytes:
-        from edgekit.runtimes.mil.proto import model_module
+        from edgekit.formats.coreml.mil.proto import model_module
 
         model = model_module().Model()
         model.ParseFromString(data)

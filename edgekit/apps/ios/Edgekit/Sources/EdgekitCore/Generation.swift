@@ -1,7 +1,7 @@
 import Foundation
 
 /// A model's own generation settings at work on one answer: what transformers does to the logits before the best is
-/// taken, in its order. Names and meanings are those of edgekit/generation.py.
+/// taken, in its order. Names and meanings are those of edgekit/checkpoint/generation.py.
 struct Rules {
     typealias Step = (_ logits: inout [Float], _ ids: [Int]) -> Void
     private var steps: [Step] = []

@@ -11,7 +11,7 @@
         }
     }
 
-    /// A bundle's Core AI assets, and the states they are run with: edgekit/aimodel.py in Swift.
+    /// A bundle's Core AI assets, and the states they are run with: edgekit/formats/coreai/assets.py in Swift.
     @available(iOS 27, macOS 27, *)
     final class CoreAIModules: Modules {
         private static let states = ("k_cache", "v_cache")

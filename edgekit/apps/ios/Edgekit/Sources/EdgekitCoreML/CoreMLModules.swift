@@ -17,7 +17,7 @@
         }
     }
 
-    /// A bundle's Core ML functions with the cache of one conversation: edgekit/mlprogram.py in Swift.
+    /// A bundle's Core ML functions with the cache of one conversation: edgekit/formats/coreml/programs.py in Swift.
     @available(iOS 18, macOS 15, *)
     final class CoreMLModules: Modules {
         private static let hidden: Float = -1e4  // float16 holds it, and exp of it is 0

@@ -10,7 +10,7 @@ extension Runtime {
 }
 
 /// A bundle in llama.cpp: words go in as ids, pictures as embeddings that its clip gives for edgekit's own tiles, so a
-/// prompt is the one that the student was trained on. edgekit/llama_modules.py in Swift.
+/// prompt is the one that the student was trained on. edgekit/formats/gguf/modules.py in Swift.
 final class LlamaEngine: Engine {
     private let bundle: ModelBundle
     private let model: OpaquePointer

@@ -11,7 +11,7 @@ private typealias Rule = (FloatArray, List<Int>) -> FloatArray
 /**
  * A model's own generation settings (`generation` of app/model.json), as transformers applies them to a greedy answer.
  *
- * Names and meanings are those of transformers' GenerationConfig; edgekit/generation.py says where each is from.
+ * Names and meanings are those of transformers' GenerationConfig; edgekit/checkpoint/generation.py says where each is from.
  *
  * @param given null for plain greedy decoding.
  */

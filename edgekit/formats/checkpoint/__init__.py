@@ -1,0 +1,1 @@
+"""Hugging Face folders looked into as a target's bundles are."""

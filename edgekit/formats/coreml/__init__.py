@@ -1,0 +1,1 @@
+"""Core ML: how its packages are read, called and looked into; `mil` runs their programs where there is no Mac."""

@@ -1,0 +1,1 @@
+"""ExecuTorch: how its programs are called and looked into."""

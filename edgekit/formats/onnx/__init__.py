@@ -1,0 +1,1 @@
+"""ONNX: how its graphs are looked into."""

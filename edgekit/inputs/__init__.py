@@ -1,0 +1,1 @@
+"""From messages and images to a model's inputs, without transformers."""

@@ -1,0 +1,1 @@
+"""Recipes: the model, its checks, and how they are read from YAML."""

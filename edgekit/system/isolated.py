@@ -1,0 +1,181 @@
+"""Work in a process of its own, so that a crash in native code is an answer and not the end of the program.
+
+    with Apart() as apart:
+        apart.call("edgekit.some.module", "function", argument=1)
+
+One process serves call after call; one that died is replaced at the next.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections import deque
+from collections.abc import Iterable
+from importlib import import_module
+from typing import Any
+
+from edgekit import errors
+from edgekit.errors import EdgekitError
+from edgekit.system.child import Channel
+from edgekit.visible import visible
+
+TOLD = {"name", "what", "why", "fix"}  # of an error
+LAST = 5  # lines of standard error that a death is reported with
+
+
+class ProcessDied(EdgekitError):
+    """The process of a call ended before it answered: a signal, an exit, or a bug's traceback."""
+
+
+def how_it_ended(code: int, lines: Iterable[str]) -> str:
+    """A process's end in words: `its process was ended by SIGSEGV: last line / last line`.
+
+    Args:
+        code: As subprocess gives it: below 0 the number of a signal.
+        lines: Of its standard error.
+    """
+    how = f"ended with exit code {code}" if code else "ended before its work was done, with exit code 0"
+    if code < 0:
+        known = {number.value for number in signal.Signals}
+        how = f"was ended by {signal.Signals(-code).name if -code in known else f'signal {-code}'}"
+    last = last_words(lines)
+    return f"its process {how}{': ' + last if last else ''}"
+
+
+def last_words(lines: Iterable[str]) -> str:
+    """The end of a process's standard error in one line."""
+    return " / ".join([text for line in lines if (text := line.strip())][-LAST:])
+
+
+class Apart:
+    """Calls functions in another process; its standard error is passed on as it comes.
+
+    Args:
+        quiet: Keep what it prints for the report of its death, and pass none of it on.
+    """
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self._channel: Channel | None = None
+        self._quiet = quiet
+
+    def __enter__(self) -> Apart:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._channel is not None:
+            self._end(self._channel)
+
+    def call(self, module: str, function: str, *, limit_s: float = math.inf, **arguments: Any) -> Any:
+        """Call a function of edgekit's.
+
+        Args:
+            module, function: Where it is.
+            limit_s: Seconds until the process is ended.
+            arguments: JSON values.
+        Returns:
+            What it returns, by way of JSON.
+        Raises:
+            ProcessDied: the process ended before it answered, took too long, or what it answered is no answer.
+            EdgekitError: the function's own, of its own class.
+        """
+        channel = self._started()
+        channel.tell([module, function, arguments])
+        try:
+            line = channel.read(limit_s)
+            answer = None if line is None else _read(line)
+        except (ValueError, TimeoutError) as error:
+            channel.process.kill()
+            self._end(channel)
+            if isinstance(error, TimeoutError):
+                raise ProcessDied(f"its process took longer than {limit_s:g} s, and was ended") from error
+            raise ProcessDied(f"its process answered what is no answer: {error}") from error
+        if answer is None:
+            raise ProcessDied(how_it_ended(self._end(channel), self._lines))
+        if "error" in answer:
+            raise _error(**answer["error"])
+        return answer["result"]
+
+    def _started(self) -> Channel:
+        if self._channel is None:
+            self._channel = Channel(
+                "edgekit.system.isolated",
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                encoding="utf-8",
+                errors="replace",
+            )
+            self._lines: deque[str] = deque(maxlen=4 * LAST)
+            printed = self._channel.process.stdout
+            self._reader = threading.Thread(target=_pass_on, args=(printed, self._lines, self._quiet), daemon=True)
+            self._reader.start()
+        return self._channel
+
+    def _end(self, channel: Channel) -> int:
+        """Its exit code, once all it wrote is read."""
+        self._channel = None
+        code = channel.end()
+        self._reader.join(timeout=10)
+        return code
+
+
+def _pass_on(stream: Any, lines: deque[str], quiet: bool) -> None:
+    with stream:
+        for line in stream:
+            lines.append(line)
+            if not quiet:
+                sys.stderr.write(visible(line))
+                sys.stderr.flush()
+
+
+def _error(name: str, what: str, why: str, fix: str) -> EdgekitError:
+    """The error again, of its own class where that is one of edgekit.errors."""
+    kind: type[EdgekitError] = getattr(errors, name, EdgekitError)
+    error = kind.__new__(kind)
+    EdgekitError.__init__(error, what, why=why, fix=fix)
+    return error
+
+
+def _read(line: bytes) -> dict[str, Any]:
+    """The answer of a line.
+
+    Raises:
+        ValueError: it is none.
+    """
+    with contextlib.suppress(ValueError, RecursionError):
+        found = json.loads(line)
+        told = found.get("error") if isinstance(found, dict) and len(found) == 1 else None
+        if isinstance(found, dict) and (set(found) == {"result"} or (isinstance(told, dict) and set(told) == TOLD)):
+            return found
+    raise ValueError(repr(line[:80]))
+
+
+def serve(incoming: int, outgoing: int) -> None:
+    """Answer calls until there are no more.
+
+    Args:
+        incoming, outgoing: Descriptors of this process's own, away from what libraries print.
+    """
+    with os.fdopen(incoming, encoding="utf-8") as calls, os.fdopen(outgoing, "w", encoding="utf-8") as answers:
+        for line in calls:
+            module, function, arguments = json.loads(line)
+            try:
+                answer = {"result": getattr(import_module(module), function)(**arguments)}
+            except EdgekitError as error:
+                told = {"name": type(error).__name__, "what": error.what, "why": error.why, "fix": error.fix}
+                answer = {"error": told}
+            answers.write(json.dumps(answer) + "\n")
+            answers.flush()
+
+
+if __name__ == "__main__":
+    try:
+        serve(int(sys.argv[1]), int(sys.argv[2]))
+    except KeyboardInterrupt:
+        sys.exit(130)  # the caller was interrupted as well, and says so
