@@ -32,7 +32,8 @@ import numpy as np
 
 from edgekit.bundle import Bundle
 from edgekit.devices.predict import Shares, milliseconds
-from edgekit.formats.counting import Load, inspect_bundle
+from edgekit.formats.counting import Load
+from edgekit.formats.inspecting import inspect_bundle
 
 EDGEKIT = [sys.executable, "-m", "edgekit"]
 PROMPT, NEW = 128, 32

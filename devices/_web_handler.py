@@ -14,12 +14,10 @@ from contextlib import suppress
 from http.cookies import CookieError, SimpleCookie
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from edgekit.devices._web_listener import Listener
 from edgekit.devices._web_site import Refused
-
-if TYPE_CHECKING:
-    from edgekit.devices._web_server import Listener
 
 READ_S = 20.0  # of a whole request, from the answer before it on; an idle connection ends then, too
 SEND_S = 30.0  # of each PIECE

@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING, Any
 from edgekit.bundle import Bundle
 from edgekit.devices import Address
 from edgekit.errors import EdgekitError, MissingExtraError
-from edgekit.formats.counting import Load, inspect_bundle, prompt_tokens
+from edgekit.formats.counting import Load, prompt_tokens
+from edgekit.formats.inspecting import inspect_bundle
 from edgekit.report.prediction import Estimate, Fit, Prediction
 
 if TYPE_CHECKING:

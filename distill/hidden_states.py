@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from edgekit.distill.batch import Embedded
+from edgekit.distill.embedded import Embedded
 from edgekit.distill.objectives import Side, Sizes
 from edgekit.errors import CheckpointError
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from edgekit.families import family_of
 
 if TYPE_CHECKING:
-    from edgekit.distill.batch import Embedded
+    from edgekit.distill.embedded import Embedded
 
 
 def takes_pairs(config: Any) -> bool:

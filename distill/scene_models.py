@@ -23,7 +23,7 @@ from edgekit.data import samples
 from edgekit.data.scenes import GRID, KINDS, SHAPES, questions, scene
 from edgekit.demo.architecture import END
 from edgekit.demo.shapes import COLORS
-from edgekit.distill.batch import Embedded
+from edgekit.distill.embedded import Embedded
 from edgekit.distill.from_scratch import (
     AnswerTrainer,
     Schedule,

@@ -16,7 +16,7 @@ from edgekit.errors import BundleError
 from edgekit.inputs.resizing import COLUMNS, ORDER, ORDERS
 
 if TYPE_CHECKING:
-    from edgekit.bundle import Bucket, Component, Manifest, TensorSpec
+    from edgekit.manifest import Bucket, Component, Manifest, TensorSpec
 
 DTYPES = frozenset(
     f"{kind}{bits}"

@@ -14,10 +14,10 @@ from edgekit.recipe.model import EXPORT_HELPERS as HELPERS
 from edgekit.registry import Registry
 
 if TYPE_CHECKING:
-    from edgekit.bundle import Component
     from edgekit.export.parity import Exported
     from edgekit.families import Split
     from edgekit.inputs.processor import Inputs
+    from edgekit.manifest import Component
     from edgekit.quantisation import Scheme
 
 __all__ = ["HELPERS", "NO_OPTIONS", "TARGETS", "Options", "Target", "Written", "vision_name"]

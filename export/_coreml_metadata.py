@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from edgekit import __version__
-from edgekit.bundle import Component
 from edgekit.formats.coreml.programs import LABEL
+from edgekit.manifest import Component
 
 DESCRIPTIONS = {
     "pixel_values": "Normalised pixels of one tile, or flattened patches of one picture; manifest.json says how to "

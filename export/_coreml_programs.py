@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from edgekit.bundle import TensorSpec
 from edgekit.export import vision_name
 from edgekit.export._coreml_modules import decoder, rewritten
 from edgekit.families import Split, VisionPart
 from edgekit.formats.coreml.programs import DECODE
+from edgekit.manifest import TensorSpec
 
 
 @dataclass(frozen=True)

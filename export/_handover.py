@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from edgekit import schema
-from edgekit.bundle import FileEntry, entry_of, seal
+from edgekit.bundle import entry_of, seal
 from edgekit.files import tree_files, write_json
 from edgekit.handover import PROMPT, VECTORS
 from edgekit.handover.golden import read_golden, write_golden, write_vectors
 from edgekit.handover.model import needed, write_model
 from edgekit.handover.prompt import find_pieces
 from edgekit.inputs.processor import Processor
+from edgekit.manifest import FileEntry
 
 Answers = Callable[[Path], dict[str, Any]]
 """From a sealed bundle's folder to `answers` of golden.json, as its own runtime gives them."""

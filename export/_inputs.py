@@ -13,9 +13,10 @@ from typing import Any
 from edgekit.data import Sample
 from edgekit.families import read_optional_json
 from edgekit.files import write_json, write_text
+from edgekit.inputs.agreement import compare_inputs
 from edgekit.inputs.chat import JINJA, OWN, TOKENIZER
 from edgekit.inputs.image_settings import IMAGES, PROCESSOR, read_image_processor
-from edgekit.inputs.official import compare_inputs, load_processor
+from edgekit.inputs.official import load_processor
 from edgekit.inputs.processor import Processor
 from edgekit.report.tolerances import ALWAYS, PROMPTS, judge
 

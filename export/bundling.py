@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from edgekit import __version__
-from edgekit.bundle import MANIFEST, Bucket, Bundle, Cache, Component, Precision, Text
+from edgekit.bundle import MANIFEST, Bundle
 from edgekit.checkpoint.folder import check_checkpoint, checkpoint_hash, load_model
 from edgekit.checkpoint.generation import FILE as GENERATION
 from edgekit.checkpoint.generation import recorded
@@ -33,6 +33,7 @@ from edgekit.files import clear_left_behind, new_folder, scratch, sha256_json, t
 from edgekit.inputs.chat import JINJA
 from edgekit.inputs.processor import Inputs, Processor
 from edgekit.inputs.resizing import ORDER, installed_order
+from edgekit.manifest import Bucket, Cache, Component, Precision, Text
 from edgekit.precision import by_part, is_mixed
 from edgekit.report.tolerances import MOST_PROMPTS, PROMPTS, bars_of
 from edgekit.seal import FOLDER_SEAL

@@ -27,7 +27,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekit import schema
-from edgekit.bundle import Component, TensorSpec
 from edgekit.checkpoint.folder import load_model
 from edgekit.errors import BundleError
 from edgekit.export import NO_OPTIONS, Options, Target, Written, vision_name
@@ -37,6 +36,7 @@ from edgekit.files import scratch, write_json
 from edgekit.formats.coreai.assets import PROGRAM, STATES, Assets, Runner
 from edgekit.inputs.images import from_unit
 from edgekit.inputs.processor import Inputs
+from edgekit.manifest import Component, TensorSpec
 from edgekit.system.isolated import Apart, ProcessDied
 
 if TYPE_CHECKING:

@@ -28,7 +28,6 @@ from typing import Any
 import numpy as np
 
 from edgekit import __version__
-from edgekit.bundle import Component, TensorSpec
 from edgekit.console import progress
 from edgekit.errors import EdgekitError
 from edgekit.export import NO_OPTIONS, Options, Target, Written, vision_name
@@ -42,6 +41,7 @@ from edgekit.export.coreml_patches import patched
 from edgekit.families import Split
 from edgekit.formats.coreml.programs import CONTEXT, FUNCTIONS, LENGTHS, Programs
 from edgekit.inputs.processor import Inputs
+from edgekit.manifest import Component, TensorSpec
 from edgekit.precision import by_part, is_mixed
 
 PLAIN = {

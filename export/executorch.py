@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgekit.bundle import Component, TensorSpec
 from edgekit.export import NO_OPTIONS, Options, Target, Written, vision_name
 from edgekit.export._executorch_precision import int8_rows, quantise, static
 from edgekit.export._xnnpack import PLAIN, cached_decoder, rewritten, traceable, write_free_sizes_as_minus_one
@@ -31,6 +30,7 @@ from edgekit.families import Split, VisionPart, read_optional_json
 from edgekit.families.merging import by_bucket
 from edgekit.formats.executorch.program import Program, load_custom_ops
 from edgekit.inputs.processor import Inputs
+from edgekit.manifest import Component, TensorSpec
 
 if TYPE_CHECKING:
     pass

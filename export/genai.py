@@ -14,11 +14,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from edgekit.bundle import Component
 from edgekit.errors import EdgekitError
 from edgekit.export.onnx_precision import name_shards, save
 from edgekit.families import Split, read_optional_json
 from edgekit.files import write_json
+from edgekit.manifest import Component
 
 CONFIG = "genai_config.json"
 PLAIN = "gemma3"  # a model.type of onnxruntime-genai 0.18 that adds nothing of its own to the pipeline

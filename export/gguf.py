@@ -23,7 +23,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.bundle import Component, TensorSpec
 from edgekit.errors import BundleError, CheckpointError, EdgekitError
 from edgekit.export import NO_OPTIONS, Options, Target, Written
 from edgekit.export import _gguf_files as files
@@ -36,6 +35,7 @@ from edgekit.formats.gguf.modules import LlamaModules
 from edgekit.formats.gguf.process import CONTEXT, LlamaModel, LlamaProcess, check_packages
 from edgekit.formats.gguf.process import PACKAGES as DISTRIBUTIONS
 from edgekit.inputs.processor import Inputs
+from edgekit.manifest import Component, TensorSpec
 from edgekit.precision import by_part, is_mixed
 
 IMPORTANT = "-imatrix"

@@ -22,7 +22,6 @@ from typing import Any
 
 import numpy as np
 
-from edgekit.bundle import Component, TensorSpec
 from edgekit.errors import EdgekitError
 from edgekit.export import NO_OPTIONS, Options, Target, Written, vision_name
 from edgekit.export._transformers_js import name_processor
@@ -47,6 +46,7 @@ from edgekit.export.onnx_precision import (
 )
 from edgekit.families import Split, VisionPart
 from edgekit.inputs.processor import Inputs
+from edgekit.manifest import Component, TensorSpec
 from edgekit.precision import by_part, is_mixed
 from edgekit.quantisation import ONNX as ONNX_SCHEMES
 

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.bundle import Bundle, Manifest
+from edgekit.bundle import Bundle
 from edgekit.checkpoint.generation import FILE, Generation, read_generation
 from edgekit.errors import BundleError
 from edgekit.families import Grid, Pixels, read_optional_json
 from edgekit.families.merging import Encoded, by_bucket, gather, merge_images, spread_deepstack
 from edgekit.inputs.chat import Message
 from edgekit.inputs.processor import Processor
+from edgekit.manifest import Manifest
 from edgekit.runtimes.session import Logits, Prepared
 from edgekit.schema import listed
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.bundle import Manifest
+from edgekit.manifest import Manifest
 
 FIRST = 256  # tokens of the first buffers; they double from there
 

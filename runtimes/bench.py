@@ -21,7 +21,8 @@ from edgekit.files import sha256_file, sha256_json
 from edgekit.held import Held, stamp
 from edgekit.recipe.model import Gates
 from edgekit.recipe.per_dataset import describe, pick
-from edgekit.report.model import SCHEMA_VERSION, Lineage, Report, Row, write_report
+from edgekit.report.model import SCHEMA_VERSION, Lineage, Report, Row
+from edgekit.report.write import write_report
 from edgekit.runtimes import RUNTIMES, gates, guests, placement, runtime_for
 from edgekit.runtimes.examples import choose_examples
 from edgekit.runtimes.journal import Journal

@@ -18,8 +18,8 @@ from edgekit.errors import BundleError, DataError, EdgekitError, NotFiniteError
 from edgekit.families.sizes import fit_image
 from edgekit.files import write_json
 from edgekit.held import Held, stamp
+from edgekit.inputs.agreement import odd_pictures
 from edgekit.inputs.chat import Message, question
-from edgekit.inputs.official import odd_pictures
 from edgekit.inputs.processor import Processor
 from edgekit.inputs.resizing import COLUMNS, ORDER
 from edgekit.report.parity import SCHEMA_VERSION, Check, Files, ModuleParity, Parity

@@ -15,24 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgekit import schema
-from edgekit.bundle import (
-    MOST_MANIFEST_BYTES,
-    SCHEMA_VERSION,
-    Bucket,
-    Bundle,
-    Cache,
-    Component,
-    FileEntry,
-    Manifest,
-    Precision,
-    TensorSpec,
-    Text,
-    read_manifest,
-    seal,
-    sealed,
-)
+from edgekit.bundle import MOST_MANIFEST_BYTES, SCHEMA_VERSION, Bundle, read_manifest, seal, sealed
 from edgekit.errors import BundleError
 from edgekit.files import sha256_json
+from edgekit.manifest import Bucket, Cache, Component, FileEntry, Manifest, Precision, TensorSpec, Text
 
 
 def make_bundle(folder: Path) -> Bundle:

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from edgekit import bundle_checks
-from edgekit.bundle import Bucket, Cache, Component, FileEntry, Manifest, Precision, TensorSpec, Text
 from edgekit.bundle_checks import check, name_problem
 from edgekit.errors import BundleError
 from edgekit.inputs.resizing import ORDER, ORDERS
+from edgekit.manifest import Bucket, Cache, Component, FileEntry, Manifest, Precision, TensorSpec, Text
 
 SHA = "0123456789abcdef" * 4
 KEYS = tuple(

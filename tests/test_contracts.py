@@ -19,7 +19,8 @@ from edgekit.errors import BundleError, CheckpointError, EdgekitError, RecipeErr
 from edgekit.files import inside, new_folder, write_text
 from edgekit.recipe.model import Recipe
 from edgekit.recipe.reading import demo_recipe_path, dump_recipe, load_recipe, read_recipe
-from edgekit.report.model import Report, Row, read_report
+from edgekit.report.files import read_report
+from edgekit.report.model import Report, Row
 from edgekit.report.text import escape, markdown, to_csv
 from edgekit.workspace import Workspace
 

@@ -12,8 +12,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgekit.bundle import Manifest
 from edgekit.errors import RecipeError
+from edgekit.manifest import Manifest
 from edgekit.recipe.model import Recipe
 from edgekit.recipe.reading import demo_recipe_path
 from edgekit.report.model import Report

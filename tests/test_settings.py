@@ -12,9 +12,10 @@ import pytest
 
 from edgekit.demo.tiny import NAMES
 from edgekit.errors import CheckpointError
+from edgekit.inputs.agreement import _compare, odd_pictures
 from edgekit.inputs.chat import question
 from edgekit.inputs.images import from_unit
-from edgekit.inputs.official import _compare, load_processor, odd_pictures
+from edgekit.inputs.official import load_processor
 from edgekit.inputs.processor import Processor
 
 Maker = Callable[..., Path]

@@ -14,8 +14,8 @@ import pytest
 from reports import report
 
 from edgekit.errors import EdgekitError
-from edgekit.report.model import write_report
 from edgekit.report.text import COLUMNS, SPEED_ORDER, TABLE_ORDER, every_column, speed_table, terminal_table
+from edgekit.report.write import write_report
 from edgekit.tables import fitting, print_table, read_columns
 
 HEAD = ("name", "first", "second", "third")

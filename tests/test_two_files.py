@@ -14,8 +14,9 @@ from PIL import Image
 
 from edgekit import console
 from edgekit.errors import CheckpointError, DataError
+from edgekit.inputs.agreement import compare_inputs
 from edgekit.inputs.chat import question, read_chat_template
-from edgekit.inputs.official import compare_inputs, load_processor, official_inputs
+from edgekit.inputs.official import load_processor, official_inputs
 from edgekit.inputs.processor import Processor
 
 Maker = Callable[..., Path]

@@ -19,16 +19,8 @@ from transformers import (
 
 from edgekit.checkpoint.configuration import end_list
 from edgekit.data import Sample
-from edgekit.distill.batch import (
-    Embedded,
-    Prompts,
-    decoder_inputs,
-    embed,
-    encode_prompts,
-    project,
-    response_hidden,
-    token_logp,
-)
+from edgekit.distill.batch import Prompts, decoder_inputs, embed, encode_prompts, project, response_hidden, token_logp
+from edgekit.distill.embedded import Embedded
 from edgekit.distill.generators import PROBE_TOKENS, Generator, Said, Source
 from edgekit.inputs.processor import Processor
 from edgekit.recipe.model import GenData

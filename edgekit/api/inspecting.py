@@ -25,7 +25,7 @@ def inspect(source: Folder, *, tokens: int | None = None) -> Inspection:
     """
     from edgekit.checkpoint.adapters import is_adapter
     from edgekit.checkpoint.folder import resolve_checkpoint
-    from edgekit.formats.counting import inspect as read
+    from edgekit.formats.inspecting import inspect as read
 
     name = arguments.model(source, "source")
     folder = Path(name)

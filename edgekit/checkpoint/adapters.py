@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.checkpoint.configuration import CONFIG, refuse_quantised
+from edgekit.checkpoint.hub import from_hub
 from edgekit.checkpoint.weights import AGAIN, INDEX, SINGLE, check_weights, weight_files
 from edgekit.errors import CheckpointError, EdgekitError
 from edgekit.families import read_optional_json
@@ -60,8 +61,6 @@ def base_of(folder: Path) -> Path:
     for place in (Path(named), folder / named, folder.parent / last, folder / last, folder / "base"):
         if place.is_dir() and (place / CONFIG).exists() and not is_adapter(place):
             return place.resolve()
-    from edgekit.checkpoint.folder import from_hub
-
     try:
         return from_hub(named, weights=True)
     except CheckpointError as error:

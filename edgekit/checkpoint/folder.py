@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgekit.checkpoint.adapters import SETTINGS, base_of, is_adapter, merged
 from edgekit.checkpoint.configuration import PARTS, end_token_ids, read_config
+from edgekit.checkpoint.hub import from_hub
 from edgekit.checkpoint.tensors import check_tensors
 from edgekit.checkpoint.weights import check_weights, weight_files
 from edgekit.console import note_once
@@ -165,19 +166,3 @@ def _whole(folder: Path, weights: bool) -> Path:
     if not is_adapter(folder):
         return folder
     return merged(folder) if weights else base_of(folder)
-
-
-def from_hub(name: str, weights: bool) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError
-
-    patterns = ["*.json", "*.jinja", "*.txt", "*.model", *(["*.safetensors"] if weights else [])]
-    try:
-        return Path(snapshot_download(name, allow_patterns=patterns))
-    except HFValidationError as error:
-        raise CheckpointError(f"No model at {name!r}.", why="It is no folder and no hub name.") from error
-    except Exception as error:  # offline, unknown and refused all come as different types from several layers
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise CheckpointError(
-            f"No model at {name!r}.", why=f"It is no folder here, and the hub did not give it: {reason}"
-        ) from error

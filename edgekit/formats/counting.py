@@ -11,16 +11,15 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from edgekit.bundle import MANIFEST, Bundle, Component, Manifest
+from edgekit.bundle import Bundle
 from edgekit.bundle_checks import MOST_HEADS
 from edgekit.errors import EdgekitError
 from edgekit.families import read_optional_json
-from edgekit.formats import READERS, Held, Part, State, is_encoder
+from edgekit.formats import Held, Part, State, is_encoder
 from edgekit.formats.coreml.programs import DECODE
-from edgekit.handover.summary import summary
+from edgekit.manifest import Component, Manifest
 
 QUESTION_TOKENS = 32
 """Of text around the picture, in the prompt that figures are given for."""
@@ -141,61 +140,6 @@ class Inspection:
     """What of a bundle is there for apps; empty for a checkpoint."""
 
 
-def inspect(folder: Path, *, tokens: int | None = None, verify: bool = True) -> Inspection:
-    """Read a bundle or a checkpoint.
-
-    Args:
-        folder: Of either.
-        tokens: In the cache when a token is decoded; those of one picture and QUESTION_TOKENS by default.
-        verify: Hash a bundle's files first.
-    Raises:
-        EdgekitError: neither, damaged, or what reads it is not installed.
-    """
-    if (folder / MANIFEST).exists():
-        return inspect_bundle(Bundle.load(folder, verify=verify), tokens=tokens)
-    if not (folder / "config.json").exists() and folder.is_dir() and not any(folder.glob("*.gguf")):
-        raise EdgekitError(
-            f"{folder} is neither a bundle nor a checkpoint.",
-            why=f"It has no {MANIFEST}, which a bundle has, and no config.json, which a Hugging Face folder has.",
-            fix="Name the folder that edgekit export wrote, or a model folder.",
-        )
-    from edgekit.formats.checkpoint import inspect as checkpoint  # it counts with what is here
-
-    return checkpoint.inspect(folder, tokens)
-
-
-def inspect_bundle(bundle: Bundle, *, tokens: int | None = None) -> Inspection:
-    """As `inspect`, of a bundle that is loaded."""
-    manifest = bundle.manifest
-    if manifest.target not in READERS.names():
-        raise EdgekitError(
-            f"{bundle.folder} is for the target {manifest.target!r}, which nothing here can look into.",
-            fix=f"Known: {', '.join(READERS.names())}.",
-        )
-    bundle.check_parts()
-    reader = READERS.load(manifest.target)
-    parts = reader.read(bundle)
-    files = {name for part in manifest.components.values() for name in files_of(manifest, part)}
-    return summarise(
-        parts,
-        heads=heads_of(bundle),
-        tokens=tokens or prompt_tokens(manifest),
-        pictures={name: _edges(part) for name, part in manifest.components.items() if is_encoder(name)},
-        copied=copies_cache(manifest),
-        component_bytes=sum(manifest.files[name].bytes for name in files),
-        about={
-            "name": manifest.name,
-            "target": manifest.target,
-            "precision": manifest.precision.common,
-            "hash": bundle.hash,
-            "size_bytes": bundle.size_bytes,
-            "apart_means": reader.apart,
-            "notes": (*reader.notes, *([bundle.unsealed] if bundle.unsealed else [])),
-            "apps": summary(bundle),
-        },
-    )
-
-
 def summarise(
     parts: Mapping[str, Part],
     *,
@@ -307,7 +251,7 @@ def _cache_bits(decoder: ComponentFacts) -> int:
     return BITS[decoder.states[0].dtype] if decoder.states else BITS["float32"]
 
 
-def _edges(encoder: Component) -> int:
+def image_edges(encoder: Component) -> int:
     """Bytes of one picture or tile, and of its features."""
     return sum(size_of(spec.dtype, spec.shape) for spec in (*encoder.inputs, *encoder.outputs))
 

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from edgekit.bundle import Component, Manifest, TensorSpec
 from edgekit.errors import BundleError
+from edgekit.manifest import Component, Manifest, TensorSpec
 from edgekit.schema import listed
 from edgekit.visible import one_line
 

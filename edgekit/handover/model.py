@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from edgekit.bundle import FileEntry
 from edgekit.files import write_json
 from edgekit.handover import FOLDER, FORMAT, GOLDEN, MODEL, PROMPT
+from edgekit.manifest import FileEntry
 from edgekit.schema import to_json
 
 KEPT = (

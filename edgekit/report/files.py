@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from edgekit import schema, strict_json
-from edgekit.errors import DataError
-from edgekit.report.checks import MOST
-from edgekit.report.model import Example, Report, Row, read_report, write_report
+from edgekit.errors import DataError, EdgekitError
+from edgekit.report.checks import MOST, check
+from edgekit.report.model import SCHEMA_VERSION, Example, Report, Row
+from edgekit.report.write import write_report
 
 REPORT, SAMPLES = "report.json", "results.jsonl"
 MOST_SAMPLE_BYTES = 256 << 20
@@ -173,4 +174,17 @@ def add_rows(folder: Path, rows: Sequence[Row]) -> Report:
         notes = [*(note for note in notes if note != text), text]
     report = replace(report, rows=(*kept, *rows), notes=tuple(notes))
     write_report(report, folder, raw, examples)
+    return report
+
+
+def read_report(value: Any, source: str = "report") -> Report:
+    """A report from its JSON value.
+
+    Raises:
+        EdgekitError: newer, not valid, or a number that none can have.
+    """
+    report = schema.read_document(
+        Report, value, newest=SCHEMA_VERSION, what="report", source=source, error=EdgekitError
+    )
+    check(report, source)
     return report

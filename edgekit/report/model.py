@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
-from edgekit import schema
-from edgekit.errors import EdgekitError
-from edgekit.files import write_json, write_text
 from edgekit.report.prediction import Prediction
-from edgekit.visible import json_text
 
 SCHEMA_VERSION = 3
 Interval = tuple[float, float]
@@ -176,39 +170,3 @@ class Report:
     methods: dict[str, str] = field(default_factory=dict)
     """What each interval and test is."""
     lineage: tuple[Lineage, ...] = ()
-
-
-def read_report(value: Any, source: str = "report") -> Report:
-    """A report from its JSON value.
-
-    Raises:
-        EdgekitError: newer, not valid, or a number that none can have.
-    """
-    from edgekit.report.checks import check
-
-    report = schema.read_document(
-        Report, value, newest=SCHEMA_VERSION, what="report", source=source, error=EdgekitError
-    )
-    check(report, source)
-    return report
-
-
-def write_report(report: Report, folder: Path, raw: list[dict[str, Any]], examples: Sequence[Example] = ()) -> None:
-    """Write the report in every form.
-
-    Args:
-        report: Its rows.
-        folder: Gets report.json, report.md, report.html, results.csv, results.jsonl (the raw samples, one a line) and
-            examples.json.
-        raw: Samples.
-        examples: Questions for the page.
-    """
-    from edgekit.report.html import html
-    from edgekit.report.text import markdown, to_csv
-
-    write_json(folder / "report.json", schema.to_json(report))
-    write_text(folder / "report.md", markdown(report))
-    write_text(folder / "results.csv", to_csv(report))
-    write_text(folder / "results.jsonl", "".join(json_text(row) + "\n" for row in raw))
-    write_json(folder / "examples.json", schema.to_json(list(examples)))
-    write_text(folder / "report.html", html(report, raw, examples))

@@ -15,8 +15,9 @@ from edgekit.bundle import Bundle
 from edgekit.devices import parse_address, predict
 from edgekit.devices.predict import Figure, Phone, Shares, Work
 from edgekit.errors import EdgekitError
-from edgekit.formats.counting import Load, inspect_bundle
-from edgekit.report.model import read_report
+from edgekit.formats.counting import Load
+from edgekit.formats.inspecting import inspect_bundle
+from edgekit.report.files import read_report
 from edgekit.report.prediction import Estimate, Prediction, table
 from edgekit.runtimes import bench
 

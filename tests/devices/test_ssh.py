@@ -18,7 +18,8 @@ from edgekit.data import samples
 from edgekit.devices import _agent, _questions, parse_address, ssh
 from edgekit.devices._line import BOOT
 from edgekit.errors import EdgekitError
-from edgekit.report.model import Report, read_report
+from edgekit.report.files import read_report
+from edgekit.report.model import Report
 from edgekit.runtimes import bench, measure, worker
 
 SETTINGS = bench.Settings(

@@ -23,7 +23,8 @@ from edgekit.checkpoint.folder import load_model, resolve_checkpoint
 from edgekit.cli import build
 from edgekit.demo.architecture import Shape, build_model, build_tokenizer, write_processor
 from edgekit.distill import lora
-from edgekit.distill.batch import Embedded, response_hidden
+from edgekit.distill.batch import response_hidden
+from edgekit.distill.embedded import Embedded
 from edgekit.distill.model_sizes import Tower, anatomy
 from edgekit.errors import CheckpointError, RecipeError
 from edgekit.recipe.model import Lora

@@ -20,7 +20,8 @@ from PIL import Image
 
 from edgekit.checkpoint.folder import load_model
 from edgekit.data import ImageRef, Sample
-from edgekit.distill.batch import Embedded, embed, encode_prompts, project, response_hidden, token_logp
+from edgekit.distill.batch import embed, encode_prompts, project, response_hidden, token_logp
+from edgekit.distill.embedded import Embedded
 from edgekit.distill.gen_data import Reference, reference_logps
 from edgekit.distill.generators.transformers import greedy, sample
 from edgekit.distill.joint import Collator, Item

@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from edgekit.distill.batch import Embedded
 from edgekit.distill.clock import PhaseClock
+from edgekit.distill.embedded import Embedded
 from edgekit.distill.ladder import Ladder
 from edgekit.distill.order import Order, picture_numbers
 from edgekit.distill.packing import Layout, _block_mask, can_pack, packed_hidden, takes_pairs, worth_packing

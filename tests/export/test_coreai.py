@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from coreai_bundles import made, needs_coreai, opened, shared_twin
 
-from edgekit.bundle import Bundle, TensorSpec
+from edgekit.bundle import Bundle
 from edgekit.checkpoint.folder import load_model, resolve_checkpoint
 from edgekit.data import samples
 from edgekit.errors import BundleError, EdgekitError, MissingExtraError, NoSpaceError, UnsupportedError
@@ -26,6 +26,7 @@ from edgekit.formats.coreai import assets as aimodel
 from edgekit.formats.coreai.assets import Runner
 from edgekit.inputs.chat import question
 from edgekit.inputs.processor import Processor
+from edgekit.manifest import TensorSpec
 from edgekit.runtimes.generate import answer, follow
 from edgekit.stats import largest_gap
 from edgekit.system.isolated import Apart

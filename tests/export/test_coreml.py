@@ -211,8 +211,8 @@ def test_what_is_compressed_and_what_a_grid_does_not_fit(tmp_path: Path) -> None
     import torch
     from torch import nn
 
-    from edgekit.bundle import TensorSpec
     from edgekit.formats.coreml.mil import Package
+    from edgekit.manifest import TensorSpec
 
     torch.manual_seed(0)
     model = nn.Sequential(nn.LayerNorm(64), nn.Linear(64, 64), nn.Linear(64, 40), nn.Linear(40, 30)).eval()

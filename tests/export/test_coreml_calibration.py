@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from odd_decoders import bundle_folder
 
 from edgekit import api
-from edgekit.bundle import TensorSpec
 from edgekit.checkpoint.folder import load_model
 from edgekit.errors import EdgekitError
 from edgekit.export import coreml
@@ -24,6 +23,7 @@ from edgekit.export.onnx_precision import calibration_feeds
 from edgekit.families import Split, family_of
 from edgekit.inputs.chat import question
 from edgekit.inputs.processor import Processor
+from edgekit.manifest import TensorSpec
 
 needs_coremltools = pytest.mark.skipif(
     find_spec("coremltools") is None, reason="coremltools is not installed: pip install 'edgekit[coreml]'"

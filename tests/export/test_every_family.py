@@ -27,7 +27,8 @@ from edgekit.export.parity import empty_cache
 from edgekit.families import Pixels, Size, family_of, qwen3_vl
 from edgekit.families.merging import by_bucket
 from edgekit.families.sizes import fit_image, prefer_size, read_size
-from edgekit.formats.counting import Inspection, inspect
+from edgekit.formats.counting import Inspection
+from edgekit.formats.inspecting import inspect
 from edgekit.inputs.chat import question
 from edgekit.inputs.processor import Processor
 from edgekit.report.tolerances import RANDOM_BARS, judge, random_bars_of

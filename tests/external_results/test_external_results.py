@@ -12,7 +12,8 @@ import pytest
 from edgekit.errors import DataError
 from edgekit.external_results import read_results
 from edgekit.report.files import add_rows
-from edgekit.report.model import Report, Row, write_report
+from edgekit.report.model import Report, Row
+from edgekit.report.write import write_report
 
 
 def llama(**changes: Any) -> dict[str, Any]:

@@ -15,7 +15,8 @@ import pytest
 
 from edgekit.errors import EdgekitError
 from edgekit.report.files import add_rows
-from edgekit.report.model import Report, Row, write_report
+from edgekit.report.model import Report, Row
+from edgekit.report.write import write_report
 
 ROW = Row(
     "b" * 64, "onnx-int8", "onnxruntime", "onnx", "int8", "host", "ok", n=20, accuracy=0.8, accuracy_ci95=(0.7, 0.9),

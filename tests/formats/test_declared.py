@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from edgekit.bundle import Component, Manifest, TensorSpec
 from edgekit.errors import BundleError
 from edgekit.formats.declared import Declared, Tensor, UpTo, check_numbers, check_tensors
+from edgekit.manifest import Component, Manifest, TensorSpec
 
 PART = Component(
     "a", (TensorSpec("x", "float32", (1, "tokens", 32)), TensorSpec("at", "int64", (1,))),
@@ -87,7 +87,7 @@ def test_numbers(manifest: Manifest) -> None:
 
 @pytest.fixture
 def manifest() -> Manifest:
-    from edgekit.bundle import Cache, Precision, Text
+    from edgekit.manifest import Cache, Precision, Text
 
     return Manifest(
         schema_version=3, name="b", target="t", precision=Precision("fp32", "float32"), family="f", files={},

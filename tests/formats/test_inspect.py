@@ -18,15 +18,17 @@ from manifests import reseal
 from typer.testing import CliRunner
 
 from edgekit import schema
-from edgekit.bundle import MANIFEST, Bundle, Component, TensorSpec
+from edgekit.bundle import MANIFEST, Bundle
 from edgekit.cli import build
 from edgekit.errors import BundleError, EdgekitError, StorageError
 from edgekit.formats import Held, Part, State
 from edgekit.formats.coreai import inspect as coreai
 from edgekit.formats.coreml import inspect as coreml
-from edgekit.formats.counting import Heads, Inspection, inspect, summarise
+from edgekit.formats.counting import Heads, Inspection, summarise
 from edgekit.formats.gguf import inspect as gguf
+from edgekit.formats.inspecting import inspect
 from edgekit.formats.onnx import inspect as onnx
+from edgekit.manifest import Component, TensorSpec
 
 TOKENS = 48
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from edgekit import registry
-from edgekit.bundle import Bundle, Cache, Component, Precision, TensorSpec, Text, seal
+from edgekit.bundle import Bundle, seal
+from edgekit.manifest import Cache, Component, Precision, TensorSpec, Text
 
 RUNTIME = """
 import json, os, signal, sys, time

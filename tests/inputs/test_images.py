@@ -17,8 +17,9 @@ from PIL import Image
 
 from edgekit.errors import DataError
 from edgekit.families import FAMILIES
+from edgekit.inputs.agreement import odd_pictures
 from edgekit.inputs.chat import question
-from edgekit.inputs.official import load_processor, odd_pictures
+from edgekit.inputs.official import load_processor
 from edgekit.inputs.processor import Processor
 
 Maker = Callable[..., Path]

@@ -14,7 +14,8 @@ from edgekit import api
 from edgekit.errors import DataError
 from edgekit.report.compare import compare
 from edgekit.report.files import Measured, read_measured
-from edgekit.report.model import Report, Row, write_report
+from edgekit.report.model import Report, Row
+from edgekit.report.write import write_report
 
 ROW = Row(
     "b" * 64, "onnx-int8", "onnxruntime", "onnx", "int8", "host", "ok", n=200, accuracy=0.8, ttft_ms=10.0,

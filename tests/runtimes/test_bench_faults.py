@@ -17,7 +17,8 @@ from toy_runtime import RUNTIME, install, toy_bundle
 from edgekit import api
 from edgekit.devices import parse_address
 from edgekit.errors import EdgekitError
-from edgekit.report.model import Report, Row, read_report
+from edgekit.report.files import read_report
+from edgekit.report.model import Report, Row
 from edgekit.runtimes import RUNTIMES, placement, runtime_for
 from edgekit.runtimes.bench import Settings, bench
 from edgekit.runtimes.journal import Journal

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edgekit.bundle import Cache, Component, TensorSpec
+from edgekit.manifest import Cache, Component, TensorSpec
 from edgekit.runtimes import _onnx_cache
 from edgekit.runtimes._onnx_cache import KeyValueCache
 

@@ -17,7 +17,8 @@ from edgekit.demo.shapes import draw
 from edgekit.errors import BundleError, EdgekitError, NotFiniteError
 from edgekit.inputs.chat import question
 from edgekit.recipe.model import Gates
-from edgekit.report.model import Row, read_report
+from edgekit.report.files import read_report
+from edgekit.report.model import Row
 from edgekit.runtimes import RUNTIMES, bench, gates, measure, rows, runtime_for
 from edgekit.runtimes.generate import answer, follow
 from edgekit.runtimes.sampling import Sampling, chooser, greedy

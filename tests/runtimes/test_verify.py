@@ -23,7 +23,8 @@ from edgekit.errors import BundleError, EdgekitError
 from edgekit.export.bundling import export_checkpoint
 from edgekit.families import idefics3
 from edgekit.families.sizes import fit_image
-from edgekit.inputs.official import ODD, odd_pictures
+from edgekit.inputs.agreement import odd_pictures
+from edgekit.inputs.official import ODD
 from edgekit.report.parity import PARTS, read_parity
 from edgekit.runtimes import RUNTIMES, runtime_for
 from edgekit.runtimes.attribute import ROUNDING_NATS

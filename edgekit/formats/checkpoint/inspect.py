@@ -28,7 +28,7 @@ TYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16
 
 
 def inspect(folder: Path, tokens: int | None) -> Inspection:
-    """As `edgekit.formats.counting.inspect`, of a checkpoint.
+    """As `edgekit.formats.inspecting.inspect`, of a checkpoint.
 
     Args:
         folder: Hugging Face folder of a known family.

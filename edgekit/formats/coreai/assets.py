@@ -17,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit import strict_json
-from edgekit.bundle import Component
 from edgekit.errors import BundleError, DataError, MissingExtraError
 from edgekit.formats.coreai.host import Arrays, pack, unpack
 from edgekit.formats.declared import Declared, Tensor, check_tensors
+from edgekit.manifest import Component
 from edgekit.system.child import Patience, launch, write_all
 from edgekit.system.isolated import how_it_ended
 from edgekit.system.temporary import room

@@ -16,7 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from edgekit.bundle import Bundle, Component
+from edgekit.bundle import Bundle
 from edgekit.errors import BundleError, MissingExtraError
 from edgekit.files import sha256_json
 from edgekit.formats import Held, Part, Reader, Role, State
@@ -24,6 +24,7 @@ from edgekit.formats.coreai.assets import WHOLE, WORDS, check_asset, declared, t
 from edgekit.formats.coreai.host import signature
 from edgekit.formats.counting import BITS
 from edgekit.formats.declared import check_tensors
+from edgekit.manifest import Component
 
 LIMIT_S = 300
 WIDTHS = {**BITS, **{f"{word}{bits}": bits for _, word in WORDS for bits in WHOLE}}

@@ -13,8 +13,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.bundle import Component
 from edgekit.errors import BundleError, DataError
+from edgekit.manifest import Component
 
 HIDDEN = -1e4
 """Added to the score of a token that may not be seen; float16 holds it, and exp of it is 0."""

@@ -6,11 +6,12 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from edgekit.bundle import Bundle, Cache, Component, Manifest, TensorSpec
+from edgekit.bundle import Bundle
 from edgekit.bundle_checks import MOST_TOKENS
 from edgekit.errors import BundleError
 from edgekit.formats.declared import Declared, Tensor, UpTo, check_numbers, check_tensors
 from edgekit.formats.gguf.header import Header, read_header
+from edgekit.manifest import Cache, Component, Manifest, TensorSpec
 
 TABLE = "token_embd.weight"
 

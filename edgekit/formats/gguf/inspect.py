@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from edgekit.bundle import Bundle, Component
+from edgekit.bundle import Bundle
 from edgekit.errors import BundleError, MissingExtraError
 from edgekit.formats import Held, Part, Reader, Role, State, is_encoder
 from edgekit.formats.gguf.checks import check_files
+from edgekit.manifest import Component
 
 CACHE = "float16"
 ADDED = ("v.position_embd", "v.class_embd")  # added to embeddings, and in no product

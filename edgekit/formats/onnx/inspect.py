@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgekit.bundle import Bundle, Component
+from edgekit.bundle import Bundle
 from edgekit.errors import BundleError, MissingExtraError
 from edgekit.formats import Held, Part, Reader, Role, State, is_encoder
+from edgekit.manifest import Component
 
 # Where the quantised operators keep a weight and what belongs to it.
 WEIGHT_AT = {

@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 
-from edgekit.bundle import Component, Manifest
 from edgekit.errors import BundleError
 from edgekit.formats.coreml.mil.package import Input, Package, Shapes
 from edgekit.formats.coreml.mil.values import dtype_numbered, shape_of
 from edgekit.formats.coreml.programs import CONTEXT, DECODE, FUNCTIONS, LENGTHS, package_of
 from edgekit.formats.declared import Declared, Tensor, check_numbers, check_tensors
+from edgekit.manifest import Component, Manifest
 
 FLOATS = {"fp16": "float16", "fp32": "float32", "fp64": "float64"}
 KEYS_AND_VALUES = re.compile(r"(key|value)_\d+")

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from edgekit.bundle import Bundle, Component
+from edgekit.bundle import Bundle
 from edgekit.formats.coreml.mil.declared import check_cache, check_programs
 from edgekit.formats.coreml.mil.package import Function, Package, damaged
 from edgekit.formats.coreml.programs import Programs, package_of
+from edgekit.manifest import Component
 
 
 def checked_packages(bundle: Bundle) -> dict[str, Package]:
