@@ -44,7 +44,7 @@ RUNTIMES: Registry[Runtime] = Registry(
     "RUNTIME",
     helpers=frozenset(
         {"session", "generate", "sampling", "stream", "worker", "bench", "verify", "modules", "attribute", "gates"}
-        | {"crew", "examples", "journal", "measure", "phases", "rows", "speed", "side_by_side", "where"}
+        | {"crew", "examples", "journal", "measure", "phases", "rows", "speed", "side_by_side", "placement"}
         | {"golden", "guests"}
     ),
 )

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from web_guest import Caller, read_reply, result
 
-from edgekit.devices import _web_handler, _web_server, parse_address
+from edgekit.devices import _web_handler, _web_listener, parse_address
 from edgekit.devices import web as device
 from edgekit.devices._web_messages import Wanted
 from edgekit.devices._web_room import Room
@@ -217,7 +217,7 @@ def test_a_request_that_drips_is_cut_off(caller: Caller, monkeypatch: pytest.Mon
 
 
 def test_connections_are_bounded_and_come_back(caller: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_web_server, "MOST_OF_ADDRESS", 4)
+    monkeypatch.setattr(_web_listener, "MOST_OF_ADDRESS", 4)
     held = [socket.create_connection(("127.0.0.1", caller.server.port), timeout=10) for _ in range(4)]
     time.sleep(0.2)
     with socket.create_connection(("127.0.0.1", caller.server.port), timeout=10) as more:
