@@ -378,7 +378,7 @@ def test_a_runtime_without_packages_loses_nothing(toys: Path) -> None:
 def test_a_broken_plug_in_is_a_row_of_doctor_and_stops_nothing(
     source: str, toys: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    groups = ("runtimes", "devices", "export", "data", "families", "imports", "data.scoring")
+    groups = ("runtimes", "devices", "export", "data", "families", "external_results", "data.scoring")
     install(monkeypatch, toys / "more", {(f"edgekit.{group}", "aaa"): source for group in groups}, name="broken")
     assert runtime_for(toy_bundle(toys / "b")) == "toy"
     if source.startswith("raise RuntimeError"):
