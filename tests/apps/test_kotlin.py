@@ -19,8 +19,8 @@ from web_answers import wanted
 
 from edgekit.data import Sample
 from edgekit.demo.tiny import NAMES
-from edgekit.imports import phone
-from edgekit.pictures import as_rgb
+from edgekit.external_results import phone
+from edgekit.inputs.images import as_rgb
 
 pytestmark = [pytest.mark.slow, pytest.mark.matrix]  # minutes of a compiler: `make test-kotlin`
 MIN_SDK = 29
@@ -97,7 +97,7 @@ def test_llama_cpp_gives_the_demos_golden_answers(precision: str, tmp_path: Path
         kotlin.llama_library(kotlin.place() / "out")
     except kotlin.Missing as error:
         pytest.skip(str(error))
-    from edgekit.checkpoint import resolve_checkpoint
+    from edgekit.checkpoint.folder import resolve_checkpoint
     from edgekit.export.bundling import export_checkpoint
     from edgekit.runtimes.golden import golden_answers
 
