@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgekit.api import arguments
 from edgekit.api.arguments import Folder, Folders, Pictures, Texts, checked
+from edgekit.api.results import HowGenerated, Said, SideBySide
 
 if TYPE_CHECKING:
     from edgekit.checkpoint.generation import Generation, Mode
@@ -32,7 +33,7 @@ def run(
     stops: Texts | None = None,
     threads: int = 1,
     on_text: Callable[[str], None] | None = None,
-) -> dict[str, Any]:
+) -> Said:
     """Answer a question with a bundle or a checkpoint.
 
     Args:
@@ -50,8 +51,7 @@ def run(
         threads: CPU threads.
         on_text: Told each piece of text as it comes.
     Returns:
-        text, token_ids, finish (eos, stop or length), generation (mode, the settings that acted, those not followed),
-        runtime, verified_by and timings in milliseconds.
+        The answer, how it was made, and its timings.
     Raises:
         EdgekitError: an argument, a picture or the model cannot be used.
     """
@@ -69,7 +69,7 @@ def run(
         choose=chooser(sampling, session.vocab_size), generation=settings, stops=ends, on_text=on_text,
     )  # fmt: skip
     session.close()
-    return _as_dict(said, name, session, settings, mode)
+    return _said(said, name, session, settings, mode)
 
 
 @checked
@@ -82,7 +82,7 @@ def run_all(
     max_new_tokens: int = 32,
     threads: int = 1,
     timeouts: Texts = (),
-) -> list[dict[str, Any]]:
+) -> list[SideBySide]:
     """Ask every runtime the same, each in a process of its own.
 
     Args:
@@ -93,7 +93,7 @@ def run_all(
         threads: CPU threads of each.
         timeouts: One `PHASE=TIME` or several; see `edgekit.system.timeouts`.
     Returns:
-        One entry each, as `edgekit.runtimes.side_by_side.ask_all` says; what cannot answer holds its `problem`.
+        One for each; what cannot answer holds its `problem`.
     Raises:
         EdgekitError: an argument or a picture cannot be used; there is nothing to ask.
     """
@@ -111,9 +111,16 @@ def run_all(
             folders = [run.student, *bundles]
         else:
             folders = [resolve_checkpoint(name) for name in arguments.models(models, "models")]
-        return ask_all(
+        found = ask_all(
             folders, prompt, files, max_new_tokens=max_new_tokens, threads=threads, timeouts=limits, generation=mode
         )
+    return [
+        SideBySide(**one | ({"generation": _how(one["generation"])} if "generation" in one else {})) for one in found
+    ]
+
+
+def _how(told: dict[str, Any]) -> HowGenerated:
+    return HowGenerated(told["mode"], told["settings"], tuple(told["not_followed"]))
 
 
 @checked
@@ -129,7 +136,7 @@ def chat(
     seed: int | None = None,
     stops: Texts | None = None,
     threads: int = 1,
-) -> Callable[..., dict[str, Any]]:
+) -> Callable[..., Said]:
     """A conversation whose cache is kept from turn to turn.
 
     Args:
@@ -149,9 +156,9 @@ def chat(
     talk = Chat(session, max_new_tokens=max_new_tokens, choose=choose, generation=settings, stops=ends)
 
     @checked
-    def say(text: str, images: Pictures = None, on_text: Callable[[str], None] | None = None) -> dict[str, Any]:
+    def say(text: str, images: Pictures = None, on_text: Callable[[str], None] | None = None) -> Said:
         said = talk.say(text, arguments.pictures(images), on_text=on_text)
-        return _as_dict(said, name, session, settings, mode)
+        return _said(said, name, session, settings, mode)
 
     return say
 
@@ -186,19 +193,19 @@ def _open(model: Folder, threads: int) -> tuple[str, Session]:
         return name, RUNTIMES.load(name).open_session(folder, threads)
 
 
-def _as_dict(said: Answer, runtime: str, session: Session, generation: Generation, mode: Mode) -> dict[str, Any]:
-    from edgekit.checkpoint.generation import as_dict
+def _said(said: Answer, runtime: str, session: Session, generation: Generation, mode: Mode) -> Said:
+    from edgekit.checkpoint.generation import acting
     from edgekit.runtimes import RUNTIMES
     from edgekit.runtimes.session import verified_by
 
     timing_note = RUNTIMES.load(runtime).timing_note
-    return {
-        "text": said.text,
-        "token_ids": said.token_ids,
-        "finish": said.finish,
-        "generation": as_dict(generation, mode),
-        "runtime": runtime,
-        "verified_by": verified_by(session),
-        "timings": said.timings.as_dict(),
-        "timing_note": None if timing_note is None else timing_note(),
-    }
+    return Said(
+        text=said.text,
+        token_ids=said.token_ids,
+        finish=said.finish,
+        generation=HowGenerated(mode, acting(generation), tuple(generation.not_followed)),
+        runtime=runtime,
+        verified_by=verified_by(session),
+        timings=said.timings,
+        timing_note=None if timing_note is None else timing_note(),
+    )

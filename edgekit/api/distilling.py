@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from edgekit.api import arguments
 from edgekit.api.arguments import Folder, Overrides, PathLike, Texts, checked
+from edgekit.api.results import Masked
 from edgekit.console import note
 from edgekit.errors import EdgekitError, RecipeError
 
@@ -279,7 +280,7 @@ def mask(
     *,
     scope: str = "all",
     exclude: Texts | None = None,
-) -> list[dict[str, Any]]:
+) -> list[Masked]:
     """Write a teacher with its mask in the weights, once for each ratio.
 
     Args:
@@ -289,7 +290,7 @@ def mask(
         scope: "all", "language" or "vision".
         exclude: One pattern or several of parameter names to leave whole.
     Returns:
-        folder, ratio and the number of masked tensors, one row per ratio.
+        One for each ratio.
     """
     from typing import get_args
 
@@ -307,7 +308,7 @@ def mask(
         folder = Path(place.replace("{ratio}", f"{ratio:g}"))
         note(f"Writing {folder}")
         record = write_masked(source, ratio, folder, cast("Scope", scope), left)
-        rows.append({"folder": str(folder), "ratio": ratio, "tensors": len(record["thresholds"])})
+        rows.append(Masked(str(folder), ratio, len(record["thresholds"])))
     return rows
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from edgekit.api import arguments
 from edgekit.api.arguments import Folder, PathLike, Texts, checked
+from edgekit.api.results import AppWritten
 from edgekit.errors import EdgekitError
 
 
@@ -21,7 +21,7 @@ def app(
     model_url: str = "",
     ort: PathLike | None = None,
     dry_run: bool = False,
-) -> list[dict[str, Any]]:
+) -> list[AppWritten]:
     """Write an app around a bundle: its library, a sample of one screen, golden vectors, and a README.
 
     Args:
@@ -35,8 +35,7 @@ def app(
         ort: Folder of onnxruntime-web, for the web; looked for, and fetched by npm, when None.
         dry_run: Check everything, and write nothing.
     Returns:
-        For each platform: platform, out, files (name -> bytes), bytes, model_bytes, model_url, start (what to do
-        next), written.
+        For each platform what was written, or would be.
     Raises:
         EdgekitError: a platform cannot run the bundle, its tokenizer or template is not supported, there is no room,
             or the folder is another's.
@@ -61,15 +60,15 @@ def app(
         for one, pieces in plans.items():
             write(one, known[one], pieces, places[one])
     return [
-        {
-            "platform": one,
-            "out": str(places[one]),
-            "files": {path: piece.bytes for path, piece in sorted(pieces.items())},
-            "bytes": sum(piece.bytes for piece in pieces.values()),
-            "model_bytes": read_model(loaded)["bytes"],
-            "model_url": model_url,
-            "start": known[one].start.replace("{out}", str(places[one])),
-            "written": not dry_run,
-        }
+        AppWritten(
+            platform=one,
+            out=str(places[one]),
+            files={path: piece.bytes for path, piece in sorted(pieces.items())},
+            bytes=sum(piece.bytes for piece in pieces.values()),
+            model_bytes=read_model(loaded)["bytes"],
+            model_url=model_url,
+            start=known[one].start.replace("{out}", str(places[one])),
+            written=not dry_run,
+        )
         for one, pieces in plans.items()
     ]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgekit.api import arguments
 from edgekit.api.arguments import Folder, PathLike, Setting, Texts, checked
+from edgekit.api.results import MatrixRow
 from edgekit.api.runs import latest_run
 from edgekit.console import note
 from edgekit.errors import EdgekitError
@@ -197,8 +198,8 @@ def matrix(
     targets: Texts | None = None,
     families: Texts | None = None,
     precisions: Texts | None = None,
-    on_row: Callable[[dict[str, Any]], None] | None = None,
-) -> list[dict[str, Any]]:
+    on_row: Callable[[MatrixRow], None] | None = None,
+) -> list[MatrixRow]:
     """Export a tiny random checkpoint of each family to each target and precision, run it, compare it with PyTorch.
 
     Nothing is remembered from elsewhere: each row is measured by this call, on this machine.
@@ -209,10 +210,7 @@ def matrix(
         precisions: One common name or several; all that a target has when None.
         on_row: Told each row as it is measured.
     Returns:
-        Rows of family, target, precision, passed, checks (figures with their bars) and seconds; `why` instead of
-        checks where there is nothing to measure, passed None where that is for want of a package, or
-        because the target has no place for such a model. Rows are measured
-        in a process of their own; one that ends it fails, and `why` holds its last lines.
+        A row each, measured in a process of its own; one that ends it fails, and `why` holds its last lines.
     """
     from edgekit.demo import tiny
     from edgekit.export import TARGETS
@@ -240,7 +238,7 @@ def matrix(
     return rows
 
 
-def _matrix_row(apart: Apart, family: str, target: str, precision: str, folder: Path) -> dict[str, Any]:
+def _matrix_row(apart: Apart, family: str, target: str, precision: str, folder: Path) -> MatrixRow:
     import time
 
     from edgekit.errors import MissingExtraError, UnsupportedError
@@ -254,13 +252,13 @@ def _matrix_row(apart: Apart, family: str, target: str, precision: str, folder: 
         bars = random_bars_of(precision, target)
         figures = apart.call(__name__, "measure_row", **row, folder=str(folder))
     except (MissingExtraError, UnsupportedError) as error:
-        return {**row, "passed": None, "why": " ".join(str(error).split())}
+        return MatrixRow(**row, passed=None, why=" ".join(str(error).split()))
     except EdgekitError as error:
-        return {**row, "passed": False, "why": " ".join(str(error).split())}
+        return MatrixRow(**row, passed=False, why=" ".join(str(error).split()))
     checks = judge(figures, {**ALWAYS, **bars})
     passed = all(check["held"] for check in checks.values())
     seconds = time.monotonic() - started
-    return {**row, "passed": passed, "checks": checks, "seconds": seconds, "verified_by": figures["verified_by"]}
+    return MatrixRow(**row, passed=passed, checks=checks, seconds=seconds, verified_by=figures["verified_by"])
 
 
 def measure_row(family: str, target: str, precision: str, folder: str) -> dict[str, Any]:

@@ -6,16 +6,17 @@ from typing import Any
 
 from edgekit.api import arguments
 from edgekit.api.arguments import PathLike, Texts, checked
+from edgekit.api.results import DataCheck, DeviceStatus, ImageSize, Ready, SampleShown, TargetStatus
 
 
-def doctor() -> list[dict[str, Any]]:
+def doctor() -> list[Ready]:
     """What is ready on this machine, one row per thing; other packages' plug-ins that cannot be loaded among them."""
     from edgekit.system.doctor import checks
 
-    return [*checks(), *_plug_ins()]
+    return [*(Ready(**check) for check in checks()), *_plug_ins()]
 
 
-def _plug_ins() -> list[dict[str, Any]]:
+def _plug_ins() -> list[Ready]:
     from edgekit.data import SOURCES
     from edgekit.data.scoring import SCORING
     from edgekit.devices import DEVICES
@@ -30,7 +31,7 @@ def _plug_ins() -> list[dict[str, Any]]:
         TARGETS, RUNTIMES, DEVICES, OBJECTIVES, JUDGES, GENERATORS, SOURCES, SCORING, FAMILIES, IMPORTS, READERS,
     )  # fmt: skip
     return [
-        {"name": f"{registry.kind} {name}", "ready": False, "detail": " ".join(error.why.split()), "fix": error.fix}
+        Ready(f"{registry.kind} {name}", False, " ".join(error.why.split()), error.fix)
         for registry in registries
         for name, error in registry.broken()
     ]
@@ -46,7 +47,7 @@ def data_check(
     to: PathLike | None = None,
     drop_bad: bool = False,
     escape_marks: bool = False,
-) -> dict[str, Any]:
+) -> DataCheck:
     """Read every row of a data spec, decode its pictures, and list what is wrong; perhaps write it in edgekit's form.
 
     Args:
@@ -58,7 +59,7 @@ def data_check(
         drop_bad: Write the good rows where some are bad.
         escape_marks: Take an `<image>` that stands for no picture for text, and write it so that no tokenizer knows it.
     Returns:
-        The findings; with `to`, `written` says how many rows were.
+        The findings, and how many rows were written.
     """
     from contextlib import nullcontext
 
@@ -78,8 +79,8 @@ def data_check(
         if out is not None:
             out.kept = found.good > 0 and (drop_bad or not found.bad_count)
     if out is None:
-        return found.as_dict()
-    return {**found.as_dict(), "to": str(place), "written": found.good if out.kept else 0}
+        return DataCheck(found)
+    return DataCheck(found, str(place), found.good if out.kept else 0)
 
 
 def _allowed(answers: Texts | PathLike | None) -> Any:
@@ -95,7 +96,7 @@ def _allowed(answers: Texts | PathLike | None) -> Any:
 
 
 @checked
-def data_show(spec: PathLike, *, count: int = 5) -> list[dict[str, Any]]:
+def data_show(spec: PathLike, *, count: int = 5) -> list[SampleShown]:
     """The first samples of a data spec with the form they came in and the sizes of their pictures.
 
     Args:
@@ -105,25 +106,24 @@ def data_show(spec: PathLike, *, count: int = 5) -> list[dict[str, Any]]:
     from edgekit.data import samples
 
     return [
-        {
-            "id": sample.id,
-            "form": sample.form,
-            "question": sample.text,
-            "answer": sample.answer,
-            "answers": list(sample.answers),
-            "dataset": sample.dataset,
-            "messages": sample.messages,
-            "images": [
-                {"width": image.width, "height": image.height, "mode": image.mode}
-                for image in (ref.open() for ref in sample.images)
+        SampleShown(
+            id=sample.id,
+            form=sample.form,
+            question=sample.text,
+            answer=sample.answer,
+            answers=list(sample.answers),
+            dataset=sample.dataset,
+            messages=sample.messages,
+            images=[
+                ImageSize(image.width, image.height, image.mode) for image in (ref.open() for ref in sample.images)
             ],
-            "location": sample.location,
-        }
+            location=sample.location,
+        )
         for sample in samples(str(arguments.path(spec, "spec")), limit=count, need_answer=False)
     ]
 
 
-def targets() -> list[dict[str, Any]]:
+def targets() -> list[TargetStatus]:
     """Every export target: its precisions, where it can be exported, what runs it, whether it is ready here."""
     import platform
     from importlib.util import find_spec
@@ -135,22 +135,22 @@ def targets() -> list[dict[str, Any]]:
         missing = [package for package in target.packages if find_spec(package) is None]
         here = platform.system() in target.hosts
         rows.append(
-            {
-                "target": name,
-                "precisions": list(target.precisions),
-                "options": {
+            TargetStatus(
+                target=name,
+                precisions=list(target.precisions),
+                options={
                     option: words if isinstance(words, str) else list(words) for option, words in target.options.items()
                 },
-                "hosts": list(target.hosts),
-                "runtimes": list(target.runtimes),
-                "ready": here and not missing,
-                "missing": f"pip install 'edgekit[{target.extra}]'" if missing else "" if here else "another system",
-            }
+                hosts=list(target.hosts),
+                runtimes=list(target.runtimes),
+                ready=here and not missing,
+                missing=f"pip install 'edgekit[{target.extra}]'" if missing else "" if here else "another system",
+            )
         )
     return rows
 
 
-def devices(addresses: Texts = ()) -> list[dict[str, Any]]:
+def devices(addresses: Texts = ()) -> list[DeviceStatus]:
     """Every device, or those of some addresses: whether it can be used now, and what it is or why it cannot.
 
     Args:
@@ -162,5 +162,5 @@ def devices(addresses: Texts = ()) -> list[dict[str, Any]]:
     for spec in arguments.texts(addresses, "addresses") or [name for name, _ in DEVICES.working()]:
         address = parse_address(spec)
         ready, detail = DEVICES.load(address.device).reach(address)
-        rows.append({"device": str(address), "ready": ready, "detail": detail})
+        rows.append(DeviceStatus(str(address), ready, detail))
     return rows

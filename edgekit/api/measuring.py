@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgekit.api import arguments
 from edgekit.api.arguments import Folder, Folders, PathLike, Texts, checked
+from edgekit.api.results import Comparison
 from edgekit.api.runs import latest_run, made_from, reference_of, run_data, run_of
 from edgekit.console import note
 from edgekit.errors import EdgekitError
@@ -235,7 +236,7 @@ MOST_NAMED = 12
 
 
 @checked
-def compare(old: PathLike, new: PathLike, *, tolerance: float = 0.05) -> dict[str, Any]:
+def compare(old: PathLike, new: PathLike, *, tolerance: float = 0.05) -> Comparison:
     """What got significantly worse from one report of `bench` to another.
 
     Args:
@@ -243,12 +244,11 @@ def compare(old: PathLike, new: PathLike, *, tolerance: float = 0.05) -> dict[st
             sharper.
         tolerance: Share that latency, memory or size may get worse.
     Returns:
-        changes, notes, regressions (their number) and a one-line verdict.
+        Every change, and a one-line verdict.
     """
     from edgekit.report.compare import compare as find
     from edgekit.report.compare import notes
     from edgekit.report.files import read_measured
-    from edgekit.schema import to_json
 
     before, after = read_measured(arguments.path(old, "old")), read_measured(arguments.path(new, "new"))
     changes = find(before, after, tolerance=tolerance)
@@ -259,9 +259,4 @@ def compare(old: PathLike, new: PathLike, *, tolerance: float = 0.05) -> dict[st
         if worse
         else f"PASS: nothing significantly worse in {len(changes)} figures"
     )
-    return {
-        "verdict": verdict,
-        "regressions": len(worse),
-        "notes": notes(before, after, changes),
-        "changes": to_json(changes),
-    }
+    return Comparison(verdict, len(worse), notes(before, after, changes), changes)

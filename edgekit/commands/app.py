@@ -49,14 +49,12 @@ def command(
         dry_run=dry_run,
     )  # fmt: skip
     if json_out:
-        print_json(written)
+        print_json([one.as_json() for one in written])
         return
     for one in written:
-        verb = "wrote" if one["written"] else "would write"
-        print_text(
-            f"{verb} {one['out']}: {len(one['files'])} files, {one['bytes'] / 1e6:.1f} MB, for {one['platform']}"
-        )
-        kept = f"downloaded from {one['model_url']}" if one["model_url"] else "in the app"
-        print_text(f"  the model: {one['model_bytes'] / 1e6:.1f} MB, {kept}")
-        if one["written"]:
-            print_text(f"  next: {one['start']}")
+        verb = "wrote" if one.written else "would write"
+        print_text(f"{verb} {one.out}: {len(one.files)} files, {one.bytes / 1e6:.1f} MB, for {one.platform}")
+        kept = f"downloaded from {one.model_url}" if one.model_url else "in the app"
+        print_text(f"  the model: {one.model_bytes / 1e6:.1f} MB, {kept}")
+        if one.written:
+            print_text(f"  next: {one.start}")

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from edgekit.commands._options import Columns, Wide
 from edgekit.console import note, print_json, print_text
 from edgekit.visible import one_line
+
+if TYPE_CHECKING:
+    from edgekit.report.compare import Change
 
 
 def command(
@@ -32,17 +35,17 @@ def command(
 
     found = api.compare(old, new, tolerance=tolerance / 100)
     if json_out:
-        print_json(found)
+        print_json(found.as_json())
     else:
-        _show([change for change in found["changes"] if all_ or change["verdict"] != "same"], columns, wide)
-        for text in found["notes"]:
+        _show([change for change in found.changes if all_ or change.verdict != "same"], columns, wide)
+        for text in found.notes:
             note(text)
-    note(found["verdict"])
-    if found["regressions"]:
+    note(found.verdict)
+    if found.regressions:
         raise typer.Exit(3)
 
 
-def _show(changes: list[dict[str, Any]], columns: str | None, wide: bool) -> None:
+def _show(changes: list[Change], columns: str | None, wide: bool) -> None:
     """A table as wide as the terminal; a line each where the output is none."""
     from edgekit.tables import print_table, read_columns
 
@@ -50,14 +53,14 @@ def _show(changes: list[dict[str, Any]], columns: str | None, wide: bool) -> Non
         return
     if columns is None and not wide and not sys.stdout.isatty():
         for change in changes:
-            p = "" if change["p"] is None else f", p {change['p']:.2g}"
-            print_text(one_line(f"{change['verdict']:6}  {change['row']}: {change['figure']} {change['change']}{p}"))
+            p = "" if change.p is None else f", p {change.p:.2g}"
+            print_text(one_line(f"{change.verdict:6}  {change.row}: {change.figure} {change.change}{p}"))
         return
     head = ("row", "figure", "verdict", "change", "p", "before", "after", "method")
     cells = [
         [
-            change["row"], change["figure"], change["verdict"], change["change"], _number(change["p"], ".2g"),
-            _number(change["old"], ".6g"), _number(change["new"], ".6g"), change["method"],
+            change.row, change.figure, change.verdict, change.change, _number(change.p, ".2g"),
+            _number(change.old, ".6g"), _number(change.new, ".6g"), change.method,
         ]
         for change in changes
     ]  # fmt: skip

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from edgekit.console import print_json, print_text
 from edgekit.visible import one_line
+
+if TYPE_CHECKING:
+    from edgekit.api.results import DataCheck
 
 SPECS = (
     "easy-vqa:train, scenes:train[:KIND+KIND][:seed=N][:pictures=N], file.jsonl, file.parquet, an image folder, "
@@ -66,20 +69,20 @@ def check(
         escape_marks=escape_marks,
     )
     if json_out:
-        print_json(found)
+        print_json(found.as_json())
     else:
         _print_findings(found)
-    if found["bad_count"] and not (drop_bad and found["good"]):
-        rows = found["good"] + found["bad_count"]
+    good, bad = found.findings.good, found.findings.bad_count
+    if bad and not (drop_bad and good):
+        rows = good + bad
         unwritten = f" {to} was not written; --drop-bad writes the good ones." if to is not None else ""
-        raise DataError(
-            f"{found['bad_count']:,} of {rows:,} rows of {spec} cannot be used.{unwritten}", fix="Mend or remove them."
-        )
-    if not found["good"]:
+        raise DataError(f"{bad:,} of {rows:,} rows of {spec} cannot be used.{unwritten}", fix="Mend or remove them.")
+    if not good:
         raise DataError(f"{spec} holds no samples.")
 
 
-def _print_findings(found: dict[str, Any]) -> None:
+def _print_findings(checked: DataCheck) -> None:
+    found = checked.as_json()
     for kind, name in (("bad", "bad"), ("warning", "warnings")):
         for row in found[name]:
             print_text(f"{kind:8} {one_line(row['location'])}: {one_line(row['reason'])}")
@@ -111,12 +114,12 @@ def show(
 
     rows = api.data_show(spec, count=count)
     if json_out:
-        print_json(rows)
+        print_json([row.as_json() for row in rows])
         return
     for row in rows:
-        pictures = ", ".join(f"{image['width']}x{image['height']} {image['mode']}" for image in row["images"])
-        others = f" (of {len(row['answers'])}, {len(set(row['answers']))} different)" if len(row["answers"]) > 1 else ""
-        source = f"  {one_line(row['dataset'])}" if row["dataset"] else ""
-        form = f"  ({one_line(row['form'])})"
-        asked = f"{one_line(row['id']):16} {row['question']!r} -> {row['answer']!r}{others}"
-        print_text(f"{asked}  [{pictures or 'no picture'}]{source}{form}")
+        images = ", ".join(f"{image.width}x{image.height} {image.mode}" for image in row.images)
+        others = f" (of {len(row.answers)}, {len(set(row.answers))} different)" if len(row.answers) > 1 else ""
+        source = f"  {one_line(row.dataset)}" if row.dataset else ""
+        form = f"  ({one_line(row.form)})"
+        asked = f"{one_line(row.id):16} {row.question!r} -> {row.answer!r}{others}"
+        print_text(f"{asked}  [{images or 'no picture'}]{source}{form}")

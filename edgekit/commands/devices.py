@@ -23,7 +23,7 @@ def command(
 
     rows = api.devices(addresses or ())
     if json_out:
-        print_json(rows)
+        print_json([row.as_json() for row in rows])
         return
     for row in rows:
-        print_text(f"{row['device']:10} {'ready' if row['ready'] else 'not here':9} {row['detail']}")
+        print_text(f"{row.device:10} {'ready' if row.ready else 'not here':9} {row.detail}")

@@ -18,10 +18,10 @@ def command(json_out: Annotated[bool, typer.Option("--json", help="Print as JSON
 
     checks = api.doctor()
     if json_out:
-        print_json(checks)
+        print_json([check.as_json() for check in checks])
         return
     for check in checks:
-        mark = "ready  " if check["ready"] else "missing"
-        print_text(f"{mark}  {check['name']:34} {check['detail']}")
-        if check["fix"]:
-            print_text(f"{'':9}{check['fix']}")
+        mark = "ready  " if check.ready else "missing"
+        print_text(f"{mark}  {check.name:34} {check.detail}")
+        if check.fix:
+            print_text(f"{'':9}{check.fix}")

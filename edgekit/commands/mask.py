@@ -30,7 +30,7 @@ def command(
 
     written = api.mask(checkpoint, ratio, out, scope=scope, exclude=exclude or [])
     if json_out:
-        print_json(written)
+        print_json([row.as_json() for row in written])
         return
     for row in written:
-        print_text(f"{row['folder']}  ratio {row['ratio']:g}, {row['tensors']} tensors masked")
+        print_text(f"{row.folder}  ratio {row.ratio:g}, {row.tensors} tensors masked")

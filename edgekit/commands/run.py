@@ -6,7 +6,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -15,6 +15,9 @@ from edgekit.console import note, print_error, print_json, print_piece, print_te
 from edgekit.errors import EdgekitError
 from edgekit.report.text import with_source
 from edgekit.visible import json_text, one_line
+
+if TYPE_CHECKING:
+    from edgekit.api.results import HowGenerated, Said, SideBySide
 
 IMAGE = "/image"
 
@@ -94,8 +97,8 @@ def command(
     show = print_piece if (sys.stdout.isatty() if stream is None else stream) and not json_out else None
     if all_:
         found = _ask_all(model, prompt, image or [], {**settings, "timeouts": timeout or []}, chat)
-        print_json(found) if json_out else _table(found, columns, wide)
-        if all("problem" in one for one in found):
+        print_json([one.as_json() for one in found]) if json_out else _table(found, columns, wide)
+        if all(one.problem for one in found):
             raise typer.Exit(1)
         return
     if model is None or len(model) != 1:
@@ -109,7 +112,7 @@ def command(
         raise typer.BadParameter("a question is needed without --chat", param_hint="--prompt")
     said = api.run(model[0], prompt, image or [], **settings, on_text=show)
     if json_out:
-        print_json(said)
+        print_json(said.as_json())
     else:
         _tell(said, show is not None)
 
@@ -120,7 +123,7 @@ def _ask_all(
     images: list[Path],
     settings: dict[str, Any],
     chat: bool,
-) -> list[dict[str, Any]]:
+) -> list[SideBySide]:
     from edgekit import api
 
     if prompt is None or chat:
@@ -133,7 +136,7 @@ def _ask_all(
     )  # fmt: skip
 
 
-def _table(found: list[dict[str, Any]], columns: str | None = None, wide: bool = False) -> None:
+def _table(found: list[SideBySide], columns: str | None = None, wide: bool = False) -> None:
     """As wide as the terminal; lines of text where the output is none."""
     from edgekit.tables import print_table, read_columns
 
@@ -145,24 +148,24 @@ def _table(found: list[dict[str, Any]], columns: str | None = None, wide: bool =
     else:
         order = ("answer", "same tokens", "TTFT ms", "tokens/s", "runtime", "load ms")
         print_table(head, cells, order=order, folding=["answer"], columns=read_columns(columns), wide=wide)
-    for text in dict.fromkeys(_generation(one["generation"]) for one in found if "generation" in one):
+    for text in dict.fromkeys(_generation(one.generation) for one in found if one.generation is not None):
         note(text)
 
 
-def _cells(one: dict[str, Any]) -> list[str]:
-    if "problem" in one:
-        return [one["name"], one["runtime"], f"failed: {one['problem']}", "", "", "", ""]
-    times = one["timings"]
+def _cells(one: SideBySide) -> list[str]:
+    if one.problem:
+        return [one.name, one.runtime, f"failed: {one.problem}", "", "", "", ""]
+    times = one.timings
     spent = sum(times["itl_ms"])
     speed = f"{1000 * len(times['itl_ms']) / spent:.0f}" if spent else ""
     return [
-        one["name"], one["runtime"], one["text"], "yes" if one["same"] else "no", f"{times['ttft_ms']:.1f}", speed,
-        f"{one['load_ms']:.0f}",
+        one.name, one.runtime, one.text, "yes" if one.same else "no", f"{times['ttft_ms']:.1f}", speed,
+        f"{one.load_ms:.0f}",
     ]  # fmt: skip
 
 
 def _talk(
-    say: Callable[..., dict[str, Any]],
+    say: Callable[..., Said],
     prompt: str | None,
     images: list[Path],
     show: Callable[[str], None] | None,
@@ -183,7 +186,7 @@ def _talk(
             continue
         waiting = []
         if json_out:
-            print_text(json_text(said))
+            print_text(json_text(said.as_json()))
         else:
             _tell(said, show is not None)
 
@@ -201,25 +204,25 @@ def _lines(first: str | None) -> Iterator[str]:
             yield line.strip()
 
 
-def _tell(said: dict[str, Any], shown: bool) -> None:
-    print_text("" if shown else said["text"])
-    times = said["timings"]
-    kept = f", {times['cached_tokens']} kept" if times["cached_tokens"] else ""
-    told = "; timings not representative of an Apple device" if said["timing_note"] else ""
-    name = with_source(said["runtime"], said["verified_by"])
+def _tell(said: Said, shown: bool) -> None:
+    print_text("" if shown else said.text)
+    times = said.timings
+    kept = f", {times.cached_tokens} kept" if times.cached_tokens else ""
+    told = "; timings not representative of an Apple device" if said.timing_note else ""
+    name = with_source(said.runtime, said.verified_by)
     note(
-        f"{name}: first token after {times['ttft_ms']:.1f} ms (image {times['image_encode_ms']:.1f}, "
-        f"{times['prompt_tokens']} prompt tokens {times['prefill_ms']:.1f}{kept}), {len(said['token_ids'])} tokens"
-        f"{told}; {_generation(said['generation'])}",
+        f"{name}: first token after {times.ttft_ms:.1f} ms (image {times.image_encode_ms:.1f}, "
+        f"{times.prompt_tokens} prompt tokens {times.prefill_ms:.1f}{kept}), {len(said.token_ids)} tokens"
+        f"{told}; {_generation(said.generation)}",
         style="dim",
     )
 
 
-def _generation(how: dict[str, Any]) -> str:
+def _generation(how: HowGenerated) -> str:
     """How an answer was made, in words."""
     from edgekit.checkpoint.generation import shorten
 
-    acted = ", ".join(f"{name} {shorten(value)}" for name, value in how["settings"].items())
-    left = ", ".join(how["not_followed"])
-    start = f"generation {how['mode']}" + (f": {acted}" if acted else "")
+    acted = ", ".join(f"{name} {shorten(value)}" for name, value in how.settings.items())
+    left = ", ".join(how.not_followed)
+    start = f"generation {how.mode}" + (f": {acted}" if acted else "")
     return f"{start}; set by the model and not followed: {left}" if left else start

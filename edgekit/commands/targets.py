@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import shutil
 import sys
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from edgekit.commands._options import Wide
 from edgekit.console import print_json, print_text
+
+if TYPE_CHECKING:
+    from edgekit.api.results import MatrixRow
 
 
 def command(
@@ -42,34 +45,32 @@ def command(
         room = None if wide or not sys.stdout.isatty() else shutil.get_terminal_size().columns
         tried = api.matrix(target, family, precision, None if json_out else lambda row: print_text(_line(row, room)))
         if json_out:
-            print_json(tried)
-        if any(row["passed"] is False for row in tried):
+            print_json([row.as_json() for row in tried])
+        if any(row.passed is False for row in tried):
             raise typer.Exit(3)
         return
     rows = api.targets()
     if json_out:
-        print_json(rows)
+        print_json([row.as_json() for row in rows])
         return
     for row in rows:
-        state = "ready" if row["ready"] else f"not ready: {row['missing']}"
-        print_text(
-            f"{row['target']:12} {','.join(row['precisions']):24} runs on {','.join(row['runtimes']):16} {state}"
-        )
+        state = "ready" if row.ready else f"not ready: {row.missing}"
+        print_text(f"{row.target:12} {','.join(row.precisions):24} runs on {','.join(row.runtimes):16} {state}")
 
 
-def _line(row: dict[str, Any], room: int | None = None) -> str:
+def _line(row: MatrixRow, room: int | None = None) -> str:
     """A row in a line of `room` letters; figures that do not fit are counted, and what was missed comes first."""
-    state = {True: "PASS", False: "FAIL", None: "not tried"}[row["passed"]]
-    start = f"{row['family']:12} {row['target']:12} {row['precision']:6} {state:9}"
-    if "checks" not in row:
-        return f"{start} {row['why']}"
-    checks = sorted(row["checks"].items(), key=lambda item: bool(item[1]["held"]))  # what was missed first
+    state = {True: "PASS", False: "FAIL", None: "not tried"}[row.passed]
+    start = f"{row.family:12} {row.target:12} {row.precision:6} {state:9}"
+    if row.why:
+        return f"{start} {row.why}"
+    checks = sorted(row.checks.items(), key=lambda item: bool(item[1]["held"]))  # what was missed first
     figures = [
         f"{name} {'not finite' if check['value'] is None else format(check['value'], '.2g')} (bar {check['bar']:g})"
         for name, check in checks
     ]
-    source = "" if row["verified_by"] == "runtime" else f", verified_by: {row['verified_by']}"
-    start = f"{start} {row['seconds']:5.0f} s"
+    source = "" if row.verified_by == "runtime" else f", verified_by: {row.verified_by}"
+    start = f"{start} {row.seconds:5.0f} s"
     shown = list(figures)
     while room is not None and shown and len(f"{start}  {_told(shown, figures)}{source}") > room:
         shown.pop()

@@ -169,10 +169,10 @@ def test_run_takes_what_is_at_hand(tiny_checkpoint: Path, file: Path) -> None:
             (tiny_checkpoint, PIXELS),
         )
     ]  # fmt: skip
-    assert len({tuple(one["token_ids"]) for one in said}) == 1 and len(said[0]["token_ids"]) == 3
-    assert api.run(tiny_checkpoint, "q", max_new_tokens=1)["token_ids"]
+    assert len({tuple(one.token_ids) for one in said}) == 1 and len(said[0].token_ids) == 3
+    assert api.run(tiny_checkpoint, "q", max_new_tokens=1).token_ids
     say = api.chat(tiny_checkpoint, max_new_tokens=3, stops="zzz")
-    assert say("q", file)["token_ids"] == said[0]["token_ids"]
+    assert say("q", file).token_ids == said[0].token_ids
 
 
 def test_recipes_take_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

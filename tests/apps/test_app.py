@@ -33,7 +33,7 @@ def test_a_page_with_the_bundle_in_it(tiny_bundle: Path, ort: Path, tmp_path: Pa
     (written,) = api.app(tiny_bundle, out=tmp_path / "page", name='Ask "it" <b>', ort=ort)
     out = tmp_path / "page"
     there = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
-    assert there == {*written["files"], ".edgekit-app.json"} and written["written"]
+    assert there == {*written.files, ".edgekit-app.json"} and written.written
     settings = json.loads((out / "settings.js").read_text().partition("SETTINGS = ")[2].rstrip(";\n"))
     model = (out / settings["model"]).read_bytes()
     assert settings["sha256"] == hashlib.sha256(model).hexdigest() and settings["bytes"] == len(model)
@@ -73,14 +73,14 @@ def test_a_folder_of_somebody_else_is_left_alone(tiny_bundle: Path, ort: Path, t
 
 def test_a_dry_run_writes_nothing(tiny_bundle: Path, ort: Path, tmp_path: Path) -> None:
     (plan,) = api.app(tiny_bundle, out=tmp_path / "page", ort=ort, dry_run=True)
-    assert not (tmp_path / "page").exists() and not plan["written"]
-    assert plan["bytes"] == sum(plan["files"].values()) > plan["model_bytes"] > 0
+    assert not (tmp_path / "page").exists() and not plan.written
+    assert plan.bytes == sum(plan.files.values()) > plan.model_bytes > 0
 
 
 def test_a_model_that_is_downloaded_is_not_in_the_app(tiny_bundle: Path, ort: Path, tmp_path: Path) -> None:
     url = "https://models.example/tiny/"
     (written,) = api.app(tiny_bundle, out=tmp_path / "page", model_url=url, ort=ort)
-    assert [name for name in written["files"] if name.startswith("model/")] == ["model/app/model.json"]
+    assert [name for name in written.files if name.startswith("model/")] == ["model/app/model.json"]
     files = json.loads((tmp_path / "page" / "model/app/model.json").read_text())["files"]
     assert {one["url"] for one in files} == {f"https://models.example/tiny/{one['path']}" for one in files}
 

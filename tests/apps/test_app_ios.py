@@ -13,6 +13,7 @@ import pytest
 from manifests import changed
 
 from edgekit import api
+from edgekit.api import results
 from edgekit.apps import PLATFORMS, ios
 from edgekit.bundle import Bundle
 from edgekit.errors import EdgekitError, StorageError, UnsupportedError
@@ -20,7 +21,7 @@ from edgekit.errors import EdgekitError, StorageError, UnsupportedError
 NAME = 'Ask "it" \\(nil)'
 
 
-def write(bundle: Path, out: Path, **given: Any) -> dict[str, Any]:
+def write(bundle: Path, out: Path, **given: Any) -> results.AppWritten:
     """The one app that is written."""
     (written,) = api.app(bundle, platforms="ios", out=out, **given)
     return written
@@ -30,8 +31,8 @@ def test_a_project_with_the_bundle_in_it(tiny_bundle: Path, tmp_path: Path) -> N
     out = tmp_path / "app"
     written = write(tiny_bundle, out, name=NAME, bundle_id="org.example.ask")
     there = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
-    assert there == {*written["files"], ".edgekit-app.json"} and written["written"]
-    assert {name.split("/")[0] for name in written["files"]} == {
+    assert there == {*written.files, ".edgekit-app.json"} and written.written
+    assert {name.split("/")[0] for name in written.files} == {
         "App", "App.xcodeproj", "Edgekit", "EdgekitONNX", "Model", "README.md",
     }  # fmt: skip
     for one in json.loads((out / "Model/app/model.json").read_text())["files"]:
@@ -82,7 +83,7 @@ def test_each_target_gets_its_adapter_and_no_other(target: str, tiny_bundle: Pat
 
 def test_a_model_that_is_downloaded_comes_by_the_apps_own_hashes(tiny_bundle: Path, tmp_path: Path) -> None:
     written = write(tiny_bundle, tmp_path / "app", model_url="https://models.example/tiny/")
-    assert [name for name in written["files"] if name.startswith("Model/")] == ["Model/app/model.json"]
+    assert [name for name in written.files if name.startswith("Model/")] == ["Model/app/model.json"]
     files = json.loads((tmp_path / "app/Model/app/model.json").read_text())["files"]
     assert {one["url"] for one in files} == {f"https://models.example/tiny/{one['path']}" for one in files}
     assert "downloads = true" in (tmp_path / "app/App/Sources/Constants.swift").read_text()

@@ -388,7 +388,7 @@ def test_a_bundle_without_an_end_token_goes_on_to_its_limit(copy: Callable[..., 
     bundle = export_checkpoint(folder, "onnx", "fp32", tmp_path / "bundle", prompts=2)
     assert bundle.manifest.text.eos_token_ids == () and bundle.manifest.parity["passed"]
     said = [api.run(place, "what is there?", [], max_new_tokens=4) for place in (bundle.folder, folder)]
-    assert [one["finish"] for one in said] == ["length"] * 2 and said[0]["token_ids"] == said[1]["token_ids"]
+    assert [one.finish for one in said] == ["length"] * 2 and said[0].token_ids == said[1].token_ids
 
 
 @pytest.mark.parametrize("value", ["</s>", ["</s>"], 2.5, {"id": 2}, True])

@@ -328,7 +328,7 @@ def test_a_literal_mark_among_image_parts_is_text_and_warned_of(tmp_path: Path) 
     row = {"messages": [user(IMAGE, text("is <image> a tag?"))], "images": ["a.png"], "answer": "yes"}
     (tmp_path / "q.jsonl").write_text(json.dumps(row) + "\n")
     found = api.data_check(str(tmp_path / "q.jsonl"))
-    assert found["good"] == 1 and "a literal '<image>'" in found["warnings"][0]["reason"]
+    assert found.findings.good == 1 and "a literal '<image>'" in found.findings.warnings[0].reason
 
 
 def test_marks_are_escaped_so_that_no_tokenizer_knows_them(tmp_path: Path, tiny_checkpoint: Path) -> None:
@@ -339,8 +339,8 @@ def test_marks_are_escaped_so_that_no_tokenizer_knows_them(tmp_path: Path, tiny_
     (tmp_path / "a.png").write_bytes(PNG)
     (tmp_path / "q.jsonl").write_text(json.dumps(row) + "\n" + json.dumps(other) + "\n")
     out = tmp_path / "out" / "q.jsonl"
-    assert api.data_check(str(tmp_path / "q.jsonl"), to=out)["written"] == 0 and not out.exists()
-    assert api.data_check(str(tmp_path / "q.jsonl"), to=out, escape_marks=True)["written"] == 2
+    assert api.data_check(str(tmp_path / "q.jsonl"), to=out).written == 0 and not out.exists()
+    assert api.data_check(str(tmp_path / "q.jsonl"), to=out, escape_marks=True).written == 2
     first, second = samples(str(out))
     assert second.messages == [user(IMAGE, text("< image > or < image >?"))] and first.answer == "< image > is none"
     processor = Processor.load(tiny_checkpoint)
@@ -411,7 +411,7 @@ def test_parquet_is_written_as_it_streams(tmp_path: Path) -> None:
         for _ in range(4):
             rows = [{"question": "q", "image": PNG, "answer": "a"}] * 400
             writer.write_table(pa.Table.from_pylist(rows, schema=schema))
-    assert api.data_check(str(tmp_path / "q.parquet"), to=tmp_path / "o.parquet")["written"] == 1600
+    assert api.data_check(str(tmp_path / "q.parquet"), to=tmp_path / "o.parquet").written == 1600
     assert pq.ParquetFile(tmp_path / "o.parquet").num_row_groups == 4  # 512 rows each
 
 

@@ -220,13 +220,13 @@ def test_the_check_decodes_every_picture_and_keeps_the_order(tmp_path: Path) -> 
         rows.append({"question": "q", "image": name, "answer": "a"})
     spec = tmp_path / "q.jsonl"
     spec.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    found = api.data_check(str(spec))
-    assert [row["location"] for row in found["bad"]] == [f"{spec}:{number + 1}" for number in (7, 57, 107)]
-    assert all("the picture ends early" in row["reason"] or "truncated" in row["reason"] for row in found["bad"])
-    assert (found["good"], found["widths"], found["heights"]) == (147, (60, 60), (44, 44))
-    assert api.data_check(str(spec), fast=True)["good"] == 150
+    found = api.data_check(str(spec)).findings
+    assert [row.location for row in found.bad] == [f"{spec}:{number + 1}" for number in (7, 57, 107)]
+    assert all("the picture ends early" in row.reason or "truncated" in row.reason for row in found.bad)
+    assert (found.good, found.widths, found.heights) == (147, (60, 60), (44, 44))
+    assert api.data_check(str(spec), fast=True).findings.good == 150
     (tmp_path / "3.jpg").unlink()
-    assert [row["location"] for row in api.data_check(str(spec), fast=True)["bad"]] == [f"{spec}:4"]
+    assert [row.location for row in api.data_check(str(spec), fast=True).findings.bad] == [f"{spec}:4"]
 
 
 def test_the_check_warns_of_what_is_seen_otherwise_than_stored(tmp_path: Path) -> None:
@@ -235,10 +235,10 @@ def test_the_check_warns_of_what_is_seen_otherwise_than_stored(tmp_path: Path) -
     for name, words in (names | {"deep": "16 bits"}).items():
         (tmp_path / "a.png").write_bytes(pictures[name])
         (tmp_path / "q.jsonl").write_text('{"question": "q", "image": "a.png", "answer": "a"}\n')
-        found = api.data_check(str(tmp_path / "q.jsonl"))
-        assert found["good"] == 1 and [words in row["reason"] for row in found["warnings"]] == [True] * bool(words)
+        found = api.data_check(str(tmp_path / "q.jsonl")).findings
+        assert found.good == 1 and [words in row.reason for row in found.warnings] == [True] * bool(words)
         if name == "turned PNG":
-            assert (found["widths"], found["heights"]) == ((44, 44), (60, 60))
+            assert (found.widths, found.heights) == ((44, 44), (60, 60))
 
 
 def test_progress_is_a_bar_where_the_length_is_known(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -207,11 +207,11 @@ def test_questions_of_a_picture_share_it() -> None:
 
 
 def test_data_check_finds_nothing() -> None:
-    found = api.data_check("scenes:test:pictures=20")
-    assert (found["bad_count"], found["warning_count"]) == (0, 0)
-    assert found["good"] == sum(1 for _ in samples("scenes:test:pictures=20"))
-    assert (found["widths"], found["heights"]) == ((32, 32), (32, 32))
-    assert found["forms"] == {"scenes": found["good"]}
+    found = api.data_check("scenes:test:pictures=20").findings
+    assert (found.bad_count, found.warning_count) == (0, 0)
+    assert found.good == sum(1 for _ in samples("scenes:test:pictures=20"))
+    assert (found.widths, found.heights) == ((32, 32), (32, 32))
+    assert found.forms == {"scenes": found.good}
 
 
 @pytest.mark.parametrize(

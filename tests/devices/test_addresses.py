@@ -65,9 +65,9 @@ def test_device_files(tmp_path: Path) -> None:
 
 def test_the_list_names_every_device_and_why() -> None:
     rows = api.devices()
-    assert [row["device"] for row in rows] == ["android", "host", "ipad", "iphone", "mac", "ssh", "web"]
-    assert all(row["detail"] for row in rows)
-    assert "ssh://user@host:port" in next(row["detail"] for row in rows if row["device"] == "ssh")
+    assert [row.device for row in rows] == ["android", "host", "ipad", "iphone", "mac", "ssh", "web"]
+    assert all(row.detail for row in rows)
+    assert "ssh://user@host:port" in next(row.detail for row in rows if row.device == "ssh")
 
 
 PLUGIN = """
@@ -112,7 +112,7 @@ from edgekit.runtimes import bench
 
 (row,) = api.devices(["toy://mine?speed=7"])
 assert row == {"device": "toy://mine", "ready": True, "detail": "a board of mine"}, row
-assert "toy" in [row["device"] for row in api.devices()]
+assert "toy" in [row.device for row in api.devices()]
 settings = bench.Settings(data="easy-vqa:test", limit=2, warmup=0, max_new_tokens=1, trace=1, repetitions=0)
 for place, check in (("mine", "ok"), ("broken", "failed")):
     report = bench.bench([Path(sys.argv[1])], None, settings, Path(sys.argv[2]), device=f"toy://{place}?speed=7")

@@ -102,9 +102,9 @@ def test_who_is_there(phone: FakePhone, port: int) -> None:
     ):
         phone.listed = listed
         (row,) = api.devices([spec])
-        assert not row["ready"] and words in row["detail"]
-    assert api.devices([f"android://SER2?port={port}"])[0]["ready"]
-    assert "It lists SER1, SER2" in api.devices([f"android://SER3?port={port}"])[0]["detail"]
+        assert not row.ready and words in row.detail
+    assert api.devices([f"android://SER2?port={port}"])[0].ready
+    assert "It lists SER1, SER2" in api.devices([f"android://SER3?port={port}"])[0].detail
 
 
 def test_graphs_of_an_onnx_bundle(
@@ -226,9 +226,9 @@ def test_no_server(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         free = taken.getsockname()[1]
     (row,) = api.devices([f"android?port={free}"])
-    assert not row["ready"] and "adb start-server" in row["detail"]
+    assert not row.ready and "adb start-server" in row.detail
     monkeypatch.setenv("ANDROID_ADB_SERVER_PORT", "many")
-    assert "is no port" in api.devices(["android"])[0]["detail"]
+    assert "is no port" in api.devices(["android"])[0].detail
 
 
 @pytest.mark.skipif(shutil.which("adb") is None, reason="needs adb (Debian: apt-get install adb)")
@@ -238,7 +238,7 @@ def test_the_real_server_without_a_phone() -> None:
     try:
         subprocess.run(["adb", "-P", str(free), "start-server"], capture_output=True, check=True)
         (row,) = api.devices([f"android?port={free}"])
-        assert not row["ready"] and "adb knows no phone. It lists none." in row["detail"]
+        assert not row.ready and "adb knows no phone. It lists none." in row.detail
         with pytest.raises(EdgekitError, match="adb refuses"):
             android._adb.Adb("SER1", free).shell("true")
     finally:

@@ -151,9 +151,9 @@ def run(spec: str, folder: Path, place: Path) -> tuple[str | None, dict[str, Any
 
 
 def test_here_it_says_what_is_missing() -> None:
-    found = {row["device"]: row for row in api.devices()}
-    assert not found["iphone"]["ready"] and "driven from a Mac with Xcode" in found["iphone"]["detail"]
-    assert not found["mac"]["ready"] and "Linux" in found["mac"]["detail"]
+    found = {row.device: row for row in api.devices()}
+    assert not found["iphone"].ready and "driven from a Mac with Xcode" in found["iphone"].detail
+    assert not found["mac"].ready and "Linux" in found["mac"].detail
 
 
 def test_a_mac_without_a_phone(mac: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -60,7 +60,7 @@ def test_a_server_that_is_not_adbs(answer: bytes) -> None:
         with pytest.raises(AdbError):
             Adb("", port).devices()
         (row,) = api.devices([f"android?port={port}"])
-    assert not row["ready"] and row["detail"]
+    assert not row.ready and row.detail
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_a_server_that_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("port", ["0", "65536", "-1", "²", "x", "", "99999999999999999999", "1.5"])
 def test_ports_that_are_none(port: str, monkeypatch: pytest.MonkeyPatch) -> None:
     (row,) = api.devices([f"android?port={port}"])
-    assert not row["ready"] and "which is no port" in row["detail"]
+    assert not row.ready and "which is no port" in row.detail
     monkeypatch.setenv("ANDROID_ADB_SERVER_PORT", port)
     with pytest.raises(AdbError, match="which is no port"):
         _adb.server_port()

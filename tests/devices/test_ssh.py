@@ -89,9 +89,9 @@ def test_unknown_and_changed_host_keys_are_refused(server: Server, tiny_bundle: 
 
 def test_a_key_that_does_not_open_is_said(server: Server) -> None:
     (row,) = api.devices([server.spec(identity=str(server.folder / "stranger"))])
-    assert not row["ready"] and "Permission denied" in row["detail"] and "ssh-copy-id" in row["detail"]
+    assert not row.ready and "Permission denied" in row.detail and "ssh-copy-id" in row.detail
     (row,) = api.devices([here(server)])
-    assert row["ready"] and "Linux" in row["detail"]
+    assert row.ready and "Linux" in row.detail
 
 
 class Trigger:
@@ -213,10 +213,10 @@ def test_a_login_that_talks_is_borne(server: Server, tmp_path: Path) -> None:
     chatty = tmp_path / "python"
     chatty.write_text(f'#!/bin/sh\necho "Welcome to the board!"\nexec {sys.executable} "$@"\n')
     chatty.chmod(0o755)
-    assert api.devices([server.spec(python=str(chatty))])[0]["ready"]
+    assert api.devices([server.spec(python=str(chatty))])[0].ready
     chatty.write_text("#!/bin/sh\nyes Welcome\n")
     found = api.devices([server.spec(python=str(chatty))])[0]
-    assert not found["ready"] and "prints and prints" in found["detail"]
+    assert not found.ready and "prints and prints" in found.detail
 
 
 def test_questions_travel_whole(tmp_path: Path) -> None:

@@ -416,13 +416,13 @@ def test_matrix_rows_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     from edgekit.report import tolerances
 
     (row,) = api.matrix(["onnx"], ["internvl"], ["fp32"])
-    assert row["passed"] is True and row["seconds"] > 0
+    assert row.passed is True and row.seconds > 0
     always = {"pixel_max_abs", "prompt_ids_equal", "parameters_equal"}
-    assert set(row["checks"]) == {"greedy_identical", "logits_max_abs", *always}
+    assert set(row.checks) == {"greedy_identical", "logits_max_abs", *always}
     monkeypatch.setitem(tolerances.RANDOM_BARS, "fp32", {"logits_max_abs": 0.0})
     (row,) = api.matrix(["onnx"], ["internvl"], ["fp32"])
-    assert row["passed"] is False and not row["checks"]["logits_max_abs"]["held"]
+    assert row.passed is False and not row.checks["logits_max_abs"]["held"]
     (row,) = api.matrix(["onnx"], ["internvl"], ["int3"])
-    assert row["passed"] is False and "no precision 'int3'" in row["why"]
+    assert row.passed is False and "no precision 'int3'" in row.why
     with pytest.raises(EdgekitError, match="no tiny checkpoint of 'llava'"):
         api.matrix(["onnx"], ["llava"])

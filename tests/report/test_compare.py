@@ -128,8 +128,8 @@ def test_the_call_and_its_files(tmp_path: Path) -> None:
     for name, one in (("old", measured()), ("new", measured(right=120))):
         write_report(one.report, tmp_path / name, next(iter(one.raw.values())))
     found = api.compare(tmp_path / "old", tmp_path / "new" / "report.json")
-    assert found["regressions"] == 1 and found["verdict"].startswith("FAIL: onnx-int8: accuracy -20.00 points")
-    assert api.compare(tmp_path / "old", tmp_path / "old")["verdict"].startswith("PASS")
+    assert found.regressions == 1 and found.verdict.startswith("FAIL: onnx-int8: accuracy -20.00 points")
+    assert api.compare(tmp_path / "old", tmp_path / "old").verdict.startswith("PASS")
     lines = (tmp_path / "new" / "results.jsonl").read_text().replace("b" * 64, "c" * 64)
     (tmp_path / "new" / "results.jsonl").write_text(lines)  # samples of another bundle prove nothing
     assert read_measured(tmp_path / "new").raw == {}

@@ -383,10 +383,10 @@ def test_a_broken_plug_in_is_a_row_of_doctor_and_stops_nothing(
     assert runtime_for(toy_bundle(toys / "b")) == "toy"
     if source.startswith("raise RuntimeError"):
         assert measured(toys, toys / "b").rows[0].status == "ok"
-    rows = [row for row in api.doctor() if row["name"].endswith(" aaa")]
+    rows = [row for row in api.doctor() if row.name.endswith(" aaa")]
     assert len(rows) == len(groups)
-    assert all(not row["ready"] and row["detail"] and row["fix"] for row in rows)
-    assert "aaa" not in [row["target"] for row in api.targets()]
+    assert all(not row.ready and row.detail and row.fix for row in rows)
+    assert "aaa" not in [row.target for row in api.targets()]
     with pytest.raises(EdgekitError, match="'aaa' cannot be loaded"):
         RUNTIMES.load("aaa")
 

@@ -311,7 +311,7 @@ def test_run_turns_a_photo_upright(tmp_path: Path, tiny_bundle: Path) -> None:
     np.testing.assert_array_equal(np.asarray(seen), np.asarray(load_image(str(tmp_path / "turned.jpg"))))
     seen.save(tmp_path / "upright.png")
     runs = [api.run(tiny_bundle, "q", [tmp_path / name], max_new_tokens=4) for name in ("turned.jpg", "upright.png")]
-    assert runs[0]["token_ids"] == runs[1]["token_ids"]
+    assert runs[0].token_ids == runs[1].token_ids
     Image.fromarray(np.array([[0, 256, 32768, 65535]], dtype=np.uint16)).save(tmp_path / "deep.png")
     deep = Image.open(tmp_path / "deep.png")
     assert deep.mode == "I;16" and np.asarray(upright(deep)).tolist() == [[0, 1, 128, 255]]

@@ -187,17 +187,17 @@ def test_a_bundle_carries_the_settings(tiny_checkpoint: Path, tmp_path: Path) ->
     wanted = generated(folder, PROMPT, LIMIT, num_beams=1)
     for model in (folder, bundle):
         said = api.run(model, PROMPT, **ask)
-        assert said["token_ids"] == wanted
-        assert said["generation"] == {
+        assert said.token_ids == wanted
+        assert said.generation == {
             "mode": "model",
             "settings": acting(read_generation(kept)),
             "not_followed": ["num_beams 4"],
         }
     plain = api.run(bundle, PROMPT, **ask, generation="greedy")
-    assert plain["token_ids"] != wanted and plain["generation"]["settings"] == {}
+    assert plain.token_ids != wanted and plain.generation.settings == {}
     told = {name: api.run(folder, PROMPT, **ask, repetition_penalty=name) for name in (1.0, 1.6)}
     for penalty, said in told.items():
-        assert said["token_ids"] == generated(folder, PROMPT, LIMIT, num_beams=1, repetition_penalty=penalty)
+        assert said.token_ids == generated(folder, PROMPT, LIMIT, num_beams=1, repetition_penalty=penalty)
     manifest = json.loads((bundle.folder / "manifest.json").read_text())
     del manifest["generation"], manifest["seal"]
     manifest["schema_version"] = 2
@@ -205,10 +205,10 @@ def test_a_bundle_carries_the_settings(tiny_checkpoint: Path, tmp_path: Path) ->
     older = RUNTIMES.load("onnxruntime").open_session(bundle.folder, 1)
     assert older.generation == read_generation({**CASES["several"], "num_beams": 4})
     every = api.run_all(PROMPT, draw(3)[0], [folder, bundle.folder], max_new_tokens=LIMIT)
-    assert [one["token_ids"] for one in every] == [wanted, wanted] and every[1]["same"]
-    assert every[0]["generation"]["settings"]["repetition_penalty"] == 0.75
+    assert [one.token_ids for one in every] == [wanted, wanted] and every[1].same
+    assert every[0].generation["settings"]["repetition_penalty"] == 0.75
     greedy = api.run_all(PROMPT, draw(3)[0], bundle.folder, max_new_tokens=LIMIT, generation="greedy")
-    assert greedy[0]["token_ids"] == plain["token_ids"]
+    assert greedy[0].token_ids == plain.token_ids
 
 
 def test_a_chat_obeys_over_the_whole_conversation(sessions: list[Any]) -> None:
@@ -301,7 +301,7 @@ def test_every_runtime_says_what_generate_says(
     image.save(tmp_path / "a.png")
     wanted = generated(folder, PROMPT, limit, image)
     ask: dict[str, Any] = {"images": tmp_path / "a.png", "max_new_tokens": limit}
-    assert api.run(folder, PROMPT, **ask)["token_ids"] == wanted
+    assert api.run(folder, PROMPT, **ask).token_ids == wanted
     plain = api.run(folder, PROMPT, **ask, generation="greedy")["token_ids"]
     assert plain != wanted  # else the settings show nothing
     # Float16 where an app is given it; where the penalty's 5 % decide, in float32.
@@ -311,7 +311,7 @@ def test_every_runtime_says_what_generate_says(
     except (MissingExtraError, UnsupportedError) as error:
         pytest.skip(str(error))
     assert bundle.manifest.generation["repetition_penalty"] == settings["repetition_penalty"]
-    assert api.run(bundle, PROMPT, **ask)["token_ids"] == wanted
+    assert api.run(bundle, PROMPT, **ask).token_ids == wanted
     if precision == "fp32":  # float16 may turn a close call of so many tokens round
         assert api.run(bundle, PROMPT, **ask, generation="greedy")["token_ids"] == plain
 

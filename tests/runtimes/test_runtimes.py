@@ -241,10 +241,10 @@ def test_run_all_sets_the_answers_side_by_side(tiny_checkpoint: Path, tiny_bundl
     Image.new("RGB", (30, 20), (200, 0, 0)).save(tmp_path / "a.png")
     models: list[Path | str] = [tiny_checkpoint, tiny_bundle, cut]
     first, second, third = api.run_all("is it red?", [tmp_path / "a.png"], models, max_new_tokens=4)
-    assert first["runtime"] == "pytorch" and second["runtime"] == "onnxruntime" and first["same"] and second["same"]
+    assert first.runtime == "pytorch" and second.runtime == "onnxruntime" and first.same and second.same
     alone = api.run(tiny_bundle, "is it red?", [tmp_path / "a.png"], max_new_tokens=4)
-    assert alone["token_ids"] == first["token_ids"] == second["token_ids"] and second["timings"]["ttft_ms"] > 0
-    assert "0 bytes, its manifest says" in third["problem"]
+    assert alone.token_ids == first.token_ids == second.token_ids and second.timings["ttft_ms"] > 0
+    assert "0 bytes, its manifest says" in third.problem
     with pytest.raises(EdgekitError, match="No image at"):
         api.run_all("q", [tmp_path / "none.png"], models)
 
@@ -291,7 +291,7 @@ def test_a_hostile_picture_is_a_clear_error(tiny_bundle: Path, tmp_path: Path) -
         api.run(tiny_bundle, "q", [tmp_path / "x.png"])
     Image.new("RGB", (3, 3)).save(tmp_path / "ok.png")
     said = api.run(tiny_bundle, "q", [tmp_path / "ok.png"], max_new_tokens=3)
-    assert said["runtime"] == "onnxruntime" and len(said["token_ids"]) <= 3
+    assert said.runtime == "onnxruntime" and len(said.token_ids) <= 3
 
 
 @pytest.mark.parametrize(("turns", "known"), [((0, 0), False), ((0, 1), True)])
