@@ -114,13 +114,16 @@ def run_all(
         found = ask_all(
             folders, prompt, files, max_new_tokens=max_new_tokens, threads=threads, timeouts=limits, generation=mode
         )
-    return [
-        SideBySide(**one | ({"generation": _how(one["generation"])} if "generation" in one else {})) for one in found
-    ]
+    return [_beside(one) for one in found]
 
 
-def _how(told: dict[str, Any]) -> HowGenerated:
-    return HowGenerated(told["mode"], told["settings"], tuple(told["not_followed"]))
+def _beside(told: dict[str, Any]) -> SideBySide:
+    """What a worker's process told."""
+    if "generation" not in told:
+        return SideBySide(**told)
+    how = told["generation"]
+    generation = HowGenerated(how["mode"], how["settings"], tuple(how["not_followed"]))
+    return SideBySide(**{**told, "generation": generation})
 
 
 @checked

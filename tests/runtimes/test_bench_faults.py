@@ -122,9 +122,9 @@ def test_what_prints_is_borne(toys: Path) -> None:
 def test_run_all_goes_on_behind_what_hangs(toys: Path) -> None:
     bundles = [toy_bundle(toys / "hangs", kind="sleep", where="prefill", seconds=600), toy_bundle(toys / "good")]
     hangs, good = api.run_all("q?", [toys / "p.png"], list(bundles), timeouts=["prefill=1s"])
-    assert hangs["problem"].startswith("its prefill took longer than 1 s, and its process was ended")
-    assert hangs["problem"].count("--timeout prefill=TIME") == 1
-    assert good["text"] == "yes no" and good["runtime"] == "toy"
+    assert hangs.problem.startswith("its prefill took longer than 1 s, and its process was ended")
+    assert hangs.problem.count("--timeout prefill=TIME") == 1
+    assert good.text == "yes no" and good.runtime == "toy"
     nothing_is_left(toys)
 
 
@@ -293,7 +293,7 @@ def test_a_bundle_replaced_during_a_bench_fails_its_row(toys: Path) -> None:
             )
         ],
     )
-    assert "was replaced or changed" in answers[0]["problem"]
+    assert "was replaced or changed" in answers[0].problem
 
 
 # ------------------------------------------------------------------------------------------------------- clocks

@@ -16,6 +16,7 @@ from tracing import traced_once
 from typer.testing import CliRunner
 
 from edgekit import api
+from edgekit.api.results import HowGenerated
 from edgekit.bundle import Bundle
 from edgekit.checkpoint.generation import PLAIN, Generation, Rules, acting, read_generation
 from edgekit.cli import build
@@ -188,11 +189,7 @@ def test_a_bundle_carries_the_settings(tiny_checkpoint: Path, tmp_path: Path) ->
     for model in (folder, bundle):
         said = api.run(model, PROMPT, **ask)
         assert said.token_ids == wanted
-        assert said.generation == {
-            "mode": "model",
-            "settings": acting(read_generation(kept)),
-            "not_followed": ["num_beams 4"],
-        }
+        assert said.generation == HowGenerated("model", acting(read_generation(kept)), ("num_beams 4",))
     plain = api.run(bundle, PROMPT, **ask, generation="greedy")
     assert plain.token_ids != wanted and plain.generation.settings == {}
     told = {name: api.run(folder, PROMPT, **ask, repetition_penalty=name) for name in (1.0, 1.6)}
@@ -206,7 +203,8 @@ def test_a_bundle_carries_the_settings(tiny_checkpoint: Path, tmp_path: Path) ->
     assert older.generation == read_generation({**CASES["several"], "num_beams": 4})
     every = api.run_all(PROMPT, draw(3)[0], [folder, bundle.folder], max_new_tokens=LIMIT)
     assert [one.token_ids for one in every] == [wanted, wanted] and every[1].same
-    assert every[0].generation["settings"]["repetition_penalty"] == 0.75
+    assert every[0].generation is not None
+    assert every[0].generation.settings["repetition_penalty"] == 0.75
     greedy = api.run_all(PROMPT, draw(3)[0], bundle.folder, max_new_tokens=LIMIT, generation="greedy")
     assert greedy[0].token_ids == plain.token_ids
 
@@ -302,7 +300,7 @@ def test_every_runtime_says_what_generate_says(
     wanted = generated(folder, PROMPT, limit, image)
     ask: dict[str, Any] = {"images": tmp_path / "a.png", "max_new_tokens": limit}
     assert api.run(folder, PROMPT, **ask).token_ids == wanted
-    plain = api.run(folder, PROMPT, **ask, generation="greedy")["token_ids"]
+    plain = api.run(folder, PROMPT, **ask, generation="greedy").token_ids
     assert plain != wanted  # else the settings show nothing
     # Float16 where an app is given it; where the penalty's 5 % decide, in float32.
     precision = "fp16" if target in ("coreml", "coreai") and family == "smolvlm" else "fp32"
@@ -313,7 +311,7 @@ def test_every_runtime_says_what_generate_says(
     assert bundle.manifest.generation["repetition_penalty"] == settings["repetition_penalty"]
     assert api.run(bundle, PROMPT, **ask).token_ids == wanted
     if precision == "fp32":  # float16 may turn a close call of so many tokens round
-        assert api.run(bundle, PROMPT, **ask, generation="greedy")["token_ids"] == plain
+        assert api.run(bundle, PROMPT, **ask, generation="greedy").token_ids == plain
 
 
 def test_an_unknown_generation_is_an_error(tiny_checkpoint: Path) -> None:
