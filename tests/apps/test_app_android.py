@@ -15,6 +15,7 @@ import pytest
 from manifests import changed
 
 from edgekit import api
+from edgekit.api.results import AppWritten
 from edgekit.apps import PLATFORMS, android
 from edgekit.bundle import Bundle
 from edgekit.errors import EdgekitError, StorageError, UnsupportedError
@@ -23,7 +24,7 @@ NAME = "Ask \"it\" \\u0041 & 'co' <b> @string/x %s %d @NAME@"
 BUNDLE = "app/src/main/assets/bundle"
 
 
-def write(bundle: Path, out: Path, **given: Any) -> dict[str, Any]:
+def write(bundle: Path, out: Path, **given: Any) -> AppWritten:
     """The one app that is written."""
     (written,) = api.app(bundle, platforms="android", out=out, **given)
     return written
@@ -33,7 +34,7 @@ def test_a_project_with_the_bundle_in_it(tiny_bundle: Path, tmp_path: Path) -> N
     out = tmp_path / "app"
     written = write(tiny_bundle, out, name=NAME, bundle_id="org.example.ask")
     there = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
-    assert there == {*written["files"], ".edgekit-app.json"} and written["written"]
+    assert there == {*written.files, ".edgekit-app.json"} and written.written
     for one in json.loads((out / BUNDLE / "app/model.json").read_text())["files"]:
         data = (out / BUNDLE / "app" / one["url"]).resolve().read_bytes()
         assert hashlib.sha256(data).hexdigest() == one["sha256"], one["path"]
@@ -112,7 +113,7 @@ def test_model_files_are_stored_as_they_are(tiny_bundle: Path) -> None:
 
 def test_a_model_that_is_downloaded_comes_by_the_apps_own_hashes(tiny_bundle: Path, tmp_path: Path) -> None:
     written = write(tiny_bundle, tmp_path / "app", model_url="https://models.example/tiny/")
-    assert [name for name in written["files"] if name.startswith(BUNDLE)] == [f"{BUNDLE}/app/model.json"]
+    assert [name for name in written.files if name.startswith(BUNDLE)] == [f"{BUNDLE}/app/model.json"]
     files = json.loads((tmp_path / "app" / BUNDLE / "app/model.json").read_text())["files"]
     assert {one["url"] for one in files} == {f"https://models.example/tiny/{one['path']}" for one in files}
     assert json.loads((tmp_path / "app/app/src/main/assets/edgekit.json").read_text())["downloads"] is True
@@ -160,12 +161,12 @@ def test_what_gradle_leaves_does_not_go_into_an_app(
     (tmp_path / "android/core/build").mkdir()
     (tmp_path / "android/core/build/core.jar").write_text("built")
     monkeypatch.setattr(android, "SOURCES", tmp_path / "android")
-    assert not [name for name in write(tiny_bundle, tmp_path / "app", dry_run=True)["files"] if "core.jar" in name]
+    assert not [name for name in write(tiny_bundle, tmp_path / "app", dry_run=True).files if "core.jar" in name]
 
 
 def test_several_platforms_at_once_are_written_all_or_none(tiny_bundle: Path, tmp_path: Path) -> None:
     two = api.app(tiny_bundle, platforms=["ios", "android"], out=tmp_path / "both")
-    assert [one["out"] for one in two] == [str(tmp_path / "both/ios"), str(tmp_path / "both/android")]
+    assert [one.out for one in two] == [str(tmp_path / "both/ios"), str(tmp_path / "both/android")]
     other = changed(tiny_bundle, tmp_path / "other", "manifest.json", lambda m: {**m, "target": "coreml"})
     with pytest.raises(UnsupportedError, match="'coreml' does not run on android"):
         api.app(other, platforms=["ios", "android"], out=tmp_path / "none")

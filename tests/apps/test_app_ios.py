@@ -118,7 +118,7 @@ def test_what_swift_and_xcode_leave_does_not_go_into_an_app(
     (tmp_path / "ios/Edgekit/.build").mkdir(exist_ok=True)
     (tmp_path / "ios/Edgekit/.build/debug.yaml").write_text("built")
     monkeypatch.setattr(ios, "SOURCES", tmp_path / "ios")
-    assert not [name for name in write(tiny_bundle, tmp_path / "app", dry_run=True)["files"] if ".build" in name]
+    assert not [name for name in write(tiny_bundle, tmp_path / "app", dry_run=True).files if ".build" in name]
 
 
 def test_the_library_speaks_for_the_families_that_python_names() -> None:

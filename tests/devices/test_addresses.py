@@ -111,7 +111,7 @@ from edgekit import api
 from edgekit.runtimes import bench
 
 (row,) = api.devices(["toy://mine?speed=7"])
-assert row == {"device": "toy://mine", "ready": True, "detail": "a board of mine"}, row
+assert (row.device, row.ready, row.detail) == ("toy://mine", True, "a board of mine"), row
 assert "toy" in [row.device for row in api.devices()]
 settings = bench.Settings(data="easy-vqa:test", limit=2, warmup=0, max_new_tokens=1, trace=1, repetitions=0)
 for place, check in (("mine", "ok"), ("broken", "failed")):

@@ -93,7 +93,7 @@ def as_target(bundle: Path, folder: Path, target: str, extra: str) -> Path:
 def test_who_is_there(phone: FakePhone, port: int) -> None:
     spec = f"android?port={port}"
     (row,) = api.devices([spec])
-    assert row == {"device": "android", "ready": True, "detail": "Acme Phone 9, Android 16, SM8750"}
+    assert (row.device, row.ready, row.detail) == ("android", True, "Acme Phone 9, Android 16, SM8750")
     for listed, words in (
         ("", "adb knows no phone"),
         ("SER1\tunauthorized\n", "Confirm the question that the phone shows"),
