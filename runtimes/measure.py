@@ -11,13 +11,13 @@ from typing import Any
 
 from edgekit.console import Bar, progress
 from edgekit.devices import Board
+from edgekit.recipe.model import Bench
 from edgekit.recipe.per_dataset import Choice
 from edgekit.runtimes.crew import Away, Member, WorkerDied, WorkerError
 from edgekit.runtimes.journal import Journal
 from edgekit.runtimes.speed import Test, tests
 from edgekit.runtimes.worker import TRACE, Job
 from edgekit.system.energy import Rapl
-from edgekit.system.timeouts import Timeouts
 
 TURNS = 20
 SHORTEST_TURN = 4  # questions; a turn begins with one that is not timed, which should not be most of the work
@@ -26,22 +26,15 @@ STRETCHES = 20  # of a sustained run
 
 
 @dataclass(frozen=True)
-class Settings:
-    """How a bench is run; see `edgekit bench --help`."""
+class Settings(Bench):
+    """How a bench is run: a recipe's `bench`, with its data known."""
 
-    data: str
+    data: str = ""
     scoring: Choice = "exact"
-    limit: int | None = 1000
-    threads: int = 1
-    warmup: int = 5
-    max_new_tokens: int = 16
     trace: int = 64
-    prompt_tokens: tuple[int, ...] = (512,)
-    new_tokens: tuple[int, ...] = (128,)
-    repetitions: int = 5
-    processes: int = 5
+    """Questions whose logits are compared with the reference's."""
     sustain_s: float = 0.0
-    timeouts: Timeouts = field(default_factory=Timeouts)
+    """Seconds that each row answers without a pause at the end."""
 
     def speed_tests(self) -> list[Test]:
         """What each subject is timed on beside the questions."""

@@ -19,8 +19,10 @@ from edgekit.api.exporting import export, matrix
 from edgekit.api.inspecting import inspect
 from edgekit.api.listing import data_check, data_show, devices, doctor, targets
 from edgekit.api.measuring import bench, compare, verify
+from edgekit.api.settings import BenchSettings
 
 __all__ = [
+    "BenchSettings",
     "ablate",
     "app",
     "bench",

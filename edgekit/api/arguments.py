@@ -7,6 +7,7 @@ that names the argument.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
 import json
@@ -62,6 +63,14 @@ def checked(call: Callable[P, R]) -> Callable[P, R]:
         return call(*bound.args, **bound.kwargs)
 
     return outer
+
+
+def check_fields(settings: Any) -> None:
+    """The same for the fields of a frozen settings object, as it is made."""
+    for one in dataclasses.fields(settings):
+        if kinds := _kinds(one.type):
+            name = f"{type(settings).__name__}({one.name}=...)"
+            object.__setattr__(settings, one.name, _plain(getattr(settings, one.name), kinds, name))
 
 
 def path(value: PathLike, name: str) -> Path:

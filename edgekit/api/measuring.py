@@ -7,14 +7,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekit.api import arguments
-from edgekit.api.arguments import Folder, Folders, PathLike, Texts, checked
+from edgekit.api.arguments import Folder, Folders, PathLike, checked
 from edgekit.api.results import Comparison
 from edgekit.api.runs import latest_run, made_from, reference_of, run_data, run_of
+from edgekit.api.settings import BenchSettings
 from edgekit.console import note
 from edgekit.errors import EdgekitError
 
 if TYPE_CHECKING:
+    from edgekit.recipe.model import Gates
     from edgekit.report.model import Report
+    from edgekit.runtimes.bench import Settings
+    from edgekit.workspace import Run
 
 
 @checked
@@ -105,130 +109,104 @@ def _plain_export(folder: Path, reference: Path, out: Path) -> tuple[Path | None
 
 
 @checked
-def bench(
-    bundles: Folders | None = None,
-    *,
-    reference: Folder | None = None,
-    data: PathLike | None = None,
-    limit: int | None = None,
-    threads: int | None = None,
-    device: str = "host",
-    out: PathLike | None = None,
-    bars: Mapping[str, float | int | None] | None = None,
-    prompt_tokens: int | Iterable[int] | None = None,
-    new_tokens: int | Iterable[int] | None = None,
-    repetitions: int | None = None,
-    processes: int | None = None,
-    sustain_s: float = 0.0,
-    timeouts: Texts = (),
-    imports: PathLike | Iterable[PathLike] = (),
-    measure: bool = True,
-) -> tuple[Report, Path]:
+def bench(bundles: Folders | None = None, settings: BenchSettings = BenchSettings()) -> tuple[Report, Path]:
     """Measure bundles beside the PyTorch reference; every answer is plain greedy decoding.
 
     Args:
         bundles: One or several, as text, Path or `Bundle`; all of the latest run when None.
-        reference: The student's checkpoint; found from the bundles' run when None.
-        data: Questions, a data spec; the run's when None.
-        limit: The first so many; the recipe's `bench.limit` when None, 0 for all.
-        threads: Of each runtime; the recipe's when None.
-        device: Where.
-        out: Folder of the report, text or Path; `reports/bench` of the run when None.
-        bars: Fields of `Gates` that override the recipe's.
-        prompt_tokens, new_tokens: One length or several of the speed tests `pp` and `tg`, 0 for none; the recipe's
-            when None.
-        repetitions: Of each speed test, 0 for none; the recipe's when None.
-        processes: Fresh ones of each row, one after the other through the questions; the recipe's when None.
-        sustain_s: Seconds that each row answers without a pause at the end, to see whether it slows down.
-        timeouts: One `PHASE=TIME` or several, over the recipe's `bench.timeouts`; see `edgekit.system.timeouts`.
-        imports: One file or several with results measured elsewhere, whose rows are added; see
-            `edgekit.external_results`.
-        measure: False adds them to the report that lies in `out` already.
+        settings: How, and where.
     Returns:
         The report and its folder.
     """
-    from dataclasses import replace
-
     from edgekit.external_results import read_results
-    from edgekit.recipe.model import Bench, Gates
     from edgekit.report.files import add_rows
-    from edgekit.runtimes.bench import Settings
     from edgekit.runtimes.bench import bench as run_bench
-    from edgekit.system.timeouts import changed
 
-    elsewhere = [row for path in arguments.paths(imports, "imports") for row in read_results(path)]
-    into = None if out is None else arguments.path(out, "out")
-    if not measure:
-        place = into or latest_run().reports / "bench"
+    elsewhere = [row for path in arguments.paths(settings.imports, "imports") for row in read_results(path)]
+    out = None if settings.out is None else arguments.path(settings.out, "out")
+    if not settings.measure:
+        place = out or latest_run().reports / "bench"
         return add_rows(place, elsewhere), place
-    chosen = [] if bundles is None else arguments.folders(bundles, "bundles")
-    run = latest_run() if bundles is None else run_of(chosen)
-    if bundles is None and run is not None:
-        chosen = sorted(path for path in run.bundles.glob("*") if (path / "manifest.json").exists())
-        if not chosen:
-            raise EdgekitError(
-                f"The run {run.name!r} has no bundles yet.", fix="Make one:  edgekit export --target onnx"
-            )
-        note(f"Measuring {', '.join(path.name for path in chosen)} beside PyTorch.")
-    recipe = run.recipe() if run is not None else None
-    usual = recipe.bench if recipe is not None else Bench()
-    asked = None if data is None else str(arguments.path(data, "data"))
-    spec = asked or usual.data or (recipe.data.test if recipe is not None else None)
-    if spec is None:
-        raise EdgekitError("No questions to measure on.", fix="Name some:  --data questions.jsonl")
-    settings = Settings(
-        data=spec,
-        scoring=recipe.data.scoring if recipe is not None else "exact",
-        limit=usual.limit if limit is None else (limit or None),
-        threads=threads or usual.threads,
-        warmup=usual.warmup,
-        max_new_tokens=usual.max_new_tokens,
-        prompt_tokens=_lengths(prompt_tokens, usual.prompt_tokens, "prompt_tokens"),
-        new_tokens=_lengths(new_tokens, usual.new_tokens, "new_tokens"),
-        repetitions=usual.repetitions if repetitions is None else repetitions,
-        processes=usual.processes if processes is None else processes,
-        sustain_s=sustain_s,
-        timeouts=changed(usual.timeouts, arguments.texts(timeouts, "timeouts")),
-    )
-    gates = replace(recipe.gates if recipe is not None else Gates(), **_bars(bars))
-    place = into or (run.reports / "bench" if run is not None else Path("edgekit-bench"))
-    name = run.name if run is not None else None
+    run, chosen = _subjects(bundles)
+    place = out or (run.reports / "bench" if run is not None else Path("edgekit-bench"))
     report = run_bench(
         chosen,
-        reference_of(_model(reference), chosen),
-        settings,
+        reference_of(_model(settings.reference), chosen),
+        _resolved(settings, run),
         place,
-        bars=gates,
-        device=device,
-        run=name,
-        prepared=run.students()[1:] if run is not None and reference is None else (),
+        bars=_gates(settings.bars, run),
+        device=settings.device,
+        run=run.name if run is not None else None,
+        prepared=run.students()[1:] if run is not None and settings.reference is None else (),
     )
     if elsewhere:
         report = add_rows(place, elsewhere)
     return report, place
 
 
+def _subjects(bundles: Folders | None) -> tuple[Run | None, list[Path]]:
+    """The run that a call means, and the bundles: those named, else all of the latest run's."""
+    if bundles is not None:
+        chosen = arguments.folders(bundles, "bundles")
+        return run_of(chosen), chosen
+    run = latest_run()
+    chosen = sorted(path for path in run.bundles.glob("*") if (path / "manifest.json").exists())
+    if not chosen:
+        raise EdgekitError(f"The run {run.name!r} has no bundles yet.", fix="Make one:  edgekit export --target onnx")
+    note(f"Measuring {', '.join(path.name for path in chosen)} beside PyTorch.")
+    return run, chosen
+
+
+def _resolved(asked: BenchSettings, run: Run | None) -> Settings:
+    """What is asked for, and for the rest what the run's recipe says."""
+    from edgekit.recipe.model import Bench
+    from edgekit.runtimes.bench import Settings
+    from edgekit.system.timeouts import changed
+
+    recipe = run.recipe() if run is not None else None
+    usual = recipe.bench if recipe is not None else Bench()
+    data = None if asked.data is None else str(arguments.path(asked.data, "data"))
+    data = data or usual.data or (recipe.data.test if recipe is not None else None)
+    if data is None:
+        raise EdgekitError("No questions to measure on.", fix="Name some:  --data questions.jsonl")
+    return Settings(
+        data=data,
+        scoring=recipe.data.scoring if recipe is not None else "exact",
+        limit=usual.limit if asked.limit is None else (asked.limit or None),
+        threads=asked.threads or usual.threads,
+        warmup=usual.warmup,
+        max_new_tokens=usual.max_new_tokens,
+        prompt_tokens=_lengths(asked.prompt_tokens, usual.prompt_tokens, "prompt_tokens"),
+        new_tokens=_lengths(asked.new_tokens, usual.new_tokens, "new_tokens"),
+        repetitions=usual.repetitions if asked.repetitions is None else asked.repetitions,
+        processes=usual.processes if asked.processes is None else asked.processes,
+        sustain_s=asked.sustain_s,
+        timeouts=changed(usual.timeouts, arguments.texts(asked.timeouts, "timeouts")),
+    )
+
+
 def _lengths(given: int | Iterable[int] | None, usual: tuple[int, ...], name: str) -> tuple[int, ...]:
     return usual if given is None else tuple(arguments.counts(given, name))
 
 
-def _bars(given: Mapping[str, float | int | None] | None) -> dict[str, Any]:
-    """Fields of `Gates` that are set.
+def _gates(given: Mapping[str, float | int | None], run: Run | None) -> Gates:
+    """The recipe's bars, and over them those given.
 
     Raises:
         EdgekitError: one is not a bar's name, or no number.
     """
-    from dataclasses import fields
+    from dataclasses import fields, replace
 
     from edgekit.recipe.model import Gates
 
     names = [field.name for field in fields(Gates)]
-    for name, value in (given or {}).items():
+    for name, value in given.items():
         if name not in names:
             raise EdgekitError(f"There is no bar {name!r}.", fix=f"There are: {', '.join(names)}.")
         if value is not None:
             arguments.reals(value, f"bars[{name!r}]")
-    return {name: value for name, value in (given or {}).items() if value is not None}
+    changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    return replace(run.recipe().gates if run is not None else Gates(), **changes)
 
 
 MOST_NAMED = 12

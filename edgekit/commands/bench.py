@@ -100,12 +100,13 @@ def command(
     from edgekit.schema import to_json
 
     bars = {"max_drop": max_drop, "max_ttft_ms": max_ttft_ms, "min_decode": min_decode, "max_size": max_size}
-    report, folder = api.bench(
-        bundles, reference=reference, data=data, limit=limit, threads=threads, device=device, out=out,
+    settings = api.BenchSettings(
+        reference=reference, data=data, limit=limit, threads=threads, device=device, out=out,
         bars={**bars, "max_memory": max_memory}, prompt_tokens=_lengths(prompt_tokens, "-p"),
         new_tokens=_lengths(new_tokens, "-n"), repetitions=repetitions, processes=processes,
         sustain_s=_seconds(sustain), timeouts=timeout or [], imports=imports or [], measure=measure,
     )  # fmt: skip
+    report, folder = api.bench(bundles, settings)
     if json_out:
         print_json(to_json(report))
     else:

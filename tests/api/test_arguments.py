@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import io
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from edgekit.api import arguments
 from edgekit.bundle import Bundle
 from edgekit.demo.shapes import draw
 from edgekit.errors import DataError, EdgekitError
+from edgekit.schema import field_docs
 
 PICTURE = draw(3)[0].convert("RGB").resize((48, 40))
 PIXELS = np.asarray(PICTURE)
@@ -189,6 +191,11 @@ def test_recipes_take_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     )
 
 
+def bench(bundles: Any = None, **settings: Any) -> Any:
+    """`api.bench` with its settings."""
+    return api.bench(bundles, api.BenchSettings(**settings))
+
+
 WRONG: list[tuple[Callable[..., Any], dict[str, Any], str]] = [
     (api.run, {"model": 3, "prompt": "q"}, "model"), (api.run, {"model": "demo:student", "prompt": 3}, "prompt"),
     (api.run, {"model": "demo:student", "prompt": "q", "max_new_tokens": "9"}, "max_new_tokens"),
@@ -210,9 +217,10 @@ WRONG: list[tuple[Callable[..., Any], dict[str, Any], str]] = [
     (api.export, {"checkpoint": "demo:student", "targets": "onnx", "options": "ios=17"}, "options"),
     (api.export, {"checkpoint": 3, "targets": "onnx"}, "checkpoint"), (api.matrix, {"families": 3}, "families"),
     (api.verify, {"bundle": 3}, "bundle"), (api.verify, {"bundle": "x", "samples": "all"}, "samples"),
-    (api.bench, {"bundles": 3}, "bundles"), (api.bench, {"bundles": [], "data": "x", "new_tokens": "n"}, "new_tokens"),
-    (api.bench, {"bundles": [], "data": "x", "bars": {"max_size": "big"}}, "max_size"),
-    (api.bench, {"bundles": [], "data": "x", "bars": {"biggest": 1}}, "biggest"), (api.bench, {"out": 3}, "out"),
+    (bench, {"limit": "9"}, "limit"), (bench, {"device": 3}, "device"), (bench, {"measure": 1}, "measure"),
+    (bench, {"bundles": 3}, "bundles"), (bench, {"bundles": [], "data": "x", "new_tokens": "n"}, "new_tokens"),
+    (bench, {"bundles": [], "data": "x", "bars": {"max_size": "big"}}, "max_size"),
+    (bench, {"bundles": [], "data": "x", "bars": {"biggest": 1}}, "biggest"), (bench, {"out": 3}, "out"),
     (api.compare, {"old": 3, "new": "x"}, "old"),
     (api.compare, {"old": "x", "new": "x", "tolerance": "5 %"}, "tolerance"),
     (api.app, {"bundle": 3, "out": "x"}, "bundle"), (api.app, {"bundle": "x", "out": 3}, "out"),
@@ -240,5 +248,8 @@ def test_every_call_says_what_it_takes() -> None:
     for name in api.__all__:
         call = getattr(api, name)
         told = inspect.getdoc(call) or ""
+        if dataclasses.is_dataclass(call):
+            assert [field.name for field in dataclasses.fields(call)] == list(field_docs(call))
+            continue
         for argument in inspect.signature(call).parameters:
             assert f"{argument}" in told, f"{name}({argument}=...) is not in its docstring"

@@ -363,7 +363,7 @@ def test_bench_compares_both_students_with_the_first(
     monkeypatch.chdir(workspace(tmp_path / "w", tiny_checkpoint, tiny_teacher))
     api.distill()
     api.export(targets=["onnx"], precisions=["int4", "fp32"], samples=2)
-    report, _ = api.bench(limit=8)
+    report, _ = api.bench(settings=api.BenchSettings(limit=8))
     assert [row.status for row in report.rows] == ["ok", "ok", "ok"]
     assert all(row.accuracy_delta is not None for row in report.rows[1:])
     [note] = report.notes
