@@ -51,6 +51,23 @@ def test_chat_prefills_as_much_in_all_as_the_whole_conversation(tiny_bundle: Pat
     assert all(row["prefilled"] + row["kept"] == row["anew"] and row["anew_ms"] > 0 for row in rows)
 
 
+def test_web_takes_ratios_within_each_repetition() -> None:
+    """A machine that slows down for a repetition slows both; a token's time is over all tokens behind the first."""
+    web = script("web")
+
+    def asked(*parts: float, gaps: tuple[float, ...]) -> list[dict[str, Any]]:
+        named = dict(zip(("preprocess_ms", "image_encode_ms", "prefill_ms", "first_token_ms"), parts, strict=True))
+        return [{**named, "itl_ms": list(gaps), "ttft_ms": web.ttft(named)}]
+
+    here = [asked(1, 2, 3, 1, gaps=(1, 3)), asked(10, 20, 30, 10, gaps=(20,)), asked(1, 2, 3, 1, gaps=(2,))]
+    page = [asked(2, 8, 3, 1, gaps=(4, 4)), asked(20, 80, 30, 10, gaps=(60,)), asked(2, 8, 3, 1, gaps=(8,))]
+    found = web.summary(here, page)
+    assert found["ttft_ms"] == {"native_ms": 7, "web_ms": 14, "ratio": 2, "range": (2, 2)}
+    assert found["itl_ms"] == {"native_ms": 2, "web_ms": 8, "ratio": 3, "range": (2, 4)}
+    assert found["image_encode_ms"]["ratio"] == 4 and found["prefill_ms"]["range"] == (1, 1)
+    assert "itl_ms" not in web.summary([asked(1, 1, 1, 1, gaps=())], [asked(1, 1, 1, 1, gaps=())])
+
+
 def test_mil_takes_ratios_within_each_repetition() -> None:
     mil = script("mil")
 
