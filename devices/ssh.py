@@ -43,7 +43,7 @@ SETUP_S = 3600.0  # of silence of what makes an environment
 CHECK_S = 300.0  # of silence of a program that says what is there
 PINNED = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 TRACE = "trace.npz"  # the worker's name for the reference's logits
-NEEDED = {"numpy": "numpy", "pillow": "PIL", "jinja2": "jinja2", "tokenizers": "tokenizers"}
+NEEDED = {"pillow": "PIL", **{name: name for name in ("numpy", "jinja2", "tokenizers", "filelock")}}
 """What every runtime's worker imports: the package's name, and the module's."""
 
 _LEFT_OUT = ("api/", "commands/", "demo/", "distill/", "export/", "optimum_register/")

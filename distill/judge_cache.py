@@ -6,7 +6,6 @@ relevant, says something, does not repeat itself and answers, in free words; the
 
 from __future__ import annotations
 
-import fcntl
 import json
 import re
 import threading
@@ -22,6 +21,7 @@ from edgekit.data import Sample
 from edgekit.errors import ServerError
 from edgekit.files import sha256_json, storage_errors, sync_path
 from edgekit.inputs.chat import Message
+from edgekit.system.locks import lock
 
 FILE = "verdicts.jsonl"
 ANALYSIS_TOKENS = 256
@@ -170,7 +170,7 @@ class VerdictStore:
     def _locked(self) -> Generator[IO[bytes]]:
         """The file, ours alone, its last line whole; freed when closed."""
         with storage_errors(self.path), self.path.open("a+b", buffering=0) as stream:
-            fcntl.flock(stream, fcntl.LOCK_EX)
+            lock(stream.fileno(), wait=True)
             _drop_torn_line(stream)
             yield stream
 

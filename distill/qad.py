@@ -30,9 +30,9 @@ from edgekit.distill.shards import open_shards
 from edgekit.distill.trainer import PartsTrainer, run_trainer, training_arguments
 from edgekit.errors import EdgekitError
 from edgekit.files import new_folder
+from edgekit.formats.onnx.precisions import scheme_of
 from edgekit.inputs.chat import render
 from edgekit.inputs.processor import Processor
-from edgekit.quantisation import ONNX
 from edgekit.recipe.model import Qad, Recipe
 from edgekit.seal import seal_folder, write_sealed_rows
 from edgekit.workspace import Run
@@ -228,7 +228,7 @@ def distil_quantised(
         ),
         data_collator=Collator(processor, ref.processor, set(end_list(student.generation_config.eos_token_id))),
     )
-    with fake_quantised(quantised_layers(student, processor.family), ONNX[qad.precision]):
+    with fake_quantised(quantised_layers(student, processor.family), scheme_of(qad.precision)):
         run_trainer(trainer, checkpoints, f"at {qad.precision} weights")
     write_sealed_rows(run.reports / f"training-{qad.precision}.json", trainer.state.log_history)
     with new_folder(out, replace=True) as folder:

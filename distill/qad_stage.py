@@ -17,7 +17,7 @@ from edgekit.distill.fake_quant import quantise_weights, quantised_layers
 from edgekit.distill.qad import KlReference, distil_quantised
 from edgekit.families import family_of
 from edgekit.files import new_folder, sha256_json
-from edgekit.quantisation import ONNX
+from edgekit.formats.onnx.precisions import scheme_of
 from edgekit.recipe.model import Qad, Recipe
 from edgekit.schema import to_json
 from edgekit.stats import paired
@@ -35,7 +35,7 @@ def qad_due(settings: Qad, run: Run) -> bool:
 def load_quantised(folder: Path, precision: str) -> Any:
     """A checkpoint with the weights that its export at a precision holds, dequantised."""
     model = load_model(folder)
-    quantise_weights(quantised_layers(model, family_of(model.config.model_type)), ONNX[precision])
+    quantise_weights(quantised_layers(model, family_of(model.config.model_type)), scheme_of(precision))
     return model
 
 

@@ -82,8 +82,8 @@ class ServerError(EdgekitError):
 class MissingExtraError(EdgekitError):
     """A part of edgekit needs a package that is not installed."""
 
-    def __init__(self, action: str, package: str, extra: str, *, ready: str = "") -> None:
-        fix = f"Install it:  pip install 'edgekit[{extra}]'"
+    def __init__(self, action: str, package: str, extra: str, *, ready: str = "", install: str = "") -> None:
+        fix = "Install it:  " + (install or f"pip install 'edgekit[{extra}]'")
         if ready:
             fix += f"\nReady now:   {ready}    (edgekit doctor shows why)"
         super().__init__(f"Cannot {action} here: {package} is not installed.", fix=fix)

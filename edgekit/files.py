@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import json
 import os
 import re
 import shutil
 import stat
+import sys
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
@@ -18,6 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from edgekit.errors import BundleError, NoSpaceError, StorageError
+from edgekit.system.locks import lock
 from edgekit.visible import json_text
 
 _CHUNK = 1 << 20
@@ -265,10 +266,11 @@ def sync_tree(folder: Path) -> None:
 
 def _sync(descriptor: int) -> None:
     try:
-        full = getattr(fcntl, "F_FULLFSYNC", None)  # macOS: fsync alone leaves it in the drive's own memory
-        if full is not None:
+        if sys.platform == "darwin":  # where fsync alone leaves it in the drive's own memory
+            from fcntl import F_FULLFSYNC, fcntl
+
             with suppress(OSError):
-                fcntl.fcntl(descriptor, full)
+                fcntl(descriptor, F_FULLFSYNC)
                 return
         os.fsync(descriptor)
     except OSError as error:
@@ -381,12 +383,9 @@ def _lock(descriptor: int) -> bool | None:
         Whether; None where the file system knows no locks.
     """
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
+        return lock(descriptor)
     except OSError:
         return None
-    return True
 
 
 def hold(path: Path) -> int | None:

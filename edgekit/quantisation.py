@@ -1,4 +1,4 @@
-"""Weight grids: what `export/` writes and what `distill/` trains against, said once, so that neither can drift."""
+"""Weight grids: what `export/` writes and what `distill/` trains against, said once for each target's precisions."""
 
 from __future__ import annotations
 
@@ -18,8 +18,3 @@ class Scheme:
     bits: int
     block: int | None
     symmetric: bool
-
-
-# int8 is quantize_dynamic's (QInt8, per channel), int4 is MatMulNBitsQuantizer's own choice (asymmetric) at the block
-# size of transformers.js. Both take every linear layer, the output head too; embeddings and convolutions stay float32.
-ONNX = {"int8": Scheme(8, None, symmetric=True), "int4": Scheme(4, 32, symmetric=False)}

@@ -15,6 +15,7 @@ from edgekit.files import storage_errors, write_bytes, write_text
 from edgekit.recipe.model import Recipe
 from edgekit.recipe.reading import dump_recipe, load_recipe, read_recipe
 from edgekit.seal import BLANK, KEY, intact, read_sealed_json, sealed, write_sealed_json
+from edgekit.system.locks import lock
 
 RECIPE_NAME = "edgekit.yaml"
 RECIPE, MANIFEST = "recipe.yaml", "manifest.json"
@@ -140,18 +141,14 @@ class Run:
         Raises:
             EdgekitError: another process works on it.
         """
-        import fcntl
-
         with storage_errors(self.folder):
             stream = (self.folder / ".lock").open("w")
         with stream:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
+            if not lock(stream.fileno()):
                 raise EdgekitError(
                     f"Another process is working on the run {self.name!r}.",
                     fix="Wait for it, or give --name another one.",
-                ) from error
+                )
             yield
 
 

@@ -9,7 +9,6 @@ import platform
 import shutil
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +33,8 @@ from edgekit.inputs.chat import JINJA
 from edgekit.inputs.processor import Inputs, Processor
 from edgekit.inputs.resizing import ORDER, installed_order
 from edgekit.manifest import Bucket, Cache, Component, Precision, Text
-from edgekit.precision import by_part, is_mixed
-from edgekit.report.tolerances import MOST_PROMPTS, PROMPTS, bars_of
+from edgekit.precision import TargetPrecision, by_part, is_mixed
+from edgekit.report.tolerances import MOST_PROMPTS, PROMPTS
 from edgekit.seal import FOLDER_SEAL
 from edgekit.system.disk import room_for
 
@@ -62,14 +61,12 @@ def check_request(target: str, precision: str, options: Mapping[str, str] | None
         raise EdgekitError(
             f"Target {target!r} has no precision {precision!r}.", fix=f"There are: {', '.join(found.precisions)}."
         )
-    bars_of(precision, target)  # without one its parity could not be judged, after all the work
     if platform.system() not in found.hosts:
         raise EdgekitError(
             f"Target {target!r} cannot be exported on {platform.system()}.", fix=f"Use: {', '.join(found.hosts)}."
         )
-    for package in found.packages:
-        if find_spec(package) is None:
-            raise MissingExtraError(f"export to {target!r}", package, found.extra)
+    for package in found.missing(precision):
+        raise MissingExtraError(f"export to {target!r}", package, found.extra, install=found.install())
     _check_options(target, found.options, options or {})
     if found.plan is not None:
         found.plan(precision, options or {})
@@ -88,7 +85,7 @@ def _check_options(target: str, known: Mapping[str, tuple[str, ...] | str], give
             raise EdgekitError(f"--option {name}={value}: no such choice.", fix=f"There are: {', '.join(words)}.")
 
 
-def _check_mixture(target: str, precision: str, parts: Mapping[str, Mapping[str, str]] | None) -> None:
+def _check_mixture(target: str, precision: str, parts: Mapping[str, Mapping[str, TargetPrecision]] | None) -> None:
     if parts is None:
         raise EdgekitError(
             f"Target {target!r} has one precision for a whole bundle, so {precision!r} is none of them.",
@@ -155,7 +152,7 @@ def export_checkpoint(
     copied = [path for path in checkpoint.iterdir() if path.is_file() and path.suffix in COPIED]
     copied = [path for path in copied if not path.name.endswith(INDICES) and path.name not in LEFT_BEHIND]
     clear_left_behind(out.parent, deep=False)  # of any target: they are large
-    with room_for(out, *_room(model, precision, copied)), new_folder(out, replace=replace) as folder:
+    with room_for(out, *_room(model, chosen, precision, copied)), new_folder(out, replace=replace) as folder:
         for path in copied:
             shutil.copyfile(path, folder / path.name)
         write_inputs(processor, checkpoint, folder)
@@ -244,16 +241,14 @@ def made_whole(family: Family, model: Any, sizes: Sequence[Size] | None) -> Spli
     return dataclasses.replace(found, source=model, sizes=None if sizes is None else tuple(sizes))
 
 
-WEIGHT_BYTES = {"fp32": 4.0, "fp16": 2.0, "bf16": 2.0, "int8": 1.0, "int8-static": 1.0, "pal8": 1.0}
-LEAST_BYTES = 0.5  # of a weight in any other precision
 TOOLS = 16 << 20  # bytes of a tool's temporary files that do not grow with the model
 
 
-def _room(model: Any, precision: str, copied: Sequence[Path]) -> tuple[int, int]:
+def _room(model: Any, target: Target, precision: str, copied: Sequence[Path]) -> tuple[int, int]:
     """Bytes that a bundle takes at least, and at most while it is made: three copies of its weights in float32."""
     weights = sum(parameter.numel() for parameter in model.parameters())
     files = sum(path.stat().st_size for path in copied)
-    each = min(WEIGHT_BYTES.get(word, LEAST_BYTES) for word in by_part(precision).values())
+    each = min(one.common.weight_bytes for one in target.of_parts(precision).values())
     # A quarter off: an export may leave out layers that no answer passes through.
     return files + int(0.75 * each * weights), 2 * files + 12 * weights + TOOLS
 

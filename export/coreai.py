@@ -37,23 +37,26 @@ from edgekit.formats.coreai.assets import PROGRAM, STATES, Assets, Runner
 from edgekit.inputs.images import from_unit
 from edgekit.inputs.processor import Inputs
 from edgekit.manifest import Component, TensorSpec
+from edgekit.precision import FP16, FP32, INT4, INT8, PAL4, PAL6, PAL8, TargetPrecision, by_name
 from edgekit.system.isolated import Apart, ProcessDied
 
 if TYPE_CHECKING:
     from torch import nn
 
-PRECISIONS = {
-    "fp32": "float32, for comparison: Apple's engine takes float16 logits only",
-    "fp16": "float16; the vision encoder float32 with float16 outputs",
-    "int8": "w8: int8 weights per channel in linear layers; the rest as fp16",
-    "int4": "w4_per_block: 4-bit weights in blocks of 32 in linear layers (int8 where the width is no multiple); the "
-    "rest float16",
-    "pal8": "palettised: 256 values a tensor in linear layers; the rest as fp16",
-    "pal6": "palettised: 64 values for each 16 rows in linear layers; the rest as fp16",
-    "pal4": "palettised: 16 values for each 16 rows in linear layers; the rest as fp16",
-}
-PACKAGES = ("coreai", "coreai_torch", "coreai_opt")
-DISTRIBUTIONS = ("coreai-core", "coreai-torch", "coreai-opt")
+PRECISIONS = by_name(
+    TargetPrecision(FP32, "float32, for comparison: Apple's engine takes float16 logits only"),
+    TargetPrecision(FP16, "float16; the vision encoder float32 with float16 outputs"),
+    TargetPrecision(INT8, "w8: int8 weights per channel in linear layers; the rest as fp16"),
+    TargetPrecision(
+        INT4,
+        "w4_per_block: 4-bit weights in blocks of 32 in linear layers (int8 where the width is no multiple); the rest "
+        "float16",
+    ),
+    TargetPrecision(PAL8, "palettised: 256 values a tensor in linear layers; the rest as fp16"),
+    TargetPrecision(PAL6, "palettised: 64 values for each 16 rows in linear layers; the rest as fp16"),
+    TargetPrecision(PAL4, "palettised: 16 values for each 16 rows in linear layers; the rest as fp16"),
+)
+PACKAGES = {"coreai": "coreai-core", "coreai_torch": "coreai-torch", "coreai_opt": "coreai-opt"}
 CONTEXT = 2048  # tokens the states hold, unless the model knows fewer positions
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 ASSETS = {"text_decoder": "model.aimodel", "token_embedding": "embed.aimodel"}
@@ -109,7 +112,7 @@ def write(
     components = {name: schema.read(Component, value, problems, name) for name, value in made.items()}
     assert not problems, problems  # they are our own
     whole = {name: component for name, component in components.items() if component is not None}
-    return whole, {name: version(name) for name in DISTRIBUTIONS}
+    return whole, {name: version(name) for name in PACKAGES.values()}
 
 
 def write_from(checkpoint: str, sizes: list[list[int]] | None, precision: str, folder: str) -> dict[str, Any]:

@@ -42,29 +42,49 @@ from edgekit.families import Split
 from edgekit.formats.coreml.programs import CONTEXT, FUNCTIONS, LENGTHS, Programs
 from edgekit.inputs.processor import Inputs
 from edgekit.manifest import Component, TensorSpec
-from edgekit.precision import by_part, is_mixed
+from edgekit.precision import (
+    FP16,
+    FP32,
+    INT4,
+    INT4_CALIBRATED,
+    INT8,
+    PAL4,
+    PAL4_CALIBRATED,
+    PAL6,
+    PAL6_CALIBRATED,
+    TargetPrecision,
+    by_name,
+    by_part,
+    is_mixed,
+)
 
-PLAIN = {
-    "fp16": "Float16 weights and arithmetic",
-    "fp32": "Float32 weights and arithmetic; the cache goes in and out, because states are Float16: for checks",
-    "int8": "linear layers int8 per output channel, symmetric; embeddings int8 per token; arithmetic Float16",
-    "int4": f"linear layers int4 in blocks of {BLOCK} inputs, symmetric; embeddings int8; arithmetic Float16",
-    "pal4": f"linear layers as 4-bit palettes, one for {GROUP} outputs (iOS 17: one a layer); embeddings int8; "
-    "arithmetic Float16",
-    "pal6": f"linear layers as 6-bit palettes, one for {GROUP} outputs (iOS 17: one a layer); embeddings int8; "
-    "arithmetic Float16",
-}
-CALIBRATED = frozenset(word + CALIBRATED_SUFFIX for word in ("int4", "pal4", "pal6"))
-PRECISIONS = PLAIN | {
-    word: f"{PLAIN[word.removesuffix(CALIBRATED_SUFFIX)]}; chosen for the inputs of calibration prompts"
-    for word in sorted(CALIBRATED)
-}
-EMBEDDING = {
-    "fp16": "Float16",
-    "fp32": "Float32",
-    "int8": "int8 per token, symmetric",
-}
-PACKAGES = ("coremltools",)
+BLOCKS = f"linear layers int4 in blocks of {BLOCK} inputs, symmetric; embeddings int8; arithmetic Float16"
+PALETTE = (
+    f"linear layers as {{}}-bit palettes, one for {GROUP} outputs (iOS 17: one a layer); embeddings int8; "
+    "arithmetic Float16"
+)
+SHOWN = "{}; chosen for the inputs of calibration prompts"
+PRECISIONS = by_name(
+    TargetPrecision(FP16, "Float16 weights and arithmetic"),
+    TargetPrecision(
+        FP32, "Float32 weights and arithmetic; the cache goes in and out, because states are Float16: for checks"
+    ),
+    TargetPrecision(
+        INT8, "linear layers int8 per output channel, symmetric; embeddings int8 per token; arithmetic Float16"
+    ),
+    TargetPrecision(INT4, BLOCKS),
+    TargetPrecision(PAL4, PALETTE.format(4)),
+    TargetPrecision(PAL6, PALETTE.format(6)),
+    TargetPrecision(INT4_CALIBRATED, SHOWN.format(BLOCKS), calibrated=True),
+    TargetPrecision(PAL4_CALIBRATED, SHOWN.format(PALETTE.format(4)), calibrated=True),
+    TargetPrecision(PAL6_CALIBRATED, SHOWN.format(PALETTE.format(6)), calibrated=True),
+)
+EMBEDDING = by_name(
+    TargetPrecision(FP16, "Float16"),
+    TargetPrecision(FP32, "Float32"),
+    TargetPrecision(INT8, "int8 per token, symmetric"),
+)
+PACKAGES = {"coremltools": "coremltools"}
 OPTIONS: dict[str, tuple[str, ...] | str] = {
     "ios": ("18", "17"),
     "layout": ("multifunction", "separate"),
@@ -135,7 +155,7 @@ def write(
         split: The modules, float32.
         precision: One of PRECISIONS, or a mixture of PARTS.
         folder: The bundle's.
-        calibration: Prompts, for a precision in CALIBRATED.
+        calibration: Prompts, for a precision that is calibrated.
         options: Of OPTIONS.
     Returns:
         The components by name, and the versions of the tools.
@@ -182,13 +202,13 @@ def write(
             )
             for program in made
         },
-        {package: version(package) for package in PACKAGES},
+        {package: version(package) for package in PACKAGES.values()},
     )
 
 
 def _moments(split: Split, chosen: Plan, calibration: Sequence[Inputs]) -> Moments:
     """What calibration is told, where a part's precision wants it."""
-    wanted = {part: word for part, word in chosen.words.items() if word in CALIBRATED}
+    wanted = {part: word for part, word in chosen.words.items() if word in PRECISIONS and PRECISIONS[word].calibrated}
     return measure(split, calibration, wanted) if wanted else Moments()
 
 
@@ -316,7 +336,6 @@ TARGET = Target(
     write=write,
     open_components=open_components,
     parts={"vision": PRECISIONS, "embedding": EMBEDDING, "text": PRECISIONS},
-    calibrated=CALIBRATED,
     options=OPTIONS,
     plan=plan,
     label=label,

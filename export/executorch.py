@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -31,27 +31,42 @@ from edgekit.families.merging import by_bucket
 from edgekit.formats.executorch.program import Program, load_custom_ops
 from edgekit.inputs.processor import Inputs
 from edgekit.manifest import Component, TensorSpec
+from edgekit.precision import FP32, INT4, INT8, INT8_STATIC, TargetPrecision, by_name
 
-if TYPE_CHECKING:
-    pass
 
-PRECISIONS = {
-    "fp32": "float32",
-    "int8": "8da8w: dynamic int8 inputs per token, int8 weights per channel; embeddings int8, a scale per row",
-    "int8-static": "vision encoder by PT2E: int8 inputs by calibration, int8 weights per channel, the patch "
-    "convolution too; decoder and embeddings as int8",
-    "int4": "8da4w: dynamic int8 inputs per token, 4-bit weights in groups of 32 in the decoder, int8 per channel in "
-    "the vision encoder; embeddings int8, a scale per row",
-}
-# What each part becomes: vision, embedding, text. Four bits are the decoder's alone.
-WORDS = {
-    "fp32": ("fp32", "fp32", "fp32"),
-    "int8": ("int8", "int8", "int8"),
-    "int8-static": ("int8-static", "int8", "int8"),
-    "int4": ("int8", "int8", "int4"),
-}
-CALIBRATED = frozenset({"int8-static"})
-PACKAGES = ("executorch", "torchao")
+@dataclass(frozen=True)
+class ExecutorchPrecision(TargetPrecision):
+    """A precision of the target executorch.
+
+    Attributes:
+        parts: What vision, embedding and text become. Four bits are the decoder's alone.
+    """
+
+    parts: tuple[str, str, str] = ("fp32", "fp32", "fp32")
+
+
+PRECISIONS = by_name(
+    ExecutorchPrecision(FP32, "float32"),
+    ExecutorchPrecision(
+        INT8,
+        "8da8w: dynamic int8 inputs per token, int8 weights per channel; embeddings int8, a scale per row",
+        parts=("int8", "int8", "int8"),
+    ),
+    ExecutorchPrecision(
+        INT8_STATIC,
+        "vision encoder by PT2E: int8 inputs by calibration, int8 weights per channel, the patch convolution too; "
+        "decoder and embeddings as int8",
+        calibrated=True,
+        parts=("int8-static", "int8", "int8"),
+    ),
+    ExecutorchPrecision(
+        INT4,
+        "8da4w: dynamic int8 inputs per token, 4-bit weights in groups of 32 in the decoder, int8 per channel in the "
+        "vision encoder; embeddings int8, a scale per row",
+        parts=("int8", "int8", "int4"),
+    ),
+)
+PACKAGES = {name: name for name in ("executorch", "torchao")}
 FILE = "model.pte"
 CONTEXT = 2048  # tokens the cache holds, unless the model knows fewer positions
 TILES = 32  # pictures or tiles of each size that static quantisation sees, at most: its histograms are slow to fill
@@ -86,7 +101,7 @@ def write(
         split: The modules, float32.
         precision: One of PRECISIONS.
         folder: The bundle's.
-        calibration: Prompts, for a precision in CALIBRATED.
+        calibration: Prompts, for a precision that is calibrated.
         options: It has none.
     Returns:
         The components by name, all in one file, and the versions of the tools.
@@ -101,7 +116,7 @@ def write(
             program.write_to_file(stream)
     return (
         {method.name: Component(FILE, method.inputs, method.outputs, method.precision) for method in made},
-        {package: version(package) for package in PACKAGES},
+        {package: version(package) for package in PACKAGES.values()},
     )
 
 
@@ -147,9 +162,9 @@ def methods(
         split: The modules, float32; they stay as they are.
         precision: One of PRECISIONS.
         context: Tokens the cache holds.
-        pictures: Bucket -> inputs of its encoder, for a precision in CALIBRATED.
+        pictures: Bucket -> inputs of its encoder, for a precision that is calibrated.
     """
-    vision, embedding, text = WORDS[precision]
+    vision, embedding, text = PRECISIONS[precision].parts
     shown = pictures or {}
     return [
         *(
@@ -333,5 +348,4 @@ TARGET = Target(
     runtimes=("executorch",),
     write=write,
     open_components=open_components,
-    calibrated=CALIBRATED,
 )

@@ -32,37 +32,12 @@ from edgekit.families import Pixels, Split, family_of
 from edgekit.families._clip import MmProj
 from edgekit.files import write_json
 from edgekit.formats.gguf.modules import LlamaModules
-from edgekit.formats.gguf.process import CONTEXT, LlamaModel, LlamaProcess, check_packages
-from edgekit.formats.gguf.process import PACKAGES as DISTRIBUTIONS
+from edgekit.formats.gguf.precisions import PARTS, PLAIN, PRECISIONS
+from edgekit.formats.gguf.process import CONTEXT, PACKAGES, LlamaModel, LlamaProcess, check_packages
 from edgekit.inputs.processor import Inputs
 from edgekit.manifest import Component, TensorSpec
 from edgekit.precision import by_part, is_mixed
 
-IMPORTANT = "-imatrix"
-# Common name -> llama.cpp's file type, its number, and the type of single tensors that an embedding is given.
-TYPES: dict[str, tuple[str, int, str]] = {
-    "fp32": ("F32", 0, "F32"),
-    "fp16": ("F16", 1, "F16"),
-    "bf16": ("BF16", 32, "BF16"),
-    "int8": ("Q8_0", 7, "Q8_0"),
-    "q6_k": ("Q6_K", 18, "Q6_K"),
-    "q5_k_m": ("Q5_K_M", 17, "Q5_K"),
-    "q4_k_m": ("Q4_K_M", 15, "Q4_K"),
-    "int4": ("Q4_0", 2, "Q4_0"),
-    "iq4_nl": ("IQ4_NL", 25, "IQ4_NL"),
-}
-FOUR_BITS = ("q4_k_m", "int4", "iq4_nl")
-CALIBRATED = frozenset(word + IMPORTANT for word in FOUR_BITS)
-PRECISIONS = {
-    **{word: name for word, (name, _, _) in TYPES.items()},
-    **{word + IMPORTANT: f"{TYPES[word][0]}, weighed by an importance matrix" for word in FOUR_BITS},
-}
-PARTS = {
-    "vision": {"fp32": "mmproj F32", "fp16": "mmproj F16", "int8": "mmproj Q8_0"},
-    "embedding": {word: f"embeddings and output {kind}" for word, (_, _, kind) in TYPES.items()},
-    "text": PRECISIONS,
-}
-PACKAGES = ("gguf", "llama_cpp")
 DETAILS = "gguf-details.json"  # in the folder only while the bundle is made
 
 
@@ -102,7 +77,7 @@ def write(
     _check_embedding(precision, split.width)
     vision = _vision_type(precision)
     title = files.model_title(source)
-    type_name = PRECISIONS[words["text"]].split(",")[0]
+    type_name = PRECISIONS[words["text"]].type_name
     text_file, vision_file = f"{title}-{type_name}.gguf", f"mmproj-{title}-{vision}.gguf"
     card = Path(str(source.name_or_path))
     prefixes = family_of(config["model_type"]).prefixes["vision"]
@@ -118,7 +93,7 @@ def write(
     metadata = files.text_metadata(config, architecture, rows) | files.vocabulary_metadata(
         vocabulary, folder, split.eos_token_ids[0], config
     )
-    importance = importances(split, architecture, calibration) if words["text"] in CALIBRATED else {}
+    importance = importances(split, architecture, calibration) if PRECISIONS[words["text"]].calibrated else {}
     context = min(CONTEXT, int(config["text_config"]["max_position_embeddings"]))
     made: dict[str, Any] = {
         "mmproj": {"file": vision_file, "type": vision, "image_tokens": plan.image_tokens},
@@ -134,7 +109,7 @@ def write(
     grids = {name: part.grid for name, part in split.vision.items()}
     write_json(folder / DETAILS, {**made, "placeholder": plan.placeholder, "grids": grids, "plain": type_name == "F32"})
     components = _components(split, precision, text_file, vision_file)
-    return components, {package: version(package) for package in DISTRIBUTIONS}
+    return components, {package: version(package) for package in PACKAGES.values()}
 
 
 @contextmanager
@@ -170,10 +145,10 @@ def plan_of(config: Mapping[str, Any], folder: Path) -> tuple[MmProj, dict[str, 
 def _check_embedding(precision: str, width: int) -> None:
     """Raise EdgekitError where llama.cpp would refuse to quantise: it has no fallback for a type chosen by hand."""
     word = by_part(precision)["embedding"]
-    kind = TYPES.get(word, ("", 0, "F32"))[2]
+    kind = PRECISIONS[word].table
     block = _block(kind)
     if is_mixed(precision) and width % block:
-        fitting = [one for one, (_, _, name) in TYPES.items() if width % _block(name) == 0]
+        fitting = [one.name for one in PLAIN if width % _block(one.table) == 0]
         raise EdgekitError(
             f"The embedding cannot be {word!r}.",
             why=f"Its rows of {width} numbers do not divide into {kind}'s blocks of {block}.",
@@ -191,7 +166,7 @@ def _vision_type(precision: str) -> str:
     """Of the mmproj: F16 beside any quantised text model, as the ecosystem has it, unless a mixture says otherwise."""
     word = by_part(precision)["vision"]
     if is_mixed(precision):
-        return TYPES[word][0]
+        return PRECISIONS[word].type_name
     return "F32" if word == "fp32" else "F16"
 
 
@@ -216,12 +191,12 @@ def quantise(
     import gguf
 
     words = by_part(precision)
-    own = gguf.GGMLQuantizationType[TYPES[words["embedding"]][2]].value if is_mixed(precision) else None
+    own = gguf.GGMLQuantizationType[PRECISIONS[words["embedding"]].table].value if is_mixed(precision) else None
     with LlamaProcess(log_level=2) as process:
         try:
             process.ask(
                 "quantize", *importance.values(), source=str(plain), out=str(out), importance=list(importance),
-                ftype=TYPES[words["text"].removesuffix(IMPORTANT)][1], threads=threads or os.cpu_count() or 1,
+                ftype=PRECISIONS[words["text"]].file_type, threads=threads or os.cpu_count() or 1,
                 token_embedding_type=own, output_tensor_type=own,
             )  # fmt: skip
         except BundleError as error:
@@ -369,12 +344,11 @@ TARGET = Target(
     precisions=PRECISIONS,
     extra="gguf",
     packages=PACKAGES,
-    hosts=("Linux", "Darwin", "Windows"),
+    hosts=("Linux", "Darwin"),
     runtimes=("llamacpp",),
     write=write,
     open_components=open_components,
     parts=PARTS,
-    calibrated=CALIBRATED,
     details=details,
     tiny={"qwen2_5_vl": {"window": 112}},  # the only window llama.cpp knows
 )

@@ -34,10 +34,6 @@ from edgekit.export.onnx_attention import (
     rotary_tables,
 )
 from edgekit.export.onnx_precision import (
-    CALIBRATED,
-    EMBEDDING,
-    PRECISIONS,
-    SUFFIX,
     cache_names,
     calibration_feeds,
     name_shards,
@@ -45,12 +41,12 @@ from edgekit.export.onnx_precision import (
     store,
 )
 from edgekit.families import Split, VisionPart
+from edgekit.formats.onnx.precisions import EMBEDDING, PRECISIONS
 from edgekit.inputs.processor import Inputs
 from edgekit.manifest import Component, TensorSpec
 from edgekit.precision import by_part, is_mixed
-from edgekit.quantisation import ONNX as ONNX_SCHEMES
 
-PACKAGES = ("onnx", "onnxruntime", "onnxscript")
+PACKAGES = {name: name for name in ("onnx", "onnxruntime", "onnxscript")}
 STEMS = {"token_embedding": "embed_tokens", "text_decoder": "decoder_model_merged"}  # a vision encoder keeps its name
 
 
@@ -68,7 +64,7 @@ def write(
         split: The modules, float32.
         precision: One of PRECISIONS, or a mixture of PARTS.
         folder: The bundle's; graphs go to `onnx/` in it.
-        calibration: Prompts, where a part's precision is in CALIBRATED.
+        calibration: Prompts, where a part's precision is calibrated.
         options: It has none.
     Returns:
         The components by name, and the versions of the tools.
@@ -76,12 +72,12 @@ def write(
     (folder / "onnx").mkdir()
     name_processor(folder)
     words, components, tables = by_part(precision), {}, rotary_tables(split)
-    feeds = calibration_feeds(split, calibration) if CALIBRATED & set(words.values()) else {}
+    feeds = calibration_feeds(split, calibration) if TARGET.needs_calibration(precision) else {}
     with _quiet():
         for graph in _graphs(split):
             part = part_of(graph.name)
             # A whole precision names every file, so that transformers.js finds all three by its one word.
-            suffix = SUFFIX[words[part] if is_mixed(precision) else precision]
+            suffix = PRECISIONS[words[part] if is_mixed(precision) else precision].suffix
             path = folder / "onnx" / f"{STEMS.get(graph.name, graph.name)}{suffix}.onnx"
             model = _trace(graph)
             if part == "text":
@@ -99,7 +95,7 @@ def write(
                 words[part],
             )
     name_shards(folder)
-    return components, {package: version(package) for package in PACKAGES}
+    return components, {package: version(package) for package in PACKAGES.values()}
 
 
 @dataclass(frozen=True)
@@ -382,13 +378,11 @@ TARGET = Target(
     precisions=PRECISIONS,
     extra="onnx",
     packages=PACKAGES,
-    hosts=("Linux", "Darwin", "Windows"),
+    hosts=("Linux", "Darwin"),
     runtimes=("onnxruntime",),
     write=write,
     open_components=open_components,
     parts={"vision": PRECISIONS, "embedding": EMBEDDING, "text": PRECISIONS},
-    calibrated=CALIBRATED,
-    schemes=ONNX_SCHEMES,
     knows=frozenset({"blocks", "states", "pack"}),
     appends_in_place=appends_in_place,
 )

@@ -25,24 +25,9 @@ from edgekit.export.parity import TorchModules, empty_cache, encode_images, foll
 from edgekit.families import CacheTensor, Split, read_optional_json
 from edgekit.families.merging import by_bucket, merge_images, spread_deepstack
 from edgekit.files import write_json
+from edgekit.formats.onnx.precisions import scheme_of
 from edgekit.inputs.processor import Inputs
-from edgekit.quantisation import ONNX as SCHEMES
 
-PRECISIONS = {
-    "fp32": "float32",
-    "fp16": "float16 weights and maths, float32 inputs and outputs",
-    "int8": "dynamic QInt8, per channel, MatMul",
-    "int8-static": "static QUInt8 inputs and QInt8 weights per channel by calibration, MatMul",
-    "int4": "MatMulNBits: 4 bits in blocks of 32, asymmetric, accuracy_level 4; lm_head too; embeddings float32",
-}
-EMBEDDING = {
-    "fp32": "float32",
-    "fp16": "float16, float32 output",
-    "int8": "int8 rows, a float32 scale each",
-}
-CALIBRATED = frozenset({"int8-static"})
-# transformers.js finds a precision by the file's suffix.
-SUFFIX = {"fp32": "", "fp16": "_fp16", "int8": "_int8", "int8-static": "_int8", "int4": "_q4"}
 ONE_FILE = 2**31 - 2**20  # protobuf's bound, with room for the graph itself
 OUTSIDE = 1024  # bytes; smaller tensors stay in the graph
 ANSWER = 8  # tokens of the reference's own answer that calibration sees behind each prompt
@@ -71,9 +56,9 @@ def store(model: Any, part: str, precision: str, path: Path, feeds: Feeds = ()) 
     Args:
         model: onnx_ir's, float32; it may be changed.
         part: vision, embedding or text.
-        precision: One of PRECISIONS, or of EMBEDDING for that part.
+        precision: One of `edgekit.formats.onnx.precisions.PRECISIONS`, or of EMBEDDING for that part.
         path: The graph's file; its weights lie beside it where they do not fit.
-        feeds: Inputs of the graph, for a precision in CALIBRATED.
+        feeds: Inputs of the graph, for a precision that is calibrated.
     Raises:
         EdgekitError: a precision that is calibrated, and no feeds.
     """
@@ -201,7 +186,7 @@ def _blocks(model: Any) -> Any:
     import onnx_ir
     from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 
-    scheme = SCHEMES["int4"]
+    scheme = scheme_of("int4")
     quantiser = MatMulNBitsQuantizer(
         onnx_ir.serde.serialize_model(model),
         bits=scheme.bits,

@@ -1,11 +1,28 @@
-"""Words for precisions: lists, parts, one spelling for one meaning."""
+"""Precisions: what they are held to; lists, parts, one spelling for one meaning."""
 
 from __future__ import annotations
+
+import math
+from dataclasses import replace
 
 import pytest
 
 from edgekit.errors import EdgekitError
-from edgekit.precision import by_part, canonical, folder_name, is_mixed, split_list
+from edgekit.precision import (
+    COMMON,
+    FP32,
+    INT4,
+    INT4_CALIBRATED,
+    CommonPrecision,
+    TargetPrecision,
+    Tolerances,
+    by_name,
+    by_part,
+    canonical,
+    folder_name,
+    is_mixed,
+    split_list,
+)
 
 
 def test_lists_and_parts() -> None:
@@ -51,3 +68,42 @@ def test_one_spelling_for_one_meaning() -> None:
     assert canonical("text=int4,embedding=int8") == "embedding=int8,text=int4"
     assert [is_mixed(word) for word in ("fp32", "text=int4")] == [False, True]
     assert folder_name("vision=fp16,text=int4") == "vision-fp16_text-int4"
+
+
+# ---------------------------------------------------------------------------------------------------------- tolerances
+
+
+def test_a_target_may_hold_to_less() -> None:
+    own = replace(FP32.tolerances, snr_db=40.0)
+    known = by_name(TargetPrecision(INT4, "Q4"), TargetPrecision(FP32, "F32", held_to=own))
+    assert list(known) == ["int4", "fp32"]
+    assert known["int4"].tolerances is INT4.tolerances and known["fp32"].tolerances is own
+
+
+def test_a_precision_named_after_another_claims_none_of_its_measurements() -> None:
+    assert INT4.tolerances.measured and not INT4_CALIBRATED.tolerances.measured
+    assert INT4_CALIBRATED.tolerances == replace(INT4.tolerances, measured="") and INT4_CALIBRATED.linear
+
+
+def test_coarser_is_never_held_to_more() -> None:
+    order = [COMMON[name] for name in ("fp32", "fp16", "bf16", "int8", "int4")]
+    noise = [one.tolerances.snr_db for one in order]
+    assert noise == sorted(noise, reverse=True)
+    assert [one.weight_bytes for one in order] == [4.0, 2.0, 2.0, 1.0, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("trained", "random", "snr_db", "said"),
+    [
+        ({}, {"mean_kl": 0.1}, 8.0, "nothing for trained weights"),
+        ({"top1_agreement": 0.9}, {}, 8.0, "nothing for random weights"),
+        ({"top1": 0.9}, {"mean_kl": 0.1}, 8.0, "no figure 'top1' to hold; there are: greedy_identical, logits_max_abs"),
+        ({"top1_agreement": math.nan}, {"mean_kl": 0.1}, 8.0, "not finite"),
+        ({"top1_agreement": 0.9}, {"mean_kl": 0.1}, math.inf, "not finite"),
+    ],
+)
+def test_tolerances_that_could_judge_nothing(
+    trained: dict[str, float], random: dict[str, float], snr_db: float, said: str
+) -> None:
+    with pytest.raises(ValueError, match=said):
+        CommonPrecision("mine", Tolerances(trained, random, snr_db))

@@ -164,11 +164,12 @@ def _calibration(data: str | None, count: int, precision: str) -> list[Sample]:
 def student_for(run: Run, target: str, precision: str) -> Path:
     """The student prepared for just the weights that this export writes, where the run has one; else the student."""
     from edgekit.export import TARGETS
-    from edgekit.quantisation import ONNX
+    from edgekit.formats.onnx.precisions import PRECISIONS
 
     prepared = run.quantised_student(precision)
-    scheme = TARGETS.load(target).schemes.get(precision)
-    if scheme is None or scheme != ONNX.get(precision) or not prepared.is_dir():
+    written, trained = (known.get(precision) for known in (TARGETS.load(target).precisions, PRECISIONS))
+    scheme = None if written is None else written.scheme
+    if scheme is None or trained is None or scheme != trained.scheme or not prepared.is_dir():
         return run.student
     note(f"Taking {prepared.name}, the student after quantisation-aware distillation for {precision}.")
     return prepared

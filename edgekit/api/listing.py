@@ -11,9 +11,11 @@ from edgekit.api.results import DataCheck, DeviceStatus, ImageSize, Ready, Sampl
 
 def doctor() -> list[Ready]:
     """What is ready on this machine, one row per thing; other packages' plug-ins that cannot be loaded among them."""
+    from edgekit.export import TARGETS
     from edgekit.system.doctor import checks
 
-    return [*(Ready(**check) for check in checks()), *_plug_ins()]
+    needs = {target.extra or name: (target.distributions(), target.install()) for name, target in TARGETS.working()}
+    return [*(Ready(**check) for check in checks(needs)), *_plug_ins()]
 
 
 def _plug_ins() -> list[Ready]:
@@ -126,13 +128,12 @@ def data_show(spec: PathLike, *, count: int = 5) -> list[SampleShown]:
 def targets() -> list[TargetStatus]:
     """Every export target: its precisions, where it can be exported, what runs it, whether it is ready here."""
     import platform
-    from importlib.util import find_spec
 
     from edgekit.export import TARGETS
 
     rows = []
     for name, target in TARGETS.working():
-        missing = [package for package in target.packages if find_spec(package) is None]
+        missing = target.missing()
         here = platform.system() in target.hosts
         rows.append(
             TargetStatus(
@@ -144,7 +145,7 @@ def targets() -> list[TargetStatus]:
                 hosts=list(target.hosts),
                 runtimes=list(target.runtimes),
                 ready=here and not missing,
-                missing=f"pip install 'edgekit[{target.extra}]'" if missing else "" if here else "another system",
+                missing=target.install() if missing else "" if here else "another system",
             )
         )
     return rows

@@ -1,4 +1,5 @@
-"""Bars of parity, by precision; declared before anything is measured (Olive's habit, and the Core AI zoo's)."""
+"""Judging by tolerances: each stands on its precision (`edgekit.precision`, or a target's), declared before anything
+is measured (Olive's habit, and the Core AI zoo's)."""
 
 from __future__ import annotations
 
@@ -9,100 +10,38 @@ from typing import TypeVar
 
 from edgekit.console import Bar, progress
 from edgekit.errors import EdgekitError
-from edgekit.precision import by_part, is_mixed
+from edgekit.precision import COMMON, CommonPrecision, TargetPrecision, Tolerances, by_part, is_mixed
+from edgekit.precision import UPPER as UPPER_TOKENS
+from edgekit.recipe.model import TARGETS
+from edgekit.registry import BrokenPlugInError
 
 T = TypeVar("T")
-BARS: dict[str, dict[str, float]] = {
-    "fp32": {"greedy_identical": 1.0, "logits_max_abs": 1e-4},
-    "fp16": {"top1_agreement": 0.99},
-    "int8": {"top1_agreement": 0.99},
-    "int8-static": {"top1_agreement": 0.99},
-    # Steps are sixteen times int8's, so close calls turn round. Measured: all 606 tokens of 300 questions agree on the
-    # demo's student, 0.84 to 0.86 on random weights, whose tokens are nearly all close calls.
-    "int4": {"top1_agreement": 0.95},
-    # llama.cpp's own types, named by it.
-    "bf16": {"top1_agreement": 0.99},
-    "q6_k": {"top1_agreement": 0.99},
-    "q5_k_m": {"top1_agreement": 0.97},
-    **{word: {"top1_agreement": 0.95} for word in ("q4_k_m", "iq4_nl")},
-    **{f"{word}-imatrix": {"top1_agreement": 0.95} for word in ("q4_k_m", "int4", "iq4_nl")},
-    # Palettes of 256, 64 and 16 values for the weights of linear layers. Measured in Core AI on a student of the demo's
-    # recipe: all 300 tokens of 150 questions agree in each of the three.
-    "pal8": {"top1_agreement": 0.99},
-    "pal6": {"top1_agreement": 0.99},
-    "pal4": {"top1_agreement": 0.95},
-    **{f"{word}-calibrated": {"top1_agreement": bar} for word, bar in (("int4", 0.95), ("pal6", 0.99), ("pal4", 0.95))},
-}
-# Random weights make nearly every token a close call, so there the logits' distributions are compared instead of best
-# tokens. Measured on tiny models of four families, mean over the prompts, in nats, the highest: fp16 2.8e-6, int8
-# 1.3e-3, int4 0.22.
-RANDOM_BARS: dict[str, dict[str, float]] = {
-    "fp32": BARS["fp32"],
-    "fp16": {"mean_kl": 1e-4},
-    "int8": {"mean_kl": 2e-2},
-    "int8-static": {"mean_kl": 5e-2},  # one scale for all inputs, outliers included, where int8 has one for each run
-    "int4": {"mean_kl": 0.4},
-    "bf16": {"mean_kl": 1e-3},
-    "q6_k": {"mean_kl": 2e-2},
-    "q5_k_m": {"mean_kl": 0.1},
-    **{word: {"mean_kl": 0.4} for word in ("q4_k_m", "iq4_nl")},
-    **{f"{word}-imatrix": {"mean_kl": 0.4} for word in ("q4_k_m", "int4", "iq4_nl")},
-    "pal8": {"mean_kl": 2e-2},
-    "pal6": {"mean_kl": 0.1},
-    "pal4": {"mean_kl": 0.4},
-    **{f"{word}-calibrated": {"mean_kl": bar} for word, bar in (("int4", 0.4), ("pal6", 0.1), ("pal4", 0.4))},
-}
-# Where a target's runtime cannot hold a bar of PyTorch's float32 by its own make. llama.cpp cuts patches by a float16
-# convolution and reads GELU from a table of float16 values, also in a float32 model.
-TARGET_BARS: dict[tuple[str, str], dict[str, float]] = {
-    ("gguf", "fp32"): {"greedy_identical": 1.0, "logits_max_abs": 1e-2},
-}
-# Random weights bring best tokens nearer to each other than that, so there the distributions are held to it alone.
-# Measured on four tiny families: mean KL at most 1.8e-7.
-TARGET_RANDOM_BARS: dict[tuple[str, str], dict[str, float]] = {
-    ("gguf", "fp32"): {"logits_max_abs": 1e-2, "mean_kl": 1e-6},
-}
-# Signal over error of each module, dB, on the reference's own inputs. Measured for vision and decoder in ONNX Runtime:
-# fp32 119 to 124 on random weights of four families; fp16 73 and 85 on the demo's student, 67 and 53 on a random
-# SmolVLM; int8 45 and 54, 41 and 28; int4 28 and 39 on the demo's student.
-COMPONENT_SNR_DB = {
-    "fp32": 80.0, "fp16": 40.0, "int8": 15.0, "int8-static": 15.0, "int4": 8.0, "bf16": 30.0, "q6_k": 15.0,
-    "q5_k_m": 12.0, "q4_k_m": 8.0, "iq4_nl": 8.0, "pal8": 15.0, "pal6": 12.0, "pal4": 8.0,
-    "int4-calibrated": 8.0, "pal6-calibrated": 12.0, "pal4-calibrated": 8.0,
-}  # fmt: skip
-TARGET_SNR_DB: dict[tuple[str, str], float] = {("gguf", "fp32"): 40.0}
 COMPONENTS = ("vision", "embedding", "decoder")
 # Whatever the precision: the runtime must see the picture and the words that PyTorch sees.
 ALWAYS = {"pixel_max_abs": 1e-5, "prompt_ids_equal": 1.0, "parameters_equal": 1.0}
 # Prompts of a comparison, unless the caller says how many. One token of 64 cannot tell 98 % from 99 %, so short answers
 # need more of them: without a miss in 300 tokens the true share is above 99 % with 95 % confidence (the rule of three).
 PROMPTS, MOST_PROMPTS, TOKENS = 32, 160, 300
-UPPER = frozenset({"logits_max_abs", "pixel_max_abs", "mean_kl"})
+UPPER = frozenset({*UPPER_TOKENS, "pixel_max_abs"})
 
 
-def bars_of(precision: str, target: str = "") -> dict[str, float]:
+def bars_of(precision: str, target: str = "") -> Mapping[str, float]:
     """The bars of a precision, by its common name; of a mixture the loosest of its parts'.
 
     Args:
         precision: Common name, or a mixture.
-        target: Whose own bars go before, where it has some.
+        target: Whose precision it is; its own bars go before the common ones.
 
     Raises:
         EdgekitError: none are declared, so nothing could be judged.
     """
-    if (target, precision) in TARGET_BARS:
-        return TARGET_BARS[target, precision]
     words = sorted(set(by_part(precision).values())) if is_mixed(precision) else [precision]
-    for word in words:
-        if word not in BARS:
-            raise EdgekitError(
-                f"No bars of parity are declared for precision {word!r}.", fix=f"There are: {', '.join(BARS)}."
-            )
+    held = [_of(word, target).trained for word in words]
     # Without a bar on single tokens every answer must be the same: nothing is stricter.
-    return BARS[min(words, key=lambda word: BARS[word].get("top1_agreement", 1.0))]
+    return min(held, key=lambda bars: bars.get("top1_agreement", 1.0))
 
 
-def random_bars_of(precision: str, target: str = "") -> dict[str, float]:
+def random_bars_of(precision: str, target: str = "") -> Mapping[str, float]:
     """The bars of a precision for a model with random weights.
 
     Args:
@@ -111,14 +50,7 @@ def random_bars_of(precision: str, target: str = "") -> dict[str, float]:
     Raises:
         EdgekitError: none are declared.
     """
-    if (target, precision) in TARGET_RANDOM_BARS:
-        return TARGET_RANDOM_BARS[target, precision]
-    if precision not in RANDOM_BARS:
-        raise EdgekitError(
-            f"No bars for random weights are declared for precision {precision!r}.",
-            fix=f"There are: {', '.join(RANDOM_BARS)}.",
-        )
-    return RANDOM_BARS[precision]
+    return _of(precision, target).random
 
 
 def component_bars(precision: str, target: str = "", parts: Mapping[str, str] | None = None) -> dict[str, float]:
@@ -129,10 +61,46 @@ def component_bars(precision: str, target: str = "", parts: Mapping[str, str] | 
         target: As for `bars_of`.
         parts: What a bundle says of vision, embedding and text itself, for a target whose word means something else.
     """
-    given = {**by_part(precision), **(parts or {})}
+    commons = {name: one.common for name, one in _known_to(target).items()} if precision not in COMMON else {}
+    given = {**by_part(precision, {**COMMON, **commons}), **(parts or {})}
     words = {name: given["text" if name == "decoder" else name] for name in COMPONENTS}
-    own = {name: TARGET_SNR_DB.get((target, word), COMPONENT_SNR_DB.get(word)) for name, word in words.items()}
-    return {f"{name}_snr_db": bar for name, bar in own.items() if bar is not None}
+    own = {name: _find(word, target) for name, word in words.items()}
+    return {f"{name}_snr_db": held.snr_db for name, held in own.items() if held is not None}
+
+
+def _of(word: str, target: str) -> Tolerances:
+    held = _find(word, target)
+    if held is None:
+        raise EdgekitError(
+            f"No tolerances are declared for precision {word!r}" + (f" of target {target!r}." if target else "."),
+            fix=f"There are: {', '.join({**COMMON, **_known_to(target)})}.",
+        )
+    return held
+
+
+def _find(word: str, target: str) -> Tolerances | None:
+    """What a precision of a target is held to: as the target declares it, else as its name says.
+
+    Raises:
+        EdgekitError: the target is another package's and broken, and the name is its own.
+    """
+    try:
+        found: TargetPrecision | CommonPrecision | None = _known_to(target).get(word)
+    except BrokenPlugInError:
+        if word not in COMMON:
+            raise
+        found = None
+    found = found or COMMON.get(word)
+    return None if found is None else found.tolerances
+
+
+def _known_to(target: str) -> dict[str, TargetPrecision]:
+    """Every precision that a target declares, by name; none of a target that is not there."""
+    if target not in TARGETS.names():
+        return {}
+    found = TARGETS.load(target)
+    parts = [one for part in (found.parts or {}).values() for one in part.items()]
+    return {**dict(parts), **found.precisions}
 
 
 def judge(figures: Mapping[str, float | None], bars: Mapping[str, float]) -> dict[str, dict[str, float | bool | None]]:

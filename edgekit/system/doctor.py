@@ -5,27 +5,36 @@ from __future__ import annotations
 import os
 import platform
 import shutil
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-CORE = ("torch", "transformers", "accelerate", "datasets", "pyarrow", "tokenizers", "safetensors", "scipy", "pillow")
-EXTRAS = {
-    "onnx": ("onnx", "onnxruntime", "onnxscript"),
-    "coreml": ("coremltools",),
-    "executorch": ("executorch", "torchao"),
-    "gguf": ("gguf", "llama-cpp-python"),
-    "coreai": ("coreai-core", "coreai-torch", "coreai-opt"),
-    "demo": ("easy-vqa",),
-    "lora": ("peft",),
-    "tensorboard": ("tensorboard",),
-}
+CORE = (
+    "torch",
+    "transformers",
+    "accelerate",
+    "datasets",
+    "pyarrow",
+    "tokenizers",
+    "safetensors",
+    "scipy",
+    "pillow",
+    "filelock",
+)
+OTHERS = {"demo": ("easy-vqa",), "lora": ("peft",), "tensorboard": ("tensorboard",)}
+"""Extras that belong to no target."""
 
 
-def checks() -> list[dict[str, Any]]:
-    """One row per thing: name, ready, detail, and what to do when it is missing."""
+def checks(targets: Mapping[str, tuple[tuple[str, ...], str]]) -> list[dict[str, Any]]:
+    """One row per thing: name, ready, detail, and what to do when it is missing.
+
+    Args:
+        targets: Extra -> the distributions of a target, and the command that installs them.
+    """
     rows = [_python(), _packages("core", CORE, "pip install edgekit")]
-    rows += [_packages(f"extra {name}", names, f"pip install 'edgekit[{name}]'") for name, names in EXTRAS.items()]
+    rows += [_packages(f"extra {name}", names, fix) for name, (names, fix) in targets.items()]
+    rows += [_packages(f"extra {name}", names, f"pip install 'edgekit[{name}]'") for name, names in OTHERS.items()]
     return [*rows, _torchvision(), _memory(), _disk(), _accelerator()]
 
 

@@ -38,8 +38,9 @@ from edgekit.export import onnx as target
 from edgekit.export.bundling import export_checkpoint, parity_inputs
 from edgekit.export.parity import TorchModules, follow
 from edgekit.families import idefics3
+from edgekit.formats.onnx.precisions import scheme_of
 from edgekit.inputs.processor import Processor
-from edgekit.quantisation import ONNX, Scheme
+from edgekit.quantisation import Scheme
 from edgekit.recipe.model import Qad
 from edgekit.recipe.reading import load_recipe, read_recipe
 from edgekit.schema import to_json
@@ -78,7 +79,7 @@ def test_blocks_by_hand() -> None:
 def test_channels_by_hand() -> None:
     weight = torch.tensor([[127.0, 2.5, -3.5, 0.4], [0.0, 0.0, 0.0, 0.0], [-254.0, 254.0, 3.0, 1.0]])
     expected = [[127, 2, -4, 0], [0, 0, 0, 0], [-254, 254, 4, 0]]  # halves go to the even neighbour here
-    assert quantise_dequantise(weight, ONNX["int8"]).tolist() == expected
+    assert quantise_dequantise(weight, scheme_of("int8")).tolist() == expected
 
 
 @pytest.mark.parametrize("precision", ["int8", "int4"])
@@ -91,14 +92,14 @@ def test_the_export_holds_just_these_values(precision: str, checkpoint_maker: An
     read_rows = nbits_rows if precision == "int4" else int8_rows
     held = Counter(row for part in bundle.manifest.components.values() for row in read_rows(bundle.path(part.file)))
     layers = quantised_layers(load_model(checkpoint), idefics3.FAMILY)
-    values = [quantise_dequantise(layer.weight, ONNX[precision]).numpy() for layer in layers.values()]
+    values = [quantise_dequantise(layer.weight, scheme_of(precision)).numpy() for layer in layers.values()]
     assert any(value.shape[1] % 32 for value in values)
     assert held == Counter((row + 0.0).tobytes() for value in values for row in value)  # -0.0 + 0.0 is 0.0
 
     # And what ONNX Runtime makes of them: the quantised PyTorch model, but for the inputs it rounds on its way.
     model = load_model(checkpoint)
     whole = idefics3.split(load_model(checkpoint))
-    quantise_weights(quantised_layers(model, idefics3.FAMILY), ONNX[precision])
+    quantise_weights(quantised_layers(model, idefics3.FAMILY), scheme_of(precision))
     exported = target.open_components(bundle.folder, bundle.manifest.components)
     near, far = [], []
     for item in parity_inputs(Processor.load(checkpoint), (), stock=4):
@@ -150,9 +151,9 @@ def nbits_rows(path: Path) -> Iterator[bytes]:
 def test_the_gradient_is_that_of_a_dense_layer_with_these_values() -> None:
     torch.manual_seed(0)
     layer, dense = torch.nn.Linear(40, 6), torch.nn.Linear(40, 6)
-    dense.load_state_dict({"weight": quantise_dequantise(layer.weight, ONNX["int4"]), "bias": layer.bias.detach()})
+    dense.load_state_dict({"weight": quantise_dequantise(layer.weight, scheme_of("int4")), "bias": layer.bias.detach()})
     inputs = torch.randn(5, 40, requires_grad=True)
-    with fake_quantised({"layer": layer}, ONNX["int4"]):
+    with fake_quantised({"layer": layer}, scheme_of("int4")):
         out = layer(inputs)
         (through,) = torch.autograd.grad(out.square().sum(), inputs, retain_graph=True)
         out.square().sum().backward()
@@ -164,7 +165,7 @@ def test_the_gradient_is_that_of_a_dense_layer_with_these_values() -> None:
     assert layer.weight.grad is not None and torch.equal(layer.weight.grad, dense.weight.grad)  # type: ignore[arg-type]
     weight = torch.randn(3, 32, requires_grad=True)
     factors = torch.randn(3, 32)
-    (straight_through(weight, ONNX["int4"]) * factors).sum().backward()
+    (straight_through(weight, scheme_of("int4")) * factors).sum().backward()
     assert torch.equal(weight.grad, factors)  # type: ignore[arg-type]
 
 
@@ -174,7 +175,7 @@ def test_the_optimiser_steps_on_the_full_precision_weights() -> None:
     before, names = layer.weight.detach().clone(), list(layer.state_dict())
     optimiser = torch.optim.SGD(layer.parameters(), lr=1e-4)
     inputs = torch.randn(8, 32)
-    with fake_quantised({"layer": layer}, ONNX["int4"]):
+    with fake_quantised({"layer": layer}, scheme_of("int4")):
         assert not torch.equal(layer(inputs), inputs @ layer.weight.T)
         layer(inputs).square().mean().backward()
         optimiser.step()
@@ -182,9 +183,9 @@ def test_the_optimiser_steps_on_the_full_precision_weights() -> None:
     moved = layer.weight.detach() - before
     assert layer.weight.grad is not None
     assert torch.allclose(moved, -1e-4 * layer.weight.grad, atol=1e-7) and 0 < float(moved.abs().max()) < 1e-3
-    assert not torch.equal(layer.weight, quantise_dequantise(layer.weight, ONNX["int4"]))
+    assert not torch.equal(layer.weight, quantise_dequantise(layer.weight, scheme_of("int4")))
     assert torch.equal(layer(inputs), inputs @ layer.weight.T)  # dense again
-    with pytest.raises(ZeroDivisionError), fake_quantised({"layer": layer}, ONNX["int4"]):
+    with pytest.raises(ZeroDivisionError), fake_quantised({"layer": layer}, scheme_of("int4")):
         raise ZeroDivisionError
     assert torch.equal(layer(inputs), inputs @ layer.weight.T)
 
@@ -197,12 +198,12 @@ def test_layers_and_a_tied_embedding(tiny_checkpoint: Path) -> None:
     model.lm_head.weight = model.get_input_embeddings().weight
     kept = model.lm_head.weight.detach().clone()
     hidden, ids = torch.randn(1, kept.shape[1]), torch.tensor([7])
-    with fake_quantised(layers, ONNX["int4"]):
+    with fake_quantised(layers, scheme_of("int4")):
         assert torch.equal(model.get_input_embeddings()(ids), embedding(ids, kept))
-        assert torch.equal(model.lm_head(hidden), hidden @ quantise_dequantise(kept, ONNX["int4"]).T)
-    quantise_weights(layers, ONNX["int4"])
+        assert torch.equal(model.lm_head(hidden), hidden @ quantise_dequantise(kept, scheme_of("int4")).T)
+    quantise_weights(layers, scheme_of("int4"))
     assert torch.equal(model.get_input_embeddings().weight, kept)
-    assert torch.equal(model.lm_head.weight, quantise_dequantise(kept, ONNX["int4"]))
+    assert torch.equal(model.lm_head.weight, quantise_dequantise(kept, scheme_of("int4")))
 
 
 # -------------------------------------------------------------------------------------------------------- loss and data

@@ -36,7 +36,8 @@ FAMILIES = ["smolvlm", "internvl", "qwen2_5_vl", "qwen3_vl"]
 SMALL = {"context": "320"}
 # Largest difference of a logit, of standard deviation 1.0 to 1.1.
 GAP = {"fp32": 1e-4, "fp16": 0.1, "int8": 1.5, "pal6": 3.0, "int4": 12.0, "pal4": 12.0}
-GAP |= {word: GAP[word.removesuffix("-calibrated")] for word in coreml.CALIBRATED}
+CALIBRATED = [name for name, one in coreml.PRECISIONS.items() if one.calibrated]
+GAP |= {word: GAP[word.removesuffix("-calibrated")] for word in CALIBRATED}
 
 
 def picture(size: tuple[int, int], seed: int = 0) -> Image.Image:
@@ -46,7 +47,7 @@ def picture(size: tuple[int, int], seed: int = 0) -> Image.Image:
 
 def exported(checkpoint: Path, out: Path, precision: str = "fp16", **options: str) -> Bundle:
     """With a short parity run; a calibrated precision is shown other pictures and questions."""
-    shown = drawn_samples(12)[4:] if precision in coreml.CALIBRATED else []
+    shown = drawn_samples(12)[4:] if precision in CALIBRATED else []
     return export_checkpoint(
         checkpoint, "coreml", precision, out, samples=drawn_samples(4), calibration=shown,
         options={**SMALL, **options},
@@ -330,7 +331,7 @@ def test_what_options_come_to() -> None:
     assert coreml.plan("fp16", {"lengths": "buckets", "layout": "separate"}).lengths == (1, 16, 64, 256)
     assert {word: coreml.plan(word, {}).words["embedding"] for word in coreml.PRECISIONS} == {
         "fp16": "fp16", "fp32": "fp32", "int8": "int8", "int4": "int8", "pal4": "int8", "pal6": "int8",
-        **dict.fromkeys(coreml.CALIBRATED, "int8"),
+        **dict.fromkeys(CALIBRATED, "int8"),
     }  # fmt: skip
     assert coreml.plan("vision=fp16,text=pal6", {}).words == {"vision": "fp16", "embedding": "fp32", "text": "pal6"}
 

@@ -31,7 +31,7 @@ from edgekit.formats.counting import Inspection
 from edgekit.formats.inspecting import inspect
 from edgekit.inputs.chat import question
 from edgekit.inputs.processor import Processor
-from edgekit.report.tolerances import RANDOM_BARS, judge, random_bars_of
+from edgekit.report.tolerances import judge, random_bars_of
 from edgekit.runtimes import RUNTIMES, runtime_for
 from edgekit.runtimes.generate import answer, follow
 from edgekit.stats import kl_divergence, largest_gap
@@ -141,7 +141,7 @@ def _holds(target: str, family: str, precision: str, checkpoint: Path, tmp_path:
     asked = questions()
     if any(find_spec(package) is None for package in TARGETS.load(target).packages):
         pytest.skip(f"{target} is not installed: pip install 'edgekit[{TARGETS.load(target).extra}]'")
-    shown = asked if precision in TARGETS.load(target).calibrated else []
+    shown = asked if TARGETS.load(target).needs_calibration(precision) else []
     bundle = export_checkpoint(
         checkpoint, target, precision, tmp_path / "b", sizes=sizes_for(family), samples=asked, calibration=shown
     )
@@ -169,7 +169,7 @@ def test_the_contract_notices_another_picture(tiny_of: Maker) -> None:
     """What the bars on random weights are worth: PyTorch's own distributions for two pictures lie far outside them."""
     session = RUNTIMES.load("pytorch").open_session(tiny_of("internvl"), 1)
     a, b = (next(follow(session, question("what?"), [picture((100, 60), seed)], [0])) for seed in (0, 1))
-    assert kl_divergence(a, b) > RANDOM_BARS["int8"]["mean_kl"]
+    assert kl_divergence(a, b) > random_bars_of("int8")["mean_kl"]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -413,13 +413,15 @@ def test_a_processor_that_cannot_be_loaded(tiny_of: Maker, tmp_path: Path) -> No
 @pytest.mark.slow
 def test_matrix_rows_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     from edgekit import api
-    from edgekit.report import tolerances
+    from edgekit.export import onnx
 
     (row,) = api.matrix(["onnx"], ["internvl"], ["fp32"])
     assert row.passed is True and row.seconds > 0
     always = {"pixel_max_abs", "prompt_ids_equal", "parameters_equal"}
     assert set(row.checks) == {"greedy_identical", "logits_max_abs", *always}
-    monkeypatch.setitem(tolerances.RANDOM_BARS, "fp32", {"logits_max_abs": 0.0})
+    plain = onnx.PRECISIONS["fp32"]
+    strict = replace(plain.tolerances, random={"logits_max_abs": 0.0})
+    monkeypatch.setitem(onnx.PRECISIONS, "fp32", replace(plain, held_to=strict))
     (row,) = api.matrix(["onnx"], ["internvl"], ["fp32"])
     assert row.passed is False and not row.checks["logits_max_abs"]["held"]
     (row,) = api.matrix(["onnx"], ["internvl"], ["int3"])

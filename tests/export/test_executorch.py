@@ -168,7 +168,7 @@ def test_precisions(precision: str, bundle: Bundle, tmp_path: Path) -> None:
     assert parity is not None and parity["passed"]
     assert 1e-3 < parity["logits_max_abs"] < {"int8": 0.5, "int8-static": 2.0, "int4": 2.0}[precision]
     words = {name: part.precision for name, part in made.manifest.components.items()}
-    vision, embedding, text = executorch.WORDS[precision]
+    vision, embedding, text = executorch.PRECISIONS[precision].parts
     assert words == {"vision_encoder": vision, "token_embedding": embedding, "text_decoder": text}
     assert made.path("model.pte").stat().st_size < 0.4 * bundle.path("model.pte").stat().st_size
 

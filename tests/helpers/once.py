@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from edgekit.system.locks import lock
 
 
 def made_once(name: str, factory: pytest.TempPathFactory, make: Callable[[Path], object]) -> Path:
@@ -22,8 +23,8 @@ def made_once(name: str, factory: pytest.TempPathFactory, make: Callable[[Path],
     shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared"
     place, aside = shared / name, shared / "making" / name  # its own name: bundles hold theirs
     aside.parent.mkdir(parents=True, exist_ok=True)
-    with (shared / f"{name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with (shared / f"{name}.lock").open("w") as held:
+        lock(held.fileno(), wait=True)
         if not place.exists():
             make(aside)
             aside.rename(place)

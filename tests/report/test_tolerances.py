@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from edgekit.report.tolerances import MOST_PROMPTS, PROMPTS, TOKENS, settling
+from edgekit.report.tolerances import MOST_PROMPTS, PROMPTS, TOKENS, bars_of, component_bars, random_bars_of, settling
 
 
 def _taken(tokens_each: int, prompts: int = 1000, count: int | None = None) -> int:
@@ -47,3 +47,20 @@ def test_prompts_are_drawn_one_at_a_time() -> None:
     prompts = (drawn.append(k) or k for k in range(1000))  # type: ignore[func-returns-value]
     for number, _ in enumerate(settling(prompts, [], "test", count=10), 1):
         assert len(drawn) == number
+
+
+def test_a_targets_own_tolerances_go_before_the_common_ones() -> None:
+    assert bars_of("fp32", "gguf") == {"greedy_identical": 1.0, "logits_max_abs": 1e-2}
+    assert bars_of("fp32", "onnx") == bars_of("fp32", "not there") == {"greedy_identical": 1.0, "logits_max_abs": 1e-4}
+    assert random_bars_of("fp32", "gguf") == {"logits_max_abs": 1e-2, "mean_kl": 1e-6}
+    assert component_bars("vision=int8,text=fp32", "gguf") == {
+        "vision_snr_db": 15.0, "embedding_snr_db": 40.0, "decoder_snr_db": 40.0,
+    }  # fmt: skip
+
+
+def test_each_module_is_held_to_its_own_precision() -> None:
+    assert component_bars("int4") == {"vision_snr_db": 8.0, "embedding_snr_db": 80.0, "decoder_snr_db": 8.0}
+    said = {"vision": "int8", "embedding": "int8"}  # what a manifest says goes before what the word means
+    assert component_bars("int4", "executorch", said) == {
+        "vision_snr_db": 15.0, "embedding_snr_db": 15.0, "decoder_snr_db": 8.0,
+    }  # fmt: skip

@@ -391,20 +391,58 @@ def test_a_broken_plug_in_is_a_row_of_doctor_and_stops_nothing(
         RUNTIMES.load("aaa")
 
 
-def test_a_precision_without_bars_is_refused_before_anything_is_written(
-    toys: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from edgekit.export.bundling import check_request
+OWN = """
+from edgekit.export import Target
+from edgekit.precision import FP32, CommonPrecision, TargetPrecision, Tolerances, by_name
 
-    source = (
-        "from edgekit.export import Target\n"
-        "def refuse(*a): raise AssertionError\n"
-        "TARGET = Target('own', {'fp32': 'f', 'fp8': 'e4m3'}, 'x', (), ('Linux', 'Darwin'), (), refuse, refuse)\n"
-    )
+def refuse(*a):
+    raise AssertionError
+
+FP8 = CommonPrecision("fp8", Tolerances({"top1_agreement": 0.9}, {"mean_kl": 0.3}, 12.0), 1.0, linear=True)
+OWN = TargetPrecision(FP8, "e4m3", packages={"no_such_package": "no-such"})
+TARGET = Target("own", %s, "", {}, ("Linux", "Darwin"), (), refuse, refuse)
+"""
+
+
+def test_another_packages_target_brings_a_precision_of_its_own(toys: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from edgekit.export.bundling import check_request
+    from edgekit.report.tolerances import bars_of, component_bars, random_bars_of
+
+    source = OWN % "by_name(TargetPrecision(FP32, 'f'), OWN)"
     install(monkeypatch, toys / "more", {("edgekit.export", "own"): source}, name="own")
     check_request("own", "fp32")
-    with pytest.raises(EdgekitError, match="No bars of parity are declared for precision 'fp8'"):
+    with pytest.raises(EdgekitError, match=r"no_such_package is not installed.\n.*pip install no-such$"):
         check_request("own", "fp8")
+    assert bars_of("fp8", "own") == {"top1_agreement": 0.9} and random_bars_of("fp8", "own") == {"mean_kl": 0.3}
+    assert component_bars("fp8", "own") == {"vision_snr_db": 12.0, "embedding_snr_db": 80.0, "decoder_snr_db": 12.0}
+    with pytest.raises(EdgekitError, match="No tolerances are declared for precision 'fp8' of target 'onnx'"):
+        bars_of("fp8", "onnx")
+    (row,) = [row for row in api.doctor() if row["name"] == "extra own"]
+    assert not row["ready"] and row["fix"] == "pip install no-such"
+    (row,) = [row for row in api.targets() if row["target"] == "own"]
+    assert row["missing"] == "pip install no-such" and row["precisions"] == ["fp32", "fp8"]
+
+
+@pytest.mark.parametrize(
+    ("precisions", "why"),
+    [
+        ("{'fp8': 'e4m3'}", "precisions: 'fp8' is a str, no TargetPrecision"),
+        ("{'fp9': OWN}", "precisions: 'fp9' is the precision 'fp8'"),
+        ("by_name(TargetPrecision(CommonPrecision('fp8', Tolerances({}, {'mean_kl': 1.0}, 9.0)), ''))", "hold nothing"),
+        ("('fp8',)", "precisions is no mapping"),
+    ],
+)
+def test_a_target_whose_precisions_could_not_be_judged_is_broken(
+    precisions: str, why: str, toys: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edgekit.report.tolerances import bars_of
+
+    install(monkeypatch, toys / "more", {("edgekit.export", "own"): OWN % precisions}, name="own")
+    (row,) = [row for row in api.doctor() if row["name"] == "target own"]
+    assert why in row["detail"]
+    assert bars_of("fp16", "own") == bars_of("fp16")  # its bundles are held to what the name says
+    with pytest.raises(EdgekitError, match="'own' cannot be loaded"):
+        bars_of("fp8", "own")
 
 
 # ------------------------------------------------------------------------------------------ what was measured is kept

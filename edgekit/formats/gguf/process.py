@@ -30,7 +30,7 @@ from edgekit.formats.gguf.wire import FAILED, NOT_FINITE, Arrays, Message, Share
 from edgekit.system.child import launch
 from edgekit.system.temporary import room
 
-PACKAGES = ("gguf", "llama-cpp-python")
+PACKAGES = {"gguf": "gguf", "llama_cpp": "llama-cpp-python"}  # import name -> distribution
 EXTRA = "gguf"
 BATCH = 2048  # tokens a call of the library takes at most
 CONTEXT = 8192  # tokens the cache holds, unless the model knows fewer positions
@@ -43,7 +43,7 @@ def check_packages(action: str) -> None:
     Raises:
         MissingExtraError: it is not.
     """
-    for module, package in zip(("gguf", "llama_cpp"), PACKAGES, strict=True):
+    for module, package in PACKAGES.items():
         if find_spec(module) is None:
             raise MissingExtraError(action, package, EXTRA)
 
