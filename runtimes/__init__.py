@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edgekit.bundle import MANIFEST
 from edgekit.errors import EdgekitError
@@ -35,6 +35,23 @@ class Runtime:
     packages: tuple[str, ...] = ()
     timing_note: Callable[[], str | None] | None = None
     rehearse: Callable[[Path], None] | None = None
+
+    def open(self, folder: Path, threads: int) -> Session:
+        """`open_session`.
+
+        Raises:
+            EdgekitError: another package's runtime gave something else.
+        """
+        from edgekit.runtimes.session import Session
+
+        session: Any = self.open_session(folder, threads)
+        if not isinstance(session, Session):
+            raise EdgekitError(
+                f"The runtime for {', '.join(self.targets)} gave a {type(session).__name__}, no session.",
+                why="A session inherits from edgekit.runtimes.session.Session.",
+                fix="Tell whoever wrote that runtime.",
+            )
+        return session
 
 
 RUNTIMES: Registry[Runtime] = Registry(

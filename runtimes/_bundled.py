@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ from edgekit.families.merging import Encoded, by_bucket, gather, merge_images, s
 from edgekit.inputs.chat import Message
 from edgekit.inputs.processor import Processor
 from edgekit.manifest import Manifest
-from edgekit.runtimes.session import Logits, Prepared
+from edgekit.runtimes.session import Logits, Prepared, Session
 from edgekit.schema import listed
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def _last(shape: Sequence[int | str]) -> int | str | None:
     return shape[-1] if shape else None
 
 
-class PreparedSession:
+class PreparedSession(Session):
     """A session over a bundle that edgekit's own preprocessing feeds: prompts in, words out.
 
     Attributes:
@@ -124,7 +124,7 @@ class PreparedSession:
         return self.processor.decode(ids, strip_end=False)
 
 
-class BundleSession(PreparedSession, ABC):
+class BundleSession(PreparedSession):
     """A session over a bundle's components, as `session.Session` and `session.Modules`.
 
     A runtime adds how each component is run (`encode_part`, `embed`, `run_decoder`) and what its cache does (`reset`,

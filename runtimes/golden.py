@@ -17,7 +17,7 @@ from edgekit.inputs.chat import question
 from edgekit.runtimes import RUNTIMES, runtime_for
 from edgekit.runtimes.generate import Answer, Chat, answer
 from edgekit.runtimes.sampling import greedy
-from edgekit.runtimes.session import Logits, Session, verified_by
+from edgekit.runtimes.session import Logits, Session
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -40,10 +40,10 @@ def golden_answers(folder: Path, threads: int = 1) -> golden.Entry:
     begun = time.monotonic()
     try:
         name = runtime_for(folder)
-        session = RUNTIMES.load(name).open_session(folder, threads)
+        session = RUNTIMES.load(name).open(folder, threads)
     except EdgekitError as error:
         return golden.no_answers(error.what)
-    found = {**golden.no_answers(""), "runtime": name, "verified_by": verified_by(session), "threads": threads}
+    found = {**golden.no_answers(""), "runtime": name, "verified_by": session.verified_by, "threads": threads}
     try:
         _answer_all(session, folder, found, begun + MOST_SECONDS)
     except EdgekitError as error:

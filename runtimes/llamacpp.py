@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,9 +27,6 @@ from edgekit.runtimes import Runtime
 from edgekit.runtimes._bundled import PreparedSession
 from edgekit.runtimes.sampling import not_finite
 from edgekit.runtimes.session import Logits, Prepared
-
-if TYPE_CHECKING:
-    pass
 
 PACKAGES = ("gguf", "llama-cpp-python")
 

@@ -21,7 +21,7 @@ from edgekit.families import Grid, read_optional_json
 from edgekit.inputs.chat import Message
 from edgekit.inputs.official import TEXT_INPUTS, load_processor, official_inputs, plain_pixels
 from edgekit.runtimes import Runtime
-from edgekit.runtimes.session import Logits, Prepared
+from edgekit.runtimes.session import Logits, Prepared, Session
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -73,7 +73,7 @@ class Official(Prepared):
         return replace(base, kinds=kinds, images=later, vision=self.again(later) if later else {})
 
 
-class TorchSession:
+class TorchSession(Session):
     """A loaded checkpoint with a cache."""
 
     def __init__(self, folder: Path) -> None:

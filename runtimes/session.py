@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
@@ -19,24 +20,6 @@ if TYPE_CHECKING:
 
 Logits = NDArray[np.float32]
 VerifiedBy = Literal["runtime", "evaluator"]
-
-
-def verified_by(session: object) -> VerifiedBy:
-    """What a session's answers were seen on: the runtime itself, or an evaluator of its programs that says so."""
-    found: VerifiedBy = getattr(session, "verified_by", "runtime")
-    return found
-
-
-def generation_of(session: object, mode: Mode = "model") -> Generation:
-    """The model's own generation settings; none for plain greedy decoding, and where a session knows of none.
-
-    Raises:
-        CheckpointError: they are not valid.
-    """
-    if mode == "greedy":
-        return PLAIN
-    found: Generation = getattr(session, "generation", PLAIN)
-    return found
 
 
 @dataclass(frozen=True)
@@ -83,35 +66,65 @@ class Prepared:
         )
 
 
-class Session(Protocol):
-    """What every runtime offers; the loops over it exist once, in generate.py."""
+class Session(ABC):
+    """What every runtime offers; the loops over it exist once, in generate.py.
+
+    Attributes:
+        eos_token_ids: Those that end an answer.
+        vocab_size: Tokens that can be an answer: entries of the tokenizer that have a row of the output head, and the
+            other way.
+        image_token_id: What stands in a prompt for an image.
+        verified_by: What its answers are seen on: the runtime itself, or an evaluator of its programs.
+        notes: For the report: what the runtime chose by itself.
+    """
 
     eos_token_ids: frozenset[int]
     vocab_size: int
-    """Tokens that can be an answer: entries of the tokenizer that have a row of the output head, and the other way."""
     image_token_id: int
+    verified_by: VerifiedBy = "runtime"
+    notes: Sequence[str] = ()
 
+    @property
+    def generation(self) -> Generation:
+        """The model's own generation settings; none where the runtime knows of none.
+
+        Raises:
+            CheckpointError: they are not valid.
+        """
+        return PLAIN
+
+    def helper_memory_bytes(self) -> int:
+        """High-water mark of a process of the runtime's own, where it has one."""
+        return 0
+
+    @abstractmethod
     def prepare(self, messages: list[Message], images: list[Image]) -> Prepared:
         """Tokenise and preprocess with the runtime's own code."""
 
+    @abstractmethod
     def encode_image(self, prepared: Prepared) -> Any:
         """Features of all its pictures, in the runtime's own type; it has some."""
 
+    @abstractmethod
     def prefill(self, prepared: Prepared, features: Any) -> Logits:
         """Append a prompt, or what is new of a conversation, to the cache; the logits (V,) that follow it.
 
         Without new pictures there are no features.
         """
 
+    @abstractmethod
     def decode_step(self, token: int) -> Logits:
         """Append one token; the logits (V,) that follow it."""
 
+    @abstractmethod
     def decode_text(self, ids: list[int]) -> str:
         """Text of generated tokens, special tokens left out; white space at its end is kept."""
 
+    @abstractmethod
     def reset(self) -> None:
         """Empty the cache."""
 
+    @abstractmethod
     def rewind(self, length: int) -> int:
         """Forget all but the first tokens of the cache; a prefill comes next.
 
@@ -121,8 +134,18 @@ class Session(Protocol):
             How many are kept: `length`, or 0 where the runtime cannot keep some of them.
         """
 
+    @abstractmethod
     def close(self) -> None:
         """Free what the session holds."""
+
+
+def generation_of(session: Session, mode: Mode = "model") -> Generation:
+    """The model's own generation settings; none for plain greedy decoding.
+
+    Raises:
+        CheckpointError: they are not valid.
+    """
+    return PLAIN if mode == "greedy" else session.generation
 
 
 @runtime_checkable

@@ -29,7 +29,7 @@ from edgekit.runtimes.attribute import Followed, attribute
 from edgekit.runtimes.generate import answer, follow
 from edgekit.runtimes.golden import check_handover
 from edgekit.runtimes.modules import Mix, Reference, open_reference
-from edgekit.runtimes.session import Modules, Prepared, Session, verified_by
+from edgekit.runtimes.session import Modules, Prepared, Session
 from edgekit.schema import to_json
 from edgekit.stats import finite_or_none, kl_divergence, largest_gap
 
@@ -148,7 +148,7 @@ class _Sides:
 
     def __init__(self, bundle: Bundle, reference: Path, plain: Path | None, threads: int) -> None:
         def opened(folder: Path) -> Any:
-            return RUNTIMES.load(runtime_for(folder)).open_session(folder, threads)
+            return RUNTIMES.load(runtime_for(folder)).open(folder, threads)
 
         self.params = {ORDER: COLUMNS, **bundle.manifest.preprocessing}
         self.parameters_equal = float(_same_parameters(bundle))
@@ -282,7 +282,7 @@ def _compare(
         logits_max_abs=finite_or_none(tally.logits),
         mean_kl=finite_or_none(tally.kl / tokens),
         components=components,
-        verified_by=verified_by(sides.ours),
+        verified_by=sides.ours.verified_by,
     )
     figures = {name: getattr(result, name) for name in bars if hasattr(result, name)}
     figures |= {f"{name}_snr_db": module.snr_db for name, module in components.items()}

@@ -33,7 +33,7 @@ from edgekit.recipe.per_dataset import Choice
 from edgekit.runtimes import RUNTIMES, speed
 from edgekit.runtimes.generate import Answer, answer, exhausted, follow
 from edgekit.runtimes.phases import PHASE
-from edgekit.runtimes.session import Session, generation_of, verified_by
+from edgekit.runtimes.session import Session, generation_of
 from edgekit.stats import finite_or_none, kl_divergence
 from edgekit.system.dialogue import READY, beat_s, first_phase
 from edgekit.system.machine import peak_memory_bytes
@@ -96,8 +96,8 @@ class Worker:
         if self._first is not None:
             ids = self._ready.prepare(self._first.messages, [image.open() for image in self._first.images]).ids
             found["image_tokens"] = int((ids == self._ready.image_token_id).sum())
-        found["notes"] = list(getattr(self._ready, "notes", ()))
-        found["verified_by"] = verified_by(self._ready)
+        found["notes"] = list(self._ready.notes)
+        found["verified_by"] = self._ready.verified_by
         found["timing_note"] = None if runtime.timing_note is None else runtime.timing_note()
         return found
 
@@ -146,9 +146,7 @@ class Worker:
 
     def memory(self) -> int:
         """Bytes: the high-water mark so far."""
-        # A runtime with a process of its own has its memory there.
-        elsewhere = self._ready.helper_memory_bytes() if hasattr(self._ready, "helper_memory_bytes") else 0
-        return peak_memory_bytes() + elsewhere
+        return peak_memory_bytes() + self._ready.helper_memory_bytes()
 
     def speed(self, kind: str, tokens: int) -> dict[str, Any]:
         """One repetition of a speed test."""
@@ -210,7 +208,7 @@ class Worker:
     def _open(self) -> None:
         PHASE.enter("load")
         with exhausted(f"load {self._job.folder}"):
-            self._session = RUNTIMES.load(self._job.runtime).open_session(Path(self._job.folder), self._job.threads)
+            self._session = RUNTIMES.load(self._job.runtime).open(Path(self._job.folder), self._job.threads)
 
     def _close(self) -> None:
         self._ready.close()

@@ -193,13 +193,12 @@ def _open(model: Folder, threads: int) -> tuple[str, Session]:
     if name != "pytorch" and (text := Bundle.load(folder, verify=False).unsealed):
         note(text)
     with exhausted(f"load {folder}"):
-        return name, RUNTIMES.load(name).open_session(folder, threads)
+        return name, RUNTIMES.load(name).open(folder, threads)
 
 
 def _said(said: Answer, runtime: str, session: Session, generation: Generation, mode: Mode) -> Said:
     from edgekit.checkpoint.generation import acting
     from edgekit.runtimes import RUNTIMES
-    from edgekit.runtimes.session import verified_by
 
     timing_note = RUNTIMES.load(runtime).timing_note
     return Said(
@@ -208,7 +207,7 @@ def _said(said: Answer, runtime: str, session: Session, generation: Generation, 
         finish=said.finish,
         generation=HowGenerated(mode, acting(generation), tuple(generation.not_followed)),
         runtime=runtime,
-        verified_by=verified_by(session),
+        verified_by=session.verified_by,
         timings=said.timings,
         timing_note=None if timing_note is None else timing_note(),
     )

@@ -21,12 +21,13 @@ from pathlib import Path
 import numpy as np
 
 from edgekit.runtimes import Runtime
+from edgekit.runtimes import session
 from edgekit.runtimes.session import Prepared
 
 TOKENS = [5, 6, 2]
 
 
-class Session:
+class Session(session.Session):
     eos_token_ids, vocab_size, image_token_id = frozenset({2}), 8, 1
 
     def __init__(self, folder):

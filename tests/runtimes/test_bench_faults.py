@@ -378,7 +378,8 @@ def test_a_runtime_without_packages_loses_nothing(toys: Path) -> None:
 def test_a_broken_plug_in_is_a_row_of_doctor_and_stops_nothing(
     source: str, toys: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    groups = ("runtimes", "devices", "export", "data", "families", "external_results", "data.scoring")
+    groups = ("runtimes", "devices", "export", "data", "families", "external_results", "data.scoring", "formats")
+    groups = (*groups, "distill.objectives", "distill.judges", "distill.generators")  # all the registries there are
     install(monkeypatch, toys / "more", {(f"edgekit.{group}", "aaa"): source for group in groups}, name="broken")
     assert runtime_for(toy_bundle(toys / "b")) == "toy"
     if source.startswith("raise RuntimeError"):
@@ -417,10 +418,10 @@ def test_another_packages_target_brings_a_precision_of_its_own(toys: Path, monke
     assert component_bars("fp8", "own") == {"vision_snr_db": 12.0, "embedding_snr_db": 80.0, "decoder_snr_db": 12.0}
     with pytest.raises(EdgekitError, match="No tolerances are declared for precision 'fp8' of target 'onnx'"):
         bars_of("fp8", "onnx")
-    (row,) = [row for row in api.doctor() if row["name"] == "extra own"]
-    assert not row["ready"] and row["fix"] == "pip install no-such"
-    (row,) = [row for row in api.targets() if row["target"] == "own"]
-    assert row["missing"] == "pip install no-such" and row["precisions"] == ["fp32", "fp8"]
+    (row,) = [row for row in api.doctor() if row.name == "extra own"]
+    assert not row.ready and row.fix == "pip install no-such"
+    (row,) = [row for row in api.targets() if row.target == "own"]
+    assert row.missing == "pip install no-such" and row.precisions == ["fp32", "fp8"]
 
 
 @pytest.mark.parametrize(
@@ -438,8 +439,8 @@ def test_a_target_whose_precisions_could_not_be_judged_is_broken(
     from edgekit.report.tolerances import bars_of
 
     install(monkeypatch, toys / "more", {("edgekit.export", "own"): OWN % precisions}, name="own")
-    (row,) = [row for row in api.doctor() if row["name"] == "target own"]
-    assert why in row["detail"]
+    (row,) = [row for row in api.doctor() if row.name == "target own"]
+    assert why in row.detail
     assert bars_of("fp16", "own") == bars_of("fp16")  # its bundles are held to what the name says
     with pytest.raises(EdgekitError, match="'own' cannot be loaded"):
         bars_of("fp8", "own")

@@ -16,7 +16,7 @@ from edgekit.inputs.chat import question
 from edgekit.runtimes import generate
 from edgekit.runtimes.generate import Chat, Timings, _Held, _keep, answer, exhausted, follow
 from edgekit.runtimes.sampling import greedy
-from edgekit.runtimes.session import Prepared, generation_of, verified_by
+from edgekit.runtimes.session import Prepared, Session, generation_of
 
 END, SPACE, USER, SELF, PICTURE = 0, 6, 7, 8, 9
 LETTERS = {1: "a", 2: "b", 3: "c", 4: "d", 5: "e", SPACE: " "}
@@ -422,8 +422,13 @@ def test_the_two_ends_of_a_prompt() -> None:
 
 
 def test_what_a_session_says_of_itself() -> None:
-    assert verified_by(object()) == "runtime" and verified_by(SimpleNamespace(verified_by="evaluator")) == "evaluator"
-    own = Generation(min_new_tokens=3)
-    knowing = SimpleNamespace(generation=own)
-    assert generation_of(knowing) is own is generation_of(knowing, "model")
-    assert generation_of(knowing, "greedy") is PLAIN is generation_of(object())
+    class Plain(Toy, Session):
+        pass
+
+    class Knowing(Plain):
+        generation = Generation(min_new_tokens=3)
+
+    plain, knowing = Plain([]), Knowing([])
+    assert (plain.verified_by, tuple(plain.notes), plain.helper_memory_bytes()) == ("runtime", (), 0)
+    assert generation_of(knowing) is Knowing.generation is generation_of(knowing, "model")
+    assert generation_of(knowing, "greedy") is PLAIN is generation_of(plain)

@@ -1,0 +1,1 @@
+"""A target, the runtime of its bundles, a VLM family and a device for edgekit."""

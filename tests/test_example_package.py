@@ -1,0 +1,172 @@
+"""Another package's target, runtime, family and device (tests/example_package), found by their entry points and driven
+by the commands a person would use."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tomllib
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from edgekit import families, registry
+from edgekit.bundle import Bundle
+from edgekit.cli import build
+from edgekit.demo import tiny
+from edgekit.errors import EdgekitError
+from edgekit.runtimes import RUNTIMES, Runtime
+
+PACKAGE = Path(__file__).parent / "example_package"
+TEMPLATE = (
+    "{% for message in messages %}{{ message['role'] }}: {% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}{{ '<image>' }}{% else %}{{ part['text'] }}{% endif %}{% endfor %}<|im_end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}{{ 'assistant:' }}{% endif %}"
+)
+cli = CliRunner()
+
+
+def call(*arguments: str) -> Any:
+    """What a command prints as JSON."""
+    result = cli.invoke(build(), [*arguments, "--json"])
+    assert result.exit_code == 0, (result.output, result.exception)
+    return json.loads(result.stdout)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The package, as pip would leave it, for this process and those it starts."""
+    project = tomllib.loads((PACKAGE / "pyproject.toml").read_text())["project"]
+    about = tmp_path_factory.mktemp("site") / "edgekit_example-1.0.dist-info"
+    about.mkdir()
+    name, version = project["name"], project["version"]
+    (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+    lines = [
+        line
+        for group, entries in project["entry-points"].items()
+        for line in (f"[{group}]", *(f"{key} = {value}" for key, value in entries.items()))
+    ]
+    (about / "entry_points.txt").write_text("\n".join(lines))
+    with pytest.MonkeyPatch.context() as patch:
+        for place in (str(about.parent), str(PACKAGE)):
+            patch.syspath_prepend(place)
+        patch.setenv("PYTHONPATH", os.pathsep.join(path for path in sys.path if path))
+        patch.setattr(registry, "_entry_points", cache(registry._entry_points.__wrapped__))
+        patch.setattr(families, "_by_model_type", cache(families._by_model_type.__wrapped__))
+        yield
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random LLaVA with its processor, as the hub's folders are."""
+    import torch
+    from transformers import LlavaConfig, PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("llava")
+    tokenizer = tiny._tokenizer(tiny.LLAVA_SPECIAL, [])
+    tower = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = LlavaConfig(
+        text_config=tiny._text("llama", tokenizer, tiny.TINY, tokenizer.get_vocab_size()),
+        vision_config={"model_type": "clip_vision_model", **tower, "image_size": 42, "patch_size": 14},
+        image_token_index=tokenizer.token_to_id("<image>"),
+        image_seq_length=9,
+        vision_feature_layer=-2,
+        vision_feature_select_strategy="default",
+        tie_word_embeddings=False,
+    )
+    torch.manual_seed(0)
+    model = tiny._model(config, 32)
+    model.generation_config.eos_token_id, model.generation_config.pad_token_id = [2], 0
+    model.save_pretrained(folder)
+    wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>")
+    wrapped.chat_template = TEMPLATE
+    wrapped.save_pretrained(folder)
+    picture = {
+        **tiny.STEPS, **tiny.CLIP, "image_processor_type": "CLIPImageProcessor", "processor_class": "LlavaProcessor",
+        "size": {"height": 42, "width": 42}, "do_center_crop": False, "resample": 3,
+    }  # fmt: skip
+    words = {"patch_size": 14, "vision_feature_select_strategy": "default", "num_additional_image_tokens": 1}
+    (folder / "preprocessor_config.json").write_text(json.dumps(picture))
+    (folder / "processor_config.json").write_text(
+        json.dumps({**words, "image_token": "<image>", "processor_class": "LlavaProcessor"})
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bundles(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Exported by the command, in fp32 and in the target's own precision."""
+    out = tmp_path_factory.mktemp("bundles")
+    asked = ("--target", "example", "--precision", "fp32,e5m2", "--out", str(out))
+    cli.invoke(build(), ["export", str(checkpoint), *asked])  # exit 3: random weights do not keep the bars of trained
+    return out
+
+
+def test_the_lists_know_them() -> None:
+    (target,) = [row for row in call("targets") if row["target"] == "example"]
+    assert target["precisions"] == ["fp32", "fp16", "e5m2"] and target["ready"] and target["runtimes"] == ["example"]
+    (device,) = call("devices", "example://shelf")
+    assert device == {"device": "example://shelf", "ready": True, "detail": "a board at shelf"}
+    assert "example" in [row["device"] for row in call("devices")]
+    rows = {row["name"]: row for row in call("doctor")}
+    assert rows["extra example"]["detail"].startswith("safetensors ")
+    assert not [name for name in rows if name.endswith((" example", " llava")) and not rows[name]["ready"]]
+
+
+def test_what_it_exports(bundles: Path) -> None:
+    whole, eight = (Bundle.load(bundles / f"example-{name}") for name in ("fp32", "e5m2"))
+    assert whole.manifest.family == "llava" and eight.manifest.precision.native.startswith("float8")
+    assert whole.manifest.parity is not None and whole.manifest.parity["passed"]
+    assert whole.manifest.parity["logits_max_abs"] < 1e-5
+    assert eight.manifest.parity is not None and eight.manifest.parity["logits_max_abs"] > 1e-3
+    assert eight.manifest.parity["checks"]["top1_agreement"]["bar"] == 0.8
+    sizes = [one.manifest.files["weights.safetensors"].bytes for one in (eight, whole)]
+    assert sizes[0] < 0.3 * sizes[1]
+
+
+def test_it_answers_as_the_checkpoint_does(bundles: Path, checkpoint: Path, tmp_path: Path) -> None:
+    from PIL import Image
+
+    image = tmp_path / "image.png"
+    Image.effect_noise((60, 40), 80).convert("RGB").save(image)
+    asked = ("--image", str(image), "--prompt", "what is there?", "--max-new-tokens", "8", "--generation", "greedy")
+    ours, theirs = (call("run", str(place), *asked) for place in (bundles / "example-fp32", checkpoint))
+    assert ours["runtime"] == "example" and theirs["runtime"] == "pytorch"
+    assert ours["token_ids"] == theirs["token_ids"] and ours["token_ids"]
+    verified = call("verify", str(bundles / "example-fp32"), "--reference", str(checkpoint), "--samples", "2")
+    assert verified["passed"] and verified["runtime"] == "example" and verified["pixel_max_abs"] < 1e-5
+    assert verified["checks"]["decoder_snr_db"]["bar"] == 80.0
+
+
+def test_it_is_measured_here_and_on_its_board(bundles: Path, tmp_path: Path) -> None:
+    asked = (
+        "--data",
+        "easy-vqa:test",
+        "--limit",
+        "2",
+        "--repetitions",
+        "1",
+        "--processes",
+        "1",
+        "--prompt-tokens",
+        "4",
+    )
+    asked = (*asked, "--new-tokens", "2", "--out", str(tmp_path))
+    report = call("bench", str(bundles / "example-e5m2"), "--device", "example://shelf?speed=7", *asked)
+    here, there = report["rows"][-2:]
+    assert (here["device"], here["status"], here["runtime"], here["n"]) == ("host", "ok", "example", 2), here
+    assert (there["device"], there["status"]) == ("example://shelf", "ok"), there
+    assert there["decode_tokens_per_s"] == 7.0 and any("widened" in note for note in report["notes"])
+
+
+def test_a_session_that_is_none_is_named(bundles: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    strange = Runtime(targets=("example",), open_session=lambda folder, threads: object())  # type: ignore[arg-type]
+    with pytest.raises(EdgekitError, match="The runtime for example gave a object, no session") as caught:
+        strange.open(bundles / "example-fp32", 1)
+    assert "edgekit.runtimes.session.Session" in caught.value.why
+    assert RUNTIMES.load("example").open(bundles / "example-fp32", 1).verified_by == "runtime"
