@@ -6,7 +6,6 @@ docs/devices.md shows one whole.
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -16,7 +15,7 @@ from types import MappingProxyType
 from typing import Any, Protocol
 from urllib.parse import parse_qsl
 
-from edgekit.errors import EdgekitError
+from edgekit.errors import EdgekitError, did_you_mean
 from edgekit.registry import Registry
 from edgekit.report.prediction import Prediction
 
@@ -201,10 +200,9 @@ def parse_address(spec: str) -> Address:
     known = DEVICES.load(address.device).options
     for name in address.options:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
             raise EdgekitError(
                 f"The device {address.device!r} has no option {name!r}.",
-                fix=(f"Did you mean {near[0]!r}? " if near else "") + f"There are: {', '.join(known) or 'none'}.",
+                fix=f"{did_you_mean(name, known)} There are: {', '.join(known) or 'none'}.".lstrip(),
             )
     return address
 

@@ -30,7 +30,6 @@ from edgekit.recipe.model import Recipe
 FORWARD_SHARE = 0.3
 DECODE_SHARE = 0.1
 EVALUATION_TOKENS = 16
-EVALUATION_BATCH = 128
 DENSE_COPIES = 14  # float32 vocabulary vectors alive in a dense JSD, forward and backward
 CHUNK_COPIES = 6  # the same within a chunk
 REPLIES = ("yes", "no", "it is", "the", "a", "two", "red", "left")

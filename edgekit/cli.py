@@ -45,6 +45,12 @@ class Group(TyperGroup):
         """Verbs in the order of the work, not of the alphabet."""
         return [verb for verb in VERBS if verb in self.commands]
 
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Each verb with its whole summary."""
+        verbs = [(name, self.commands[name]) for name in self.list_commands(ctx)]
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, verb.get_short_help_str(limit=300)) for name, verb in verbs])
+
     def invoke(self, ctx: Any) -> Any:
         """Run the verb."""
         try:

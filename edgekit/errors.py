@@ -5,9 +5,11 @@ A bug is not an `EdgekitError`: it is left to crash with its traceback.
 
 from __future__ import annotations
 
+import difflib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
 
@@ -93,10 +95,33 @@ class UnsupportedError(EdgekitError):
     """A target cannot hold a model of this kind, by its design."""
 
 
-class GateFailed(EdgekitError):
-    """A declared bar was not reached. The results are kept; only the exit code says no."""
+class ContextError(DataError):
+    """A prompt and its answer do not fit into a bundle's cache.
 
-    exit_code = 3
+    Args:
+        tokens: That fit.
+        why: So many do.
+        fix: What else helps, behind the usual.
+    """
+
+    def __init__(self, tokens: int, why: str = "So many the cache of this bundle holds.", fix: str = "") -> None:
+        usual = "Ask with fewer or smaller pictures, or for a shorter answer"
+        super().__init__(
+            f"The prompt and its answer take more than {tokens} tokens.",
+            why=why,
+            fix=f"{usual}; {fix}." if fix else f"{usual}.",
+        )
+
+
+def nearest(word: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """The known word that a mistyped one is most like; None where none is alike enough (0 to 1)."""
+    return next(iter(difflib.get_close_matches(word, list(known), n=1, cutoff=cutoff)), None)
+
+
+def did_you_mean(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
+    """The question for a message; "" where no known word is alike enough."""
+    near = nearest(word, known, cutoff)
+    return "" if near is None else f"Did you mean {near!r}?"
 
 
 def _shortened(text: str) -> str:

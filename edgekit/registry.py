@@ -11,7 +11,6 @@ the group of the same name:
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import importlib
 import importlib.util
 from collections.abc import Callable, Iterator, Mapping, Set
@@ -22,7 +21,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Generic, TypeVar
 
-from edgekit.errors import EdgekitError
+from edgekit.errors import EdgekitError, did_you_mean
 
 T = TypeVar("T")
 
@@ -122,9 +121,10 @@ class Registry(Generic[T]):
 
     def unknown(self, name: str) -> EdgekitError:
         """The error for a name that is not there, with the nearest one that is."""
-        near = difflib.get_close_matches(name, self.names(), n=1)
-        hint = f"Did you mean {near[0]!r}? " if near else ""
-        return EdgekitError(f"Unknown {self.kind} {name!r}.", fix=f"{hint}There are: {', '.join(self.names())}.")
+        there = f"There are: {', '.join(self.names())}."
+        return EdgekitError(
+            f"Unknown {self.kind} {name!r}.", fix=f"{did_you_mean(name, self.names())} {there}".lstrip()
+        )
 
 
 def _wrong(found: Any, base: type[Any], *, as_class: bool) -> str:

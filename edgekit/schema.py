@@ -9,7 +9,6 @@ from __future__ import annotations
 import ast
 import contextlib
 import dataclasses
-import difflib
 import inspect
 import itertools
 import math
@@ -20,7 +19,7 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
-from edgekit.errors import EdgekitError
+from edgekit.errors import EdgekitError, did_you_mean, nearest
 
 T = TypeVar("T")
 MOST_PROBLEMS = 20
@@ -46,8 +45,8 @@ def read(cls: type[T], value: Any, problems: list[str], path: str = "") -> T | N
     fields, hints = _shape_of(typing.cast(Any, cls))  # mypy does not take a type[T] for hashable
     before = len(problems)
     for key in itertools.islice((key for key in value if key not in fields), 2 * MOST_PROBLEMS):
-        near = difflib.get_close_matches(str(key)[:MOST_SHOWN], fields, n=1, cutoff=0.5)
-        problems.append(f"{_join(path, key)}: unknown key" + (f", did you mean {near[0]!r}?" if near else ""))
+        near = nearest(str(key)[:MOST_SHOWN], fields, cutoff=0.5)
+        problems.append(f"{_join(path, key)}: unknown key" + (f", did you mean {near!r}?" if near else ""))
     given: dict[str, Any] = {}
     for key, field in fields.items():
         if key in value:
@@ -187,9 +186,8 @@ def _read_union(args: tuple[Any, ...], value: Any, problems: list[str], path: st
 
 def _read_literal(args: tuple[Any, ...], value: Any, problems: list[str], path: str) -> Any:
     if not any(value == arg and type(value) is type(arg) for arg in args):
-        near = difflib.get_close_matches(str(value)[:MOST_SHOWN], [str(arg) for arg in args], n=1, cutoff=0.5)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        problems.append(f"{path}: {_shown(value)} is not one of {', '.join(map(repr, args))}.{hint}")
+        hint = did_you_mean(str(value)[:MOST_SHOWN], map(str, args), cutoff=0.5)
+        problems.append(f"{path}: {_shown(value)} is not one of {', '.join(map(repr, args))}. {hint}".rstrip())
     return value
 
 

@@ -5,12 +5,11 @@ A report's Markdown file keeps every column. On a terminal `--columns` picks som
 
 from __future__ import annotations
 
-import difflib
 import sys
 from collections.abc import Sequence
 
 from edgekit.console import note
-from edgekit.errors import EdgekitError
+from edgekit.errors import EdgekitError, nearest
 from edgekit.visible import one_line
 
 GAP = 2
@@ -114,8 +113,8 @@ def find_column(name: str, head: Sequence[str]) -> int:
     wanted = " ".join(name.split()).casefold()
     if wanted in known:
         return known.index(wanted)
-    near = difflib.get_close_matches(wanted, known, n=1, cutoff=0.5)
-    hint = f"Did you mean {head[known.index(near[0])]!r}?  " if near else ""
+    near = nearest(wanted, known, cutoff=0.5)
+    hint = f"Did you mean {head[known.index(near)]!r}?  " if near else ""
     raise EdgekitError(f"There is no column {name.strip()!r}.", fix=f"{hint}There are: {', '.join(head)}.")
 
 

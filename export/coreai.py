@@ -30,6 +30,7 @@ from edgekit import schema
 from edgekit.checkpoint.folder import load_model
 from edgekit.errors import BundleError
 from edgekit.export import NO_OPTIONS, Options, Target, Written, vision_name
+from edgekit.export._context import context_of
 from edgekit.export._coreai_modules import compressed, decoder, half_outputs, plain_embedding
 from edgekit.families import Split, VisionPart, family_of, read_optional_json
 from edgekit.files import scratch, write_json
@@ -136,9 +137,9 @@ def write_from(checkpoint: str, sizes: list[list[int]] | None, precision: str, f
 def write_here(split: Split, precision: str, folder: Path) -> dict[str, Component]:
     """Write a bundle's assets, tokenizer and metadata.json in this process; the components by name."""
     components = {}
-    for program in programs(split, precision, context_of(split)):
+    for program in programs(split, precision, context_of(split, CONTEXT)):
         asset = folder / asset_name(program.name)
-        _convert(program, context_of(split)).save_asset(asset)
+        _convert(program, context_of(split, CONTEXT)).save_asset(asset)
         given = (*program.inputs, *program.states)
         own = "fp16" if program.name == "token_embedding" and precision != "fp32" else precision
         components[program.name] = Component(f"{asset.name}/{PROGRAM}", given, program.outputs, own)
@@ -150,13 +151,6 @@ def write_here(split: Split, precision: str, folder: Path) -> dict[str, Componen
 def asset_name(component: str) -> str:
     """A component's .aimodel in the bundle."""
     return ASSETS.get(component, component.replace("vision_encoder", "vision") + ".aimodel")
-
-
-def context_of(split: Split) -> int:
-    """Tokens the states hold."""
-    configs: list[Any] = [getattr(part, "config", None) for part in split.text.modules()]
-    known = [int(config.max_position_embeddings) for config in configs if hasattr(config, "max_position_embeddings")]
-    return min([CONTEXT, *known])
 
 
 def programs(split: Split, precision: str, context: int) -> list[Program]:
@@ -319,7 +313,7 @@ def metadata(split: Split, folder: Path) -> dict[str, Any]:
         "language": {
             "tokenizer": "tokenizer",
             "vocab_size": split.vocab_size,
-            "max_context_length": context_of(split) - 1,
+            "max_context_length": context_of(split, CONTEXT) - 1,
             "embedded_tokenizer": True,
             "function_map": {"main": ["main"]},
         },

@@ -31,6 +31,7 @@ from edgekit import __version__
 from edgekit.console import progress
 from edgekit.errors import EdgekitError
 from edgekit.export import NO_OPTIONS, Options, Target, Written, vision_name
+from edgekit.export._context import context_of
 from edgekit.export._coreml_metadata import describe, label
 from edgekit.export._coreml_modules import switch
 from edgekit.export._coreml_precision import CALIBRATED_SUFFIX, GROUP, compress
@@ -214,9 +215,7 @@ def _moments(split: Split, chosen: Plan, calibration: Sequence[Inputs]) -> Momen
 
 def _within(chosen: Plan, split: Split) -> Plan:
     """The plan with no more context than the model knows positions."""
-    configs: list[Any] = [getattr(part, "config", None) for part in split.text.modules()]
-    known = [int(config.max_position_embeddings) for config in configs if hasattr(config, "max_position_embeddings")]
-    context = min([chosen.context, *known])
+    context = context_of(split, chosen.context)
     text: Any = split.text
     limit = switch(getattr(text.text_model, "rotary_emb", None), context)
     _refuse(

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from edgekit.export import NO_OPTIONS, Options, Target, Written, vision_name
+from edgekit.export._context import context_of
 from edgekit.export._executorch_precision import int8_rows, quantise, static
 from edgekit.export._xnnpack import PLAIN, cached_decoder, rewritten, traceable, write_free_sizes_as_minus_one
 from edgekit.families import Split, VisionPart, read_optional_json
@@ -110,7 +111,7 @@ def write(
     """
     with quiet():
         _import_tools()
-        made = methods(split, precision, _context(split), _pictures(split, calibration))
+        made = methods(split, precision, context_of(split, CONTEXT), _pictures(split, calibration))
         program = lower(made, constants(split, folder)).to_executorch()
         with (folder / FILE).open("wb") as stream:
             program.write_to_file(stream)
@@ -125,12 +126,6 @@ def _import_tools() -> None:
     from executorch.extension.llm.custom_ops import custom_ops  # noqa: F401  (what tracing must know of them)
 
 
-def _context(split: Split) -> int:
-    configs: list[Any] = [getattr(part, "config", None) for part in split.text.modules()]
-    known = [int(config.max_position_embeddings) for config in configs if hasattr(config, "max_position_embeddings")]
-    return min([CONTEXT, *known])
-
-
 def constants(split: Split, folder: Path) -> dict[str, Any]:
     """The constant methods that ExecuTorch's runners read.
 
@@ -141,8 +136,8 @@ def constants(split: Split, folder: Path) -> dict[str, Any]:
     config = read_optional_json(folder / "config.json")
     bos = config.get("text_config", config).get("bos_token_id", config.get("bos_token_id"))
     return {
-        "get_max_seq_len": _context(split),
-        "get_max_context_len": _context(split),
+        "get_max_seq_len": context_of(split, CONTEXT),
+        "get_max_context_len": context_of(split, CONTEXT),
         "get_vocab_size": split.vocab_size,
         "get_bos_id": bos if isinstance(bos, int) else 0,
         "get_eos_ids": split.eos_token_ids,

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.bundle import Bundle
-from edgekit.errors import BundleError, DataError, MissingExtraError
+from edgekit.errors import BundleError, ContextError, MissingExtraError
 from edgekit.families import Grid
 from edgekit.formats.declared import check_numbers, check_tensors
 from edgekit.formats.executorch.program import Program, load_custom_ops
@@ -124,11 +124,7 @@ class ExecutorchSession(BundleSession):
     def check_room(self, tokens: int) -> None:
         """The cache has a fixed end."""
         if self._length + tokens > self._context:
-            raise DataError(
-                f"The prompt and its answer take more than {self._context} tokens.",
-                why="So many the cache of this bundle holds.",
-                fix="Ask with fewer or smaller pictures, or for a shorter answer.",
-            )
+            raise ContextError(self._context)
 
     def reset(self) -> None:
         """Empty the cache: what lies behind the position is never read."""

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.bundle import Bundle
-from edgekit.errors import DataError
+from edgekit.errors import ContextError
 from edgekit.families import FAMILIES, Pixels
 from edgekit.families.merging import Encoded
 from edgekit.formats.gguf.checks import check_files
@@ -173,11 +173,7 @@ class LlamaSession(PreparedSession):
             DataError: the cache has no room for it.
         """
         if len(self._places) + places.shape[-1] > self._context:
-            raise DataError(
-                f"The prompt and its answer take more than {self._context} tokens.",
-                why="So many the cache holds.",
-                fix="Ask with fewer or smaller pictures, or for a shorter answer.",
-            )
+            raise ContextError(self._context)
         first: Any = places if places.ndim == 1 else places[0]
         self._places += first.tolist()
         self._next = int(places.max()) + 1

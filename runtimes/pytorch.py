@@ -77,13 +77,10 @@ class TorchSession(Session):
     """A loaded checkpoint with a cache."""
 
     def __init__(self, folder: Path) -> None:
-        from transformers.utils import logging
-
         from edgekit.checkpoint.configuration import end_list
         from edgekit.checkpoint.folder import load_model
         from edgekit.inputs.processor import check_image_token
 
-        logging.set_verbosity_error()
         self._folder = folder
         self.model: Any = load_model(folder)
         self.processor: Any = load_processor(folder)

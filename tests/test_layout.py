@@ -49,7 +49,7 @@ def within(name: str, package: str) -> bool:
 
 
 def allowed(module: str, name: str) -> bool:
-    """Whether STYLE's layers let `module` import `name` of edgekit."""
+    """Whether the layers (CONTRIBUTING.md) let `module` import `name` of edgekit."""
     if any(within(module, top) for top in TOP):
         return True
     own = next((folder for folder in LINKED if within(module, f"edgekit.{folder}")), None)

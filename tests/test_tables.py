@@ -98,13 +98,11 @@ def test_a_terminal_of_80_columns(tmp_path: Path, tiny_bundle: Path) -> None:
 
 
 def test_a_line_of_the_matrix_fits() -> None:
+    from edgekit.api.results import MatrixRow
     from edgekit.commands.targets import _line
 
     checks = {f"figure_{n}": {"value": 0.1, "bar": 1.0, "held": n != 3} for n in range(5)}
-    row = {
-        "family": "idefics3", "target": "coreml", "precision": "fp16", "passed": False, "seconds": 3.0,
-        "verified_by": "evaluator", "checks": checks,
-    }  # fmt: skip
+    row = MatrixRow("idefics3", "coreml", "fp16", False, checks=checks, seconds=3.0, verified_by="evaluator")
     whole = _line(row)
     assert all(name in whole for name in checks) and whole.index("figure_3") < whole.index("figure_0")
     short = _line(row, 120)

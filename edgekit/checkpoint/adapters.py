@@ -19,6 +19,7 @@ from edgekit.checkpoint.weights import AGAIN, INDEX, SINGLE, check_weights, weig
 from edgekit.errors import CheckpointError, EdgekitError
 from edgekit.families import read_optional_json
 from edgekit.files import new_folder, sha256_file, sha256_json
+from edgekit.system.quiet import quiet_transformers
 
 SETTINGS, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 BASE = "base_model_name_or_path"
@@ -188,7 +189,6 @@ def _load(folder: Path, base: Path) -> Any:
     """The base in its own type; a vision-language model, or of text alone for a judge."""
     from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as PICTURED
-    from transformers.utils import logging
 
     from edgekit.checkpoint.tensors import check_tensors
 
@@ -196,18 +196,14 @@ def _load(folder: Path, base: Path) -> Any:
     if pictured:
         check_tensors(folder)
     auto = AutoModelForImageTextToText if pictured else AutoModelForCausalLM
-    before = logging.get_verbosity()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
     try:
-        return auto.from_pretrained(
-            folder, dtype="auto", local_files_only=True, trust_remote_code=False, use_safetensors=True
-        )
+        with quiet_transformers():
+            return auto.from_pretrained(
+                folder, dtype="auto", local_files_only=True, trust_remote_code=False, use_safetensors=True
+            )
     except (RuntimeError, ValueError, OSError, KeyError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise CheckpointError(f"Cannot load the base {base} of an adapter.", why=reason) from error
-    finally:
-        logging.set_verbosity(before)
 
 
 def _apply(model: Any, folder: Path, settings: dict[str, Any]) -> Any:

@@ -15,6 +15,7 @@ from edgekit.console import note_once
 from edgekit.errors import CheckpointError
 from edgekit.files import sha256_tree
 from edgekit.seal import check_folder
+from edgekit.system.quiet import quiet_transformers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -81,28 +82,23 @@ def load_model(folder: Path, *, dtype: str = "float32", attn: str = "sdpa") -> P
     """
     import torch
     from transformers import AutoModelForImageTextToText
-    from transformers.utils import logging
 
     check_checkpoint(folder)
     check_tensors(folder)
-    logging.disable_progress_bar()
-    before = logging.get_verbosity()
-    logging.set_verbosity_error()
     try:
-        model, report = AutoModelForImageTextToText.from_pretrained(
-            folder,
-            dtype=getattr(torch, dtype),
-            attn_implementation=attn,
-            local_files_only=True,
-            trust_remote_code=False,
-            use_safetensors=True,
-            output_loading_info=True,
-        )
+        with quiet_transformers():
+            model, report = AutoModelForImageTextToText.from_pretrained(
+                folder,
+                dtype=getattr(torch, dtype),
+                attn_implementation=attn,
+                local_files_only=True,
+                trust_remote_code=False,
+                use_safetensors=True,
+                output_loading_info=True,
+            )
     except Exception as error:  # whatever a folder's files make transformers raise
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise CheckpointError(f"Cannot load the model in {folder}.", why=reason) from error
-    finally:
-        logging.set_verbosity(before)
     if missing := sorted(report["missing_keys"]):
         raise CheckpointError(
             f"{folder} lacks {len(missing)} tensors, the first: {missing[0]}.",

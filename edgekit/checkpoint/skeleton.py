@@ -15,6 +15,7 @@ from edgekit.checkpoint.configuration import CONFIG, GENERATION, read_config, re
 from edgekit.checkpoint.weights import Stored, stored_tensors
 from edgekit.errors import CheckpointError
 from edgekit.families import Family, family_of
+from edgekit.system.quiet import quiet_transformers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -43,19 +44,17 @@ def skeleton(folder: Path) -> PreTrainedModel:
     """
     import torch
     from transformers import AutoConfig, AutoModelForImageTextToText, GenerationConfig
-    from transformers.utils import logging
 
     path = folder / CONFIG
     kind = read_config(folder)["model_type"]
-    before = logging.get_verbosity()
-    logging.set_verbosity_error()
     try:
-        config: Any = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        _check(path, config, family_of(str(kind)))
-        with torch.device("meta"):
-            model: PreTrainedModel = AutoModelForImageTextToText.from_config(config)
-        if (path := folder / GENERATION).exists():
-            GenerationConfig.from_pretrained(folder, local_files_only=True)
+        with quiet_transformers():
+            config: Any = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+            _check(path, config, family_of(str(kind)))
+            with torch.device("meta"):
+                model: PreTrainedModel = AutoModelForImageTextToText.from_config(config)
+            if (path := folder / GENERATION).exists():
+                GenerationConfig.from_pretrained(folder, local_files_only=True)
     except CheckpointError:
         raise
     except Exception as error:  # whatever a configuration makes its classes raise: there is no end of types
@@ -64,8 +63,6 @@ def skeleton(folder: Path) -> PreTrainedModel:
             why=_reason(error),
             fix="Take this file from the model's original folder.",
         ) from error
-    finally:
-        logging.set_verbosity(before)
     return model
 
 

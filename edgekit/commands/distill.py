@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from edgekit.console import is_main_process, note, print_json, print_text
+from edgekit.units import bytes_text, hours_text
 
 
 def command(
@@ -137,28 +138,15 @@ def _print_plan(plan: dict[str, Any]) -> None:
     lines.append(("questions     train, test", f"{plan['questions']['train']:,}, {plan['questions']['test']:,}"))
     lines.append(("responses     teachers, student", f"{counts['teacher']:,}, {counts['student']:,}"))
     for phase, title in (("gen_data", "Gen-Data"), ("training", "training")):
-        lines += [(f"memory        {title}: {part}", _size(value)) for part, value in memory[phase].items()]
-    lines.append(("memory        peak of a process", _size(memory["peak"])))
+        lines += [(f"memory        {title}: {part}", bytes_text(value)) for part, value in memory[phase].items()]
+    lines.append(("memory        peak of a process", bytes_text(memory["peak"])))
     for part in ("answer logits if dense", "student states under FSDP2 or ZeRO-3"):
-        lines.append((f"memory        not counted: {part}", _size(memory[part])))
-    lines += [(f"disk          {part}", _size(value)) for part, value in disk.items()]
+        lines.append((f"memory        not counted: {part}", bytes_text(memory[part])))
+    lines += [(f"disk          {part}", bytes_text(value)) for part, value in disk.items()]
     names = {"gen_data": "Gen-Data", "train": "training", "measure": "accuracy before and after", "total": "total"}
-    lines += [(f"time          {names[part]}", _clock(value)) for part, value in plan["hours"].items()]
+    lines += [(f"time          {names[part]}", hours_text(value)) for part, value in plan["hours"].items()]
     width = max(len(name) for name, _ in lines)
     for name, value in lines:
         print_text(f"{name:{width}}  {value:>12}")
     for text in plan["assumptions"]:
         note(f"- {text}")
-
-
-def _size(count: float) -> str:
-    for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
-        if count >= scale:
-            return f"{count / scale:,.1f} {unit}"
-    return f"{count / 1e3:,.1f} kB"
-
-
-def _clock(hours: float) -> str:
-    if hours >= 1:
-        return f"{hours:,.1f} h"
-    return f"{hours * 60:.1f} min" if hours * 60 >= 1 else f"{hours * 3600:.0f} s"

@@ -10,6 +10,7 @@ import typer
 
 from edgekit.commands._options import Columns, Wide
 from edgekit.console import print_json, print_text
+from edgekit.units import bytes_text
 from edgekit.visible import one_line
 
 if TYPE_CHECKING:
@@ -55,15 +56,15 @@ def command(
 
 def _show(found: Inspection, operations: bool, columns: str | None, wide: bool) -> None:
     mark = f"  {found.hash[:12]}" if found.hash else ""
-    print_text(f"{one_line(found.name)}: {found.target} {found.precision}, {_bytes(found.size_bytes)}{mark}")
+    print_text(f"{one_line(found.name)}: {found.target} {found.precision}, {bytes_text(found.size_bytes, 2)}{mark}")
     _print_components(found, columns, wide)
     token = f"a token with {found.cache_tokens} in the cache"
-    print_text(_moved(token, found.per_token, f"cache {_bytes(found.cache_bytes_per_token)} a token"))
+    print_text(_moved(token, found.per_token, f"cache {bytes_text(found.cache_bytes_per_token, 2)} a token"))
     if found.per_image is not None:
         print_text(_moved("a picture or tile", found.per_image, "pixels and features"))
     print_text(
-        f"size: weights {_bytes(found.weight_bytes)}, constants {_bytes(found.constant_bytes)}, programs "
-        f"{_bytes(found.program_bytes)}, tokenizer and the rest {_bytes(found.other_bytes)}"
+        f"size: weights {bytes_text(found.weight_bytes, 2)}, constants {bytes_text(found.constant_bytes, 2)}, programs "
+        f"{bytes_text(found.program_bytes, 2)}, tokenizer and the rest {bytes_text(found.other_bytes, 2)}"
     )
     for name, part in found.components.items():
         _print_lists(name, part, None if operations else SHOWN)
@@ -81,15 +82,15 @@ def _print_components(found: Inspection, columns: str | None, wide: bool) -> Non
     rows = [
         [
             name, _parameters(part), "" if part.bits_per_weight is None else f"{part.bits_per_weight:.2f}",
-            _bytes(part.weight_bytes), _bytes(part.constant_bytes), f"{sum(part.operations.values()):,}",
+            bytes_text(part.weight_bytes, 2), bytes_text(part.constant_bytes, 2), f"{sum(part.operations.values()):,}",
             f"{sum(part.apart.values()):,}", _work(part.flops), part.run,
         ]
         for name, part in found.components.items()
     ]  # fmt: skip
     rows.append(
         [
-            "all", f"{found.parameters:,}", f"{found.bits_per_weight:.2f}", _bytes(found.weight_bytes),
-            _bytes(found.constant_bytes), "", "", "", "",
+            "all", f"{found.parameters:,}", f"{found.bits_per_weight:.2f}", bytes_text(found.weight_bytes, 2),
+            bytes_text(found.constant_bytes, 2), "", "", "", "",
         ]
     )  # fmt: skip
     # A pipe has no width: there a line stays one line.
@@ -105,7 +106,7 @@ def _parameters(part: ComponentFacts) -> str:
 def _moved(what: str, moved: Moved, rest: str) -> str:
     return (
         f"{what}: {_work(moved.flops)}, {_work(moved.attention_flops)} of it between activations; "
-        f"{_bytes(moved.bytes_moved)} moved, {_bytes(moved.weight_bytes)} of it weights; the rest: {rest}"
+        f"{bytes_text(moved.bytes_moved, 2)} moved, {bytes_text(moved.weight_bytes, 2)} of it weights; the rest: {rest}"
     )
 
 
@@ -117,7 +118,9 @@ def _print_lists(name: str, part: ComponentFacts, most: int | None) -> None:
     for state in part.states:
         names = state.names[0] if len(state.names) == 1 else f"{state.names[0]} ... {state.names[-1]}"
         shape = ", ".join(map(str, state.shape))
-        print_text(f"{name} states: {len(state.names)} x {state.dtype} [{shape}], {_bytes(state.bytes)}: {names}")
+        print_text(
+            f"{name} states: {len(state.names)} x {state.dtype} [{shape}], {bytes_text(state.bytes, 2)}: {names}"
+        )
 
 
 def _listed(counts: dict[str, int], most: int | None) -> str:
@@ -126,13 +129,6 @@ def _listed(counts: dict[str, int], most: int | None) -> str:
     return ", ".join(f"{one_line(key)} {count:,}" for key, count in shown) + (
         f", and {left} more kinds" if left else ""
     )
-
-
-def _bytes(size: int) -> str:
-    for unit, step in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if size >= step:
-            return f"{size / step:.2f} {unit}"
-    return f"{size} B"
 
 
 def _work(flops: int) -> str:

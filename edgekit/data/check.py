@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import itertools
 import os
 import time
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from edgekit.console import note, progress
 from edgekit.data import SOURCES, BadRow, ImageRef, Sample, open_data
 from edgekit.data.turns import marks_in
-from edgekit.errors import DataError
+from edgekit.errors import DataError, nearest
 from edgekit.inputs.images import upright
 
 if TYPE_CHECKING:
@@ -274,8 +273,8 @@ def _texts(row: Sample) -> Iterator[str]:
 
 def _nearest(answer: str, closed: set[str]) -> str:
     spelled = {known.lower(): known for known in sorted(closed)}
-    near = difflib.get_close_matches(answer.strip().lower(), spelled, n=1)
-    return f", did you mean {spelled[near[0]]!r}?" if near else ""
+    near = nearest(answer.strip().lower(), spelled)
+    return f", did you mean {spelled[near]!r}?" if near else ""
 
 
 def _exif_warning(image: Image) -> str:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
-from edgekit.errors import DataError
+from edgekit.errors import DataError, nearest
 
 Message = dict[str, Any]
 
@@ -64,8 +63,8 @@ def read_turn(turn: Any) -> Message:
         raise DataError("a message has no role")
     role = ROLES.get(turn["role"].lower())
     if role is None:
-        near = difflib.get_close_matches(turn["role"].lower(), ROLES, n=1)
-        raise DataError(f"a message has the role {turn['role']!r}" + (f", did you mean {near[0]!r}?" if near else ""))
+        near = nearest(turn["role"].lower(), ROLES)
+        raise DataError(f"a message has the role {turn['role']!r}" + (f", did you mean {near!r}?" if near else ""))
     content = turn.get("content")
     if isinstance(content, str):
         content = [{"type": "text", "text": content}]

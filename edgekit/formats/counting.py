@@ -17,7 +17,7 @@ from edgekit.bundle import Bundle
 from edgekit.bundle_checks import MOST_HEADS
 from edgekit.errors import EdgekitError
 from edgekit.families import read_optional_json
-from edgekit.formats import Held, Part, State, is_encoder
+from edgekit.formats import Part, State, is_encoder
 from edgekit.formats.coreml.programs import DECODE
 from edgekit.manifest import Component, Manifest
 
@@ -304,8 +304,3 @@ def files_of(manifest: Manifest, component: Component) -> list[str]:
     package, inside, _ = component.file.partition(".mlpackage/")
     prefix = package + inside if inside else component.file
     return [name for name in manifest.files if name.startswith(prefix)]
-
-
-def is_own(held: Held) -> bool:
-    """Whether a tensor holds parameters."""
-    return held.role != "constant" and held.numbers > 0

@@ -10,8 +10,7 @@ and a comparison of pixels says nothing.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 from edgekit.checkpoint.skeleton import skeleton
 from edgekit.errors import CheckpointError, DataError, EdgekitError
 from edgekit.inputs.chat import Message
+from edgekit.system.quiet import quiet_transformers
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -43,7 +43,7 @@ def load_processor(folder: Path) -> Any:
     """
     from transformers import AutoProcessor
 
-    with _quiet():
+    with quiet_transformers():
         try:
             found = AutoProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         except Exception as error:  # of any type, as what is wrong with a folder
@@ -62,20 +62,6 @@ def load_processor(folder: Path) -> Any:
 
 def _reason(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__)[:300]
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without transformers' warnings: what they warn of is said in edgekit's own words, or changes nothing."""
-    from transformers.utils import logging
-
-    level: Any = logging
-    before = level.get_verbosity()
-    level.set_verbosity_error()
-    try:
-        yield
-    finally:
-        level.set_verbosity(before)
 
 
 def _without_video(folder: Path) -> Any:
@@ -197,7 +183,7 @@ def official_inputs(processor: Any, messages: list[Message], images: Sequence[Im
         begin = processor.tokenizer.bos_token
         if begin is not None and text.startswith(begin):
             given["add_special_tokens"] = False
-        with _quiet():
+        with quiet_transformers():
             return dict(processor(text=[text], return_tensors="pt", **given))
     except EdgekitError:
         raise

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Collection
 from functools import partial
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from edgekit import schema
-from edgekit.errors import EdgekitError
+from edgekit.errors import EdgekitError, did_you_mean
 from edgekit.precision import by_part, canonical, is_mixed
 from edgekit.recipe.model import GENERATORS, JUDGES, OBJECTIVES, TARGETS
 from edgekit.recipe.per_dataset import entries
@@ -217,9 +216,8 @@ def _unknown_precisions(target: str, precision: str) -> list[str]:
 
 
 def _no_precision(target: str, word: str, where: str, known: Collection[str]) -> str:
-    near = difflib.get_close_matches(word, list(known), n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    return f"the target {target!r} has no precision {word!r}{where}.{hint} There are: {', '.join(known)}."
+    words = f"the target {target!r} has no precision {word!r}{where}."
+    return " ".join(part for part in (words, did_you_mean(word, known), f"There are: {', '.join(known)}.") if part)
 
 
 def _check_schedule(recipe: Recipe) -> list[str]:
@@ -227,9 +225,8 @@ def _check_schedule(recipe: Recipe) -> list[str]:
     if settings.schedule in _UNUSABLE:
         return [f"{where}: {settings.schedule!r} needs settings that a recipe does not have"]
     if settings.schedule not in SCHEDULES:
-        near = difflib.get_close_matches(settings.schedule, SCHEDULES, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        return [f"{where}: {settings.schedule!r} is not one of {', '.join(SCHEDULES)}.{hint}"]
+        hint = did_you_mean(settings.schedule, SCHEDULES)
+        return [f"{where}: {settings.schedule!r} is not one of {', '.join(SCHEDULES)}. {hint}".rstrip()]
     if not settings.warmup_steps:
         return []
     if settings.schedule == "constant":

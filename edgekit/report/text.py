@@ -1,4 +1,4 @@
-"""A report in words: the table of specs/bench.md, its footnotes, Markdown and CSV."""
+"""A report in words: the table, its footnotes, Markdown and CSV."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ COLUMNS = (
 
 
 def table(report: Report) -> list[list[str]]:
-    """The cells of the table of specs/bench.md, one list per row, in the order of COLUMNS."""
+    """The cells of the table, one list per row, in the order of COLUMNS."""
     return [_cells(row) for row in report.rows]
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit import strict_json
-from edgekit.errors import BundleError, DataError, MissingExtraError
+from edgekit.errors import BundleError, ContextError, DataError, MissingExtraError
 from edgekit.formats.coreai.host import Arrays, pack, unpack
 from edgekit.formats.declared import Declared, Tensor, check_tensors
 from edgekit.manifest import Component
@@ -332,11 +332,8 @@ def check_room(start: int, tokens: int, context: int) -> None:
         DataError: it does not.
     """
     if start + tokens > context:
-        raise DataError(
-            f"The prompt and its answer take more than {context} tokens.",
-            why=f"So many the states of this bundle hold; {start} are taken, {tokens} more were given.",
-            fix="Ask with fewer or smaller pictures, or for a shorter answer.",
-        )
+        why = f"So many the states of this bundle hold; {start} are taken, {tokens} more were given."
+        raise ContextError(context, why)
 
 
 def timing_note() -> str | None:

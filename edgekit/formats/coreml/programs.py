@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.errors import BundleError, DataError
+from edgekit.errors import BundleError, ContextError
 from edgekit.manifest import Component
 
 HIDDEN = -1e4
@@ -130,12 +130,7 @@ class Programs:
             DataError: so many tokens do not fit behind those in the cache.
         """
         if self.length + tokens > self.context:
-            raise DataError(
-                f"The prompt and its answer take more than {self.context} tokens.",
-                why="So many the cache of this bundle holds.",
-                fix="Ask with fewer or smaller pictures, or for a shorter answer; or export it with a larger "
-                "--option context=TOKENS.",
-            )
+            raise ContextError(self.context, fix="or export it with a larger --option context=TOKENS")
 
     def reset(self) -> None:
         """Empty the cache. What lies behind the position is never read, so a state is kept; see `rewind`."""
