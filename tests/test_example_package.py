@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -141,6 +142,16 @@ def test_it_answers_as_the_checkpoint_does(bundles: Path, checkpoint: Path, tmp_
     verified = call("verify", str(bundles / "example-fp32"), "--reference", str(checkpoint), "--samples", "2")
     assert verified["passed"] and verified["runtime"] == "example" and verified["pixel_max_abs"] < 1e-5
     assert verified["checks"]["decoder_snr_db"]["bar"] == 80.0
+
+
+def test_a_conversation_goes_on_from_its_cache(bundles: Path) -> None:
+    from edgekit.inputs.chat import question
+
+    session = RUNTIMES.load("example").open(bundles / "example-fp32", 1)
+    prompt = session.prepare(question("is there a circle?", 0), [])
+    whole = session.prefill(prompt, None)
+    assert session.rewind(3) == 3
+    np.testing.assert_allclose(session.prefill(prompt.tail(3, 0), None), whole, rtol=0, atol=1e-5)
 
 
 def test_it_is_measured_here_and_on_its_board(bundles: Path, tmp_path: Path) -> None:
