@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -85,6 +87,33 @@ class Bundle:
             _check_file(folder, name, entry, verify)
         _check_nothing_else(folder, bundle.manifest)
         return bundle
+
+
+_hashed: ContextVar[dict[tuple[int, ...], str] | None] = ContextVar("hashed", default=None)
+
+
+@contextmanager
+def hashing_once() -> Iterator[None]:
+    """Files of bundles are hashed once in this block, for as long as the file system says that they are the same.
+
+    Each counts with its inode, size and times of change, the last of which no program can put back.
+    """
+    token = _hashed.set({})
+    try:
+        yield
+    finally:
+        _hashed.reset(token)
+
+
+def _sha256(path: Path) -> str:
+    known = _hashed.get()
+    if known is None:
+        return sha256_file(path)
+    one = path.stat()
+    state = (one.st_dev, one.st_ino, one.st_size, one.st_mtime_ns, one.st_ctime_ns)
+    if state not in known:
+        known[state] = sha256_file(path)
+    return known[state]
 
 
 def entry_of(folder: Path, name: str) -> FileEntry:
@@ -182,7 +211,7 @@ def _check_file(folder: Path, name: str, entry: FileEntry, verify: bool) -> None
             why="It was cut short or changed.",
             fix=again,
         )
-    if verify and sha256_file(path) != entry.sha256:
+    if verify and _sha256(path) != entry.sha256:
         raise BundleError(
             f"{path} is not the file that was exported.", why="Its SHA-256 differs from the manifest's.", fix=again
         )

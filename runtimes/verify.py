@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgekit.bundle import Bundle
+from edgekit.bundle import Bundle, hashing_once
 from edgekit.checkpoint.folder import check_checkpoint, checkpoint_hash
 from edgekit.data import samples
 from edgekit.errors import BundleError, DataError, EdgekitError, NotFiniteError
@@ -41,6 +41,7 @@ STOCK = ("What is in the image?", "Describe the picture.", "What color is it?", 
 EQUAL_DB = 200.0
 
 
+@hashing_once()
 def verify_bundle(
     folder: Path,
     reference: Path | None,

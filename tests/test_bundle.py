@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgekit import schema
-from edgekit.bundle import MOST_MANIFEST_BYTES, SCHEMA_VERSION, Bundle, read_manifest, seal, sealed
+from edgekit.bundle import MOST_MANIFEST_BYTES, SCHEMA_VERSION, Bundle, hashing_once, read_manifest, seal, sealed
 from edgekit.errors import BundleError
 from edgekit.files import sha256_json
 from edgekit.manifest import Bucket, Cache, Component, FileEntry, Manifest, Precision, TensorSpec, Text
@@ -141,6 +142,33 @@ def test_hashes_are_looked_at_unless_told_otherwise(tmp_path: Path) -> None:
     assert Bundle.load(tmp_path / "b", verify=False).hash == whole.hash
     with pytest.raises(BundleError, match="SHA-256 differs"):
         Bundle.load(tmp_path / "b")
+
+
+def test_where_files_are_hashed_once_a_changed_one_is_hashed_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edgekit import bundle as bundles
+
+    hashed: list[str] = []
+    real = bundles.sha256_file
+    make_bundle(tmp_path / "b")
+    monkeypatch.setattr(bundles, "sha256_file", lambda path: (hashed.append(path.name), real(path))[1])
+    graph = tmp_path / "b" / "onnx" / "a.onnx"
+    with hashing_once():
+        for _ in range(3):
+            Bundle.load(tmp_path / "b")
+        assert sorted(hashed) == ["a.onnx", "tokenizer.json"]
+        before = graph.stat()
+        time.sleep(0.02)  # the clock of a file system ticks a few milliseconds apart
+        graph.write_bytes(b"grapH")
+        os.utime(graph, ns=(before.st_atime_ns, before.st_mtime_ns))
+        with pytest.raises(BundleError, match="SHA-256 differs"):
+            Bundle.load(tmp_path / "b")
+        graph.write_bytes(b"graph")
+    hashed.clear()
+    for _ in range(2):
+        Bundle.load(tmp_path / "b")
+    assert len(hashed) == 4
 
 
 def test_the_hash_is_over_names_and_contents(tmp_path: Path) -> None:

@@ -244,6 +244,22 @@ def test_every_family(tiny_of: Callable[..., Path], tmp_path: Path, family: str)
         assert verify_bundle(broken, model, None, 4, attribution=True)["attribution"]["largest"] == part
 
 
+def test_each_file_of_the_bundle_is_hashed_once(
+    tiled: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edgekit import bundle as bundles
+
+    model, bundle = tiled
+    hashed: list[str] = []
+    real = bundles.sha256_file
+    folder = Path(shutil.copytree(bundle, tmp_path / "b"))
+    monkeypatch.setattr(
+        bundles, "sha256_file", lambda path: (hashed.append(path.relative_to(folder).as_posix()), real(path))[1]
+    )
+    verify_bundle(folder, model, None, 1)
+    assert sorted(hashed) == sorted(bundles.Bundle.load(folder, verify=False).manifest.files)
+
+
 def test_a_manifest_that_says_otherwise_than_the_files(tiled: tuple[Path, Path], tmp_path: Path) -> None:
     """A phone reads the manifest, the runtime here the files: both must say the same."""
     model, bundle = tiled
