@@ -24,7 +24,7 @@ STATE = "optimizer.pt"
 
 @dataclass(frozen=True)
 class Span:
-    """A leg's place in a schedule over the whole ladder.
+    """A teacher stage's place in a schedule over the whole ladder.
 
     Attributes:
         first: Optimiser steps with the teachers before.
@@ -64,7 +64,7 @@ def _later(rate: Any, first: int, step: int) -> float:
 
 
 class CarriedMoments(TrainerCallback):
-    """Gives a leg's new optimiser the moments that the leg before ended with.
+    """Gives a teacher stage's new optimiser the moments that the teacher stage before ended with.
 
     Args:
         before: Its checkpoints.
@@ -76,7 +76,7 @@ class CarriedMoments(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, optimizer: Any = None, **_: Any
     ) -> None:
-        """A leg that is resumed has the moments in its own checkpoint."""
+        """A teacher stage that is resumed has the moments in its own checkpoint."""
         if state.global_step:
             return
         found = processes.from_main(lambda: last_complete_checkpoint(self.before))

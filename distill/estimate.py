@@ -71,7 +71,7 @@ def estimate(
     hours = {name: value / processes / 3600 for name, value in seconds.items()}
     return {
         "parameters": {
-            "teachers": {party.name: party.sizes.parameters for party in plan.teachers},
+            "teachers": {checkpoint.name: checkpoint.sizes.parameters for checkpoint in plan.teachers},
             "student": plan.student.sizes.parameters,
             "trainable": plan.student.sizes.trainable(recipe.trainer.lora),
         },
@@ -111,7 +111,7 @@ def _memory(plan: Plan) -> dict[str, Any]:
     """Peak of one process while it trains and while it writes responses; weights are held in float32."""
     trainer, student = plan.recipe.trainer, plan.student.sizes
     trainable = student.trainable(trainer.lora)
-    teacher = max(party.sizes.parameters for party in plan.teachers) * 4
+    teacher = max(checkpoint.sizes.parameters for checkpoint in plan.teachers) * 4
     questions = trainer.batch_questions // plan.processes
     tokens = questions * plan.distinct * plan.tokens
     values = tokens * student.vocab
@@ -154,14 +154,14 @@ def _generation(plan: Plan) -> float:
     """Of the larger of both writers: keys and values, which grow by copying, and one layer of the prompt's pass."""
     settings = plan.recipe.masters.gen_data
     most = 0.0
-    for party, count in [(plan.student, settings.student_responses)] + [
+    for checkpoint, count in [(plan.student, settings.student_responses)] + [
         (teacher, settings.teacher_responses) for teacher in plan.teachers
     ]:
-        sizes, rows = party.sizes, settings.batch_questions * count
-        length = party.load.longest + plan.tokens
+        sizes, rows = checkpoint.sizes, settings.batch_questions * count
+        length = checkpoint.load.longest + plan.tokens
         cache = 2 * 4 * rows * length * sizes.text.layers * 2 * sizes.text.kv_width
-        prompt = 4 * settings.batch_questions * party.load.longest * (4 * sizes.text.width + 3 * sizes.text.inner)
-        pictures = settings.batch_questions * party.load.fresh * party.load.patches
+        prompt = 4 * settings.batch_questions * checkpoint.load.longest * (4 * sizes.text.width + 3 * sizes.text.inner)
+        pictures = settings.batch_questions * checkpoint.load.fresh * checkpoint.load.patches
         vision = 4 * pictures * (4 * sizes.vision.width + 2 * sizes.vision.inner)
         draws = rows * sizes.vocab * 4 * 6  # logits, sorted values with 8-byte places, shares
         most = max(most, cache + prompt + vision + draws)
@@ -239,11 +239,11 @@ def _work(plan: Plan) -> dict[str, float]:
         for teacher, asked in zip(plan.teachers, plan.teacher_questions, strict=True)
     ]
     prompts = decode = 0.0
-    for party, count, asked in passes:
-        again = party.load.fresh * (party.picture_flops() + student.picture_flops())
+    for checkpoint, count, asked in passes:
+        again = checkpoint.load.fresh * (checkpoint.picture_flops() + student.picture_flops())
         reference = min(count, plan.distinct) * student.row_flops(tokens)
-        prompts += asked * (again + party.row_flops(0) + reference)
-        step = party.sizes.text.forward_flops(1, party.load.prompt + tokens) + party.head_flops(1)
+        prompts += asked * (again + checkpoint.row_flops(0) + reference)
+        step = checkpoint.sizes.text.forward_flops(1, checkpoint.load.prompt + tokens) + checkpoint.head_flops(1)
         decode += asked * count * tokens * step
     # The backward pass costs twice the forward one; without weight gradients, once. Checkpointing runs it again.
     cost = (2 if recipe.trainer.lora is not None else 3) + int(recipe.trainer.gradient_checkpointing)

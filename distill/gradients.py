@@ -49,10 +49,11 @@ def at_war(row: Mapping[str, Any]) -> bool:
 
 
 def training_summary(logs: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
-    """What the logs of a run's legs say of rewards and gradients, for its manifest.
+    """What the logs of a run's teacher stages say of rewards and gradients, for its manifest.
 
     Args:
-        logs: For each leg its rows, as Trainer logs them; a row's means are over the steps since the row before.
+        logs: For each teacher stage its rows, as Trainer logs them; a row's means are over the steps
+            since the one before.
     Returns:
         `no_advantage` and `cancelled`, shares of the groups, where rewards were used; `gradients` where measured.
     """

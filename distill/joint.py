@@ -1,4 +1,4 @@
-"""One leg of MASTERS: a student trained on one teacher's mask schedule, by transformers' Trainer."""
+"""One teacher stage of MASTERS: a student trained on one teacher's mask schedule, by transformers' Trainer."""
 
 from __future__ import annotations
 
@@ -61,16 +61,16 @@ class JointBatch:
 
 
 class ScheduledQuestions(Dataset[Item]):
-    """Item i of a leg: the question whose turn it is, with the responses of the mask stage that step is in.
+    """Item i of a teacher stage: the question whose turn it is, with the responses of the mask stage that step is in.
 
     Args:
         questions: Rows of `questions.QUESTIONS`.
         passes: Mask ratio -> response sets used at that stage.
         ratio_of: Step -> mask ratio.
-        steps: Optimiser steps of the leg.
+        steps: Optimiser steps of the teacher stage.
         per_step: Questions an optimiser step takes, those of all processes together.
         order: Of the visits.
-        first: Visits of the legs before.
+        first: Visits of the teacher stages before.
     """
 
     def __init__(
@@ -184,7 +184,7 @@ class JointTrainer(PartsTrainer):
         weights: Of the terms.
         vocab: Shared vocabulary size V.
         log_gradients: Steps between looks at the terms' gradients; 0 for none.
-        span: Place of this leg in a schedule over the whole ladder; None for a schedule of its own.
+        span: Place of this teacher stage in a schedule over the whole ladder; None for a schedule of its own.
         **settings: Trainer's own.
     """
 

@@ -1,4 +1,4 @@
-"""The legs of a run: a falling mask for each teacher, and one order of visits through all of them."""
+"""The teacher stages of a run: a falling mask for each teacher, and one order of visits through all of them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from edgekit.distill.measuring import MAX_ANSWER_TOKENS
 from edgekit.distill.order import Order, picture_numbers
 from edgekit.distill.probe import held_out, probe
 from edgekit.distill.probe import save as save_probe
-from edgekit.distill.teacher_stages import Leg, Party
+from edgekit.distill.teacher_stages import Checkpoint, TeacherStage
 from edgekit.recipe.model import Recipe
 from edgekit.seal import read_sealed_json
 from edgekit.workspace import Run
@@ -24,10 +24,10 @@ from edgekit.workspace import Run
 
 @dataclass(frozen=True)
 class Ladder:
-    """Plans the legs of a run whose questions are known.
+    """Plans the teacher stages of a run whose questions are known.
 
     Attributes:
-        recipe: Says how long each leg is and how its mask falls.
+        recipe: Says how long each teacher stage is and how its mask falls.
         run: Holds the questions; keeps what was probed.
         masked: Loads a teacher.
         clock: Told the time that probing takes.
@@ -35,22 +35,22 @@ class Ladder:
 
     recipe: Recipe
     run: Run
-    masked: Callable[[Party], MaskedTeacher]
+    masked: Callable[[Checkpoint], MaskedTeacher]
     clock: PhaseClock
 
-    def legs(self, teachers: Sequence[Party]) -> list[Leg]:
-        """A leg for each teacher; one order of visits goes through all of them."""
+    def teacher_stages(self, teachers: Sequence[Checkpoint]) -> list[TeacherStage]:
+        """A teacher stage for each teacher; one order of visits goes through all of them."""
         trainer, questions = self.recipe.trainer, self.run.questions
         count = read_sealed_json(questions / "index.json")["questions"]
         pictures = picture_numbers(questions) if trainer.order == "pictures" else None
-        order, first, legs = Order(count, trainer.seed, pictures), 0, list[Leg]()
+        order, first, teacher_stages = Order(count, trainer.seed, pictures), 0, list[TeacherStage]()
         for number, teacher in enumerate(teachers):
             title = f"probing teacher {number + 1} of {len(teachers)}"
-            legs.append(self._leg(number, teacher, order, first, title))
-            first += legs[-1].steps * legs[-1].per_step
-        return legs
+            teacher_stages.append(self._leg(number, teacher, order, first, title))
+            first += teacher_stages[-1].steps * teacher_stages[-1].per_step
+        return teacher_stages
 
-    def _leg(self, number: int, teacher: Party, order: Order, first: int, title: str) -> Leg:
+    def _leg(self, number: int, teacher: Checkpoint, order: Order, first: int, title: str) -> TeacherStage:
         steps, fall = self.recipe.steps(number), self.recipe.r_step(number)
         per_step = self.recipe.trainer.batch_questions * self.recipe.trainer.gradient_accumulation
         wanted = self.recipe.r_max(number)
@@ -60,9 +60,9 @@ class Ladder:
         ratio_of = partial(mask_ratio, steps=steps, r_max=r_max, fall=fall)
         refresh = self.recipe.masters.gen_data.student_refresh
         ratios = stage_ratios(steps, r_max, fall)
-        return Leg(number, teacher, steps, ratio_of, ratios, refresh, order, first, per_step)
+        return TeacherStage(number, teacher, steps, ratio_of, ratios, refresh, order, first, per_step)
 
-    def _probed(self, teacher: Party, title: str) -> float:
+    def _probed(self, teacher: Checkpoint, title: str) -> float:
         """The r_max that a probe of this teacher proposes; kept in the run's reports."""
         path = self.run.reports / f"probe-{teacher.hash[:12]}.json"
         if not path.exists():

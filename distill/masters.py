@@ -40,7 +40,7 @@ from edgekit.distill.responses import Responses, Used
 from edgekit.distill.resuming import SECONDS, drop_damaged, lacking, stages_to_do
 from edgekit.distill.schedules import MaskSchedule
 from edgekit.distill.shards import open_shards
-from edgekit.distill.teacher_stages import Leg, Party, Stage
+from edgekit.distill.teacher_stages import Checkpoint, Stage, TeacherStage
 from edgekit.distill.trainer import StopAt, name_layers, run_trainer
 from edgekit.distill.training import leg_trainer
 from edgekit.errors import DataError, RecipeError
@@ -66,7 +66,7 @@ class Pipeline:
     clock: PhaseClock
     measuring: Measuring
     responses: Responses
-    legs: list[Leg]
+    teacher_stages: list[TeacherStage]
 
     def __init__(self, recipe: Recipe, base: Path) -> None:
         self.recipe, self.base = recipe, base
@@ -91,8 +91,8 @@ class Pipeline:
             next(samples(spec, limit=1))
         if recipe.trainer.threads:
             torch.set_num_threads(recipe.trainer.threads)
-        self.student = Party.of(recipe.student.checkpoint, base)
-        self.teachers = [Party.of(model.checkpoint, base) for model in recipe.teachers]
+        self.student = Checkpoint.of(recipe.student.checkpoint, base)
+        self.teachers = [Checkpoint.of(model.checkpoint, base) for model in recipe.teachers]
         self.vocab = min(self._shared(teacher) for teacher in self.teachers)
         self._check_masks()
         GENERATORS.load(recipe.masters.gen_data.generator).check(recipe.masters.gen_data)
@@ -126,7 +126,7 @@ class Pipeline:
             EdgekitError: of any kind; what was done is kept.
         """
         with run.lock() if processes.is_main() else nullcontext():
-            self.run, self.legs = run, []
+            self.run, self.teacher_stages = run, []
             self.responses = Responses(
                 recipe=self.recipe,
                 base=self.base,
@@ -136,7 +136,7 @@ class Pipeline:
                 load_student=self._student_at,
                 load_initial=self._initial,
                 load_teacher=self._masked,
-                legs=self.legs,  # known once the questions are
+                teacher_stages=self.teacher_stages,  # known once the questions are
                 used=self.used,
             )
             return self._go()
@@ -151,25 +151,28 @@ class Pipeline:
         if self.recipe.masters.gen_data.check_teacher:
             processes.from_main(self._check_teachers)
         with processes.main_first():
-            self.legs += Ladder(self.recipe, self.run, self._masked, self.clock).legs(self.teachers)
-        schedule = [{"teacher": leg.teacher.name, "mask_ratios": leg.ratios} for leg in self.legs]
+            self.teacher_stages += Ladder(self.recipe, self.run, self._masked, self.clock).teacher_stages(self.teachers)
+        schedule = [
+            {"teacher": teacher_stage.teacher.name, "mask_ratios": teacher_stage.ratios}
+            for teacher_stage in self.teacher_stages
+        ]
         processes.from_main(lambda: self.run.update(schedule=schedule))
         begun = self.measuring.both("before", lambda: load_model(self.student.folder))
-        for leg in self.legs:
-            todo = processes.from_main(partial(self._stages_to_do, leg))
-            for stage in leg.stages:
+        for teacher_stage in self.teacher_stages:
+            todo = processes.from_main(partial(self._stages_to_do, teacher_stage))
+            for stage in teacher_stage.stages:
                 if self.used.any:
                     with self.clock.phase("gen_data"):
-                        own = stage in todo or processes.from_main(self._asked(leg, stage).is_dir)
-                        self.responses.write(leg, stage, own=own)
+                        own = stage in todo or processes.from_main(self._asked(teacher_stage, stage).is_dir)
+                        self.responses.write(teacher_stage, stage, own=own)
                         processes.wait()
-                    processes.from_main(partial(self.responses.record, leg, stage))
+                    processes.from_main(partial(self.responses.record, teacher_stage, stage))
                     processes.from_main(self._compare_judges)
                 if stage in todo:
-                    self._train(leg, stage)
+                    self._train(teacher_stage, stage)
         processes.from_main(self._save_student)
         ended = self.measuring.both("after", lambda: load_model(self.run.student))
-        processes.from_main(lambda: complete_records(self.run, self.legs, self._masked))
+        processes.from_main(lambda: complete_records(self.run, self.teacher_stages, self._masked))
         processes.from_main(self._report_acceptance)
         if self.recipe.qad.steps:
             self._qad(ended[0])
@@ -228,71 +231,94 @@ class Pipeline:
                 write_sealed_json(path, asked.as_dict())
             note(teacher_check.verdict(teacher_check.from_dict(read_sealed_json(path))))
 
-    def _stages_to_do(self, leg: Leg) -> list[Stage]:
-        return stages_to_do(self.run, self.legs, leg, partial(self.responses.student_lacks, leg))
+    def _stages_to_do(self, teacher_stage: TeacherStage) -> list[Stage]:
+        return stages_to_do(
+            self.run, self.teacher_stages, teacher_stage, partial(self.responses.student_lacks, teacher_stage)
+        )
 
     def _compare_judges(self) -> None:
         report_agreement(self.recipe, self.run.questions, self.run.responses, self.run.reports)
 
-    def _train(self, leg: Leg, stage: Stage) -> None:
+    def _train(self, teacher_stage: TeacherStage, stage: Stage) -> None:
         """Train one stage; optimiser, schedules and random state go on from the last checkpoint."""
         recipe, run, settings = self.recipe, self.run, self.recipe.trainer
         cache = run.checkpoints / "cache"
         with processes.main_first():
             questions = open_shards(run.questions, cache)
-            passes = self.responses.passes(leg, stage, questions, cache)
-        dataset = ScheduledQuestions(questions, passes, leg.ratio_of, stage.stop, leg.per_step, leg.order, leg.first)
-        student = self._student_at(leg, leg.stages[0])
+            passes = self.responses.passes(teacher_stage, stage, questions, cache)
+        dataset = ScheduledQuestions(
+            questions,
+            passes,
+            teacher_stage.ratio_of,
+            stage.stop,
+            teacher_stage.per_step,
+            teacher_stage.order,
+            teacher_stage.first,
+        )
+        student = self._student_at(teacher_stage, teacher_stage.stages[0])
         name_layers(student)
         if settings.lora is not None:
-            student = lora.attach(student, settings.lora, settings.seed + leg.number)
-        teacher = self._masked(leg.teacher)
-        self.responses.check_trainer(leg, teacher)
+            student = lora.attach(student, settings.lora, settings.seed + teacher_stage.number)
+        teacher = self._masked(teacher_stage.teacher)
+        self.responses.check_trainer(teacher_stage, teacher)
         trainer = leg_trainer(
             recipe,
             run,
-            self.legs,
-            leg,
+            self.teacher_stages,
+            teacher_stage,
             models=(student, teacher),
-            processors=(self.student.processor, leg.teacher.processor),
+            processors=(self.student.processor, teacher_stage.teacher.processor),
             objectives=self._objectives(),
             vocab=self.vocab,
             dataset=dataset,
             loggers=self.trackers,
             load_reference=self._initial,
         )
-        if stage.stop < leg.steps:
+        if stage.stop < teacher_stage.steps:
             trainer.add_callback(StopAt(stage.stop))
-        trainer.add_callback(MaskSchedule(teacher, leg.ratio_of, partial(keep_thresholds, run, leg)))
+        trainer.add_callback(
+            MaskSchedule(teacher, teacher_stage.ratio_of, partial(keep_thresholds, run, teacher_stage))
+        )
         if trackers.BOARD in self.trackers:
-            trainer.add_callback(trackers.board(run.folder / "logs" / f"teacher-{leg.number + 1}"))
+            trainer.add_callback(trackers.board(run.folder / "logs" / f"teacher-{teacher_stage.number + 1}"))
         with self.clock.phase("train"):
-            run_trainer(trainer, leg.checkpoints(run), f"teacher {leg.number + 1} of {len(self.legs)}")
+            run_trainer(
+                trainer,
+                teacher_stage.checkpoints(run),
+                f"teacher {teacher_stage.number + 1} of {len(self.teacher_stages)}",
+            )
         weights = trainer.whole_weights()
         detach_adapters(student)
-        processes.from_main(lambda: self._keep(leg, stage, student, weights, trainer.state.log_history))
+        processes.from_main(lambda: self._keep(teacher_stage, stage, student, weights, trainer.state.log_history))
 
     def _keep(
-        self, leg: Leg, stage: Stage, student: Any, weights: dict[str, Any], history: list[dict[str, float]]
+        self,
+        teacher_stage: TeacherStage,
+        stage: Stage,
+        student: Any,
+        weights: dict[str, Any],
+        history: list[dict[str, float]],
     ) -> None:
         """Write what a stage made: its log, and its student as a plain Hugging Face folder."""
-        write_sealed_rows(self.run.reports / f"training-{leg.number + 1}.json", history)
+        write_sealed_rows(self.run.reports / f"training-{teacher_stage.number + 1}.json", history)
         adapters = self.recipe.trainer.lora
-        with new_folder(leg.student(self.run, stage), replace=True) as out:
+        with new_folder(teacher_stage.student(self.run, stage), replace=True) as out:
             if adapters is None:
                 student.save_pretrained(out, state_dict=weights)
             else:
-                lora.merged(self._student_at(leg, leg.stages[0]), adapters, weights).save_pretrained(out)
+                lora.merged(
+                    self._student_at(teacher_stage, teacher_stage.stages[0]), adapters, weights
+                ).save_pretrained(out)
             copy_processor(self.student.folder, out)
             seal_folder(out)
-        for earlier in leg.stages:
+        for earlier in teacher_stage.stages:
             if earlier.stop < stage.stop:
-                shutil.rmtree(leg.student(self.run, earlier), ignore_errors=True)
+                shutil.rmtree(teacher_stage.student(self.run, earlier), ignore_errors=True)
 
     def _save_student(self) -> None:
         if not self.run.student.is_dir():
             with new_folder(self.run.student) as out:
-                for path in self.legs[-1].student(self.run).iterdir():
+                for path in self.teacher_stages[-1].student(self.run).iterdir():
                     shutil.copyfile(path, out / path.name)
 
     def _qad(self, after: Evaluation) -> None:
@@ -312,7 +338,7 @@ class Pipeline:
 
     # ------------------------------------------------------------------------------------------------------- the parts
 
-    def _shared(self, teacher: Party) -> int:
+    def _shared(self, teacher: Checkpoint) -> int:
         """Size of the vocabulary prefix a teacher shares with the student."""
         return shared_vocabulary(teacher.processor, self.student.processor, teacher.head_size, self.student.head_size)
 
@@ -321,21 +347,25 @@ class Pipeline:
         settings = self.recipe.objective_settings
         return {name: build(name, settings.get(name, {})) for name in self.recipe.objective}
 
-    def _student_at(self, leg: Leg, stage: Stage) -> Any:
+    def _student_at(self, teacher_stage: TeacherStage, stage: Stage) -> Any:
         """The student as a stage finds it."""
-        return load_model(self._asked(leg, stage), attn=self.recipe.trainer.attention)
+        return load_model(self._asked(teacher_stage, stage), attn=self.recipe.trainer.attention)
 
-    def _asked(self, leg: Leg, stage: Stage) -> Path:
+    def _asked(self, teacher_stage: TeacherStage, stage: Stage) -> Path:
         """Folder of the student as a stage finds it; it is gone when later stages are trained."""
-        if number := leg.stages.index(stage):
-            return leg.student(self.run, leg.stages[number - 1])
-        return self.legs[leg.number - 1].student(self.run) if leg.number else self.student.folder
+        if number := teacher_stage.stages.index(stage):
+            return teacher_stage.student(self.run, teacher_stage.stages[number - 1])
+        return (
+            self.teacher_stages[teacher_stage.number - 1].student(self.run)
+            if teacher_stage.number
+            else self.student.folder
+        )
 
     def _initial(self) -> Any:
         """pi_ref: the student as the run found it."""
         return load_model(self.student.folder, attn=self.recipe.trainer.attention).to(processes.device())
 
-    def _masked(self, teacher: Party) -> MaskedTeacher:
+    def _masked(self, teacher: Checkpoint) -> MaskedTeacher:
         mask = self.recipe.masters.mask
         model = load_model(teacher.folder, attn=self.recipe.trainer.attention)
         model.to(processes.device())
@@ -352,7 +382,7 @@ class Pipeline:
             status="finished",
             student_sha256=checkpoint_hash(self.run.student),
             **self.measuring.gains(begun, ended),
-            training=trainings(self.run, self.legs),
+            training=trainings(self.run, self.teacher_stages),
             seconds=self.clock.seconds,
             peak_memory_bytes=peak_memory_bytes(),
         )

@@ -14,7 +14,7 @@ from edgekit.distill import processes
 from edgekit.distill.acceptance import acceptance
 from edgekit.distill.clock import PhaseClock
 from edgekit.distill.evaluate import Evaluation, compared, evaluate_model
-from edgekit.distill.teacher_stages import Party
+from edgekit.distill.teacher_stages import Checkpoint
 from edgekit.recipe.model import Recipe
 from edgekit.seal import read_sealed_json, write_sealed_json
 from edgekit.workspace import Run
@@ -38,7 +38,7 @@ class Measuring:
 
     recipe: Recipe
     run: Run
-    student: Party
+    student: Checkpoint
     clock: PhaseClock
 
     def test(self, when: str, load: Callable[[], Any]) -> Evaluation:
@@ -67,7 +67,7 @@ class Measuring:
             said["retention"] = compared(kept_before, kept_after, data.retention)
         return said
 
-    def acceptance(self, teacher: Party, vocab: int) -> dict[str, Any]:
+    def acceptance(self, teacher: Checkpoint, vocab: int) -> dict[str, Any]:
         """How well the student would serve as a draft model of a teacher, before and after.
 
         Args:

@@ -49,7 +49,7 @@ class Load:
 
 
 @dataclass(frozen=True)
-class Party:
+class Checkpoint:
     """A model with its load."""
 
     name: str
@@ -103,8 +103,8 @@ class Plan:
     """
 
     recipe: Recipe
-    student: Party
-    teachers: list[Party]
+    student: Checkpoint
+    teachers: list[Checkpoint]
     used: Used
     stages: list[list[int]]
     student_questions: int
@@ -160,8 +160,8 @@ def plan_of(
     stages, student_questions = _visited(recipe, questions)
     return Plan(
         recipe=recipe,
-        student=_party(recipe.student.checkpoint, base, rows),
-        teachers=[_party(model.checkpoint, base, rows) for model in recipe.teachers],
+        student=_checkpoint(recipe.student.checkpoint, base, rows),
+        teachers=[_checkpoint(model.checkpoint, base, rows) for model in recipe.teachers],
         used=used,
         stages=stages if used.teacher else [[0] for _ in stages],
         student_questions=student_questions if used.student else 0,
@@ -179,7 +179,7 @@ def _visited(recipe: Recipe, questions: int) -> tuple[list[list[int]], int]:
     """Different questions that each mask stage of each teacher visits, and those the student is asked."""
     order, first = Order(questions, recipe.trainer.seed), 0
     per_step = recipe.trainer.batch_questions * recipe.trainer.gradient_accumulation
-    stages, legs = [], []
+    stages, teacher_stages = [], []
     for number in range(len(recipe.teachers)):
         steps, wanted = recipe.steps(number), recipe.r_max(number)
         r_max = ASSUMED_R_MAX if wanted == "auto" else wanted
@@ -187,17 +187,17 @@ def _visited(recipe: Recipe, questions: int) -> tuple[list[list[int]], int]:
         cuts = [0, *(step for step in range(1, steps) if ratios[step] != ratios[step - 1]), steps]
         visits = [order.visits(first + a * per_step, first + b * per_step) for a, b in itertools.pairwise(cuts)]
         stages.append([len(np.unique(rows)) for rows in visits])
-        legs.append(np.unique(np.concatenate(visits)))
+        teacher_stages.append(np.unique(np.concatenate(visits)))
         first += steps * per_step
     asked = {
-        "never": len(np.unique(np.concatenate(legs))),
-        "per_teacher": sum(map(len, legs)),
+        "never": len(np.unique(np.concatenate(teacher_stages))),
+        "per_teacher": sum(map(len, teacher_stages)),
         "per_stage": sum(map(sum, stages)),
     }
     return stages, asked[recipe.masters.gen_data.student_refresh]
 
 
-def _party(name: str, base: Path, rows: list[Sample]) -> Party:
+def _checkpoint(name: str, base: Path, rows: list[Sample]) -> Checkpoint:
     folder = resolve_checkpoint(name, base, weights=False)
     sizes, processor = anatomy(folder), Processor.load(folder)
     prompts = encode_prompts(processor, rows)
@@ -210,7 +210,7 @@ def _party(name: str, base: Path, rows: list[Sample]) -> Party:
         context=context,
         fresh=len({sample.images for sample in rows}) / len(rows),
     )
-    return Party(name, sizes, load)
+    return Checkpoint(name, sizes, load)
 
 
 def _patches(prompts: Prompts, edge: int) -> tuple[float, float]:

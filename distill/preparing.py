@@ -11,14 +11,14 @@ import pyarrow.parquet as pq
 from edgekit.distill.judges import check_sample
 from edgekit.distill.pairing import probe_answers
 from edgekit.distill.questions import write_questions
-from edgekit.distill.teacher_stages import Party
+from edgekit.distill.teacher_stages import Checkpoint
 from edgekit.errors import DataError
 from edgekit.files import sha256_file
 from edgekit.recipe.model import Recipe
 from edgekit.workspace import Run
 
 
-def write_train_questions(recipe: Recipe, run: Run, student: Party, labelled: str | None, *, drawn: bool) -> None:
+def write_train_questions(recipe: Recipe, run: Run, student: Checkpoint, labelled: str | None, *, drawn: bool) -> None:
     """Write what is missing of a run's questions, and make sure that they can be learnt from.
 
     Args:

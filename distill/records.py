@@ -13,7 +13,7 @@ from edgekit.distill import processes
 from edgekit.distill.gradients import training_summary
 from edgekit.distill.masking import MaskedTeacher
 from edgekit.distill.resuming import THRESHOLDS
-from edgekit.distill.teacher_stages import Leg, Party
+from edgekit.distill.teacher_stages import Checkpoint, TeacherStage
 from edgekit.distill.trainer import last_complete_checkpoint
 from edgekit.recipe.model import Recipe
 from edgekit.schema import to_json
@@ -24,7 +24,7 @@ Thresholds = dict[str, dict[str, dict[str, float]]]
 """Teacher -> mask ratio -> layer -> threshold."""
 
 
-def identity(run: Run, recipe: Recipe, student: Party, teachers: Sequence[Party]) -> dict[str, Any]:
+def identity(run: Run, recipe: Recipe, student: Checkpoint, teachers: Sequence[Checkpoint]) -> dict[str, Any]:
     """What a run is, for its manifest: the recipe, the inputs and what they are worked on with."""
     import accelerate
     import transformers
@@ -47,45 +47,47 @@ def identity(run: Run, recipe: Recipe, student: Party, teachers: Sequence[Party]
     }
 
 
-def keep_thresholds(run: Run, leg: Leg, ratio: float, thresholds: dict[str, float]) -> None:
+def keep_thresholds(run: Run, teacher_stage: TeacherStage, ratio: float, thresholds: dict[str, float]) -> None:
     """Keep the thresholds of a stage: with the dense teacher they make its mask again."""
     if not processes.is_main():
         return
     kept = _thresholds(run)
-    kept.setdefault(_name(leg), {})[f"{ratio:g}"] = thresholds
+    kept.setdefault(_name(teacher_stage), {})[f"{ratio:g}"] = thresholds
     write_sealed_json(run.folder / THRESHOLDS, kept)
 
 
-def complete_records(run: Run, legs: Sequence[Leg], masked: Callable[[Party], MaskedTeacher]) -> None:
+def complete_records(
+    run: Run, teacher_stages: Sequence[TeacherStage], masked: Callable[[Checkpoint], MaskedTeacher]
+) -> None:
     """Write again what is only recorded in passing, where it was lost: thresholds, and logs of trainings.
 
     Args:
         run: With all its students.
-        legs: All of them.
+        teacher stages: All of them.
         masked: Loads a teacher.
     """
     kept = _thresholds(run)
-    for leg in legs:
-        there = kept.get(_name(leg), {})
-        if lost := [ratio for ratio in leg.ratios if f"{ratio:g}" not in there]:
-            teacher = masked(leg.teacher)
+    for teacher_stage in teacher_stages:
+        there = kept.get(_name(teacher_stage), {})
+        if lost := [ratio for ratio in teacher_stage.ratios if f"{ratio:g}" not in there]:
+            teacher = masked(teacher_stage.teacher)
             there |= {f"{ratio:g}": teacher.set_ratio(ratio) for ratio in lost}
-            kept[_name(leg)] = {f"{ratio:g}": there[f"{ratio:g}"] for ratio in leg.ratios}
+            kept[_name(teacher_stage)] = {f"{ratio:g}": there[f"{ratio:g}"] for ratio in teacher_stage.ratios}
             write_sealed_json(run.folder / THRESHOLDS, kept)
-        log = run.reports / f"training-{leg.number + 1}.json"
-        if not log.exists() and (last := last_complete_checkpoint(leg.checkpoints(run))):
+        log = run.reports / f"training-{teacher_stage.number + 1}.json"
+        if not log.exists() and (last := last_complete_checkpoint(teacher_stage.checkpoints(run))):
             state = json.loads((last / "trainer_state.json").read_text(encoding="utf-8"))
             write_sealed_rows(log, state["log_history"])
 
 
-def trainings(run: Run, legs: Sequence[Leg]) -> dict[str, Any]:
+def trainings(run: Run, teacher_stages: Sequence[TeacherStage]) -> dict[str, Any]:
     """What the training logs say of rewards and gradients."""
-    paths = [run.reports / f"training-{leg.number + 1}.json" for leg in legs]
+    paths = [run.reports / f"training-{teacher_stage.number + 1}.json" for teacher_stage in teacher_stages]
     return training_summary([read_sealed_rows(path) for path in paths if path.exists()])
 
 
-def _name(leg: Leg) -> str:
-    return f"teacher-{leg.number + 1}"
+def _name(teacher_stage: TeacherStage) -> str:
+    return f"teacher-{teacher_stage.number + 1}"
 
 
 def _thresholds(run: Run) -> Thresholds:

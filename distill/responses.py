@@ -26,7 +26,7 @@ from edgekit.distill.masking import MaskedTeacher
 from edgekit.distill.objectives import Objective
 from edgekit.distill.shards import missing_rows, open_shards
 from edgekit.distill.teacher_check import greedy_answers
-from edgekit.distill.teacher_stages import UNTOUCHED, Leg, Party, Stage
+from edgekit.distill.teacher_stages import UNTOUCHED, Checkpoint, Stage, TeacherStage
 from edgekit.recipe.model import Recipe
 from edgekit.seal import write_sealed_json
 from edgekit.workspace import Run
@@ -73,11 +73,11 @@ class Responses:
         base: Folder that relative names start from.
         run: Whose folders.
         student: As the run found it.
-        vocab: Size of the vocabulary all parties share.
-        load_student: The student a leg's stage begins with.
+        vocab: Size of the vocabulary all checkpoints share.
+        load_student: The student a teacher stage's stage begins with.
         load_initial: The untouched student, pi_ref.
         load_teacher: A teacher, ready to be masked.
-        legs: The whole ladder.
+        teacher stages: The whole ladder.
         used: Whose responses the loss uses.
         told: What a user has been told of already.
     """
@@ -85,57 +85,63 @@ class Responses:
     recipe: Recipe
     base: Path
     run: Run
-    student: Party
+    student: Checkpoint
     vocab: int
-    load_student: Callable[[Leg, Stage], Any]
+    load_student: Callable[[TeacherStage, Stage], Any]
     load_initial: Callable[[], Any]
-    load_teacher: Callable[[Party], MaskedTeacher]
-    legs: list[Leg]
+    load_teacher: Callable[[Checkpoint], MaskedTeacher]
+    teacher_stages: list[TeacherStage]
     used: Used
     told: set[str] = field(default_factory=set)
 
-    def missing(self, leg: Leg, stage: Stage) -> tuple[list[float], bool]:
+    def missing(self, teacher_stage: TeacherStage, stage: Stage) -> tuple[list[float], bool]:
         """Mask ratios whose teacher responses this process still has to write, and whether the student's are due."""
         questions, run = self.run.questions, self.run
         wanted = stage.ratios if self.used.teacher else []
-        ratios = [one for one in wanted if missing_rows(questions, leg.responses(run, one), leg.rows(one))]
+        ratios = [
+            one for one in wanted if missing_rows(questions, teacher_stage.responses(run, one), teacher_stage.rows(one))
+        ]
         if not self.used.student:
             return ratios, False
-        own = leg.student_responses(run, stage.ratios[0])
-        return ratios, bool(missing_rows(questions, own, self._student_rows(leg, stage)))
+        own = teacher_stage.student_responses(run, stage.ratios[0])
+        return ratios, bool(missing_rows(questions, own, self._student_rows(teacher_stage, stage)))
 
-    def student_lacks(self, leg: Leg, stage: Stage) -> bool:
+    def student_lacks(self, teacher_stage: TeacherStage, stage: Stage) -> bool:
         """Whether some of the student's responses that a stage needs are missing, in whatever process."""
-        own = leg.student_responses(self.run, stage.ratios[0])
-        rows = self._student_rows(leg, stage)
+        own = teacher_stage.student_responses(self.run, stage.ratios[0])
+        rows = self._student_rows(teacher_stage, stage)
         return bool(self.used.student and missing_rows(self.run.questions, own, rows, everywhere=True))
 
-    def record(self, leg: Leg, stage: Stage) -> None:
+    def record(self, teacher_stage: TeacherStage, stage: Stage) -> None:
         """Keep which shards the passes of a stage have, so that a lost one is missed later; by the main process."""
-        folders = [leg.responses(self.run, ratio) for ratio in stage.ratios]
-        for folder in (*folders, leg.student_responses(self.run, stage.ratios[0])):
+        folders = [teacher_stage.responses(self.run, ratio) for ratio in stage.ratios]
+        for folder in (*folders, teacher_stage.student_responses(self.run, stage.ratios[0])):
             if names := sorted(path.name for path in folder.glob("shard-*.parquet")):
                 write_sealed_json(folder / SHARDS, {"files": names})
 
-    def _student_rows(self, leg: Leg, stage: Stage) -> NDArray[np.int64]:
+    def _student_rows(self, teacher_stage: TeacherStage, stage: Stage) -> NDArray[np.int64]:
         """Questions that this version of the student is to answer."""
-        if leg.refresh == "per_stage":
-            return leg.rows(stage.ratios[0])
-        return leg.all_rows() if leg.refresh == "per_teacher" else np.concatenate([one.all_rows() for one in self.legs])
+        if teacher_stage.refresh == "per_stage":
+            return teacher_stage.rows(stage.ratios[0])
+        return (
+            teacher_stage.all_rows()
+            if teacher_stage.refresh == "per_teacher"
+            else np.concatenate([one.all_rows() for one in self.teacher_stages])
+        )
 
-    def write(self, leg: Leg, stage: Stage, *, own: bool = True) -> None:
+    def write(self, teacher_stage: TeacherStage, stage: Stage, *, own: bool = True) -> None:
         """Write what a stage needs and has not got.
 
         Args:
-            leg, stage: Whose.
+            teacher stage, stage: Whose.
             own: Also the student's; not where a stage was trained long ago and the student it asked is gone.
         Raises:
             EdgekitError: the teacher does not see the images, or a generator or judge failed; whole shards stay.
         """
         recipe = self.recipe
         if self.used.teacher:
-            self._check_stored(leg, stage.ratios)
-        ratios, due = self.missing(leg, stage)
+            self._check_stored(teacher_stage, stage.ratios)
+        ratios, due = self.missing(teacher_stage, stage)
         if due and not own:
             note(f"Responses of the student after step {stage.start} stay lost; it has been trained on them already.")
         if not ratios and not (due and own):
@@ -148,27 +154,32 @@ class Responses:
             questions=self.run.questions,
             seed=recipe.trainer.seed,
         )
-        self._write_teacher(leg, ratios, write)  # first, as it begins with a look at the teacher
+        self._write_teacher(teacher_stage, ratios, write)  # first, as it begins with a look at the teacher
         if due and own:
-            folder = leg.student_responses(self.run, stage.ratios[0])
-            write = partial(write, wanted=self._student_rows(leg, stage))
-            self._write_student(folder, partial(self.load_student, leg, stage), write)
+            folder = teacher_stage.student_responses(self.run, stage.ratios[0])
+            write = partial(write, wanted=self._student_rows(teacher_stage, stage))
+            self._write_student(folder, partial(self.load_student, teacher_stage, stage), write)
 
-    def passes(self, leg: Leg, stage: Stage, questions: Any, cache: Path) -> dict[float, list[Answered]]:
+    def passes(
+        self, teacher_stage: TeacherStage, stage: Stage, questions: Any, cache: Path
+    ) -> dict[float, list[Answered]]:
         """Mask ratio -> response sets that training uses at it.
 
         Args:
-            leg, stage: Which.
+            teacher stage, stage: Which.
             questions: Rows of `questions.QUESTIONS`.
             cache: Folder for what the shards are mapped from.
         """
         passes: dict[float, list[Answered]] = {}
         for ratio in stage.ratios:
-            sources = [(leg.responses(self.run, ratio), self.used.teacher)]
-            sources.append((leg.student_responses(self.run, ratio), self.used.student))
+            sources = [(teacher_stage.responses(self.run, ratio), self.used.teacher)]
+            sources.append((teacher_stage.student_responses(self.run, ratio), self.used.student))
             passes[ratio] = [
                 Answered.of(
-                    open_shards(folder, cache, RESPONSES), n, questions, by_reference=folder == leg.untouched(self.run)
+                    open_shards(folder, cache, RESPONSES),
+                    n,
+                    questions,
+                    by_reference=folder == teacher_stage.untouched(self.run),
                 )
                 for folder, n in sources
                 if n
@@ -191,7 +202,7 @@ class Responses:
                 )
                 return
 
-    def ask_teacher(self, teacher: Party, number: int, questions: Sequence[Sample]) -> list[str]:
+    def ask_teacher(self, teacher: Checkpoint, number: int, questions: Sequence[Sample]) -> list[str]:
         """Greedy answers of a dense teacher, by whoever writes its responses."""
         settings, mask = self.recipe.masters.gen_data, self.recipe.masters.mask
         if settings.generator == "transformers" or not settings.teacher_responses:
@@ -217,36 +228,36 @@ class Responses:
         """Greedy answers of the untouched student."""
         return greedy_answers(self.load_initial(), self.student.processor, questions)
 
-    def check_trainer(self, leg: Leg, teacher: MaskedTeacher) -> None:
+    def check_trainer(self, teacher_stage: TeacherStage, teacher: MaskedTeacher) -> None:
         """Look at the loaded teacher too where another than it has written the responses."""
-        settings, party = self.recipe.masters.gen_data, leg.teacher
+        settings, checkpoint = self.recipe.masters.gen_data, teacher_stage.teacher
         if settings.check_images and (settings.generator != "transformers" or not self.used.teacher):
-            source = Source(party.name, party.folder, party.processor, settings, lambda: teacher.model)
+            source = Source(checkpoint.name, checkpoint.folder, checkpoint.processor, settings, lambda: teacher.model)
             generator = transformers.open_generator(source)
-            check_sight(generator, party.name, self.run.questions)
+            check_sight(generator, checkpoint.name, self.run.questions)
 
-    def _check_stored(self, leg: Leg, ratios: list[float]) -> None:
+    def _check_stored(self, teacher_stage: TeacherStage, ratios: list[float]) -> None:
         """Responses that lie there without a word that their teacher was looked at are judged by themselves."""
         if not self.recipe.masters.gen_data.check_images or not processes.is_main():
             return
         for ratio in ratios:
-            folder = leg.responses(self.run, ratio)
+            folder = teacher_stage.responses(self.run, ratio)
             if any(folder.glob("shard-*.parquet")) and not (folder / SIGHT).exists():
-                p = check_stored_sight(leg.teacher.name, self.run.questions, folder)
+                p = check_stored_sight(teacher_stage.teacher.name, self.run.questions, folder)
                 write_sealed_json(folder / SIGHT, {"checked": "responses", "p": p})
 
-    def _write_teacher(self, leg: Leg, ratios: list[float], write: Callable[..., None]) -> None:
-        load, settings = self._teacher_loader(leg), self.recipe.masters.gen_data
+    def _write_teacher(self, teacher_stage: TeacherStage, ratios: list[float], write: Callable[..., None]) -> None:
+        load, settings = self._teacher_loader(teacher_stage), self.recipe.masters.gen_data
         for ratio in ratios:
-            folder = leg.responses(self.run, ratio)
-            with self._teacher_generator(leg, ratio, load) as generator:
+            folder = teacher_stage.responses(self.run, ratio)
+            with self._teacher_generator(teacher_stage, ratio, load) as generator:
                 if settings.check_images:  # by each process, as each has its own teacher or connection
-                    sight = check_sight(generator, leg.teacher.name, self.run.questions)
+                    sight = check_sight(generator, teacher_stage.teacher.name, self.run.questions)
                     write_sealed_json(folder / SIGHT, {"checked": "teacher", **(asdict(sight) if sight else {})})
-                name, processor = leg.teacher.name, leg.teacher.processor
+                name, processor = teacher_stage.teacher.name, teacher_stage.teacher.processor
                 count = settings.teacher_responses
                 writer = Writer("teacher", name, generator, processor, count, ratio, folder.name)
-                write(writer, folder=folder, wanted=leg.rows(ratio))
+                write(writer, folder=folder, wanted=teacher_stage.rows(ratio))
 
     def _write_student(self, folder: Path, load: Callable[[], Any], write: Callable[..., None]) -> None:
         """The student's own responses, always by its loaded model."""
@@ -258,16 +269,18 @@ class Responses:
         write(Writer("student", name, generator, processor, count, 0.0, folder.name, model), folder=folder)
 
     @contextmanager
-    def _teacher_generator(self, leg: Leg, ratio: float, load: Callable[[float], Any]) -> Iterator[Writing]:
+    def _teacher_generator(
+        self, teacher_stage: TeacherStage, ratio: float, load: Callable[[float], Any]
+    ) -> Iterator[Writing]:
         settings, mask = self.recipe.masters.gen_data, self.recipe.masters.mask
         source = Source(
-            name=leg.teacher.name,
-            folder=leg.teacher.folder,
-            processor=leg.teacher.processor,
+            name=teacher_stage.teacher.name,
+            folder=teacher_stage.teacher.folder,
+            processor=teacher_stage.teacher.processor,
             settings=settings,
             load=partial(load, ratio),
             ratio=ratio,
-            teacher=leg.number + 1,
+            teacher=teacher_stage.number + 1,
             scope=mask.scope,
             exclude=mask.exclude,
             work=self.run.checkpoints / "generator",
@@ -278,13 +291,13 @@ class Responses:
         finally:
             generator.close()
 
-    def _teacher_loader(self, leg: Leg) -> Callable[[float], Any]:
+    def _teacher_loader(self, teacher_stage: TeacherStage) -> Callable[[float], Any]:
         """Ratio -> the teacher masked so; loaded at the first call, if a generator makes one."""
         loaded: list[MaskedTeacher] = []
 
         def load(ratio: float) -> Any:
             if not loaded:
-                loaded.append(self.load_teacher(leg.teacher))
+                loaded.append(self.load_teacher(teacher_stage.teacher))
             loaded[0].set_ratio(ratio)
             return loaded[0].model
 

@@ -15,7 +15,7 @@ from edgekit.checkpoint.folder import checkpoint_hash
 from edgekit.console import note
 from edgekit.distill.responses import SHARDS, SIGHT
 from edgekit.distill.shards import shard_fault
-from edgekit.distill.teacher_stages import Leg, Stage
+from edgekit.distill.teacher_stages import Stage, TeacherStage
 from edgekit.distill.trainer import checkpoints, last_complete_checkpoint, step_of
 from edgekit.errors import DamagedError
 from edgekit.files import clear_left_behind
@@ -113,32 +113,34 @@ def _json_fault(path: Path) -> str | None:
 # ---------------------------------------------------------------------------------------------------------- the ladder
 
 
-def stages_to_do(run: Run, legs: Sequence[Leg], leg: Leg, missing: Callable[[Stage], bool]) -> list[Stage]:
-    """The stages of a leg that are still to be trained; what the first of them cannot go on from is removed.
+def stages_to_do(
+    run: Run, teacher_stages: Sequence[TeacherStage], teacher_stage: TeacherStage, missing: Callable[[Stage], bool]
+) -> list[Stage]:
+    """The stages of a teacher stage that are still to be trained; what the first of them cannot go on from is removed.
 
     Args:
         run: Its files, the damaged ones dropped.
-        legs: The whole ladder.
-        leg: Which.
+        teacher stages: The whole ladder.
+        teacher stage: Which.
         missing: Whether the student's responses of a stage are not all there.
     """
-    later = [one.student(run) for one in legs[leg.number :]]
+    later = [one.student(run) for one in teacher_stages[teacher_stage.number :]]
     if run.student.is_dir() or any(folder.is_dir() for folder in later):
         return []
-    last_complete_checkpoint(leg.checkpoints(run))  # the newest one left is whole
-    stages = leg.stages
-    there = [stage for stage in stages if leg.student(run, stage).is_dir()]
+    last_complete_checkpoint(teacher_stage.checkpoints(run))  # the newest one left is whole
+    stages = teacher_stage.stages
+    there = [stage for stage in stages if teacher_stage.student(run, stage).is_dir()]
     begun = there[-1].stop if there else 0
-    for step in [*(step_of(path) for path in checkpoints(leg.checkpoints(run))), 0]:
+    for step in [*(step_of(path) for path in checkpoints(teacher_stage.checkpoints(run))), 0]:
         place = next((number for number, stage in enumerate(stages) if step < stage.stop), len(stages) - 1)
         asks = stages[place - 1] if place else None
-        if asks is None or leg.student(run, asks).is_dir() or not missing(stages[place]):
+        if asks is None or teacher_stage.student(run, asks).is_dir() or not missing(stages[place]):
             break
-    if step < max([begun, *map(step_of, checkpoints(leg.checkpoints(run)))]):
-        note(f"Teacher {leg.number + 1}: the training goes on from step {step}.")
-    for path in checkpoints(leg.checkpoints(run)):
+    if step < max([begun, *map(step_of, checkpoints(teacher_stage.checkpoints(run)))]):
+        note(f"Teacher {teacher_stage.number + 1}: the training goes on from step {step}.")
+    for path in checkpoints(teacher_stage.checkpoints(run)):
         if step_of(path) > step:
             shutil.rmtree(path)
     for stage in stages[place:]:
-        shutil.rmtree(leg.student(run, stage), ignore_errors=True)
+        shutil.rmtree(teacher_stage.student(run, stage), ignore_errors=True)
     return stages[place:]

@@ -1,4 +1,4 @@
-"""What changes from step to step of a leg: the teacher's mask, and the state of the objectives."""
+"""What changes from step to step of a teacher stage: the teacher's mask, and the state of the objectives."""
 
 from __future__ import annotations
 

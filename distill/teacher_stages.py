@@ -1,4 +1,4 @@
-"""The ladder of a run: its teachers and student, one leg for each teacher, and the stages of a leg."""
+"""The ladder of a run: its teachers and student, a stage for each teacher, and the stretches of it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ UNTOUCHED = "student-1"
 
 
 @dataclass(frozen=True)
-class Party:
+class Checkpoint:
     """A checkpoint with what is known of it without loading its weights."""
 
     name: str
@@ -33,7 +33,7 @@ class Party:
     hash: str
 
     @classmethod
-    def of(cls, name: str, base: Path) -> Party:
+    def of(cls, name: str, base: Path) -> Checkpoint:
         """Look at a checkpoint named in a recipe; relative names start from `base`.
 
         Raises:
@@ -53,7 +53,7 @@ class Party:
 
 @dataclass(frozen=True)
 class Stage:
-    """A stretch of a leg: Gen-Data for these ratios, then training on them.
+    """A stretch of a teacher stage: Gen-Data for these ratios, then training on them.
 
     Attributes:
         ratios: In order.
@@ -67,7 +67,7 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class Leg:
+class TeacherStage:
     """One teacher's share of the run.
 
     Attributes:
@@ -83,7 +83,7 @@ class Leg:
     """
 
     number: int
-    teacher: Party
+    teacher: Checkpoint
     steps: int
     ratio_of: Callable[[int], float]
     ratios: list[float]
@@ -104,7 +104,7 @@ class Leg:
         return np.unique(self.order.visits(*(self.first + step * self.per_step for step in self._span(ratio))))
 
     def all_rows(self) -> NDArray[np.int64]:
-        """Questions that this leg visits."""
+        """Questions that this teacher stage visits."""
         return np.unique(self.order.visits(self.first, self.first + self.steps * self.per_step))
 
     def _span(self, ratio: float) -> tuple[int, int]:
@@ -117,7 +117,7 @@ class Leg:
         return run.responses / f"teacher-{self.teacher.hash[:12]}-mask-{ratio:.4f}"
 
     def student_responses(self, run: Run, ratio: float) -> Path:
-        """Shards of the student this leg uses at one mask ratio; only those of the untouched one can be shared."""
+        """Shards of the student used here at one mask ratio; only those of the untouched one can be shared."""
         if self.refresh == "per_stage":
             return run.folder / "responses" / f"student-{self.number + 1}-mask-{ratio:.4f}"
         if self.refresh == "per_teacher" and self.number:

@@ -1,4 +1,4 @@
-"""The trainer of one leg, as a recipe describes it."""
+"""The trainer of one teacher stage, as a recipe describes it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from edgekit.distill.groups import Weights
 from edgekit.distill.joint import Collator, JointTrainer, ScheduledQuestions
 from edgekit.distill.masking import MaskedTeacher
 from edgekit.distill.objectives import Objective
-from edgekit.distill.teacher_stages import Leg
+from edgekit.distill.teacher_stages import TeacherStage
 from edgekit.distill.trainer import training_arguments
 from edgekit.inputs.processor import Processor
 from edgekit.recipe.model import Recipe
@@ -22,8 +22,8 @@ from edgekit.workspace import Run
 def leg_trainer(
     recipe: Recipe,
     run: Run,
-    legs: Sequence[Leg],
-    leg: Leg,
+    teacher_stages: Sequence[TeacherStage],
+    teacher_stage: TeacherStage,
     *,
     models: tuple[Any, MaskedTeacher],
     processors: tuple[Processor, Processor],
@@ -38,12 +38,12 @@ def leg_trainer(
     Args:
         recipe: Resolved.
         run: Whose checkpoints and logs.
-        legs: The whole ladder.
-        leg: Which teacher's.
+        teacher stages: The whole ladder.
+        teacher stage: Which teacher's.
         models, processors: The student's and the teacher's.
         objectives: By name.
-        vocab: Size of the vocabulary all parties share.
-        dataset: The visits of the leg.
+        vocab: Size of the vocabulary all checkpoints share.
+        dataset: The visits of the teacher stage.
         loggers: Trackers by Trainer's names.
         load_reference: Loads pi_ref, where the loss runs it.
     """
@@ -55,10 +55,10 @@ def leg_trainer(
         objectives=objectives,
         weights=weights,
         vocab=vocab,
-        span=_span(recipe, run, legs, leg),
+        span=_span(recipe, run, teacher_stages, teacher_stage),
         log_gradients=recipe.trainer.log_gradients,
         model=models[0],
-        args=_arguments(recipe, leg.checkpoints(run), leg.steps, loggers, run.name),
+        args=_arguments(recipe, teacher_stage.checkpoints(run), teacher_stage.steps, loggers, run.name),
         train_dataset=dataset,
         data_collator=Collator(
             *processors,
@@ -68,11 +68,15 @@ def leg_trainer(
     )
 
 
-def _span(recipe: Recipe, run: Run, legs: Sequence[Leg], leg: Leg) -> Span | None:
+def _span(recipe: Recipe, run: Run, teacher_stages: Sequence[TeacherStage], teacher_stage: TeacherStage) -> Span | None:
     if recipe.trainer.across_teachers == "anew":
         return None
-    before = legs[leg.number - 1].checkpoints(run) if leg.number else None
-    return Span(sum(one.steps for one in legs[: leg.number]), sum(one.steps for one in legs), before)
+    before = teacher_stages[teacher_stage.number - 1].checkpoints(run) if teacher_stage.number else None
+    return Span(
+        sum(one.steps for one in teacher_stages[: teacher_stage.number]),
+        sum(one.steps for one in teacher_stages),
+        before,
+    )
 
 
 def _arguments(recipe: Recipe, folder: Path, steps: int, loggers: Sequence[str], name: str) -> Any:

@@ -116,8 +116,8 @@ def test_one_schedule_and_its_moments_over_the_ladder(
 
     anew = workspace()
     assert distil(anew) != student
-    legs = [[RATE * (1 + math.cos(math.pi * k / n)) / 2 for k in range(n)] for n in STEPS]
-    assert rates(anew) == pytest.approx([*legs[0], *legs[1]])
+    teacher_stages = [[RATE * (1 + math.cos(math.pi * k / n)) / 2 for k in range(n)] for n in STEPS]
+    assert rates(anew) == pytest.approx([*teacher_stages[0], *teacher_stages[1]])
     assert {int(one["step"]) for one in moments(anew, 2, 3).values()} == {STEPS[1]}
     assert "starts anew" not in capfd.readouterr().err
 

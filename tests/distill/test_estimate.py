@@ -115,7 +115,7 @@ def test_counts_by_hand(place: Place) -> None:
     assert memory["training"]["teacher weights"] == 4 * sizes["teachers"]["teacher"]
     assert memory["training"]["AdamW states"] == 8 * sizes["student"] == 8 * sizes["trainable"]
     assert memory["peak"] == max(sum(memory["training"].values()), sum(memory["gen_data"].values()))
-    # One checkpoint of weights and both moments, and the leg's student.
+    # One checkpoint of weights and both moments, and the teacher stage's student.
     assert disk["checkpoints"] == (12 + 4) * sizes["student"] and disk["student"] == 4 * sizes["student"]
     assert disk["total"] == sum(size for part, size in disk.items() if part != "total")
     assert got["hours"]["total"] == pytest.approx(sum(v for k, v in got["hours"].items() if k != "total"))

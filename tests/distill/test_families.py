@@ -1,4 +1,4 @@
-"""Each family through the parts of a leg, against the model's own forward and generate."""
+"""Each family through the parts of a teacher stage, against the model's own forward and generate."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The parts of a leg: batches, the schedule over questions, alignment, sampling."""
+"""The parts of a teacher stage: batches, the schedule over questions, alignment, sampling."""
 
 from __future__ import annotations
 

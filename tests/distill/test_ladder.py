@@ -77,7 +77,11 @@ def test_three_teachers_killed_at_the_second(
     straight = ladder()
     manifest = distil(straight)
     shown = capfd.readouterr().err
-    assert [leg["mask_ratios"] for leg in manifest["schedule"]] == [[0.2, 0.0], [0.4, 0.2, 0.0], [0.0]]
+    assert [teacher_stage["mask_ratios"] for teacher_stage in manifest["schedule"]] == [
+        [0.2, 0.0],
+        [0.4, 0.2, 0.0],
+        [0.0],
+    ]
     assert "teacher 1 of 3, mask 0.20" in shown and "teacher 3 of 3, mask 0.00" in shown
     kept = read_sealed_json(straight / "runs/ladder/mask-thresholds.json")
     assert {name: list(ratios) for name, ratios in kept.items()} == {

@@ -29,7 +29,7 @@ from edgekit.distill.masking import (
     write_masked,
 )
 from edgekit.distill.masters import Pipeline
-from edgekit.distill.teacher_stages import Party
+from edgekit.distill.teacher_stages import Checkpoint
 from edgekit.errors import CheckpointError, RecipeError, StorageError
 from edgekit.families import idefics3
 from edgekit.recipe.reading import ablation_recipe_path, load_recipe
@@ -238,7 +238,7 @@ def test_a_run_masks_what_its_recipe_says(tiny_teacher: Path, attention: str) ->
         "trainer.attention": attention,
     })  # fmt: skip
     pipeline: Any = SimpleNamespace(recipe=recipe)
-    made = Pipeline._masked(pipeline, Party.of(str(tiny_teacher), Path()))
+    made = Pipeline._masked(pipeline, Checkpoint.of(str(tiny_teacher), Path()))
     names = [name for name, _ in maskable(load_model(tiny_teacher), idefics3.FAMILY, "language")]
     assert list(made.weights) == [name for name in names if "down_proj" not in name] != names
     assert not any(weight.requires_grad for weight in made.model.parameters())

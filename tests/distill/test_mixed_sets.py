@@ -66,15 +66,17 @@ def test_the_worker_of_bench_scores_as_evaluation_does(tiny_checkpoint: Path, sp
 
 def test_bench_wants_a_metric_for_each_set(tiny_checkpoint: Path, spec: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="names nothing for the data set 'other'"):
-        bench([], tiny_checkpoint, Settings(spec, {"open": "anls", "ten": "vqa"}), tmp_path / "out")
+        bench([], tiny_checkpoint, Settings(spec, scoring={"open": "anls", "ten": "vqa"}), tmp_path / "out")
     with pytest.raises(EdgekitError, match="Unknown metric 'anl'"):
-        bench([], tiny_checkpoint, Settings(spec, {"open": "anl", "default": "vqa"}), tmp_path / "out")
+        bench([], tiny_checkpoint, Settings(spec, scoring={"open": "anl", "default": "vqa"}), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow
 def test_the_report_of_bench_names_all_metrics(tiny_checkpoint: Path, spec: str, tmp_path: Path) -> None:
-    report = bench([], tiny_checkpoint, Settings(spec, SCORED, warmup=0, max_new_tokens=4, trace=1), tmp_path / "out")
+    report = bench(
+        [], tiny_checkpoint, Settings(spec, scoring=SCORED, warmup=0, max_new_tokens=4, trace=1), tmp_path / "out"
+    )
     assert report.rows[0].accuracy == pytest.approx(2.1 / 4), report.rows[0].reason
     assert report.scoring == "open: anls, ten: vqa, default: exact"
 

@@ -1,4 +1,4 @@
-"""The order of the questions, the legs that share it, and the layout of packed rows, worked out by hand."""
+"""The order of the questions, the teacher stages that share it, and the layout of packed rows, worked out by hand."""
 
 from __future__ import annotations
 
@@ -62,16 +62,21 @@ def test_the_legs_of_a_ladder_share_one_order(tmp_path: Path, kind: str) -> None
     recipe, run = load_recipe(ablation_recipe_path(), settings), Run(tmp_path / "run")
     count = write_questions(Data("scenes:train:count+list:pictures=8", "none", train_limit=20), run.questions, 8, 0)
     masked: Any = None  # no teacher is loaded where nothing is probed
-    legs = Ladder(recipe, run, masked, PhaseClock(tmp_path / "seconds.json")).legs([SimpleNamespace()] * 2)  # type: ignore[list-item]
-    assert [(leg.number, leg.steps, leg.first, leg.per_step) for leg in legs] == [(0, 4, 0, 6), (1, 2, 24, 6)]
-    assert [leg.ratios for leg in legs] == [[0.4, 0.2, 0.0], [0.3, 0.0]]
+    teacher_stages = Ladder(recipe, run, masked, PhaseClock(tmp_path / "seconds.json")).teacher_stages(
+        [SimpleNamespace()] * 2
+    )  # type: ignore[list-item]
+    assert [
+        (teacher_stage.number, teacher_stage.steps, teacher_stage.first, teacher_stage.per_step)
+        for teacher_stage in teacher_stages
+    ] == [(0, 4, 0, 6), (1, 2, 24, 6)]
+    assert [teacher_stage.ratios for teacher_stage in teacher_stages] == [[0.4, 0.2, 0.0], [0.3, 0.0]]
     pictures = picture_numbers(run.questions) if kind == "pictures" else None
     whole = Order(count, 5, pictures).visits(0, 36).tolist()
-    assert legs[0].all_rows().tolist() == sorted(set(whole[:24]))
-    assert legs[1].all_rows().tolist() == sorted(set(whole[24:]))
+    assert teacher_stages[0].all_rows().tolist() == sorted(set(whole[:24]))
+    assert teacher_stages[1].all_rows().tolist() == sorted(set(whole[24:]))
     # Three stages in four steps: floor(i 3 / 4) is 0, 0, 1, 2.
     rows = [sorted(set(whole[start:stop])) for start, stop in ((0, 12), (12, 18), (18, 24))]
-    assert [legs[0].rows(ratio).tolist() for ratio in (0.4, 0.2, 0.0)] == rows
+    assert [teacher_stages[0].rows(ratio).tolist() for ratio in (0.4, 0.2, 0.0)] == rows
 
 
 def _model(**text: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Where a leg of several stages goes on, by what is left of its folders; the folders are made by hand."""
+"""Where a teacher stage of several stages goes on, by what is left of its folders; the folders are made by hand."""
 
 from __future__ import annotations
 
@@ -10,25 +10,28 @@ import pytest
 
 from edgekit.distill.order import Order
 from edgekit.distill.resuming import drop_damaged, lacking, stages_to_do
-from edgekit.distill.teacher_stages import Leg, Stage
+from edgekit.distill.teacher_stages import Stage, TeacherStage
 from edgekit.files import write_bytes
 from edgekit.seal import seal_folder, write_sealed_json, write_sealed_rows
 from edgekit.workspace import Run
 
 
-def ladder(count: int = 1) -> list[Leg]:
+def ladder(count: int = 1) -> list[TeacherStage]:
     """Legs of nine steps and three stages each: 0 to 3, 3 to 6, 6 to 9."""
-    party: Any = SimpleNamespace(hash="0" * 64, name="t")
+    checkpoint: Any = SimpleNamespace(hash="0" * 64, name="t")
     ratios, order = [0.4, 0.2, 0.0], Order(16, 0)
-    return [Leg(k, party, 9, lambda s: ratios[s // 3], ratios, "per_stage", order, 36 * k, 4) for k in range(count)]
+    return [
+        TeacherStage(k, checkpoint, 9, lambda s: ratios[s // 3], ratios, "per_stage", order, 36 * k, 4)
+        for k in range(count)
+    ]
 
 
-def lay_out(run: Run, leg: Leg, students: list[int], steps: list[int]) -> None:
+def lay_out(run: Run, teacher_stage: TeacherStage, students: list[int], steps: list[int]) -> None:
     for stop in students:
-        stage = next(stage for stage in leg.stages if stage.stop == stop)
-        leg.student(run, stage).mkdir(parents=True)
+        stage = next(stage for stage in teacher_stage.stages if stage.stop == stop)
+        teacher_stage.student(run, stage).mkdir(parents=True)
     for step in steps:
-        folder = leg.checkpoints(run) / f"checkpoint-{step}"
+        folder = teacher_stage.checkpoints(run) / f"checkpoint-{step}"
         folder.mkdir(parents=True)
         (folder / "model").write_text("x")
         seal_folder(folder)
@@ -56,26 +59,26 @@ def lay_out(run: Run, leg: Leg, students: list[int], steps: list[int]) -> None:
 def test_where_a_leg_goes_on(
     students: list[int], steps: list[int], missing: list[int], first: int | None, kept: list[int], tmp_path: Path
 ) -> None:
-    run, legs = Run(tmp_path), ladder()
-    lay_out(run, legs[0], students, steps)
-    todo = stages_to_do(run, legs, legs[0], lambda stage: stage.start in missing)
+    run, teacher_stages = Run(tmp_path), ladder()
+    lay_out(run, teacher_stages[0], students, steps)
+    todo = stages_to_do(run, teacher_stages, teacher_stages[0], lambda stage: stage.start in missing)
     assert [stage.start for stage in todo] == ([] if first is None else list(range(first, 9, 3)))
-    left = {int(path.name.partition("-")[2]) for path in legs[0].checkpoints(run).glob("*")}
+    left = {int(path.name.partition("-")[2]) for path in teacher_stages[0].checkpoints(run).glob("*")}
     assert left == set(kept)
     for stage in todo:  # what is trained again is not taken for trained
-        assert not legs[0].student(run, stage).is_dir()
+        assert not teacher_stages[0].student(run, stage).is_dir()
 
 
 def test_a_teacher_whose_successor_is_done_is_not_asked_again(tmp_path: Path) -> None:
-    run, legs = Run(tmp_path), ladder(2)
+    run, teacher_stages = Run(tmp_path), ladder(2)
 
     def todo(number: int) -> list[Stage]:
-        return stages_to_do(run, legs, legs[number], lambda _: True)
+        return stages_to_do(run, teacher_stages, teacher_stages[number], lambda _: True)
 
     assert len(todo(0)) == len(todo(1)) == 3
-    lay_out(run, legs[1], [9], [])
+    lay_out(run, teacher_stages[1], [9], [])
     assert todo(0) == todo(1) == []
-    legs[1].student(run).rmdir()
+    teacher_stages[1].student(run).rmdir()
     run.student.mkdir()
     assert todo(0) == todo(1) == []
 

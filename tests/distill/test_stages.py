@@ -24,7 +24,7 @@ from edgekit.distill import shards as shard_files
 from edgekit.distill.evaluate import Evaluation
 from edgekit.distill.joint import JointTrainer
 from edgekit.distill.responses import Responses
-from edgekit.distill.teacher_stages import Leg, Stage
+from edgekit.distill.teacher_stages import Stage, TeacherStage
 from edgekit.errors import EdgekitError
 
 
@@ -134,7 +134,7 @@ def test_training_in_stages_is_training_in_one(
     for name, data in shards(per_stage).items():
         (folder / "runs/tiny/responses" / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / "runs/tiny/responses" / name).write_bytes(data)
-    monkeypatch.setattr(Leg, "stages", property(lambda self: [Stage(self.ratios, 0, 9)]))
+    monkeypatch.setattr(TeacherStage, "stages", property(lambda self: [Stage(self.ratios, 0, 9)]))
     trained = []
     train = masters.run_trainer
     monkeypatch.setattr(masters, "run_trainer", lambda *args: (trained.append(1), train(*args)))
