@@ -24,6 +24,7 @@ from edgekit.data.scoring import score_answer
 from edgekit.export.bundling import export_checkpoint
 from edgekit.export.coreai import PRECISIONS
 from edgekit.runtimes import RUNTIMES
+from edgekit.runtimes.comparison import open_bundle
 from edgekit.runtimes.generate import answer
 from edgekit.stats import paired, score_interval
 
@@ -52,7 +53,9 @@ def measure(student: Path, questions: Sequence[Sample], precisions: Sequence[str
     reference.close()
     yield {"precision": "PyTorch fp32", "n": len(base), "accuracy": sum(base) / len(base), "ci95": score_interval(base)}
     for precision in precisions:
-        bundle = export_checkpoint(student, "coreai", precision, folder / precision, samples=questions[:16])
+        bundle = export_checkpoint(
+            student, "coreai", precision, folder / precision, opens=open_bundle, samples=questions[:16]
+        )
         session = RUNTIMES.load("coreai").open_session(bundle.folder, 1)
         ours, scores = answers(session, questions)
         session.close()

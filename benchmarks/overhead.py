@@ -42,6 +42,7 @@ CHOSEN = ("ttft_ms", "image_encode_ms", "decode_tokens_per_s", "ttft_ratio", "de
 def make_bundle(work: Path) -> Path:
     """A bundle of SmolVLM-256M's shape with random weights, int8; made once."""
     from edgekit.export.bundling import export_checkpoint
+    from edgekit.runtimes.comparison import open_bundle
 
     sys.path.insert(0, str(Path(__file__).parent))
     from decode import make_models  # type: ignore[import-not-found]
@@ -49,7 +50,7 @@ def make_bundle(work: Path) -> Path:
     if not (work / "vlm").exists():
         make_models(work)
     if not (work / "bundle").exists():
-        export_checkpoint(work / "vlm", "onnx", "int8", work / "bundle")
+        export_checkpoint(work / "vlm", "onnx", "int8", work / "bundle", opens=open_bundle)
     return work / "bundle"
 
 

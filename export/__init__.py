@@ -15,7 +15,6 @@ from edgekit.recipe.model import EXPORT_HELPERS as HELPERS
 from edgekit.registry import Registry
 
 if TYPE_CHECKING:
-    from edgekit.export.parity import Exported
     from edgekit.families import Split
     from edgekit.inputs.processor import Inputs
     from edgekit.manifest import Component
@@ -40,7 +39,6 @@ class Target:
         runtimes: Names in edgekit.runtimes that run its bundles.
         write: (split, precision, the bundle's folder, prompts to calibrate with, options) -> the components by name and
             the versions of the tools; tokenizer and processor files are there by then.
-        open_components: (folder, components) -> what was written, loaded back from its files.
         parts: Of vision, embedding and text the precisions each can have, where a bundle can mix them.
         options: Of its own, by name: a tuple of words, the default first, or a free text's default.
         plan: (precision, options): refuses those that do not go together, before anything is loaded.
@@ -59,7 +57,6 @@ class Target:
     hosts: tuple[str, ...]
     runtimes: tuple[str, ...]
     write: Callable[[Split, str, Path, Sequence[Inputs], Options], Written]
-    open_components: Callable[[Path, dict[str, Component]], Exported]
     parts: Mapping[str, Mapping[str, TargetPrecision]] | None = None
     options: Mapping[str, tuple[str, ...] | str] = field(default_factory=dict)
     plan: Callable[[str, Options], Any] | None = None

@@ -20,14 +20,17 @@ Answers = Callable[[Path], dict[str, Any]]
 """From a sealed bundle's folder to `answers` of golden.json, as its own runtime gives them."""
 
 
-def hand_over(folder: Path, own: Iterable[str], answers: Answers | None, **fields: Any) -> None:
+def hand_over(
+    folder: Path, own: Iterable[str], parity: Callable[[], dict[str, Any]], answers: Answers | None, **fields: Any
+) -> None:
     """Write app/ and golden/, and seal the bundle.
 
     Args:
         folder: The bundle's, filled but for that.
         own: Files that the target wrote.
-        answers: Asked of the sealed bundle, which is then sealed anew; none are written when None.
-        fields: Of the manifest, as for `seal`.
+        parity: Measured on the sealed bundle, which is then sealed anew with what it gives.
+        answers: Asked of the sealed bundle; none are written when None.
+        fields: The rest of the manifest, as for `seal`.
     """
     processor = Processor.load(folder, prepared=True).as_exported(fields["preprocessing"])
     pieces = find_pieces(processor)
@@ -36,14 +39,15 @@ def hand_over(folder: Path, own: Iterable[str], answers: Answers | None, **field
     kinds = needed((name for name in own if (folder / name).is_file()), tree_files(folder), fields["text"].tokenizer)
     hashed: dict[str, FileEntry] = {}
 
-    def sealed() -> None:
+    def sealed(measured: dict[str, Any] | None) -> None:
         hashed.update({name: entry_of(folder, name) for name in kinds if name not in hashed})
         write_model(folder, fields, kinds, hashed, processor.vocab_size)
-        seal(folder, hashed, **fields)
+        seal(folder, hashed, parity=measured, **fields)
 
-    sealed()
+    sealed(None)  # a runtime opens none but a whole bundle
+    measured = parity()
     if answers is not None:
         found = answers(folder)
         write_vectors(folder, {**read_golden(folder), "answers": found})
         del hashed[VECTORS]
-        sealed()
+    sealed(measured)

@@ -25,14 +25,14 @@ from edgekit.export import TARGETS, Target, vision_name
 from edgekit.export._handover import Answers, hand_over
 from edgekit.export._inputs import compare_with_official, with_inputs, write_inputs
 from edgekit.export.genai import check_genai, write_genai
-from edgekit.export.parity import TorchModules, encode_images, follow, measure
+from edgekit.export.parity import Opens, TorchModules, encode_images, follow, measure
 from edgekit.export.prompts import Prompts, drawn_samples, parity_inputs
 from edgekit.families import Family, Size, Split, family_of, no_split, no_split_error
 from edgekit.files import clear_left_behind, new_folder, scratch, sha256_json, tree_files
 from edgekit.inputs.chat import JINJA
 from edgekit.inputs.processor import Inputs, Processor
 from edgekit.inputs.resizing import ORDER, installed_order
-from edgekit.manifest import Bucket, Cache, Component, Precision, Text
+from edgekit.manifest import Bucket, Cache, Precision, Text
 from edgekit.precision import TargetPrecision, by_part, is_mixed
 from edgekit.report.tolerances import MOST_PROMPTS, PROMPTS
 from edgekit.seal import FOLDER_SEAL
@@ -105,6 +105,7 @@ def export_checkpoint(
     precision: str,
     out: Path,
     *,
+    opens: Opens,
     sizes: Sequence[Size] | None = None,
     samples: Sequence[Sample] = (),
     prompts: int | None = None,
@@ -123,6 +124,7 @@ def export_checkpoint(
         target: Name of a target.
         precision: Common name of a precision the target has, or a mixture (edgekit/precision.py).
         out: The bundle's folder; it appears whole or not at all.
+        opens: Opens the bundle by its own runtime, for the parity run.
         sizes: Picture sizes (width, height) in pixels, where the family has a choice; its own when None.
         samples: Questions for the parity run; drawn pictures and stock questions when there are none.
         prompts: How many of them; as many as the bars need (`edgekit.report.tolerances.settling`) when None.
@@ -170,17 +172,21 @@ def export_checkpoint(
             write_genai(folder, components, split, config, chosen.in_place(components["text_decoder"], split))
         asked = samples or drawn_samples(PROMPTS)
         fed = compare_with_official(checkpoint, folder, processor.params, asked, prompts)
-        with scratch(folder):
-            parity = _parity(chosen, folder, components, split, inputs, precision, prompts)
-        parity = with_inputs(parity, fed) | {
-            "generation": "greedy",
-            "questions": "given" if samples else "synthetic",
-            **baked_against_original(model, family, split, inputs),
-        }
         details = chosen.details(folder) if chosen.details is not None else {}
+
+        def measured() -> dict[str, Any]:
+            with scratch(folder):
+                parity = _parity(opens, folder, split, inputs, target, precision, prompts)
+            return with_inputs(parity, fed) | {
+                "generation": "greedy",
+                "questions": "given" if samples else "synthetic",
+                **baked_against_original(model, family, split, inputs),
+            }
+
         hand_over(
             folder,
             own,
+            measured,
             answers,
             name=out.name,
             target=target,
@@ -200,7 +206,6 @@ def export_checkpoint(
             teacher_sha256=teacher_sha256,
             run=run,
             tools={"edgekit": __version__, "torch": version("torch"), "transformers": version("transformers"), **tools},
-            parity=parity,
             buckets={name: Bucket(vision_name(name), part.grid, part.tokens) for name, part in split.vision.items()},
             position_axes=split.position_axes,
             deepstack=split.deepstack,
@@ -211,22 +216,21 @@ def export_checkpoint(
 
 
 def _parity(
-    target: Target,
+    opens: Opens,
     folder: Path,
-    components: dict[str, Component],
     split: Split,
     inputs: Sequence[Inputs],
+    target: str,
     precision: str,
     prompts: int | None,
 ) -> dict[str, Any]:
-    """What ships, loaded back from its files, against PyTorch; and who ran it."""
-    exported = target.open_components(folder, components)
+    """What ships, opened by its own runtime, against PyTorch; and who ran it."""
+    exported = opens(folder)
     try:
-        figures = measure(split, exported, inputs, precision, target=target.name, count=prompts)
-        return figures | {"verified_by": getattr(exported, "verified_by", "runtime")}
+        figures = measure(split, exported, inputs, precision, target=target, count=prompts)
+        return figures | {"verified_by": exported.verified_by}
     finally:
-        if hasattr(exported, "close"):
-            exported.close()
+        exported.close()
 
 
 def made_whole(family: Family, model: Any, sizes: Sequence[Size] | None) -> Split:

@@ -19,7 +19,7 @@ import io
 import logging
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -34,7 +34,7 @@ from edgekit.export._context import context_of
 from edgekit.export._coreai_modules import compressed, decoder, half_outputs, plain_embedding
 from edgekit.families import Split, VisionPart, family_of, read_optional_json
 from edgekit.files import scratch, write_json
-from edgekit.formats.coreai.assets import PROGRAM, STATES, Assets, Runner
+from edgekit.formats.coreai.assets import PROGRAM, STATES
 from edgekit.inputs.images import from_unit
 from edgekit.inputs.processor import Inputs
 from edgekit.manifest import Component, TensorSpec
@@ -322,41 +322,6 @@ def metadata(split: Split, folder: Path) -> dict[str, Any]:
     }
 
 
-def open_components(folder: Path, components: dict[str, Component]) -> Components:
-    """Load the assets back from their files."""
-    return Components(folder, components)
-
-
-class Components:
-    """A bundle's assets in Core AI's runtime, for parity at export."""
-
-    def __init__(self, folder: Path, components: Mapping[str, Component]) -> None:
-        self._runner = Runner(1)
-        try:
-            self.assets = Assets(folder, components, self._runner)
-        except BaseException:
-            self.close()
-            raise
-
-    def close(self) -> None:
-        """End the runtime's process."""
-        self._runner.close()
-
-    def encode_image(self, pixel_values: Any, bucket: str = "") -> list[Any]:
-        """As `parity.Exported`; tiles one by one."""
-        return self.assets.encode(vision_name(bucket), pixel_values, tiles=pixel_values.ndim == 4)
-
-    def embed(self, ids: Any) -> Any:
-        """(1, T) -> (1, T, D)."""
-        return self.assets.embed(ids)
-
-    def decode(
-        self, embeds: Any, mask: Any, positions: Any, past: list[Any], deepstack: Any = None
-    ) -> tuple[Any, list[Any]]:
-        """As `parity.Exported`; the states are kept beside the runtime, `past` is left alone."""
-        return self.assets.decode(embeds, mask.shape[1] - embeds.shape[1], positions, deepstack), past
-
-
 @contextmanager
 def quiet() -> Iterator[None]:
     """Hide the converter's chatter; it prints to stdout, which belongs to results."""
@@ -378,5 +343,4 @@ TARGET = Target(
     hosts=("Linux", "Darwin"),
     runtimes=("coreai",),
     write=write,
-    open_components=open_components,
 )

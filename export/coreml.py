@@ -30,7 +30,7 @@ import numpy as np
 from edgekit import __version__
 from edgekit.console import progress
 from edgekit.errors import EdgekitError
-from edgekit.export import NO_OPTIONS, Options, Target, Written, vision_name
+from edgekit.export import NO_OPTIONS, Options, Target, Written
 from edgekit.export._context import context_of
 from edgekit.export._coreml_metadata import describe, label
 from edgekit.export._coreml_modules import switch
@@ -40,7 +40,7 @@ from edgekit.export._grids import BLOCK, Grids
 from edgekit.export._moments import Moments, measure
 from edgekit.export.coreml_patches import patched
 from edgekit.families import Split
-from edgekit.formats.coreml.programs import CONTEXT, FUNCTIONS, LENGTHS, Programs
+from edgekit.formats.coreml.programs import CONTEXT, FUNCTIONS, LENGTHS
 from edgekit.inputs.processor import Inputs
 from edgekit.manifest import Component, TensorSpec
 from edgekit.precision import (
@@ -274,40 +274,6 @@ def _shape(spec: TensorSpec, free: Mapping[str, Any], chosen: Plan, program: Pro
     return tuple(free[axis] if isinstance(axis, str) else axis for axis in spec.shape)
 
 
-def open_components(folder: Path, components: dict[str, Component]) -> Components:
-    """Load the packages back from their files, in the evaluator on any system."""
-    return Components(folder, components)
-
-
-class Components:
-    """A bundle's functions in the evaluator, for parity at export."""
-
-    verified_by = "evaluator"
-
-    def __init__(self, folder: Path, components: dict[str, Component]) -> None:
-        from edgekit.formats.coreml.mil import open_programs
-
-        self._programs: Programs = open_programs(folder, components)
-
-    def encode_image(self, pixel_values: Any, bucket: str = "") -> list[Any]:
-        """As `parity.Exported`; tiles one by one."""
-        parts = list(self._programs.vision(vision_name(bucket), pixel_values))
-        return parts[0] if pixel_values.ndim != 4 else [np.concatenate([part[0] for part in parts])]
-
-    def embed(self, ids: Any) -> Any:
-        """(1, T) -> (1, T, D)."""
-        return self._programs.embed(ids)
-
-    def decode(
-        self, embeds: Any, mask: Any, positions: Any, past: list[Any], deepstack: Any = None
-    ) -> tuple[Any, list[Any]]:
-        """As `parity.Exported`, logits of the last token only; the cache is its own, `past` is left alone."""
-        start = mask.shape[1] - embeds.shape[1]
-        if start != self._programs.length:
-            self._programs.rewind(start)
-        return self._programs.decode(embeds, positions, deepstack)[None, None], past
-
-
 @contextmanager
 def quiet() -> Iterator[None]:
     """Hide the converter's chatter: progress bars, and warnings of versions it was not tried with."""
@@ -333,7 +299,6 @@ TARGET = Target(
     hosts=("Linux", "Darwin"),
     runtimes=("coreml",),
     write=write,
-    open_components=open_components,
     parts={"vision": PRECISIONS, "embedding": EMBEDDING, "text": PRECISIONS},
     options=OPTIONS,
     plan=plan,

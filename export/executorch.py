@@ -29,7 +29,7 @@ from edgekit.export._executorch_precision import int8_rows, quantise, static
 from edgekit.export._xnnpack import PLAIN, cached_decoder, rewritten, traceable, write_free_sizes_as_minus_one
 from edgekit.families import Split, VisionPart, read_optional_json
 from edgekit.families.merging import by_bucket
-from edgekit.formats.executorch.program import Program, load_custom_ops
+from edgekit.formats.executorch.program import load_custom_ops
 from edgekit.inputs.processor import Inputs
 from edgekit.manifest import Component, TensorSpec
 from edgekit.precision import FP32, INT4, INT8, INT8_STATIC, TargetPrecision, by_name
@@ -289,38 +289,6 @@ def _trace(method: Method, context: int) -> Any:
     return torch.export.export(method.module, method.example, dynamic_shapes=shapes, strict=False)
 
 
-def open_components(folder: Path, components: dict[str, Component]) -> Components:
-    """Load the program back from its file."""
-    return Components(folder / FILE)
-
-
-class Components:
-    """A bundle's program in ExecuTorch, for parity at export."""
-
-    def __init__(self, path: Path) -> None:
-        self.run = Program(path, threads=1).run
-
-    def encode_image(self, pixel_values: Any, bucket: str = "") -> list[Any]:
-        """As `parity.Exported`; tiles one by one."""
-        if pixel_values.ndim != 4:
-            return self.run(vision_name(bucket), pixel_values)
-        tiles = [self.run(vision_name(bucket), tile[None]) for tile in pixel_values]
-        return [np.concatenate([tile[0] for tile in tiles])]
-
-    def embed(self, ids: Any) -> Any:
-        """(1, T) -> (1, T, D)."""
-        return self.run("token_embedding", ids)[0]
-
-    def decode(
-        self, embeds: Any, mask: Any, positions: Any, past: list[Any], deepstack: Any = None
-    ) -> tuple[Any, list[Any]]:
-        """As `parity.Exported`, logits of the last token only; the cache is the program's own, `past` is left alone."""
-        start = mask.shape[1] - embeds.shape[1]
-        more = [positions] if positions.ndim == 3 else []
-        more += [] if deepstack is None else [deepstack]
-        return self.run("text_decoder", embeds, np.array([start], dtype=np.int64), *more)[0], past
-
-
 @contextmanager
 def quiet() -> Iterator[None]:
     """Hide the exporters' chatter."""
@@ -342,5 +310,4 @@ TARGET = Target(
     hosts=("Linux", "Darwin"),
     runtimes=("executorch",),
     write=write,
-    open_components=open_components,
 )

@@ -28,12 +28,11 @@ from edgekit.export import NO_OPTIONS, Options, Target, Written
 from edgekit.export import _gguf_files as files
 from edgekit.export._gguf_own import own_preprocessing
 from edgekit.export.parity import TorchModules, follow
-from edgekit.families import Pixels, Split, family_of
+from edgekit.families import Split, family_of
 from edgekit.families._clip import MmProj
 from edgekit.files import write_json
-from edgekit.formats.gguf.modules import LlamaModules
 from edgekit.formats.gguf.precisions import PARTS, PLAIN, PRECISIONS
-from edgekit.formats.gguf.process import CONTEXT, PACKAGES, LlamaModel, LlamaProcess, check_packages
+from edgekit.formats.gguf.process import CONTEXT, PACKAGES, LlamaProcess, check_packages
 from edgekit.inputs.processor import Inputs
 from edgekit.manifest import Component, TensorSpec
 from edgekit.precision import by_part, is_mixed
@@ -106,8 +105,7 @@ def write(
             made["text"] |= quantise(plain, folder / text_file, precision, importance)
     for part in made.values():
         part["types"] = files.read_types(folder / part["file"])
-    grids = {name: part.grid for name, part in split.vision.items()}
-    write_json(folder / DETAILS, {**made, "placeholder": plan.placeholder, "grids": grids, "plain": type_name == "F32"})
+    write_json(folder / DETAILS, {**made, "placeholder": plan.placeholder})
     components = _components(split, precision, text_file, vision_file)
     return components, {package: version(package) for package in PACKAGES.values()}
 
@@ -280,63 +278,9 @@ def details(folder: Path) -> dict[str, Any]:
         folder: The bundle's, before it is sealed.
     """
     path = folder / DETAILS
-    found = _read_details(folder)
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     path.unlink()
-    del found["grids"], found["plain"]
     return {**found, "own_preprocessing": own_preprocessing(folder, found)}
-
-
-def _read_details(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / DETAILS).read_text(encoding="utf-8"))
-    return found
-
-
-class Components:
-    """A bundle's files in llama.cpp, for parity at export; the cache is the library's own."""
-
-    def __init__(self, folder: Path, made: Mapping[str, Any]) -> None:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        family = family_of(config["model_type"])
-        image_tokens = made["mmproj"]["image_tokens"]
-        text = folder / made["text"]["file"]
-        self._grids = made["grids"]
-        model = LlamaModel(
-            text,
-            folder / made["mmproj"]["file"],
-            threads=1,  # more of them wait for each other where other programs run
-            context=made["text"]["context"],
-            exact=made["plain"],
-            image_tokens=None if image_tokens is None else tuple(image_tokens),
-        )
-        hidden, width = int(model.about["hidden"]), int(model.about["width"])
-        self._modules = LlamaModules(model, text, family, family.read_preprocessing(folder), width // hidden - 1)
-
-    def encode_image(self, pixel_values: Any, bucket: str = "") -> list[Any]:
-        """As `parity.Exported`."""
-        grid = self._grids[bucket]
-        found = self._modules.encode(Pixels(pixel_values, [tuple(grid)] if grid else []))
-        return [found.embeds] if found.deepstack is None else [found.embeds, found.deepstack]
-
-    def embed(self, ids: Any) -> Any:
-        """(1, T) -> (1, T, D)."""
-        return self._modules.embed(ids)
-
-    def decode(
-        self, embeds: Any, mask: Any, positions: Any, past: list[Any], deepstack: Any = None
-    ) -> tuple[Any, list[Any]]:
-        """As `parity.Exported`, logits of the last token only; `past` is left alone."""
-        if mask.shape[1] == embeds.shape[1]:
-            self._modules.model.cut(0)
-        return self._modules.decode(embeds, positions, deepstack)[None, None], past
-
-    def close(self) -> None:
-        """End llama.cpp's process, and free the model it holds."""
-        self._modules.model.close()
-
-
-def open_components(folder: Path, components: dict[str, Component]) -> Components:
-    """Load the files back."""
-    return Components(folder, _read_details(folder))
 
 
 TARGET = Target(
@@ -347,7 +291,6 @@ TARGET = Target(
     hosts=("Linux", "Darwin"),
     runtimes=("llamacpp",),
     write=write,
-    open_components=open_components,
     parts=PARTS,
     details=details,
     tiny={"qwen2_5_vl": {"window": 112}},  # the only window llama.cpp knows

@@ -22,7 +22,6 @@ from typing import Any
 
 import numpy as np
 
-from edgekit.errors import EdgekitError
 from edgekit.export import NO_OPTIONS, Options, Target, Written, vision_name
 from edgekit.export._transformers_js import name_processor
 from edgekit.export.onnx_attention import (
@@ -304,51 +303,6 @@ def _specs(names: dict[str, str], shapes: dict[str, list[Any]]) -> tuple[TensorS
     return tuple(TensorSpec(name, dtype, tuple(shapes[name])) for name, dtype in names.items())
 
 
-class Components:
-    """A bundle's graphs in ONNX Runtime, for parity at export."""
-
-    def __init__(self, folder: Path, components: dict[str, Component]) -> None:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        try:
-            self.sessions = {
-                name: onnxruntime.InferenceSession(folder / part.file, options, providers=["CPUExecutionProvider"])
-                for name, part in components.items()
-            }
-        except Exception as error:  # onnxruntime raises types of its own, from C++, with no common base
-            raise EdgekitError("ONNX Runtime does not load what was exported.", why=str(error)[:500]) from error
-        self.inputs = [spec.name for spec in components["text_decoder"].inputs]
-        self.cache_names = [name for name in self.inputs if name.startswith("past_")]
-
-    def encode_image(self, pixel_values: Any, bucket: str = "") -> list[Any]:
-        """As `parity.Exported`."""
-        given = pixel_values if pixel_values.ndim == 2 else pixel_values[None]  # tiles stand in a batch of prompts
-        outputs: list[Any] = self.sessions[vision_name(bucket)].run(None, {"pixel_values": given})
-        return outputs
-
-    def embed(self, ids: Any) -> Any:
-        """(1, T) -> (1, T, D)."""
-        return self.sessions["token_embedding"].run(None, {"input_ids": ids})[0]
-
-    def decode(
-        self, embeds: Any, mask: Any, positions: Any, past: list[Any], deepstack: Any = None
-    ) -> tuple[Any, list[Any]]:
-        """As `parity.Exported`."""
-        feeds = {"inputs_embeds": embeds.astype(np.float32), "attention_mask": mask, "position_ids": positions}
-        if deepstack is not None:
-            feeds["deepstack_embeds"] = deepstack
-        feeds |= dict(zip(self.cache_names, past, strict=True))
-        logits, *grown = self.sessions["text_decoder"].run(None, {name: feeds[name] for name in self.inputs})
-        return logits, grown
-
-
-def open_components(folder: Path, components: dict[str, Component]) -> Components:
-    """Load the graphs back from their files."""
-    return Components(folder, components)
-
-
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Hide the exporters' chatter (they print progress to stdout, which belongs to results)."""
@@ -381,7 +335,6 @@ TARGET = Target(
     hosts=("Linux", "Darwin"),
     runtimes=("onnxruntime",),
     write=write,
-    open_components=open_components,
     parts={"vision": PRECISIONS, "embedding": EMBEDDING, "text": PRECISIONS},
     knows=frozenset({"blocks", "states", "pack"}),
     appends_in_place=appends_in_place,

@@ -1,15 +1,16 @@
-"""Parity at export: the exported components against the PyTorch modules they were made from.
+"""Parity at export: a bundle, opened by its own runtime, against the PyTorch modules it was made from.
 
-The reference is decoded greedily; the exported components are fed the same tokens step by step. If their best token is
-the reference's at every step, greedy decoding gives the same tokens, so one pass yields both figures: identical greedy
-tokens, and the logits' difference on the same inputs.
+The reference is decoded greedily; the bundle is fed the same tokens step by step. If its best token is the reference's
+at every step, greedy decoding gives the same tokens, so one pass yields both figures: identical greedy tokens, and the
+logits' difference on the same inputs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,38 +20,45 @@ from edgekit.errors import NotFiniteError
 from edgekit.families import Pixels, Split
 from edgekit.families.merging import Encoded, by_bucket, gather, merge_images, spread_deepstack
 from edgekit.inputs.processor import Inputs
+from edgekit.report.tally import Tally
 from edgekit.report.tolerances import bars_of, judge, settling
-from edgekit.stats import finite_or_none, kl_divergence, largest_gap
+from edgekit.stats import finite_or_none, largest_gap
 
 Array = NDArray[Any]
 
 
 class Exported(Protocol):
-    """The three components, on NumPy arrays."""
+    """A bundle, opened by its own runtime."""
+
+    @property
+    def verified_by(self) -> str:
+        """Whether the runtime itself runs, or an evaluator of its programs."""
+
+    def follow(self, inputs: Inputs, tokens: Sequence[int]) -> Iterable[Array]:
+        """The logits (V,) before each of the given tokens, feeding them one by one."""
+
+    def encode_images(self, inputs: Inputs) -> Encoded | None:
+        """Features of a prompt's pictures; None where the runtime shows none of its modules."""
+
+    def close(self) -> None:
+        """Free what it holds."""
+
+
+Opens = Callable[[Path], Exported]
+"""From a sealed bundle's folder to the bundle, opened."""
+
+
+@dataclass
+class TorchModules:
+    """The split's own modules, on NumPy arrays."""
+
+    split: Split
 
     def encode_image(self, pixel_values: Array, bucket: str = "") -> list[Array]:
         """What the bucket's encoder gives: tiles (M, 3, H, W) -> [(M, N, D)], patches (P, patch) -> [(N, D)].
 
         With deepstack (L, N, D) comes second.
         """
-
-    def embed(self, ids: Array) -> Array:
-        """(1, T) -> (1, T, D)."""
-
-    def decode(
-        self, embeds: Array, mask: Array, positions: Array, past: list[Array], deepstack: Array | None = None
-    ) -> tuple[Array, list[Array]]:
-        """-> logits (1, T, V) and the grown cache; positions (1, T) or (3, 1, T), deepstack (L, 1, T, D)."""
-
-
-@dataclass
-class TorchModules:
-    """The split's own modules behind the same three calls."""
-
-    split: Split
-
-    def encode_image(self, pixel_values: Array, bucket: str = "") -> list[Array]:
-        """As `Exported`."""
         return self._run(self.split.vision[bucket].module, pixel_values)
 
     def embed(self, ids: Array) -> Array:
@@ -60,7 +68,7 @@ class TorchModules:
     def decode(
         self, embeds: Array, mask: Array, positions: Array, past: list[Array], deepstack: Array | None = None
     ) -> tuple[Array, list[Array]]:
-        """As `Exported`."""
+        """-> logits (1, T, V) and the grown cache; positions (1, T) or (A, 1, T), deepstack (L, 1, T, D)."""
         extra = [] if deepstack is None else [deepstack]
         logits, *grown = self._run(self.split.text_decoder, embeds, mask, positions, *extra, *past)
         return logits, grown
@@ -79,7 +87,7 @@ def empty_cache(split: Split) -> list[Array]:
     return [np.zeros((1, *(size or 0 for size in tensor.shape)), dtype=np.float32) for tensor in split.tensors()]
 
 
-def encode_images(parts: Exported, split: Split, pixels: Pixels) -> Encoded:
+def encode_images(parts: TorchModules, split: Split, pixels: Pixels) -> Encoded:
     """All pictures of a prompt, each by its bucket's encoder."""
     grids = {name: part.grid for name, part in split.vision.items()}
     pack = None if split.pack is None else partial(split.pack, pixels.grids)
@@ -87,7 +95,7 @@ def encode_images(parts: Exported, split: Split, pixels: Pixels) -> Encoded:
 
 
 def follow(
-    parts: Exported, split: Split, inputs: Inputs, tokens: Sequence[int] | None, steps: int
+    parts: TorchModules, split: Split, inputs: Inputs, tokens: Sequence[int] | None, steps: int
 ) -> tuple[list[Array], list[int]]:
     """Logits at each answer position, feeding `tokens`, or one's own best token when None.
 
@@ -140,29 +148,25 @@ def measure(
     *,
     count: int | None = None,
 ) -> dict[str, Any]:
-    """Compare exported components with the PyTorch modules.
+    """Compare an exported bundle with the PyTorch modules.
 
     Args:
-        split: The modules they were exported from.
-        exported: The components, loaded back from the files that ship.
+        split: The modules it was exported from.
+        exported: The bundle, opened.
         inputs: Prompts.
         precision: Common name; chooses the bars.
         steps: Tokens per answer at most.
         target: Whose own bars go before, where it has some.
         count: So many of the prompts; as many as the bars need (`edgekit.report.tolerances.settling`) when None.
     Returns:
-        The figures (None where the exported components gave NaN or infinity), each bar with its figure, and whether
-        every bar held.
+        The figures (None where the bundle gave NaN or infinity), each bar with its figure, and whether every bar held.
     Raises:
         NotFiniteError: the PyTorch modules themselves gave NaN or infinity.
     """
     bars = bars_of(precision, target)
-    reference = TorchModules(split)
-    same: list[list[bool]] = []
-    logits: list[float] = []
-    kl: list[float] = []
+    reference, tally = TorchModules(split), Tally()
     vision = [0.0]  # prompts without a picture have none
-    for item in settling(inputs, logits, f"comparing {precision} with PyTorch", count=count):
+    for item in settling(inputs, tally.best, f"comparing {precision} with PyTorch", count=count):
         wanted, tokens = follow(reference, split, item, None, steps)
         if -1 in tokens:
             raise NotFiniteError(
@@ -170,21 +174,17 @@ def measure(
                 why="In PyTorch and float32, so no export of it can be right.",
                 fix="Look at its weights for NaN, and at how it was trained.",
             )
-        got, best = follow(exported, split, item, tokens, steps)
-        same.append([a == b for a, b in zip(tokens, best, strict=True)])
-        logits += [largest_gap(a, b) for a, b in zip(wanted, got, strict=True)]
-        kl += [kl_divergence(a, b) for a, b in zip(wanted, got, strict=True)]
-        if item.pixels is not None:
-            vision.append(_vision_gap(*(encode_images(parts, split, item.pixels) for parts in (reference, exported))))
-    total = sum(len(answer) for answer in same)
+        tally.add(wanted, exported.follow(item, tokens))
+        if item.pixels is not None and (found := exported.encode_images(item)) is not None:
+            vision.append(_vision_gap(encode_images(reference, split, item.pixels), found))
     figures = {
-        "samples": len(same),
-        "tokens": total,
-        "greedy_identical": sum(all(answer) for answer in same) / len(same),
-        "top1_agreement": sum(sum(answer) for answer in same) / total,
-        "logits_max_abs": finite_or_none(max(logits)),
+        "samples": tally.samples,
+        "tokens": tally.tokens,
+        "greedy_identical": tally.greedy_identical,
+        "top1_agreement": tally.top1_agreement,
+        "logits_max_abs": tally.logits_max_abs,
         "vision_max_abs": finite_or_none(max(vision)),
-        "mean_kl": finite_or_none(sum(kl) / total),
+        "mean_kl": tally.mean_kl,
     }
     checks = judge(figures, bars)
     return {**figures, "checks": checks, "passed": all(check["held"] for check in checks.values())}

@@ -62,7 +62,7 @@ RUNTIMES: Registry[Runtime] = Registry(
     helpers=frozenset(
         {"session", "generate", "sampling", "stream", "worker", "bench", "verify", "modules", "attribute", "gates"}
         | {"crew", "examples", "journal", "measure", "phases", "rows", "speed", "side_by_side", "placement"}
-        | {"golden", "guests"}
+        | {"golden", "guests", "comparison"}
     ),
 )
 

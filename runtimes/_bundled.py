@@ -114,10 +114,7 @@ class PreparedSession(Session):
 
     def prepare(self, messages: list[Message], images: list[Image]) -> Prepared:
         """By edgekit's own processor."""
-        inputs = self.processor.encode(messages, images)
-        if inputs.pixels is None:
-            return Prepared(inputs.ids, None, positions=inputs.positions)
-        return Prepared(inputs.ids, inputs.pixels.values, inputs.pixels.grids, inputs.positions, inputs.pixels.parts)
+        return Prepared.of(self.processor.encode(messages, images))
 
     def decode_text(self, ids: list[int]) -> str:
         """By the bundle's tokenizer."""

@@ -7,15 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from edgekit.console import progress
 from edgekit.errors import EdgekitError
 from edgekit.inputs.chat import Message
 from edgekit.report.parity import PARTS, Attribution, Loss, PartLoss
+from edgekit.report.tally import Tally
 from edgekit.runtimes.modules import Mix, Reference
 from edgekit.runtimes.session import Logits
-from edgekit.stats import finite_or_none, kl_divergence
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -74,21 +72,15 @@ def _swap(base: Mix, part: str, other: Any) -> Mix:
 
 
 def _loss(mix: Mix, questions: Sequence[Followed]) -> Loss:
-    kl: list[float] = []
-    other: list[bool] = []
+    tally = Tally()
     for item in questions:
         try:
             got = mix.follow(item.messages, item.images, item.tokens)
-        except EdgekitError:  # a prompt and pictures that do not fit: as wrong as can be
-            kl.append(math.inf)
-            other += [True] * len(item.tokens)
+        except EdgekitError:  # a prompt and pictures that do not fit
+            tally.add_refused(len(item.tokens))
             continue
-        kl += [kl_divergence(a, b) for a, b in zip(item.logits, got, strict=True)]
-        other += [
-            not np.isfinite(b).all() or int(a.argmax()) != int(b.argmax())
-            for a, b in zip(item.logits, got, strict=True)
-        ]
-    return Loss(finite_or_none(sum(kl) / len(kl)), sum(other) / len(other))
+        tally.add(item.logits, got)
+    return Loss(tally.mean_kl, tally.top1_disagreement)
 
 
 def _minus(loss: Loss, export: Loss) -> Loss:

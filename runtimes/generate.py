@@ -324,8 +324,12 @@ def _finish(session: Session, tokens: list[int], stream: TextStream, max_new_tok
 def follow(session: Session, messages: list[Message], images: list[Image], tokens: Sequence[int]) -> Iterator[Logits]:
     """The logits (V,) before each of the given tokens, feeding them one by one."""
     PHASE.new_answer()
+    yield from follow_prepared(session, session.prepare(messages, images), tokens)
+
+
+def follow_prepared(session: Session, prepared: Prepared, tokens: Sequence[int]) -> Iterator[Logits]:
+    """As `follow`, of a prompt that is prepared already."""
     session.reset()
-    prepared = session.prepare(messages, images)
     PHASE.enter("encode")
     features = None if prepared.pixels is None else session.encode_image(prepared)
     PHASE.enter("prefill")

@@ -18,6 +18,8 @@ from edgekit.inputs.chat import Message
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from edgekit.inputs.processor import Inputs
+
 Logits = NDArray[np.float32]
 VerifiedBy = Literal["runtime", "evaluator"]
 
@@ -39,6 +41,13 @@ class Prepared:
     grids: list[Grid] = field(default_factory=list)
     positions: NDArray[np.int64] | None = None
     parts: list[int] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, inputs: Inputs) -> Prepared:
+        """From what edgekit's own processor gives."""
+        if inputs.pixels is None:
+            return cls(inputs.ids, None, positions=inputs.positions)
+        return cls(inputs.ids, inputs.pixels.values, inputs.pixels.grids, inputs.positions, inputs.pixels.parts)
 
     def head(self, length: int) -> Prepared:
         """The first tokens of a prompt without pictures."""

@@ -23,6 +23,7 @@ from edgekit.inputs.chat import Message, question
 from edgekit.inputs.processor import Processor
 from edgekit.inputs.resizing import COLUMNS, ORDER
 from edgekit.report.parity import SCHEMA_VERSION, Check, Files, ModuleParity, Parity
+from edgekit.report.tally import Tally
 from edgekit.report.tolerances import ALWAYS, MOST_PROMPTS, bars_of, component_bars, judge, settling
 from edgekit.runtimes import RUNTIMES, runtime_for
 from edgekit.runtimes.attribute import Followed, attribute
@@ -31,7 +32,7 @@ from edgekit.runtimes.golden import check_handover
 from edgekit.runtimes.modules import Mix, Reference, open_reference
 from edgekit.runtimes.session import Modules, Prepared, Session
 from edgekit.schema import to_json
-from edgekit.stats import finite_or_none, kl_divergence, largest_gap
+from edgekit.stats import finite_or_none, largest_gap
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -208,15 +209,11 @@ def _prompts(data: str | None, count: int) -> Iterator[Prompt]:
 
 
 @dataclass
-class _Tally:
-    """What is added up over all samples."""
+class _Found(Tally):
+    """What is added up over all samples: next to what each comparison counts, inputs and modules."""
 
     pixels: float = 0.0
     ids_equal: list[bool] = field(default_factory=list)
-    identical: list[bool] = field(default_factory=list)
-    best: list[bool] = field(default_factory=list)
-    logits: float = 0.0
-    kl: float = 0.0
     modules: dict[str, _Gap] = field(default_factory=dict)
     followed: list[Followed] = field(default_factory=list)
 
@@ -262,26 +259,25 @@ def _compare(
             why="So a loss cannot be attributed to one of them.",
             fix="Leave --attribute out.",
         )
-    tally = _Tally()
+    tally = _Found()
     for messages, images in settling(prompts, tally.best, f"verifying {sides.name}", count=count):
         _one(sides, messages, images, tally)
     odd = list(odd_pictures())
     for image in odd:
         _prepare_both(sides, question(STOCK[0]), [image], tally)
     components = {name: gap.result() for name, gap in tally.modules.items()}
-    tokens = len(tally.best)
     result = replace(
         result,
-        samples=len(tally.identical),
-        tokens=tokens,
+        samples=tally.samples,
+        tokens=tally.tokens,
         odd_pictures=len(odd),
         pixel_max_abs=finite_or_none(tally.pixels),
         prompt_ids_equal=float(np.mean(tally.ids_equal)),
         parameters_equal=sides.parameters_equal,
-        greedy_identical=float(np.mean(tally.identical)),
-        top1_agreement=float(np.mean(tally.best)),
-        logits_max_abs=finite_or_none(tally.logits),
-        mean_kl=finite_or_none(tally.kl / tokens),
+        greedy_identical=tally.greedy_identical,
+        top1_agreement=tally.top1_agreement,
+        logits_max_abs=tally.logits_max_abs,
+        mean_kl=tally.mean_kl,
         components=components,
         verified_by=sides.ours.verified_by,
     )
@@ -295,7 +291,7 @@ def _compare(
     return replace(result, checks=checks, passed=all(check.held for check in checks.values()), attribution=found)
 
 
-def _one(sides: _Sides, messages: list[Message], images: list[Image], tally: _Tally) -> None:
+def _one(sides: _Sides, messages: list[Message], images: list[Image], tally: _Found) -> None:
     seen = sides.seen(images)
     wanted = answer(sides.theirs, messages, seen, max_new_tokens=16).token_ids
     theirs = list(follow(sides.theirs, messages, seen, wanted))
@@ -303,19 +299,14 @@ def _one(sides: _Sides, messages: list[Message], images: list[Image], tally: _Ta
         said = answer(sides.ours, messages, images, max_new_tokens=16).token_ids
     except NotFiniteError:
         said = []  # a bar missed, not an error of the check
-    ours = list(follow(sides.ours, messages, images, wanted))
-    for a, b in zip(theirs, ours, strict=True):
-        tally.best.append(bool(np.isfinite(b).all()) and int(a.argmax()) == int(b.argmax()))
-        tally.logits = max(tally.logits, largest_gap(a, b))
-        tally.kl += kl_divergence(a, b)
-    tally.identical.append(wanted == said)
+    tally.add(theirs, follow(sides.ours, messages, images, wanted), identical=wanted == said)
     prepared = _prepare_both(sides, messages, images, tally)
     tally.followed.append(Followed(messages, seen, wanted, theirs))
     if sides.modules is not None and prepared is not None:
         _modules(sides.modules, sides.ours, prepared, tally)
 
 
-def _prepare_both(sides: _Sides, messages: list[Message], images: list[Image], tally: _Tally) -> Prepared | None:
+def _prepare_both(sides: _Sides, messages: list[Message], images: list[Image], tally: _Found) -> Prepared | None:
     """Pixels and ids of both sides; what both refuse counts as equal, what one refuses as infinitely far."""
     try:
         a: Prepared | None = sides.theirs.prepare(messages, sides.seen(images))
@@ -336,7 +327,7 @@ def _prepare_both(sides: _Sides, messages: list[Message], images: list[Image], t
     return a
 
 
-def _modules(reference: Reference, ours: Any, prepared: Prepared, tally: _Tally) -> None:
+def _modules(reference: Reference, ours: Any, prepared: Prepared, tally: _Found) -> None:
     """Each module on the reference's own inputs."""
     followed = tally.followed[-1]
     gaps = tally.modules

@@ -30,11 +30,12 @@ from edgekit.held import Held
 from edgekit.inputs.chat import question
 from edgekit.inputs.images import upright
 from edgekit.recipe.per_dataset import Choice
+from edgekit.report.tally import Tally
 from edgekit.runtimes import RUNTIMES, speed
 from edgekit.runtimes.generate import Answer, answer, exhausted, follow
 from edgekit.runtimes.phases import PHASE
 from edgekit.runtimes.session import Session, generation_of
-from edgekit.stats import finite_or_none, kl_divergence
+from edgekit.stats import finite_or_none, largest_gap
 from edgekit.system.dialogue import READY, beat_s, first_phase
 from edgekit.system.machine import peak_memory_bytes
 from edgekit.system.timeouts import Timeouts
@@ -327,40 +328,25 @@ def _write_trace(session: Session, chosen: list[Sample], out: Path, max_new_toke
 
 def _compare(session: Session, chosen: list[Sample], trace_file: Path) -> dict[str, Any]:
     """Next-token distributions, best tokens, prompt ids and pixels against the reference's trace."""
-    kl: list[float] = []
-    best: list[bool] = []
-    margins: list[float] = []
-    worst: dict[str, float] = {}
-    same_ids = True
+    tally, gaps, same_ids = Tally(), [], True
     with np.load(trace_file, allow_pickle=False) as trace:
         for number, sample in enumerate(chosen):
             images = [image.open() for image in sample.images]
-            wanted, tokens = trace[f"logits_{number}"], trace[f"tokens_{number}"].tolist()
-            agreed = True
-            for ours, theirs in zip(follow(session, sample.messages, images, tokens), wanted, strict=True):
-                kl.append(kl_divergence(theirs, ours))
-                best.append(int(ours.argmax()) == int(theirs.argmax()))
-                if agreed and not best[-1]:
-                    agreed = False
-                    margins.append(float(theirs.max() - theirs[int(ours.argmax())]))
+            tokens = trace[f"tokens_{number}"].tolist()
+            tally.add(trace[f"logits_{number}"], follow(session, sample.messages, images, tokens))
             if f"ids_{number}" in trace:
                 prepared = session.prepare(sample.messages, images)
                 same_ids &= np.array_equal(prepared.ids, trace[f"ids_{number}"])
                 if prepared.pixels is not None:
-                    gap = _pixel_gap(prepared.pixels, trace[f"pixels_{number}"])
-                    worst["pixel_max_abs"] = max(worst.get("pixel_max_abs", 0.0), gap)
+                    gaps.append(largest_gap(prepared.pixels, trace[f"pixels_{number}"]))
     return {
-        "mean_kl": finite_or_none(float(np.mean(kl))),
-        "top1_agreement": float(np.mean(best)),
+        "mean_kl": tally.mean_kl,
+        "top1_agreement": tally.top1_agreement,
         "prompt_ids_equal": same_ids,
-        "margin_at_difference": finite_or_none(max(margins)) if margins else None,
+        "margin_at_difference": tally.margin_at_difference,
         # Pictures of another shape, as of a bundle for chosen sizes, have no difference to state; the ids differ then.
-        **{name: finite_or_none(value) for name, value in worst.items()},
+        **({"pixel_max_abs": finite_or_none(max(gaps))} if gaps else {}),
     }
-
-
-def _pixel_gap(ours: Any, theirs: Any) -> float:
-    return float(np.abs(ours - theirs).max()) if ours.shape == theirs.shape else float("inf")
 
 
 if __name__ == "__main__":

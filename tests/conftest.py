@@ -38,10 +38,9 @@ def tiny_teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_bundle(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny checkpoint as an ONNX bundle in fp32; do not write into it."""
+    from exporting import export_checkpoint
     from once import made_once
     from tracing import traced_once
-
-    from edgekit.export.bundling import export_checkpoint
 
     with traced_once(tiny_checkpoint):
         return made_once(

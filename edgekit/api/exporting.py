@@ -68,6 +68,7 @@ def export(
     from edgekit.export.bundling import check_request, export_checkpoint
     from edgekit.precision import canonical, folder_name
     from edgekit.report.tolerances import MOST_PROMPTS
+    from edgekit.runtimes.comparison import open_bundle
     from edgekit.runtimes.golden import golden_answers
 
     names, words = arguments.texts(targets, "targets"), arguments.texts(precisions or (), "precisions")
@@ -111,6 +112,7 @@ def export(
                 job.target,
                 job.precision,
                 into,
+                opens=open_bundle,
                 sizes=wanted,
                 samples=questions,
                 prompts=samples,
@@ -273,6 +275,7 @@ def measure_row(family: str, target: str, precision: str, folder: str) -> dict[s
     from edgekit.export import TARGETS
     from edgekit.export.bundling import export_checkpoint
     from edgekit.export.prompts import drawn_samples
+    from edgekit.runtimes.comparison import open_bundle
     from edgekit.runtimes.verify import verify_bundle
 
     settings = TARGETS.load(target).tiny.get(family, {})
@@ -280,5 +283,5 @@ def measure_row(family: str, target: str, precision: str, folder: str) -> dict[s
     if not checkpoint.exists():
         write_checkpoint(family, checkpoint, seed=0, **settings)
     place = Path(folder) / f"{family}-{target}-{precision}"
-    bundle = export_checkpoint(checkpoint, target, precision, place, calibration=drawn_samples(16))
+    bundle = export_checkpoint(checkpoint, target, precision, place, opens=open_bundle, calibration=drawn_samples(16))
     return verify_bundle(bundle.folder, checkpoint, None, 8)

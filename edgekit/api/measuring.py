@@ -94,6 +94,7 @@ def _plain_export(folder: Path, reference: Path, out: Path) -> tuple[Path | None
     from edgekit.checkpoint.folder import checkpoint_hash
     from edgekit.export import TARGETS
     from edgekit.export.bundling import export_checkpoint
+    from edgekit.runtimes.comparison import open_bundle
 
     manifest = Bundle.load(folder).manifest
     if manifest.precision.common == "fp32":
@@ -104,7 +105,8 @@ def _plain_export(folder: Path, reference: Path, out: Path) -> tuple[Path | None
         return None, f"the target {manifest.target!r} has no fp32"
     sizes = manifest.preprocessing.get("sizes")
     note("Exporting the checkpoint in fp32, for the share of quantisation.")
-    export_checkpoint(reference, manifest.target, "fp32", out, sizes=sizes and [(w, h) for w, h in sizes])
+    baked = sizes and [(w, h) for w, h in sizes]
+    export_checkpoint(reference, manifest.target, "fp32", out, opens=open_bundle, sizes=baked)
     return out, ""
 
 

@@ -24,8 +24,9 @@ def demo_questions() -> list[Sample]:
 @pytest.fixture(scope="session")
 def demo_bundle(tmp_path_factory: pytest.TempPathFactory, demo_questions: list[Sample]) -> Callable[[str], Path]:
     """`demo_bundle(precision)`: the demo's student as an ONNX bundle, made once."""
+    from exporting import export_checkpoint
+
     from edgekit.checkpoint.folder import resolve_checkpoint
-    from edgekit.export.bundling import export_checkpoint
     from edgekit.runtimes.golden import golden_answers
 
     folder = tmp_path_factory.mktemp("demo")
@@ -48,8 +49,9 @@ def family_bundle(tmp_path_factory: pytest.TempPathFactory, tiny_of: Callable[..
 
     With "-heads" behind it the model has two heads of keys and values, which have places in a cache.
     """
+    from exporting import export_checkpoint
+
     from edgekit.demo.tiny import TINY
-    from edgekit.export.bundling import export_checkpoint
     from edgekit.runtimes.golden import golden_answers
 
     folder = tmp_path_factory.mktemp("families")

@@ -97,8 +97,9 @@ def test_llama_cpp_gives_the_demos_golden_answers(precision: str, tmp_path: Path
         kotlin.llama_library(kotlin.place() / "out")
     except kotlin.Missing as error:
         pytest.skip(str(error))
+    from exporting import export_checkpoint
+
     from edgekit.checkpoint.folder import resolve_checkpoint
-    from edgekit.export.bundling import export_checkpoint
     from edgekit.runtimes.golden import golden_answers
 
     out = tmp_path / f"gguf-{precision}"

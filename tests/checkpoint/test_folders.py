@@ -369,7 +369,7 @@ def test_end_tokens_are_those_of_transformers(copy: Callable[..., Path], case: s
 def test_gguf_refuses_a_checkpoint_without_an_end_token(copy: Callable[..., Path], tmp_path: Path) -> None:
     pytest.importorskip("gguf")
     pytest.importorskip("llama_cpp")
-    from edgekit.export.bundling import export_checkpoint
+    from exporting import export_checkpoint
 
     folder = copy()
     (folder / "generation_config.json").write_text("{}")
@@ -380,8 +380,9 @@ def test_gguf_refuses_a_checkpoint_without_an_end_token(copy: Callable[..., Path
 
 @pytest.mark.slow
 def test_a_bundle_without_an_end_token_goes_on_to_its_limit(copy: Callable[..., Path], tmp_path: Path) -> None:
+    from exporting import export_checkpoint
+
     from edgekit import api
-    from edgekit.export.bundling import export_checkpoint
 
     folder = copy()
     (folder / "generation_config.json").write_text("{}")

@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 import pytest
 from coreai_bundles import made, needs_coreai, opened, shared_twin
+from exporting import export_checkpoint
+from manifests import reseal
 
 from edgekit.bundle import Bundle
 from edgekit.checkpoint.folder import load_model, resolve_checkpoint
 from edgekit.data import samples
 from edgekit.errors import BundleError, EdgekitError, MissingExtraError, NoSpaceError, UnsupportedError
 from edgekit.export import coreai
-from edgekit.export.bundling import export_checkpoint
 from edgekit.families import family_of
 from edgekit.families.sizes import read_size
 from edgekit.formats.coreai import assets as aimodel
@@ -27,6 +28,8 @@ from edgekit.formats.coreai.assets import Runner
 from edgekit.inputs.chat import question
 from edgekit.inputs.processor import Processor
 from edgekit.manifest import TensorSpec
+from edgekit.runtimes import coreai as runtime
+from edgekit.runtimes.comparison import open_bundle
 from edgekit.runtimes.generate import answer, follow
 from edgekit.stats import largest_gap
 from edgekit.system.isolated import Apart
@@ -206,12 +209,12 @@ def test_what_apples_engine_is_told(family: str, kind: str, assets: list[str], t
 def test_no_process_is_left(twin: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     copy = shutil.copytree(twin.folder, tmp_path / "copy")
     made: list[Runner] = []
-    monkeypatch.setattr(coreai, "Runner", lambda threads: made.append(Runner(threads)) or made[-1])
-    whole = Bundle.load(copy)
-    coreai.open_components(copy, whole.manifest.components).close()
+    monkeypatch.setattr(runtime, "Runner", lambda *given, **more: made.append(Runner(*given, **more)) or made[-1])
+    open_bundle(copy).close()
     (copy / "vision.aimodel" / "main.mlirb").write_bytes(b"")
+    reseal(copy)
     with pytest.raises(BundleError, match=r"does not load vision\.aimodel"):
-        coreai.open_components(copy, whole.manifest.components)
+        open_bundle(copy)
     assert [runner._process.poll() is None for runner in made] == [False, False]
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from exporting import export_checkpoint
 from manifests import reseal
 from PIL import Image
 
@@ -19,7 +20,7 @@ from edgekit.data import samples
 from edgekit.errors import BundleError, DataError, EdgekitError, MissingExtraError
 from edgekit.export import coreml
 from edgekit.export._coreml_metadata import edited
-from edgekit.export.bundling import check_request, drawn_samples, export_checkpoint, export_hash
+from edgekit.export.bundling import check_request, drawn_samples, export_hash
 from edgekit.families.sizes import fit_image
 from edgekit.formats.coreml import programs as mlprogram
 from edgekit.inputs.chat import question

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from exporting import export_checkpoint
 from numpy.typing import NDArray
 from odd_decoders import bundle_folder
 
@@ -18,7 +19,7 @@ from edgekit.errors import EdgekitError
 from edgekit.export import coreml
 from edgekit.export._grids import BLOCK, Grids, best_palette, best_scales, nearest, rounded
 from edgekit.export._moments import FLOOR, Moments, measure
-from edgekit.export.bundling import drawn_samples, export_checkpoint, parity_inputs
+from edgekit.export.bundling import drawn_samples, parity_inputs
 from edgekit.export.onnx_precision import calibration_feeds
 from edgekit.families import Split, family_of
 from edgekit.inputs.chat import question

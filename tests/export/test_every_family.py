@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from exporting import export_checkpoint
 from PIL import Image
 from tracing import traced_once
 
@@ -21,7 +22,7 @@ from edgekit.data import ImageRef, Sample
 from edgekit.demo.tiny import MID
 from edgekit.errors import CheckpointError, DataError, EdgekitError
 from edgekit.export import TARGETS, coreai, gguf
-from edgekit.export.bundling import baked_against_original, export_checkpoint
+from edgekit.export.bundling import baked_against_original
 from edgekit.export.genai import check_genai
 from edgekit.export.parity import empty_cache
 from edgekit.families import Pixels, Size, family_of, qwen3_vl

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from exporting import export_checkpoint
 from manifests import reseal
 
 from edgekit.bundle import Bundle
@@ -22,7 +23,7 @@ from edgekit.data import samples
 from edgekit.errors import BundleError, DataError, EdgekitError, MissingExtraError
 from edgekit.export import executorch
 from edgekit.export._executorch_precision import int8_rows, quantise
-from edgekit.export.bundling import drawn_samples, export_checkpoint
+from edgekit.export.bundling import drawn_samples
 from edgekit.inputs.chat import question
 from edgekit.runtimes import RUNTIMES
 from edgekit.runtimes.executorch import in_turn

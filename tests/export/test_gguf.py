@@ -11,12 +11,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import psutil
 import pytest
+from exporting import export_checkpoint
 from llama_rounding import rounded
 
 from edgekit.checkpoint.folder import load_model, resolve_checkpoint
@@ -24,8 +24,8 @@ from edgekit.errors import BundleError, CheckpointError, DataError, EdgekitError
 from edgekit.export import _gguf_files as files
 from edgekit.export import _gguf_own as own
 from edgekit.export import gguf as target
-from edgekit.export.bundling import drawn_samples, export_checkpoint, parity_inputs
-from edgekit.export.parity import TorchModules
+from edgekit.export.bundling import drawn_samples, parity_inputs
+from edgekit.export.parity import TorchModules, encode_images
 from edgekit.export.parity import follow as along
 from edgekit.families import FAMILIES, Pixels
 from edgekit.formats.gguf.process import LlamaModel, LlamaProcess, repacking_works
@@ -35,6 +35,7 @@ from edgekit.inputs.images import denormalise, normalise
 from edgekit.inputs.processor import Processor
 from edgekit.runtimes import RUNTIMES
 from edgekit.runtimes.generate import Chat, answer, follow
+from edgekit.runtimes.session import Prepared
 from edgekit.stats import largest_gap
 
 gguf = pytest.importorskip("gguf", reason="the extra gguf is not installed")
@@ -419,7 +420,7 @@ def test_where_float32_differs_from_pytorch_llama_cpp_rounds(tiny_checkpoint: Pa
             weight.mul_(10 if weight.dim() > 1 else 1)
     model.save_pretrained(checkpoint)
     bundle = export_checkpoint(checkpoint, "gguf", "fp32", tmp_path / "b", samples=drawn_samples(1))
-    parts = target.Components(bundle.folder, {**bundle.manifest.details, "grids": {"": None}, "plain": True})
+    session = RUNTIMES.load("llamacpp").open_session(bundle.folder, 1)
     split = FAMILIES.load("idefics3").split(model.eval())
     (item,) = parity_inputs(Processor.load(checkpoint), drawn_samples(1))
     exact = TorchModules(split)
@@ -430,13 +431,16 @@ def test_where_float32_differs_from_pytorch_llama_cpp_rounds(tiny_checkpoint: Pa
                 encoder(torch.from_numpy(item.pixels.values))[0].numpy()
                 for encoder in (split.vision[""].module, as_clip)
             )
-        (got,) = parts.encode_image(item.pixels.values)  # one tile
+        prepared = Prepared.of(item)
+        got = session.encode_image(prepared).embeds[None]  # one tile
         assert largest_gap(got, near) < largest_gap(got, wanted) / 5
-        text: Any = SimpleNamespace(encode_image=exact.encode_image, embed=parts.embed, decode=parts.decode)
         logits, tokens = along(exact, split, item, None, 4)
-        assert largest_gap(np.stack(along(text, split, item, tokens, 4)[0]), np.stack(logits)) < 1e-4
+        session.reset()
+        text = [session.prefill(prepared, encode_images(exact, split, item.pixels))]
+        text += [session.decode_step(token) for token in tokens[:-1]]
+        assert largest_gap(np.stack(text), np.stack(logits)) < 1e-4
     finally:
-        parts.close()
+        session.close()
 
 
 @with_llama

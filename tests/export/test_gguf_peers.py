@@ -15,11 +15,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from exporting import export_checkpoint
 
 from edgekit.bundle import Bundle
 from edgekit.checkpoint.folder import resolve_checkpoint
 from edgekit.data import Sample, samples
-from edgekit.export.bundling import drawn_samples, export_checkpoint
+from edgekit.export.bundling import drawn_samples
 from edgekit.formats.gguf.worker import MARKER
 from edgekit.inputs.chat import render
 from edgekit.inputs.images import as_rgb

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from exporting import export_checkpoint
 
 from edgekit.demo.tiny import write_checkpoint
-from edgekit.export.bundling import drawn_samples, export_checkpoint
+from edgekit.export.bundling import drawn_samples
 from edgekit.inputs.chat import question
 from edgekit.report.tolerances import judge, random_bars_of
 from edgekit.runtimes import RUNTIMES

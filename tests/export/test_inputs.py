@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from exporting import export_checkpoint
 from PIL import Image
 from tracing import traced_once
 
 from edgekit.export._inputs import with_inputs
-from edgekit.export.bundling import export_checkpoint
 from edgekit.families import idefics3
 from edgekit.inputs.chat import question
 from edgekit.inputs.official import load_processor, official_inputs

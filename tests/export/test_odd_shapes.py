@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from odd_decoders import LIMIT, ROPES, SHAPES, bundle_folder, compare, model_of, prompts, sections_of, text_of
+from odd_decoders import LIMIT, ROPES, SHAPES, bundle_folder, compare, model_of, opened, prompts, sections_of, text_of
 from tracing import traced_once
 
 from edgekit.errors import EdgekitError
@@ -133,11 +133,10 @@ def test_large_gains_are_rounded_as_pytorch_rounds_them(tiny_of: Maker, tmp_path
     _enlarge_gains(model)
     split, exact = text_of(model), text_of(_in_float64(model))
     folder = bundle_folder(tiny_of("qwen2_5_vl"), tmp_path / "b")
-    components, _ = onnx.write(split, "fp32", folder)
-    found = []
+    bundle, found = opened(onnx.TARGET, split, "fp32", folder), []
     for item in prompts(split, 7, 19):
         ours, tokens = follow(TorchModules(split), split, item, None, 6)
-        theirs, _ = follow(onnx.open_components(folder, components), split, item, tokens, 6)
+        theirs = bundle.follow(item, tokens)
         truth, _ = follow(TorchModules(exact), exact, item, tokens, 6)
         found += [np.abs(np.stack([a - b, a - c, b - c])).max(1) for a, b, c in zip(ours, theirs, truth, strict=True)]
     _, own, other = np.stack(found).max(0)

@@ -8,24 +8,28 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from exporting import export_checkpoint
+from onnx_graphs import Decoder
 from tracing import traced_once
 
 from edgekit.bundle import Bundle
 from edgekit.checkpoint.folder import load_model
 from edgekit.errors import CheckpointError, EdgekitError, MissingExtraError, NoSpaceError, NotFiniteError
 from edgekit.export import TARGETS, onnx
-from edgekit.export.bundling import check_request, drawn_samples, export_checkpoint
+from edgekit.export.bundling import check_request, drawn_samples
 from edgekit.export.parity import TorchModules, follow, measure
-from edgekit.families import idefics3
+from edgekit.families import Split, idefics3
 from edgekit.files import new_folder
-from edgekit.inputs.processor import Processor
+from edgekit.inputs.processor import Inputs, Processor
+from edgekit.runtimes.comparison import open_bundle
 from edgekit.system import disk
 
 # Measured on this random model: fp32 1.5e-7, fp16 3.6e-4, int8 4.8e-3, int4 6.8e-2; with room for another processor.
@@ -91,7 +95,7 @@ def test_one_decoder_for_every_shape(
     embeds = rng.standard_normal((batch, tokens, split.width)).astype(np.float32)
     mask = np.ones((batch, past + tokens), dtype=np.int64)
     positions = np.tile(np.arange(past, past + tokens), (batch, 1))
-    exported = onnx.open_components(tiny_bundle, Bundle.load(tiny_bundle).manifest.components)
+    exported = Decoder(tiny_bundle)
     wanted, wanted_cache = TorchModules(split).decode(embeds, mask, positions, cache)
     got, got_cache = exported.decode(embeds, mask, positions, cache)
     assert np.abs(wanted - got).max() < 1e-5
@@ -106,13 +110,31 @@ def test_parity_notices_a_wrong_graph(tiny_bundle: Path, tiny_checkpoint: Path) 
     from edgekit.export.bundling import parity_inputs
 
     inputs = parity_inputs(processor, (), stock=4)
-    exported = onnx.open_components(tiny_bundle, Bundle.load(tiny_bundle).manifest.components)
+    exported = open_bundle(tiny_bundle)
     split = idefics3.split(load_model(tiny_checkpoint))
     assert measure(split, exported, inputs, "fp32")["passed"]
     with torch.no_grad():
         split.text.lm_head.weight.mul_(1.01)  # type: ignore[union-attr, operator]
     result = measure(split, exported, inputs, "fp32")
     assert not result["passed"] and not result["checks"]["logits_max_abs"]["held"]
+
+
+class InTorch:
+    """Other PyTorch modules in the place of a bundle."""
+
+    verified_by = "runtime"
+
+    def __init__(self, split: Split) -> None:
+        self._split = split
+
+    def follow(self, inputs: Inputs, tokens: Sequence[int]) -> list[Any]:
+        return follow(TorchModules(self._split), self._split, inputs, tokens, 0)[0]
+
+    def encode_images(self, inputs: Inputs) -> None:
+        return None
+
+    def close(self) -> None:
+        return
 
 
 def test_parity_notices_what_is_not_finite(tiny_bundle: Path, tiny_checkpoint: Path) -> None:
@@ -124,10 +146,10 @@ def test_parity_notices_what_is_not_finite(tiny_bundle: Path, tiny_checkpoint: P
     whole, broken = (idefics3.split(load_model(tiny_checkpoint)) for _ in range(2))
     with torch.no_grad():
         broken.text.lm_head.weight[0] = float("nan")  # type: ignore[union-attr, operator, index]
-    result = measure(whole, TorchModules(broken), inputs, "fp32")
+    result = measure(whole, InTorch(broken), inputs, "fp32")
     assert not result["passed"] and result["logits_max_abs"] is None and result["mean_kl"] is None
     with pytest.raises(NotFiniteError, match="own logits"):
-        measure(broken, TorchModules(whole), inputs, "fp32")
+        measure(broken, InTorch(whole), inputs, "fp32")
 
 
 def test_follow_is_greedy_decoding(tiny_checkpoint: Path) -> None:

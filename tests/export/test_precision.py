@@ -11,14 +11,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from exporting import export_checkpoint
+from onnx_graphs import Decoder
 from tracing import traced_once
 
 from edgekit import api
 from edgekit.bundle import Bundle
 from edgekit.checkpoint.folder import load_model
 from edgekit.errors import BundleError, EdgekitError, RecipeError
-from edgekit.export import onnx, onnx_precision
-from edgekit.export.bundling import check_request, drawn_samples, export_checkpoint, parity_inputs
+from edgekit.export import onnx_precision
+from edgekit.export.bundling import check_request, drawn_samples, parity_inputs
 from edgekit.export.genai import check_genai, genai_config
 from edgekit.export.onnx_attention import drop_round_trips, drop_statistics, pack_rotary, rotary_tables
 from edgekit.export.parity import TorchModules, empty_cache, encode_images, follow
@@ -298,7 +300,7 @@ def test_one_attention_node_a_layer(tiny_bundle: Path, split: Split) -> None:
 def test_positions_are_counted_from_the_mask(tiny_bundle: Path, split: Split) -> None:
     """Each row of a batch begins at zero and ends where its mask does: padding at the right moves nothing."""
     rng = np.random.default_rng(0)
-    exported = onnx.open_components(tiny_bundle, Bundle.load(tiny_bundle).manifest.components)
+    exported = Decoder(tiny_bundle)
     assert "position_ids" not in exported.inputs
     embeds, mask = rng.standard_normal((2, 6, split.width)).astype(np.float32), np.ones((2, 6), dtype=np.int64)
     mask[1, 4:] = 0

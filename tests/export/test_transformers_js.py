@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from exporting import export_checkpoint
 from PIL import Image
 
 from edgekit.checkpoint.folder import resolve_checkpoint
 from edgekit.data import samples
-from edgekit.export.bundling import export_checkpoint
 from edgekit.inputs.chat import question
 from edgekit.runtimes import RUNTIMES
 from edgekit.runtimes.generate import answer

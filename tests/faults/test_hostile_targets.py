@@ -36,8 +36,9 @@ DRAWN = 6
 @pytest.fixture(scope="session")
 def exported(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """A target's bundle of the tiny checkpoint, made once; do not write into it."""
+    from exporting import export_checkpoint
+
     from edgekit.export import TARGETS
-    from edgekit.export.bundling import export_checkpoint
 
     made: dict[str, Path] = {}
 

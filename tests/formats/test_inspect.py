@@ -55,7 +55,9 @@ def bundle(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def exported(checkpoint: Path, precision: str, out: Path) -> Path:
-    from edgekit.export.bundling import drawn_samples, export_checkpoint
+    from exporting import export_checkpoint
+
+    from edgekit.export.bundling import drawn_samples
 
     return export_checkpoint(checkpoint, "onnx", precision, out, samples=drawn_samples(2)).folder
 
@@ -368,7 +370,9 @@ def test_a_missing_package(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_an_export_takes_the_place_of_a_bundle_only(bundle: Path, checkpoint: Path, tmp_path: Path) -> None:
-    from edgekit.export.bundling import _check_place, export_checkpoint
+    from exporting import export_checkpoint
+
+    from edgekit.export.bundling import _check_place
 
     (tmp_path / "mine").mkdir()
     _check_place(tmp_path / "mine")  # empty

@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from exporting import export_checkpoint
 from PIL import Image
 from tracing import traced_once
 
 from edgekit.bundle import Bundle, seal
 from edgekit.errors import BundleError
-from edgekit.export.bundling import export_checkpoint
 from edgekit.handover import GOLDEN, MODEL, PROMPT, VECTORS, golden
 from edgekit.handover.drawn import pictures
 from edgekit.inputs.processor import Processor

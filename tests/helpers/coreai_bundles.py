@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from exporting import export_checkpoint
 from once import made_once
 
 from edgekit.bundle import Bundle
 from edgekit.checkpoint.folder import resolve_checkpoint
 from edgekit.data import samples
-from edgekit.export.bundling import export_checkpoint
 from edgekit.runtimes import RUNTIMES
 
 needs_coreai = pytest.mark.skipif(

@@ -6,13 +6,18 @@ import dataclasses
 import shutil
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 
-from edgekit.export import Target
+from edgekit.bundle import seal
+from edgekit.export import Target, vision_name
 from edgekit.export.parity import measure
 from edgekit.families import Split, family_of
-from edgekit.inputs.processor import Inputs
+from edgekit.inputs.chat import JINJA
+from edgekit.inputs.processor import Inputs, Processor
+from edgekit.manifest import Bucket, Cache, Manifest, Precision, Text
+from edgekit.runtimes.comparison import Opened, open_bundle
 
 # Widths that neither 8 nor 16 divides, that 8 alone does, and that both do; grouped heads, one key head, heads whose
 # widths do not add up to the model's.
@@ -94,19 +99,46 @@ def prompts(split: Split, *lengths: int) -> list[Inputs]:
     return made
 
 
-def compare(
-    target: Target, split: Split, precision: str, folder: Path, lengths: tuple[int, ...] = (7, 19)
-) -> dict[str, Any]:
-    """Export to a target, open what it wrote, and compare it with PyTorch: prompts, then six tokens each."""
+def opened(target: Target, split: Split, precision: str, folder: Path) -> Opened:
+    """Write a split to a folder by a target, seal it as a bundle of its text half, and open that by its own runtime."""
+    if target.name == "gguf":  # llama.cpp loads no text without its pictures
+        split = dataclasses.replace(family_of(split.source.config.model_type).split(split.source), source=split.source)
     if target.name == "coreai":  # its `write` reads the model's folder anew, and these models have none
         from edgekit.export import coreai
 
         components = coreai.write_here(split, precision, folder)
     else:
         components, _ = target.write(split, precision, folder, (), {})
-    exported: Any = target.open_components(folder, components)
+    source: Any = split.source
+    seal(
+        folder,
+        name="odd",
+        target=target.name,
+        precision=Precision(precision, target.native(precision)),
+        family=family_of(source.config.model_type).name,
+        components=components,
+        preprocessing=Processor.load(folder).for_sizes(None).params,
+        text=Text("tokenizer.json", JINJA, split.image_token_id, tuple(split.eos_token_ids)),
+        cache=Cache(split.layers, split.kv_heads, split.head_dim, target.in_place(components["text_decoder"], split)),
+        vocab_size=split.vocab_size,
+        student_sha256="0" * 64,
+        buckets={name: Bucket(vision_name(name), part.grid, part.tokens) for name, part in split.vision.items()},
+        position_axes=split.position_axes,
+        deepstack=split.deepstack,
+        details=target.details(folder) if target.details is not None else {},
+    )
+    if split.vision:
+        return open_bundle(folder)
+    with patch.object(Manifest, "encoders", lambda _: {}):
+        return open_bundle(folder)
+
+
+def compare(
+    target: Target, split: Split, precision: str, folder: Path, lengths: tuple[int, ...] = (7, 19)
+) -> dict[str, Any]:
+    """Export to a target, open what it wrote, and compare it with PyTorch: prompts, then six tokens each."""
+    bundle = opened(target, split, precision, folder)
     try:
-        return measure(split, exported, prompts(split, *lengths), precision, steps=6, target=target.name)
+        return measure(split, bundle, prompts(split, *lengths), precision, steps=6, target=target.name)
     finally:
-        if hasattr(exported, "close"):
-            exported.close()
+        bundle.close()

@@ -101,7 +101,8 @@ def test_prompt_ids_equal_the_hugging_face_processor(tiled: Path, tiny_checkpoin
 
 @pytest.mark.slow
 def test_a_tiled_picture_end_to_end(tiled: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
-    from edgekit.export.bundling import export_checkpoint
+    from exporting import export_checkpoint
+
     from edgekit.runtimes.verify import verify_bundle
 
     with traced_once(tiny_checkpoint):

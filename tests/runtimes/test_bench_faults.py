@@ -401,7 +401,7 @@ def refuse(*a):
 
 FP8 = CommonPrecision("fp8", Tolerances({"top1_agreement": 0.9}, {"mean_kl": 0.3}, 12.0), 1.0, linear=True)
 OWN = TargetPrecision(FP8, "e4m3", packages={"no_such_package": "no-such"})
-TARGET = Target("own", %s, "", {}, ("Linux", "Darwin"), (), refuse, refuse)
+TARGET = Target("own", %s, "", {}, ("Linux", "Darwin"), (), refuse)
 """
 
 

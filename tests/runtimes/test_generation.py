@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from exporting import export_checkpoint
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from tracing import traced_once
@@ -22,7 +23,6 @@ from edgekit.checkpoint.generation import PLAIN, Generation, Rules, acting, read
 from edgekit.cli import build
 from edgekit.demo.shapes import draw
 from edgekit.errors import CheckpointError, EdgekitError
-from edgekit.export.bundling import export_checkpoint
 from edgekit.inputs.chat import question
 from edgekit.runtimes import RUNTIMES, runtime_for
 from edgekit.runtimes.generate import Chat, answer

@@ -83,10 +83,9 @@ def test_a_decoders_output() -> None:
 
 def test_entries_of_the_tokenizer_without_a_row_are_no_trouble(tiny_checkpoint: Path, tmp_path: Path) -> None:
     """A tokenizer that grew while its model did not answers as before, on PyTorch and as a bundle."""
+    from exporting import export_checkpoint
     from PIL import Image
     from transformers import AutoTokenizer
-
-    from edgekit.export.bundling import export_checkpoint
 
     grown = tmp_path / "grown"
     shutil.copytree(tiny_checkpoint, grown)

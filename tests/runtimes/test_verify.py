@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from exporting import export_checkpoint
 from manifests import reseal
 from tracing import traced_once
 from typer.testing import CliRunner
@@ -20,7 +21,6 @@ from edgekit.bundle import Bundle
 from edgekit.cli import build
 from edgekit.demo.shapes import draw
 from edgekit.errors import BundleError, EdgekitError
-from edgekit.export.bundling import export_checkpoint
 from edgekit.families import idefics3
 from edgekit.families.sizes import fit_image
 from edgekit.inputs.agreement import odd_pictures

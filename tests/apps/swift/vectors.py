@@ -107,11 +107,12 @@ def export(target: str, checkpoint: Path | str, precision: str, out: Path) -> No
     """A bundle with golden answers."""
     from edgekit.checkpoint.folder import resolve_checkpoint
     from edgekit.export.bundling import export_checkpoint
+    from edgekit.runtimes.comparison import open_bundle
     from edgekit.runtimes.golden import golden_answers
 
     given = resolve_checkpoint("demo:student") if checkpoint == "demo" else Path(checkpoint)
     out.parent.mkdir(parents=True, exist_ok=True)
-    export_checkpoint(given, target, precision, out, prompts=2, answers=golden_answers)
+    export_checkpoint(given, target, precision, out, opens=open_bundle, prompts=2, answers=golden_answers)
 
 
 def questions(folder: Path, name: str) -> None:

@@ -7,7 +7,6 @@ from importlib.metadata import version
 from pathlib import Path
 
 from edgekit.export import NO_OPTIONS, Options, Target, Written, vision_name
-from edgekit.export.parity import TorchModules
 from edgekit.families import Split
 from edgekit.inputs.processor import Inputs
 from edgekit.manifest import Component, TensorSpec
@@ -50,11 +49,6 @@ def write(
     return made, {"safetensors": version("safetensors")}
 
 
-def open_components(folder: Path, components: dict[str, Component]) -> TorchModules:
-    """What was written, loaded back from its file."""
-    return TorchModules(weights.read(folder))
-
-
 TARGET = Target(
     name="example",
     precisions=PRECISIONS,
@@ -63,5 +57,4 @@ TARGET = Target(
     hosts=("Linux", "Darwin"),
     runtimes=("example",),
     write=write,
-    open_components=open_components,
 )
