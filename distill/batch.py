@@ -76,7 +76,7 @@ def embed(model: Any, processor: Processor, prompts: Prompts, pad_id: int) -> Em
     positions = torch.from_numpy(np.stack(padded, axis=-2)).to(device)
     embeds = model.get_input_embeddings()(ids)
     visual = (ids == model.config.image_token_id) & mask.bool()
-    deepstack: list[list[Tensor]] = []
+    extra: dict[str, list[Tensor]] = {}
     if prompts.pixels is not None:
         pixels = prompts.pixels.to(device, embeds.dtype)
         features: Features = processor.family.encode_images(model, pixels, prompts.grids)
@@ -84,14 +84,14 @@ def embed(model: Any, processor: Processor, prompts: Prompts, pad_id: int) -> Em
         embeds = embeds.masked_scatter(
             visual.unsqueeze(-1), torch.cat(_per_prompt(prompts, features.embeds, features.counts)).to(embeds.dtype)
         )
-        deepstack = [_per_prompt(prompts, layer, features.counts) for layer in features.deepstack]
-    return Embedded(embeds, mask, ids, positions, visual, deepstack)
+        extra = {name: _per_prompt(prompts, value, features.counts) for name, value in features.extra.items()}
+    return Embedded(embeds, mask, ids, positions, visual, extra, processor.family.feature_inputs)
 
 
 def _per_prompt(prompts: Prompts, features: Tensor, counts: list[int]) -> list[Tensor]:
-    """Rows of `features` (K, D) for the image tokens of each prompt."""
-    parts = torch.split(features, counts)
-    return [torch.cat([features[:0], *(parts[number] for number in images)]) for images in prompts.images]
+    """Rows of `features` (..., K, D) for the image tokens of each prompt."""
+    parts, none = torch.split(features, counts, dim=-2), features[..., :0, :]
+    return [torch.cat([none, *(parts[number] for number in images)], dim=-2) for images in prompts.images]
 
 
 def _check_counts(prompts: Prompts, counts: list[int], image_token_id: int) -> None:
@@ -148,7 +148,7 @@ def response_hidden(
     real = torch.tensor([[1] * len(r) + [0] * (width - len(r)) for r in responses], device=device)
     index = torch.tensor(owners, device=device)
     # The decoder itself is called, since a whole Qwen-VL keeps position offsets from one call to the next, and
-    # takes deepstack features only together with pixels.
+    # takes the tower's further features only together with pixels.
     hidden = model.get_decoder()(
         **decoder_inputs(
             model,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -20,8 +20,8 @@ class Embedded:
         ids: (Q, P), pad on the left.
         positions: (Q, P), or (3, Q, P) where an axis has its own.
         visual: (Q, P), true for an image token.
-        deepstack: For each of the first decoder layers, Q tensors (image tokens of the prompt, D); empty for most
-            families.
+        features: The vision encoder's further outputs by name: Q tensors (..., image tokens of the prompt, D) each.
+        takes: The family's `feature_inputs`.
     """
 
     embeds: Tensor
@@ -29,7 +29,8 @@ class Embedded:
     ids: Tensor
     positions: Tensor
     visual: Tensor
-    deepstack: list[list[Tensor]]
+    features: Mapping[str, list[Tensor]] = field(default_factory=dict)
+    takes: Callable[[Tensor, Mapping[str, Tensor]], dict[str, Any]] | None = None
 
     def following(self, owners: Tensor, count: int) -> Tensor:
         """Positions of the `count` tokens after the prompts `owners`: (R, count), or (3, R, count)."""
@@ -40,10 +41,8 @@ class Embedded:
 
     def extra(self, owners: Sequence[int], count: int) -> dict[str, Any]:
         """What the decoder takes beside embeddings, mask and positions, for prompts and `count` tokens after each."""
-        if not self.deepstack:
+        if self.takes is None or not self.features:
             return {}
         visual = self.visual[torch.tensor(owners, device=self.visual.device)]
-        return {
-            "visual_pos_masks": torch.nn.functional.pad(visual, (0, count)),
-            "deepstack_visual_embeds": [torch.cat([layer[q] for q in owners]) for layer in self.deepstack],
-        }
+        features = {name: torch.cat([rows[q] for q in owners], dim=-2) for name, rows in self.features.items()}
+        return self.takes(torch.nn.functional.pad(visual, (0, count)), features)

@@ -228,7 +228,7 @@ def scene_logits(model: nn.Module, features: Tensor, inputs: dict[str, Any]) -> 
     embeds = vlm.get_input_embeddings()(ids)
     embeds = embeds.masked_scatter(visual.unsqueeze(-1), features.to(embeds.dtype))
     places = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
-    prompts = Embedded(embeds, torch.ones_like(ids), ids, places, visual, [])
+    prompts = Embedded(embeds, torch.ones_like(ids), ids, places, visual)
     hidden = packed_hidden(vlm, prompts, inputs["owners"], inputs["texts"])
     return vlm.lm_head(hidden[inputs["answered"]]), inputs["wanted"]
 

@@ -46,7 +46,7 @@ class Target:
         details: What the manifest of the folder's bundle keeps as `details`.
         appends_in_place: (split, the decoder's precision) -> whether such a decoder appends to one buffer that it takes
             as past and as present.
-        knows: Of `Split.needs` what it can hold.
+        knows: Kinds of inputs and states that it can hold beside `decoding.USUAL`, and pack, as `Split.needs` asks.
         tiny: Family -> settings of its tiny checkpoint, where the target cannot take the plain one.
     """
 

@@ -25,7 +25,7 @@ def decoder(split: Split, dtype: Any) -> nn.Module:
     """The text decoder over states that are its last two arguments, changed in place.
 
     forward(inputs_embeds (1, T, D), position_ids (1, P+T), k_cache, v_cache (layers, 1, H, S, D_head)) -> logits
-    (1, T, V), with rotary_ids (3, 1, T) and deepstack (L, 1, T, D) after position_ids where the model has them.
+    (1, T, V), with rotary_ids (A, 1, T) and `Split.features` after position_ids where the model has them.
 
     Args:
         split: Of the model; it stays as it is.

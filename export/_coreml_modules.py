@@ -118,7 +118,7 @@ def decoder(split: Split, context: int, *, states: bool, fixed: bool) -> nn.Modu
     """The text decoder, last token's logits only.
 
     forward(inputs_embeds (1, T, D), attention_mask (1, 1, T, S), position_ids (1, T) or (3, 1, T), then [start (1,)],
-    [deepstack (L, 1, T, D)], and without states key and value (1, H, P, D_head) per layer) -> logits (1, 1, V), and
+    `Split.features`, and without states key and value (1, H, P, D_head) per layer) -> logits (1, 1, V), and
     without states the grown keys and values (1, H, P + T, D_head).
 
     attention_mask is added to the scores: 0 where a token may look. S is P + T, tokens in the cache after the call; the
@@ -208,7 +208,9 @@ def decoder(split: Split, context: int, *, states: bool, fixed: bool) -> nn.Modu
             else:
                 end = attention_mask.shape[-1]
                 start = end - tokens
-            deepstack = list(given.pop(0).unbind(0)) if split.deepstack else None
+            extra: dict[str, Any] = {}
+            for one in split.features:
+                extra |= one.arguments(given.pop(0))
             if states:
                 keys, values = (
                     [getattr(self, f"{kind}_{n}") for n in range(split.layers)] for kind in ("key", "value")
@@ -216,7 +218,6 @@ def decoder(split: Split, context: int, *, states: bool, fixed: bool) -> nn.Modu
             else:
                 keys, values = given[::2], given[1::2]
             cache = Held(keys, values, start, end)
-            extra = {} if deepstack is None else {"deepstack_visual_embeds": deepstack}
             hidden = self.text_model(
                 inputs_embeds=inputs_embeds,
                 attention_mask=attention_mask,

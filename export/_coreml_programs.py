@@ -84,8 +84,7 @@ def _vision(name: str, part: VisionPart, split: Split, dtype: str) -> Program:
     # One tile a run: a fixed shape is what the Neural Engine compiles for.
     shape = tuple(1 if size is None else size for size in part.pixels)
     outputs = [TensorSpec("image_features", dtype, (*shape[:-3], part.tokens, split.width))]
-    if split.deepstack:
-        outputs.append(TensorSpec("deepstack_features", dtype, (split.deepstack, part.tokens, split.width)))
+    outputs += [TensorSpec(one.feature, dtype, one.encoded(part.tokens)) for one in split.features]
     return Program(
         name, rewritten(part.module), (torch.randn(shape),), (TensorSpec("pixel_values", dtype, shape),),
         tuple(outputs), "vision", "one picture, or one tile of it, to image embeddings",
@@ -118,25 +117,25 @@ def _decoder(name: str, split: Split, chosen: Plan, *, one: bool) -> Program:
     fixed = bool(chosen.lengths)
     tokens, past = (1 if one else 3), 2
     total = chosen.context if fixed else past + tokens
-    axes = [split.position_axes] if split.position_axes > 1 else []
+    places = split.extra_inputs[0]
     new: Any = 1 if one else "tokens"
     dtype = _float(chosen, "text")
     example = [
         torch.randn(1, tokens, split.width),
         torch.zeros(1, 1, tokens, total),
-        torch.arange(past, past + tokens, dtype=torch.int32).expand(*axes, 1, -1).contiguous(),
+        torch.arange(past, past + tokens, dtype=torch.int32).expand(places.sized(1, tokens)).contiguous(),
     ]
     inputs = [
         TensorSpec("inputs_embeds", dtype, (1, new, split.width)),
         TensorSpec("attention_mask", dtype, (1, 1, new, chosen.context if fixed else "total")),
-        TensorSpec("position_ids", "int32", (*axes, 1, new)),
+        TensorSpec(places.name, "int32", places.sized(1, new)),
     ]
     if fixed:
         example.append(torch.tensor([past], dtype=torch.int32))
         inputs.append(TensorSpec("start", "int32", (1,)))
-    if split.deepstack:
-        example.append(torch.randn(split.deepstack, 1, tokens, split.width))
-        inputs.append(TensorSpec("deepstack_embeds", dtype, (split.deepstack, 1, new, split.width)))
+    for extra in split.features:
+        example.append(torch.randn(extra.sized(1, tokens)))
+        inputs.append(TensorSpec(extra.name, dtype, extra.sized(1, new)))
     outputs = [TensorSpec("logits", dtype, (1, 1, split.vocab_size))]
     keys = [f"{kind}_{layer}" for layer in range(split.layers) for kind in ("key", "value")]
     states: dict[str, tuple[int, ...]] = {}

@@ -190,7 +190,7 @@ def cached_decoder(split: Split, context: int) -> nn.Module:
     """The text decoder with its cache as buffers, as ExecuTorch's runners call it.
 
     forward(inputs_embeds (1, T, D), start_pos (1,)) -> logits of the last token (1, 1, V), T free; then
-    position_ids (3, 1, T) where the positions have three axes, and deepstack (L, 1, T, D) where there is one.
+    position_ids (A, 1, T) where the positions have several axes, and `Split.features`.
 
     Args:
         split: Of the model.

@@ -28,6 +28,7 @@ from edgekit.export.genai import check_genai, write_genai
 from edgekit.export.parity import Opens, TorchModules, encode_images, follow, measure
 from edgekit.export.prompts import Prompts, drawn_samples, parity_inputs
 from edgekit.families import Family, Size, Split, family_of, no_split, no_split_error
+from edgekit.families.decoding import manifest_fields
 from edgekit.files import clear_left_behind, new_folder, scratch, sha256_json, tree_files
 from edgekit.inputs.chat import JINJA
 from edgekit.inputs.processor import Inputs, Processor
@@ -207,8 +208,7 @@ def export_checkpoint(
             run=run,
             tools={"edgekit": __version__, "torch": version("torch"), "transformers": version("transformers"), **tools},
             buckets={name: Bucket(vision_name(name), part.grid, part.tokens) for name, part in split.vision.items()},
-            position_axes=split.position_axes,
-            deepstack=split.deepstack,
+            **manifest_fields(split.extra_inputs),
             details=details,
             generation=generation,
         )
@@ -324,8 +324,8 @@ def baked_against_original(model: Any, family: Family, split: Split, inputs: Seq
         whole = model(input_ids=ids, use_cache=False, **given).logits[0, -1].numpy()
     baked = encode_images(TorchModules(split), split, item.pixels)
     vision = np.abs(baked.embeds - untouched.embeds.numpy()).max()
-    if baked.deepstack is not None:
-        vision = max(vision, np.abs(baked.deepstack - torch.stack(untouched.deepstack).numpy()).max())
+    for name, values in untouched.extra.items():
+        vision = max(vision, np.abs(baked.extra[name] - values.numpy()).max())
     logits, _ = follow(TorchModules(split), split, item, [0], 1)
     return {"baked_vision_max_abs": float(vision), "baked_logits_max_abs": float(np.abs(logits[0] - whole).max())}
 

@@ -9,8 +9,8 @@
     metadata.json      metadata_version 0.2, kind vlm
 
 position_ids counts all tokens, those in the states too: its length less T is where the new ones are written. Families
-with M-RoPE or deepstack take `rotary_ids` (3, 1, T) and `deepstack_embeds` (L, 1, T, D) beside it, which Apple's engine
-does not pass: their bundles say kind edgekit-vlm.
+with positions of several axes take `rotary_ids` (A, 1, T) beside it, and those with further features take these, which
+Apple's engine does not pass: their bundles say kind edgekit-vlm.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from edgekit.export._context import context_of
 from edgekit.export._coreai_modules import compressed, decoder, half_outputs, plain_embedding
 from edgekit.families import Split, VisionPart, family_of, read_optional_json
 from edgekit.files import scratch, write_json
-from edgekit.formats.coreai.assets import PROGRAM, STATES
+from edgekit.formats.coreai.assets import PROGRAM, ROTARY, STATES
 from edgekit.inputs.images import from_unit
 from edgekit.inputs.processor import Inputs
 from edgekit.manifest import Component, TensorSpec
@@ -178,8 +178,7 @@ def _vision(name: str, part: VisionPart, split: Split, precision: str) -> Progra
     dtype = _real(precision)
     shape = tuple(1 if size is None else size for size in part.pixels)
     outputs = [TensorSpec("image_features", dtype, (*shape[:-3], part.tokens, split.width))]
-    if split.deepstack:
-        outputs.append(TensorSpec("deepstack_features", dtype, (split.deepstack, part.tokens, split.width)))
+    outputs += [TensorSpec(one.feature, dtype, one.encoded(part.tokens)) for one in split.features]
     example = (torch.randn(shape),)
     module: nn.Module = part.module
     if precision != "fp32":
@@ -214,12 +213,13 @@ def _decoder(split: Split, precision: str, context: int) -> Program:
         TensorSpec("inputs_embeds", dtype, (1, "tokens", split.width)),
         TensorSpec("position_ids", "int32", (1, "past + tokens")),
     ]
+    positions = split.extra_inputs[0]
     if split.position_axes > 1:
-        example.append(torch.arange(tokens, dtype=torch.int32).expand(split.position_axes, 1, -1).contiguous())
-        inputs.append(TensorSpec("rotary_ids", "int32", (split.position_axes, 1, "tokens")))
-    if split.deepstack:
-        example.append(torch.zeros(split.deepstack, 1, tokens, split.width, dtype=kind))
-        inputs.append(TensorSpec("deepstack_embeds", dtype, (split.deepstack, 1, "tokens", split.width)))
+        example.append(torch.arange(tokens, dtype=torch.int32).expand(positions.sized(1, tokens)).contiguous())
+        inputs.append(TensorSpec(ROTARY, "int32", positions.sized(1, "tokens")))
+    for one in split.features:
+        example.append(torch.zeros(one.sized(1, tokens), dtype=kind))
+        inputs.append(TensorSpec(one.name, dtype, one.sized(1, "tokens")))
     shape = (split.layers, 1, split.kv_heads, context, split.head_dim)
     example += [torch.zeros(shape, dtype=kind) for _ in STATES]
     module = compressed(decoder(split, kind), tuple(example), precision)
@@ -288,7 +288,7 @@ def metadata(split: Split, folder: Path) -> dict[str, Any]:
     """
     config = read_optional_json(folder / "config.json")
     mean, std = from_unit(family_of(str(config["model_type"])).read_preprocessing(folder))
-    plain = split.position_axes == 1 and not split.deepstack
+    plain = split.position_axes == 1 and not split.features
     assets = {"main": ASSETS["text_decoder"], "embedding": ASSETS["token_embedding"]}
     for bucket in split.vision:
         assets["vision" + (f"_{bucket}" if bucket else "")] = asset_name(vision_name(bucket))

@@ -7,7 +7,8 @@
                        inside; one method for prefill and decode
     get_max_seq_len, get_eos_ids, ...    what the runners ask for
 
-Families with M-RoPE or deepstack pass position_ids and features too, which ExecuTorch's C++ runner cannot.
+Families with positions of several axes, or features that go into the decoder beside the embeddings, pass these too,
+which ExecuTorch's C++ runner cannot.
 """
 
 from __future__ import annotations
@@ -191,8 +192,7 @@ def _vision(name: str, part: VisionPart, split: Split, precision: str, pictures:
     # One tile a run: XNNPACK plans a fixed shape, and the runners give one picture at a time.
     shape = tuple(1 if size is None else size for size in part.pixels)
     outputs = [TensorSpec("image_features", "float32", (*shape[:-3], part.tokens, split.width))]
-    if split.deepstack:
-        outputs.append(TensorSpec("deepstack_features", "float32", (split.deepstack, part.tokens, split.width)))
+    outputs += [TensorSpec(one.feature, one.dtype, one.encoded(part.tokens)) for one in split.features]
     module, example = rewritten(part.module, PLAIN), (torch.randn(shape),)
     if precision == "int8-static":
         module = static(name, module, example, pictures)
@@ -235,12 +235,13 @@ def _decoder(split: Split, precision: str, context: int) -> Method:
         TensorSpec("inputs_embeds", "float32", (1, "tokens", split.width)),
         TensorSpec("start_pos", "int64", (1,)),
     ]
-    if split.position_axes > 1:
-        example.append(torch.arange(tokens).expand(split.position_axes, 1, -1).contiguous())
-        inputs.append(TensorSpec("position_ids", "int64", (split.position_axes, 1, "tokens")))
-    if split.deepstack:
-        example.append(torch.zeros(split.deepstack, 1, tokens, split.width))
-        inputs.append(TensorSpec("deepstack_embeds", "float32", (split.deepstack, 1, "tokens", split.width)))
+    positions = split.extra_inputs[0]
+    if split.position_axes > 1:  # of one axis they are counted from start_pos
+        example.append(torch.arange(tokens).expand(positions.sized(1, tokens)).contiguous())
+        inputs.append(TensorSpec(positions.name, positions.dtype, positions.sized(1, "tokens")))
+    for one in split.features:
+        example.append(torch.zeros(one.sized(1, tokens)))
+        inputs.append(TensorSpec(one.name, one.dtype, one.sized(1, "tokens")))
     logits = TensorSpec("logits", "float32", (1, 1, split.vocab_size))
     return Method("text_decoder", module, tuple(example), tuple(inputs), (logits,), precision)
 

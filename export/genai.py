@@ -35,7 +35,7 @@ def check_genai(split: Split) -> None:
         **{f"it knows of no such model: {why}": True for why in split.needs().values()},
         "positions of three axes (M-RoPE) come from its own Qwen processor, which resizes pictures freely, and the "
         "bundle's vision encoder takes pictures of fixed sizes": split.position_axes == 3,
-        "its decoder has no input for deepstack features": split.deepstack > 0,
+        **{f"its decoder has no input for {one.about}": True for one in split.features},
         "it takes one vision encoder, and there are several picture sizes": len(split.vision) > 1,
         "it needs an end token, and the checkpoint has none": not split.eos_token_ids,
     }

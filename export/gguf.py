@@ -259,7 +259,8 @@ def _components(split: Split, precision: str, text_file: str, vision_file: str) 
     for bucket, part in split.vision.items():
         name = f"vision_encoder_{bucket}" if bucket else "vision_encoder"
         pixels = tuple("tiles" if size is None else size for size in part.pixels)
-        features = TensorSpec("image_features", "float32", ("image_tokens", split.width * (1 + split.deepstack)))
+        columns = split.width * (1 + sum(one.depth for one in split.features))
+        features = TensorSpec("image_features", "float32", ("image_tokens", columns))
         parts[name] = Component(
             vision_file, (TensorSpec("pixel_values", "float32", pixels),), (features,), words["vision"]
         )

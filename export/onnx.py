@@ -119,6 +119,8 @@ class Graph:
 
 # Examples are above 1 on every free axis: torch.export takes a size of 0 or 1 for a constant.
 BATCH, TOKENS, PAST = 2, 5, 3
+PAST_KEY, FEATURES = "past", "features"
+"""Arguments of a decoder that take several inputs of its graph."""
 
 
 def _graphs(split: Split) -> Iterator[Graph]:
@@ -142,10 +144,14 @@ def _explicit(split: Split) -> Any:
             self.decoder = split.text_decoder
 
         def forward(
-            self, inputs_embeds: Any, attention_mask: Any, position_ids: Any, past: list[Any], deepstack: Any = None
+            self,
+            inputs_embeds: Any,
+            attention_mask: Any,
+            position_ids: Any,
+            past: list[Any],
+            features: Sequence[Any] = (),
         ) -> Any:
-            extra = [] if deepstack is None else [deepstack]
-            return self.decoder(inputs_embeds, attention_mask, position_ids, *extra, *past)
+            return self.decoder(inputs_embeds, attention_mask, position_ids, *features, *past)
 
     return Decoder()
 
@@ -167,20 +173,14 @@ def _vision_graph(name: str, part: VisionPart, split: Split) -> Graph:
         features: list[Any] = ["batch_size * num_images", part.tokens, split.width]
     else:
         pixels, features = list(part.pixels), [part.tokens, split.width]
-    outputs = {"image_features": "float32"}
-    if split.deepstack:
-        outputs["deepstack_features"] = "float32"
+    further = {one.feature: list(one.encoded(part.tokens)) for one in split.features}
     return Graph(
         name,
         Vision(),
         {"pixel_values": torch.randn([BATCH if isinstance(size, str) else size for size in pixels])},
         {"pixel_values": "float32"},
-        outputs,
-        {
-            "pixel_values": pixels,
-            "image_features": features,
-            "deepstack_features": [split.deepstack, part.tokens, split.width],
-        },
+        dict.fromkeys(("image_features", *further), "float32"),
+        {"pixel_values": pixels, "image_features": features, **further},
     )
 
 
@@ -210,20 +210,20 @@ def _embedding_graph(split: Split) -> Graph:
 def _decoder_graph(split: Split, decoder: Any) -> Graph:
     import torch
 
-    axes = [split.position_axes] if split.position_axes > 1 else []
-    positions = torch.arange(PAST, PAST + TOKENS).expand(*axes, BATCH, -1).contiguous()
-    tensors = [(*cache_names(tensor), tensor.shape) for tensor in split.tensors()]
+    extra = {one.name: list(one.sized("batch_size", "sequence_length")) for one in split.extra_inputs}
+    places = split.extra_inputs[0].sized(BATCH, TOKENS)
+    tensors = [(*cache_names(tensor), tensor.shape) for tensor in split.states]
     example: dict[str, Any] = {
         "inputs_embeds": torch.randn(BATCH, TOKENS, split.width),
         "attention_mask": torch.ones(BATCH, PAST + TOKENS, dtype=torch.int64),
-        "position_ids": positions,
-        "past": [torch.randn(BATCH, *(size or PAST for size in shape)) for _, _, shape in tensors],
+        "position_ids": torch.arange(PAST, PAST + TOKENS).expand(places).contiguous(),
+        PAST_KEY: [torch.randn(BATCH, *(size or PAST for size in shape)) for _, _, shape in tensors],
     }
     inputs = {"inputs_embeds": "float32", "attention_mask": "int64", "position_ids": "int64"}
     inputs |= {past: "float32" for past, _, _ in tensors}
-    if split.deepstack:
-        example["deepstack"] = torch.randn(split.deepstack, BATCH, TOKENS, split.width)
-        inputs["deepstack_embeds"] = "float32"
+    if split.features:
+        example[FEATURES] = [torch.randn(one.sized(BATCH, TOKENS)) for one in split.features]
+        inputs |= {one.name: one.dtype for one in split.features}
     # The names of free sizes matter: transformers.js shapes an empty cache by them (batch_size is the batch, others 0).
     free = ["batch_size", "sequence_length"]
     cache = {past: [size or "past_sequence_length" for size in shape] for past, _, shape in tensors}
@@ -238,15 +238,11 @@ def _decoder_graph(split: Split, decoder: Any) -> Graph:
         {
             "inputs_embeds": [*free, split.width],
             "attention_mask": ["batch_size", "past_sequence_length + sequence_length"],
-            "position_ids": [*axes, *free],
-            "deepstack_embeds": [split.deepstack, *free, split.width],
+            **extra,
             "logits": [*free, split.vocab_size],
             **{name: ["batch_size", *shape] for name, shape in cache.items()},
         },
     )
-
-
-ARGUMENTS = {"deepstack": "deepstack_embeds"}  # of Decoder -> the graph's input
 
 
 def _trace(graph: Graph) -> Any:
@@ -256,11 +252,16 @@ def _trace(graph: Graph) -> Any:
     from transformers.exporters import OnnxConfig, OnnxExporter
 
     def free(name: str) -> dict[int, Any]:
-        shape = graph.shapes[ARGUMENTS.get(name, name)]
+        shape = graph.shapes[name]
         return {axis: Dim.DYNAMIC for axis, size in enumerate(shape) if isinstance(size, str)}
 
-    past = [free(name) for name in graph.inputs if name.startswith("past_")]
-    dynamic: dict[str, Any] = {name: past if name == "past" else free(name) for name in graph.example}
+    several = {  # arguments that are lists of the graph's inputs
+        PAST_KEY: [name for name in graph.inputs if name.startswith("past_")],
+        FEATURES: [name for name in graph.inputs if name not in graph.example and not name.startswith("past_")],
+    }
+    dynamic: dict[str, Any] = {
+        name: [free(one) for one in several[name]] if name in several else free(name) for name in graph.example
+    }
     # Dynamic quantisation finds MatMul in the plain vision graph; the fused one hides it inside Attention.
     fusions = "cpu" if graph.name == "text_decoder" else None
     config = OnnxConfig(dynamic_shapes=dynamic, ort_fusions=fusions)
@@ -336,6 +337,6 @@ TARGET = Target(
     runtimes=("onnxruntime",),
     write=write,
     parts={"vision": PRECISIONS, "embedding": EMBEDDING, "text": PRECISIONS},
-    knows=frozenset({"blocks", "states", "pack"}),
+    knows=frozenset({"blocks", "conv", "pack"}),
     appends_in_place=appends_in_place,
 )

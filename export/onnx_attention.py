@@ -8,7 +8,7 @@ of onnxruntime-genai.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -56,7 +56,7 @@ def grouped(split: Split) -> Iterator[nn.Module]:
     from transformers import AttentionInterface, DynamicCache
 
     trace = _Trace()
-    tensors = [(tensor.layer, tensor.kind) for tensor in split.tensors()]
+    tensors = [(tensor.layer, tensor.kind) for tensor in split.states]
     text: Any = split.text
     config = text.text_model.config
     AttentionInterface.register(NAME, lambda *args, **kwargs: (_attend(trace, *args, **kwargs), None))
@@ -86,7 +86,12 @@ def grouped(split: Split) -> Iterator[nn.Module]:
             self.text = text
 
         def forward(
-            self, inputs_embeds: Any, attention_mask: Any, position_ids: Any, past: list[Any], deepstack: Any = None
+            self,
+            inputs_embeds: Any,
+            attention_mask: Any,
+            position_ids: Any,
+            past: list[Any],
+            features: Sequence[Any] = (),
         ) -> tuple[Any, ...]:
             import torch
 
@@ -94,7 +99,7 @@ def grouped(split: Split) -> Iterator[nn.Module]:
             trace.present.clear()
             trace.lengths = (attention_mask.sum(1) - 1).to(torch.int32)
             trace.total = torch.full((), attention_mask.shape[1], dtype=torch.int32)
-            logits = self.text(inputs_embeds, attention_mask, position_ids, Cache(config=config), deepstack)
+            logits = self.text(inputs_embeds, attention_mask, position_ids, Cache(config=config), *features)
             return (logits, *(trace.present[name] for name in tensors))
 
     try:

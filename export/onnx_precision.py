@@ -22,8 +22,9 @@ import numpy as np
 from edgekit.errors import EdgekitError
 from edgekit.export import vision_name
 from edgekit.export.parity import TorchModules, empty_cache, encode_images, follow
-from edgekit.families import CacheTensor, Split, read_optional_json
-from edgekit.families.merging import by_bucket, merge_images, spread_deepstack
+from edgekit.families import Split, read_optional_json
+from edgekit.families.decoding import Given, Run, State, filled
+from edgekit.families.merging import by_bucket, merge_images
 from edgekit.files import write_json
 from edgekit.formats.onnx.precisions import scheme_of
 from edgekit.inputs.processor import Inputs
@@ -38,7 +39,7 @@ ACCURACY_LEVEL = 4
 Feeds = Sequence[Mapping[str, Any]]
 
 
-def cache_names(tensor: CacheTensor) -> tuple[str, str]:
+def cache_names(tensor: State) -> tuple[str, str]:
     """What a tensor of the cache is called going in and coming out: past_key_values.3.key, present.3.key."""
     if tensor.kind in ("key", "value"):
         return f"past_key_values.{tensor.layer}.{tensor.kind}", f"present.{tensor.layer}.{tensor.kind}"
@@ -86,7 +87,8 @@ def calibration_feeds(split: Split, prompts: Sequence[Inputs]) -> dict[str, list
     for prompt in prompts:
         answer = follow(parts, split, prompt, None, ANSWER)[1]
         ids = np.concatenate([prompt.ids, np.array([answer], dtype=np.int64)], axis=1)
-        embeds, deepstack = parts.embed(ids), None
+        embeds = parts.embed(ids)
+        extra: Given = {}
         if prompt.pixels is not None:
             grids = {name: part.grid for name, part in split.vision.items()}
             for name, values in by_bucket(grids, prompt.pixels):
@@ -96,24 +98,24 @@ def calibration_feeds(split: Split, prompts: Sequence[Inputs]) -> dict[str, list
             # Of the prompt alone: an image token in an answer, as random weights may give one, has no picture.
             merged = merge_images(embeds[:, : prompt.ids.shape[1]], prompt.ids, encoded.embeds, split.image_token_id)
             embeds = np.concatenate([merged, embeds[:, prompt.ids.shape[1] :]], axis=1)
-            deepstack = encoded.deepstack
-        feeds.setdefault("text_decoder", []).append(_decoder_feed(split, prompt, ids, embeds, deepstack))
+            extra = encoded.extra
+        feeds.setdefault("text_decoder", []).append(_decoder_feed(split, prompt, ids, embeds, extra))
     return feeds
 
 
-def _decoder_feed(split: Split, prompt: Inputs, ids: Any, embeds: Any, deepstack: Any) -> dict[str, Any]:
+def _decoder_feed(split: Split, prompt: Inputs, ids: Any, embeds: Any, extra: Given) -> dict[str, Any]:
     """Prompt and answer in one run, no past: causal attention makes it the same as token by token."""
     after = prompt.positions.max() + 1 + np.arange(ids.shape[1] - prompt.ids.shape[1])
     behind = np.broadcast_to(after, (*prompt.positions.shape[:-1], after.size))
+    # An image token in an answer has no picture: there its features are those of any word.
+    words = np.concatenate([prompt.ids, np.full((1, after.size), -1)], axis=1)
+    run = Run(words, np.concatenate([prompt.positions, behind], axis=-1), split.image_token_id, extra)
     feed = {
         "inputs_embeds": embeds,
         "attention_mask": np.ones_like(ids),
-        "position_ids": np.concatenate([prompt.positions, behind], axis=-1),
+        **filled(split.extra_inputs, run),
     }
-    if split.deepstack:
-        own = spread_deepstack(prompt.ids, deepstack, split.image_token_id, split.deepstack, split.width)
-        feed["deepstack_embeds"] = np.pad(own, ((0, 0), (0, 0), (0, after.size), (0, 0)))
-    names = [past for past, _ in map(cache_names, split.tensors())]
+    names = [past for past, _ in map(cache_names, split.states)]
     return feed | dict(zip(names, empty_cache(split), strict=True))
 
 

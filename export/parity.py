@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from edgekit.errors import NotFiniteError
 from edgekit.families import Pixels, Split
-from edgekit.families.merging import Encoded, by_bucket, gather, merge_images, spread_deepstack
+from edgekit.families.decoding import Given, Run, filled, next_positions
+from edgekit.families.merging import Encoded, by_bucket, gather, merge_images
 from edgekit.inputs.processor import Inputs
 from edgekit.report.tally import Tally
 from edgekit.report.tolerances import bars_of, judge, settling
@@ -57,7 +58,7 @@ class TorchModules:
     def encode_image(self, pixel_values: Array, bucket: str = "") -> list[Array]:
         """What the bucket's encoder gives: tiles (M, 3, H, W) -> [(M, N, D)], patches (P, patch) -> [(N, D)].
 
-        With deepstack (L, N, D) comes second.
+        Its further outputs follow.
         """
         return self._run(self.split.vision[bucket].module, pixel_values)
 
@@ -65,12 +66,10 @@ class TorchModules:
         """(1, T) -> (1, T, D)."""
         return self._run(self.split.token_embedding, ids)[0]
 
-    def decode(
-        self, embeds: Array, mask: Array, positions: Array, past: list[Array], deepstack: Array | None = None
-    ) -> tuple[Array, list[Array]]:
-        """-> logits (1, T, V) and the grown cache; positions (1, T) or (A, 1, T), deepstack (L, 1, T, D)."""
-        extra = [] if deepstack is None else [deepstack]
-        logits, *grown = self._run(self.split.text_decoder, embeds, mask, positions, *extra, *past)
+    def decode(self, embeds: Array, mask: Array, given: Given, past: list[Array]) -> tuple[Array, list[Array]]:
+        """-> logits (1, T, V) and the grown states; `given` are the decoder's extra inputs by name."""
+        extra = [given[one.name] for one in self.split.extra_inputs]
+        logits, *grown = self._run(self.split.text_decoder, embeds, mask, *extra, *past)
         return logits, grown
 
     @staticmethod
@@ -84,14 +83,15 @@ class TorchModules:
 
 def empty_cache(split: Split) -> list[Array]:
     """No past: keys and values (1, H, 0, D_head), states as they begin."""
-    return [np.zeros((1, *(size or 0 for size in tensor.shape)), dtype=np.float32) for tensor in split.tensors()]
+    return [state.empty() for state in split.states]
 
 
 def encode_images(parts: TorchModules, split: Split, pixels: Pixels) -> Encoded:
     """All pictures of a prompt, each by its bucket's encoder."""
     grids = {name: part.grid for name, part in split.vision.items()}
     pack = None if split.pack is None else partial(split.pack, pixels.grids)
-    return gather([parts.encode_image(values, name) for name, values in by_bucket(grids, pixels)], pack)
+    runs = [parts.encode_image(values, name) for name, values in by_bucket(grids, pixels)]
+    return gather(runs, split.extra_inputs, pack)
 
 
 def follow(
@@ -106,36 +106,32 @@ def follow(
     encoded = None if inputs.pixels is None else encode_images(parts, split, inputs.pixels)
     if encoded is not None:
         embeds = merge_images(embeds, ids, encoded.embeds, split.image_token_id)
-    features = _deepstack(split, ids, encoded)
-    past, length, positions = empty_cache(split), ids.shape[1], inputs.positions
-    ahead = int(positions.max()) + 1 - length  # M-RoPE counts fewer positions than tokens
+    given = _given(split, ids, inputs.positions, encoded)
+    past, length = empty_cache(split), ids.shape[1]
+    ahead = int(inputs.positions.max()) + 1 - length  # M-RoPE counts fewer positions than tokens
     logits, best = [], []
     for step in range(steps if tokens is None else len(tokens)):
-        out, past = parts.decode(embeds, np.ones((1, length), dtype=np.int64), positions, past, features)
+        out, past = parts.decode(embeds, np.ones((1, length), dtype=np.int64), given, past)
         logits.append(out[0, -1].astype(np.float32))
         best.append(int(out[0, -1].argmax()) if np.isfinite(out[0, -1]).all() else -1)
         chosen = best[-1] if tokens is None else tokens[step]
         if tokens is None and (chosen < 0 or chosen in split.eos_token_ids):
             break
         length += 1
-        positions = np.full((*positions.shape[:-1], 1), length - 1 + ahead, dtype=np.int64)
         ids = np.array([[chosen]], dtype=np.int64)
-        embeds, features = parts.embed(ids), _deepstack(split, ids, None)
+        embeds = parts.embed(ids)
+        given = _given(split, ids, next_positions(split.extra_inputs, length - 1 + ahead), None)
     return logits, best
 
 
-def _deepstack(split: Split, ids: Array, encoded: Encoded | None) -> Array | None:
-    if not split.deepstack:
-        return None
-    features = None if encoded is None else encoded.deepstack
-    return spread_deepstack(ids, features, split.image_token_id, split.deepstack, split.width)
+def _given(split: Split, ids: Array, positions: Array, encoded: Encoded | None) -> Given:
+    extra = {} if encoded is None else encoded.extra
+    return filled(split.extra_inputs, Run(ids, positions, split.image_token_id, extra))
 
 
 def _vision_gap(a: Encoded, b: Encoded) -> float:
-    gap = largest_gap(a.embeds, b.embeds)
-    if a.deepstack is None or b.deepstack is None:
-        return gap
-    return max(gap, largest_gap(a.deepstack, b.deepstack))
+    extra = (largest_gap(values, b.extra.get(name, ())) for name, values in a.extra.items())
+    return max(largest_gap(a.embeds, b.embeds), *extra, 0.0)
 
 
 def measure(

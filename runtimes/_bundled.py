@@ -14,7 +14,8 @@ from edgekit.bundle import Bundle
 from edgekit.checkpoint.generation import FILE, Generation, read_generation
 from edgekit.errors import BundleError
 from edgekit.families import Grid, Pixels, read_optional_json
-from edgekit.families.merging import Encoded, by_bucket, gather, merge_images, spread_deepstack
+from edgekit.families.decoding import POSITIONS, Given, Run, filled, inputs_of, manifest_fields, next_positions
+from edgekit.families.merging import Encoded, by_bucket, gather, merge_images
 from edgekit.inputs.chat import Message
 from edgekit.inputs.processor import Processor
 from edgekit.manifest import Manifest
@@ -53,12 +54,9 @@ def check_modules(manifest: Manifest, source: str) -> None:
     decoder = manifest.components["text_decoder"]
     inputs = {spec.name: spec.shape for spec in decoder.inputs}
     problems = []
-    axes = next((inputs[name][0] for name in ("rotary_ids", "position_ids") if len(inputs.get(name, ())) == 3), 1)
-    if axes != manifest.position_axes:
-        problems.append(f"position_axes: {manifest.position_axes}, the decoder takes {axes}")
-    layers = inputs["deepstack_embeds"][0] if inputs.get("deepstack_embeds") else 0
-    if layers != manifest.deepstack:
-        problems.append(f"deepstack: {manifest.deepstack}, the decoder takes {layers}")
+    for name, taken in manifest_fields(decoder.inputs).items():
+        if (said := getattr(manifest, name)) != taken:
+            problems.append(f"{name}: {said}, the decoder takes {taken}")
     width = _last(inputs.get("inputs_embeds", ()))
     encoders = dict.fromkeys((name, "pixel_values") for name, _ in manifest.encoders().values())
     for name, takes in [("token_embedding", "input_ids"), *encoders]:
@@ -132,6 +130,7 @@ class BundleSession(PreparedSession):
         super().__init__(bundle)
         check_modules(bundle.manifest, str(bundle.folder))
         self._position = 0
+        self._extra = inputs_of(bundle.manifest)
 
     @abstractmethod
     def encode_part(
@@ -152,10 +151,13 @@ class BundleSession(PreparedSession):
         """(1, T) -> (1, T, D)."""
 
     @abstractmethod
-    def run_decoder(
-        self, embeds: NDArray[np.float32], positions: NDArray[np.int64], deepstack: NDArray[np.float32] | None
-    ) -> Logits:
-        """Append embeddings (1, T, D) to the cache; the logits (V,) that follow them."""
+    def run_decoder(self, embeds: NDArray[np.float32], given: Given) -> Logits:
+        """Append embeddings (1, T, D) to the cache; the logits (V,) that follow them.
+
+        Args:
+            embeds: Of new tokens.
+            given: The decoder's extra inputs for them by name, positions among them.
+        """
 
     def check_room(self, tokens: int) -> None:
         """Refuse what the cache cannot take any more.
@@ -174,7 +176,8 @@ class BundleSession(PreparedSession):
         parts = by_bucket(grids, Pixels(prepared.pixels, prepared.grids))
         encoded = [outputs for name, values in parts for outputs in self.encode_part(*encoders[name], values)]
         pack, params = self.processor.family.pack, self.processor.params
-        return gather(encoded, None if pack is None else lambda features: pack(features, prepared.grids, params))
+        by_grid = None if pack is None else lambda features: pack(features, prepared.grids, params)
+        return gather(encoded, self._extra, by_grid)
 
     def prefill(self, prepared: Prepared, features: Encoded | None) -> Logits:
         """All tokens at once, image embeddings merged in."""
@@ -183,30 +186,23 @@ class BundleSession(PreparedSession):
         embeds = self.embed(prepared.ids)
         if features is not None:
             embeds = merge_images(embeds, prepared.ids, features.embeds, self.image_token_id)
-        return self.decode(embeds, prepared.positions, self._spread(prepared.ids, features, embeds.shape[-1]))
+        return self.decode(embeds, self._given(prepared.ids, prepared.positions, features))
 
     def decode_step(self, token: int) -> Logits:
         """One token with the cache."""
         ids = np.array([[token]], dtype=np.int64)
-        axes = self.manifest.position_axes
-        positions = np.full((1, 1) if axes == 1 else (axes, 1, 1), self._position, dtype=np.int64)
-        embeds = self.embed(ids)
-        return self.decode(embeds, positions, self._spread(ids, None, embeds.shape[-1]))
+        return self.decode(self.embed(ids), self._given(ids, next_positions(self._extra, self._position), None))
 
-    def decode(
-        self, embeds: NDArray[np.float32], positions: NDArray[np.int64], deepstack: NDArray[np.float32] | None
-    ) -> Logits:
+    def decode(self, embeds: NDArray[np.float32], given: Given) -> Logits:
         """As `session.Modules`."""
         self.check_room(embeds.shape[1])
-        self._position = int(positions.max()) + 1
-        return self.run_decoder(embeds, positions, deepstack)
+        self._position = int(given[POSITIONS].max()) + 1
+        return self.run_decoder(embeds, given)
 
     def reset(self) -> None:
         """Empty the cache."""
         self._position = 0
 
-    def _spread(self, ids: NDArray[np.int64], features: Encoded | None, width: int) -> NDArray[np.float32] | None:
-        if not (layers := self.manifest.deepstack):
-            return None
-        deepstack = None if features is None else features.deepstack
-        return spread_deepstack(ids, deepstack, self.image_token_id, layers, width)
+    def _given(self, ids: NDArray[np.int64], positions: NDArray[np.int64], features: Encoded | None) -> Given:
+        extra = {} if features is None else features.extra
+        return filled(self._extra, Run(ids, positions, self.image_token_id, extra))

@@ -48,7 +48,7 @@ def attribute(reference: Reference, bundle: Any, plain: Any, questions: Sequence
         questions: Followed by the reference.
         note: Why plain is None.
     """
-    base = Mix(reference, reference, reference, reference, reference.image_token_id, reference.deepstack)
+    base = Mix(reference, reference, reference, reference, reference.image_token_id, reference.extra_inputs)
     whole = replace(base, preprocessing=bundle, vision=bundle, embedding=bundle, decoder=bundle)
     parts: dict[str, PartLoss] = {}
     with progress() as bar:

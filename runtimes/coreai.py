@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from edgekit.bundle import Bundle
 from edgekit.families import Grid
+from edgekit.families.decoding import Given
 from edgekit.formats.coreai.assets import LOAD_LIMIT_S, RUN_LIMIT_S, Assets, Runner, timing_note
 from edgekit.runtimes import Runtime
 from edgekit.runtimes._bundled import BundleSession, last_logits
@@ -62,11 +63,9 @@ class CoreaiSession(BundleSession):
         """(1, T) -> (1, T, D)."""
         return self._assets.embed(ids)
 
-    def run_decoder(
-        self, embeds: NDArray[np.float32], positions: NDArray[np.int64], deepstack: NDArray[np.float32] | None
-    ) -> Logits:
+    def run_decoder(self, embeds: NDArray[np.float32], given: Given) -> Logits:
         """By the main asset and its states."""
-        output = self._assets.decode(embeds, self._length, positions, deepstack)
+        output = self._assets.decode(embeds, self._length, given)
         logits = last_logits(output, self.manifest.vocab_size)
         self._length += embeds.shape[1]
         return logits

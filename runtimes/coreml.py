@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from edgekit.bundle import Bundle
 from edgekit.errors import BundleError, EdgekitError, MissingExtraError
 from edgekit.families import Grid
+from edgekit.families.decoding import Given
 from edgekit.formats.coreml.programs import DECODE, FUNCTIONS, Programs, package_of
 from edgekit.registry import missing_extra
 from edgekit.runtimes import Runtime
@@ -125,11 +126,9 @@ class CoremlSession(BundleSession):
         """(1, T) -> (1, T, D)."""
         return self._programs.embed(ids)
 
-    def run_decoder(
-        self, embeds: NDArray[np.float32], positions: NDArray[np.int64], deepstack: NDArray[np.float32] | None
-    ) -> Logits:
+    def run_decoder(self, embeds: NDArray[np.float32], given: Given) -> Logits:
         """By the functions for prompts and for single tokens."""
-        return self._programs.decode(embeds, positions, deepstack)
+        return self._programs.decode(embeds, given)
 
     def check_room(self, tokens: int) -> None:
         """The cache has a fixed end."""

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from edgekit.bundle import Bundle
 from edgekit.errors import BundleError, ContextError, MissingExtraError
 from edgekit.families import Grid
+from edgekit.families.decoding import Given
 from edgekit.formats.declared import check_numbers, check_tensors
 from edgekit.formats.executorch.program import Program, load_custom_ops
 from edgekit.formats.executorch.program import rehearse as try_out
@@ -86,6 +87,7 @@ class ExecutorchSession(BundleSession):
         self._context = self._number("get_max_context_len")
         for name in self.manifest.components:  # unpack the weights now, not in the first answer
             self._program.load(name)
+        self._takes = [spec.name for spec in components["text_decoder"].inputs[2:]]
         self._length = 0
 
     def _number(self, method: str) -> int:
@@ -110,14 +112,10 @@ class ExecutorchSession(BundleSession):
         embeds: NDArray[np.float32] = self._program.run("token_embedding", ids)[0]
         return embeds
 
-    def run_decoder(
-        self, embeds: NDArray[np.float32], positions: NDArray[np.int64], deepstack: NDArray[np.float32] | None
-    ) -> Logits:
+    def run_decoder(self, embeds: NDArray[np.float32], given: Given) -> Logits:
         """By the decoder's method; positions of one axis it counts itself."""
         start, self._length = self._length, self._length + embeds.shape[1]
-        more: list[NDArray[Any]] = [] if self.manifest.position_axes == 1 else [positions]
-        if deepstack is not None:
-            more.append(deepstack)
+        more = [given[name] for name in self._takes if name in given]
         output = self._program.run("text_decoder", embeds, np.array([start], dtype=np.int64), *more)[0]
         return last_logits(output, self.manifest.vocab_size)
 
@@ -159,10 +157,10 @@ def answer_by_runner(folder: Path, messages: list[Message], images: list[Image],
     """
     bundle = Bundle.load(folder)
     manifest = bundle.manifest
-    if manifest.position_axes > 1 or manifest.deepstack or "vision_encoder" not in manifest.components:
+    if len(manifest.components["text_decoder"].inputs) > 2 or "vision_encoder" not in manifest.components:
         raise BundleError(
             f"ExecuTorch's C++ runner cannot run {folder}.",
-            why=f"It passes a decoder neither positions nor deepstack features, and {manifest.family} needs them.",
+            why=f"It passes a decoder embeddings and where they begin, and {manifest.family} needs more.",
             fix="Run it with edgekit:  edgekit run BUNDLE",
         )
     import torch

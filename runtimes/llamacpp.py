@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from edgekit.bundle import Bundle
 from edgekit.errors import ContextError
 from edgekit.families import FAMILIES, Pixels
+from edgekit.families.decoding import POSITIONS, Given, inputs_of
 from edgekit.families.merging import Encoded
 from edgekit.formats.gguf.checks import check_files
 from edgekit.formats.gguf.modules import LlamaModules
@@ -69,7 +70,7 @@ class LlamaSession(PreparedSession):
             extra_bufts=repacked,
         )
         self._modules = LlamaModules(
-            self._model, text, FAMILIES.load(manifest.family), manifest.preprocessing, manifest.deepstack
+            self._model, text, FAMILIES.load(manifest.family), manifest.preprocessing, inputs_of(manifest)
         )
         self.reset()
 
@@ -135,12 +136,10 @@ class LlamaSession(PreparedSession):
         """(1, T) -> (1, T, D)."""
         return self._modules.embed(ids)
 
-    def decode(
-        self, embeds: NDArray[np.float32], positions: NDArray[np.int64], deepstack: NDArray[np.float32] | None
-    ) -> Logits:
+    def decode(self, embeds: NDArray[np.float32], given: Given) -> Logits:
         """As `session.Modules`."""
-        self._grow(positions[..., 0, :])
-        return self._modules.decode(embeds, positions, deepstack)
+        self._grow(given[POSITIONS][..., 0, :])
+        return self._modules.decode(embeds, given)
 
     def perf(self) -> dict[str, float]:
         """llama.cpp's own counters since the last call."""

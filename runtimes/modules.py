@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.families import family_of
-from edgekit.families.merging import Encoded, merge_images, spread_deepstack
+from edgekit.families.decoding import ExtraInput, Given, Run, filled, next_positions
+from edgekit.families.merging import Encoded, merge_images
 from edgekit.inputs.chat import Message
 from edgekit.runtimes.pytorch import Official, TorchSession
 from edgekit.runtimes.session import Logits, Modules, Prepared
@@ -41,7 +42,7 @@ class Reference:
         self._session = session
         self._family = family_of(session.model.config.model_type)
         self._split = self._family.split(session.model, sizes)
-        self.deepstack: int = self._split.deepstack
+        self.extra_inputs = self._split.extra_inputs
         self.image_token_id: int = self._split.image_token_id
         self.reset()
 
@@ -54,13 +55,15 @@ class Reference:
         import torch
 
         if isinstance(prepared, Official):
-            return _encoded(self._session.encode_image(prepared))
+            names = [one.feature for one in self._split.features]
+            return _encoded(self._session.encode_image(prepared), names)
         with torch.no_grad():
             found = self._family.encode_images(
                 self._session.model, torch.from_numpy(np.ascontiguousarray(prepared.pixels)), prepared.grids
             )
-        stack = torch.stack(found.deepstack).float().numpy() if found.deepstack else None
-        return Encoded(found.embeds.float().numpy(), stack)
+        return Encoded(
+            found.embeds.float().numpy(), {name: value.float().numpy() for name, value in found.extra.items()}
+        )
 
     def embed(self, ids: NDArray[np.int64]) -> NDArray[np.float32]:
         """By the model's input embeddings."""
@@ -70,17 +73,18 @@ class Reference:
             embeds: NDArray[np.float32] = self._split.token_embedding(torch.from_numpy(ids)).float().numpy()
         return embeds
 
-    def decode(
-        self, embeds: NDArray[np.float32], positions: NDArray[np.int64], deepstack: NDArray[np.float32] | None
-    ) -> Logits:
+    def decode(self, embeds: NDArray[np.float32], given: Given) -> Logits:
         """By the text model, with a cache of transformers."""
         import torch
 
         self._length += embeds.shape[1]
-        given = [np.ascontiguousarray(array) for array in (embeds, np.ones((1, self._length), np.int64), positions)]
-        features = None if deepstack is None else torch.from_numpy(np.ascontiguousarray(deepstack))
+        mask = torch.ones(1, self._length, dtype=torch.int64)
+        rows, places, *features = (
+            torch.from_numpy(np.ascontiguousarray(array))
+            for array in (embeds, *(given[one.name] for one in self.extra_inputs))
+        )
         with torch.no_grad():
-            logits = self._split.text(*map(torch.from_numpy, given), self._cache, features)
+            logits = self._split.text(rows, mask, places, self._cache, *features)
         last: Logits = logits[0, -1].float().numpy()
         return last
 
@@ -100,7 +104,7 @@ class Mix:
     Attributes:
         preprocessing: Prepares prompts.
         vision, embedding, decoder: Run one module each.
-        image_token_id, deepstack: Of the model.
+        image_token_id, extra_inputs: Of the model.
     """
 
     preprocessing: Preparer
@@ -108,7 +112,7 @@ class Mix:
     embedding: Modules
     decoder: Modules
     image_token_id: int
-    deepstack: int
+    extra_inputs: tuple[ExtraInput, ...]
 
     def follow(self, messages: list[Message], images: list[Image], tokens: Sequence[int]) -> list[Logits]:
         """The logits (V,) before each of the given tokens, feeding them one by one."""
@@ -119,21 +123,17 @@ class Mix:
         encoded = None if prepared.pixels is None else self.vision.encode_image(prepared)
         if encoded is not None:
             embeds = merge_images(embeds, prepared.ids, encoded.embeds, self.image_token_id)
-        positions = prepared.positions
-        logits = [self.decoder.decode(embeds, positions, self._spread(prepared.ids, encoded, embeds.shape[-1]))]
-        shape, after = (*positions.shape[:-1], 1), int(positions.max()) + 1
+        logits = [self.decoder.decode(embeds, self._given(prepared.ids, prepared.positions, encoded))]
+        after = int(prepared.positions.max()) + 1
         for number, token in enumerate(tokens[:-1]):
             ids = np.array([[token]], dtype=np.int64)
-            embeds = self.embedding.embed(ids)
-            place = np.full(shape, after + number, dtype=np.int64)
-            logits.append(self.decoder.decode(embeds, place, self._spread(ids, None, embeds.shape[-1])))
+            places = next_positions(self.extra_inputs, after + number)
+            logits.append(self.decoder.decode(self.embedding.embed(ids), self._given(ids, places, None)))
         return logits
 
-    def _spread(self, ids: NDArray[np.int64], encoded: Encoded | None, width: int) -> NDArray[np.float32] | None:
-        if not self.deepstack:
-            return None
-        features = None if encoded is None else encoded.deepstack
-        return spread_deepstack(ids, features, self.image_token_id, self.deepstack, width)
+    def _given(self, ids: NDArray[np.int64], positions: NDArray[np.int64], encoded: Encoded | None) -> Given:
+        extra = {} if encoded is None else encoded.extra
+        return filled(self.extra_inputs, Run(ids, positions, self.image_token_id, extra))
 
 
 def open_reference(folder: Path, threads: int) -> TorchSession:
@@ -143,13 +143,13 @@ def open_reference(folder: Path, threads: int) -> TorchSession:
     return open_session(folder, threads)
 
 
-def _encoded(out: Any) -> Encoded:
-    """What a model's get_image_features gives, as arrays."""
+def _encoded(out: Any, names: Sequence[str]) -> Encoded:
+    """What a model's get_image_features gives, as arrays: features, and further outputs by transformers' names."""
     import torch
 
     def joined(value: Any) -> Any:
         rows = [value] if isinstance(value, torch.Tensor) else list(value)
         return torch.cat([row.reshape(-1, row.shape[-1]) for row in rows]).float().numpy()
 
-    layers = getattr(out, "deepstack_features", None)
-    return Encoded(joined(out.pooler_output), np.stack([joined(layer) for layer in layers]) if layers else None)
+    extra = {name: np.stack([joined(layer) for layer in getattr(out, name)]) for name in names}
+    return Encoded(joined(out.pooler_output), extra)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from edgekit.bundle import Bundle
 from edgekit.errors import BundleError, MissingExtraError
 from edgekit.families import Grid
+from edgekit.families.decoding import Given
 from edgekit.formats.declared import Declared, Tensor, check_tensors
 from edgekit.runtimes import Runtime
 from edgekit.runtimes._bundled import BundleSession, last_logits
@@ -109,15 +110,10 @@ class OnnxSession(BundleSession):
             embeds: NDArray[np.float32] = self._graphs["token_embedding"].run(None, {"input_ids": ids})[0]
         return embeds
 
-    def run_decoder(
-        self, embeds: NDArray[np.float32], positions: NDArray[np.int64], deepstack: NDArray[np.float32] | None
-    ) -> Logits:
+    def run_decoder(self, embeds: NDArray[np.float32], given: Given) -> Logits:
         """By the decoder's graph and the cache."""
-        feeds: dict[str, NDArray[Any]] = {"inputs_embeds": embeds, "position_ids": positions}
-        if deepstack is not None:
-            feeds["deepstack_embeds"] = deepstack
         with running("text_decoder"):
-            found = self._cache.run(feeds)
+            found = self._cache.run({"inputs_embeds": embeds, **given})
         return last_logits(found, self.manifest.vocab_size)
 
     def reset(self) -> None:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from edgekit.checkpoint.generation import PLAIN, Generation, Mode
 from edgekit.families import Grid
+from edgekit.families.decoding import Given
 from edgekit.families.merging import Encoded
 from edgekit.inputs.chat import Message
 
@@ -188,12 +189,12 @@ class Modules(Protocol):
     def embed(self, ids: NDArray[np.int64]) -> NDArray[np.float32]:
         """(1, T) -> (1, T, D)."""
 
-    def decode(
-        self, embeds: NDArray[np.float32], positions: NDArray[np.int64], deepstack: NDArray[np.float32] | None
-    ) -> Logits:
+    def decode(self, embeds: NDArray[np.float32], given: Given) -> Logits:
         """Append embeddings (1, T, D) to the cache; the logits (V,) that follow them.
 
-        positions (1, T) or (3, 1, T), deepstack (L, 1, T, D) where the model has it.
+        Args:
+            embeds: Of new tokens.
+            given: The decoder's extra inputs for them, by name.
         """
 
     def reset(self) -> None:

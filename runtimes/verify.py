@@ -335,10 +335,10 @@ def _modules(reference: Reference, ours: Any, prepared: Prepared, tally: _Found)
         a, b = reference.encode_image(prepared), ours.encode_image(prepared)
         gap = gaps.setdefault("vision", _Gap())
         gap.add(a.embeds, b.embeds)
-        if a.deepstack is not None:
-            gap.add(a.deepstack, b.deepstack)
+        for name, values in a.extra.items():
+            gap.add(values, b.extra.get(name, ()))
     gaps.setdefault("embedding", _Gap()).add(reference.embed(prepared.ids), ours.embed(prepared.ids))
-    mix = Mix(reference, reference, reference, ours, reference.image_token_id, reference.deepstack)
+    mix = Mix(reference, reference, reference, ours, reference.image_token_id, reference.extra_inputs)
     gap = gaps.setdefault("decoder", _Gap())
     for theirs, got in zip(
         followed.logits, mix.follow(followed.messages, followed.images, followed.tokens), strict=True

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from edgekit import strict_json
 from edgekit.errors import CheckpointError, DataError
+from edgekit.families.decoding import USUAL, ExtraInput, State, manifest_fields, positions
 from edgekit.registry import Registry
 
 if TYPE_CHECKING:
@@ -69,13 +70,12 @@ class Features:
     Attributes:
         embeds: (K, D), in the order of the images; they take the image tokens' places.
         counts: Tokens of each image.
-        deepstack: (K, D) for each of the first decoder layers, added to the hidden states that leave it; empty for
-            most families.
+        extra: Further outputs (..., K, D) by name, as the decoder's `ExtraInput.feature` has them.
     """
 
     embeds: Tensor
     counts: list[int]
-    deepstack: tuple[Tensor, ...] = ()
+    extra: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -84,8 +84,8 @@ class VisionPart:
 
     Attributes:
         module: Tile families: pixel_values (M, 3, H, W) -> embeddings (M, N, D), any number M of tiles. Families of
-            free picture sizes: the patches (P, patch) of one picture -> (N, D). With deepstack it gives two tensors,
-            embeddings (N, D) and deepstack features (L, N, D).
+            free picture sizes: the patches (P, patch) of one picture -> (N, D). Where the decoder has inputs that are
+            filled from features, those follow, (..., N, D) each.
         pixels: Shape of its input; None where an axis is free.
         grid: Of the one picture it is for; None for tiles, which have no grid of their own.
         tokens: N.
@@ -98,43 +98,24 @@ class VisionPart:
 
 
 @dataclass(frozen=True)
-class CacheTensor:
-    """One tensor of a decoder's cache.
-
-    Attributes:
-        layer: Of the decoder.
-        kind: key, value, or conv (the last inputs of a short convolution).
-        shape: Without the batch; None is the axis of tokens, which grows. A tensor without one has this shape always,
-            and is all zeros before the first token.
-    """
-
-    layer: int
-    kind: str
-    shape: tuple[int | None, ...]
-
-
-@dataclass(frozen=True)
 class Split:
     """The plain modules every target exports, and the sizes it needs to know.
 
     Attributes:
         vision: By bucket, a picture size as "448x448"; the only one is named "".
         token_embedding: input_ids (B, T) -> embeddings (B, T, D).
-        text: forward(inputs_embeds, attention_mask, position_ids, cache, deepstack=None) -> logits (B, T, V), with
-            any `transformers.Cache`, for targets with a cache of their own. inputs_embeds (B, T, D), attention_mask
-            (B, P+T), position_ids (B, T), or (A, B, T) where position_axes is A; deepstack (L, B, T, D), zero off the
-            image tokens.
-        text_decoder: inputs_embeds, attention_mask, position_ids, deepstack where there is one, then the cache's
-            tensors, most often key and value (B, H, P, D_head) per layer -> logits (B, T, V), then the new cache.
+        text: forward(inputs_embeds, attention_mask, position_ids, cache, *features) -> logits (B, T, V), with any
+            `transformers.Cache`, for targets with a cache of their own. inputs_embeds (B, T, D), attention_mask
+            (B, P+T), position_ids and what follows as `extra_inputs` has them.
+        text_decoder: inputs_embeds, attention_mask, position_ids, *features, then `states`, most often key and value
+            (B, H, P, D_head) per layer -> logits (B, T, V), then the new states.
         width: D.
         layers, kv_heads, head_dim: shape of the cache.
         vocab_size: V.
         image_token_id: The token whose embeddings the image's replace.
         eos_token_ids: Tokens that end an answer.
-        position_axes: 1, or 3 for M-RoPE, or 2 where a picture's tokens see each other in both directions: the first
-            is the position, the second that of the first token of the same picture, for a token of text its own.
-        deepstack: L, decoder layers that vision features are added behind; 0 for most.
-        cache: Its tensors in the order of `text_decoder`, where they are not a key and a value for each layer.
+        states: What the decoder keeps, in the order of `text_decoder`.
+        extra_inputs: What it takes beside embeddings and mask, `decoding.positions` first.
         pack: Grids, and features of all tiles (M, N, D) -> (K, D), where the family has a `pack`.
         source: The untouched model, for a target that writes its weights by name; put there by the exporter.
         sizes: Picture sizes it was made for, where the family bakes them; put there by the exporter.
@@ -151,28 +132,29 @@ class Split:
     vocab_size: int
     image_token_id: int
     eos_token_ids: list[int]
-    position_axes: int = 1
-    deepstack: int = 0
-    cache: tuple[CacheTensor, ...] = ()
+    states: tuple[State, ...]
+    extra_inputs: tuple[ExtraInput, ...] = (positions(),)
     pack: Pack | None = None
     source: PreTrainedModel | None = None
     sizes: tuple[Size, ...] | None = None
 
-    def tensors(self) -> tuple[CacheTensor, ...]:
-        """The cache's tensors, in the order of `text_decoder`."""
-        shape = (self.kv_heads, None, self.head_dim)
-        return self.cache or tuple(
-            CacheTensor(layer, kind, shape) for layer in range(self.layers) for kind in ("key", "value")
-        )
+    @property
+    def position_axes(self) -> int:
+        """1, or A where positions are (A, B, T)."""
+        return int(manifest_fields(self.extra_inputs)["position_axes"])
+
+    @property
+    def features(self) -> tuple[ExtraInput, ...]:
+        """The extra inputs behind the positions."""
+        return self.extra_inputs[1:]
 
     def needs(self) -> dict[str, str]:
         """What a target must know of to hold this model, beyond what most ask, and why, by the name it says it by."""
-        reasons = {
-            "blocks": (self.position_axes == 2, "its decoder lets the tokens of a picture see each other"),
-            "states": (bool(self.cache), "its decoder's cache holds states of convolutions beside keys and values"),
-            "pack": (self.pack is not None, "its image tokens are put together from tiles outside of the encoder"),
-        }
-        return {name: why for name, (needed, why) in reasons.items() if needed}
+        kinds = {one.kind: one.about for one in self.extra_inputs} | {one.kind: one.about for one in self.states}
+        kinds = {kind: about for kind, about in kinds.items() if kind not in USUAL}
+        if self.pack is not None:
+            kinds["pack"] = "its image tokens are put together from tiles outside of the encoder"
+        return kinds
 
 
 def uneven_sides(config: Any, field: str, factor: float) -> Iterator[tuple[str, str]]:
@@ -240,6 +222,8 @@ class Family:
         mmproj: (config.json, parameters) -> the vision encoder in llama.cpp's names; goes with `pictures`, for gguf.
         pack: (features of all tiles (M, N, D), grids, parameters) -> (K, D) in numpy, where a picture's tokens are not
             its tiles' one after the other.
+        feature_inputs: (where image tokens are (B, T), features (..., K, D) by name) -> what the model's own decoder
+            takes of the vision encoder's further outputs, by argument.
         decoder_inputs: (model, embeds, mask, positions) -> arguments by name, where the model's own decoder takes
             another mask or other positions than the split's.
         adds_special_tokens: Whether its processor has the tokenizer add its special tokens.
@@ -262,6 +246,7 @@ class Family:
     pictures: Callable[[Pixels, dict[str, Any]], list[NDArray[np.uint8]]] = no_pictures
     mmproj: Callable[[Mapping[str, Any], dict[str, Any]], MmProj] | None = None
     pack: Callable[[NDArray[np.float32], list[Grid], dict[str, Any]], NDArray[np.float32]] | None = None
+    feature_inputs: Callable[[Tensor, Mapping[str, Tensor]], dict[str, Any]] | None = None
     decoder_inputs: Callable[[PreTrainedModel, Tensor, Tensor, Tensor], dict[str, Any]] | None = None
     adds_special_tokens: bool = True
     contradictions: Callable[[Any], Iterator[tuple[str, str]]] | None = None
@@ -269,7 +254,7 @@ class Family:
 
 
 FAMILIES: Registry[Family] = Registry(
-    "edgekit.families", "VLM family", "Family", "FAMILY", frozenset({"merging", "sizes"})
+    "edgekit.families", "VLM family", "Family", "FAMILY", frozenset({"merging", "sizes", "decoding"})
 )
 
 

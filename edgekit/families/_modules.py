@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import copy
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from edgekit.checkpoint.configuration import end_list
-from edgekit.families import CacheTensor, Split, VisionPart
+from edgekit.families import Split, VisionPart
 from edgekit.families._rotary import traceable
+from edgekit.families.decoding import ExtraInput, State, keys_and_values
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -15,15 +16,15 @@ if TYPE_CHECKING:
 
 
 def decoder(
-    text_model: Any, lm_head: Any, *, deepstack: int = 0, cache: tuple[CacheTensor, ...] = ()
+    text_model: Any, lm_head: Any, *, features: Sequence[ExtraInput] = (), states: Sequence[State] = ()
 ) -> tuple[nn.Module, nn.Module]:
     """`Split.text` and `Split.text_decoder` over transformers' own text model.
 
     Args:
         text_model: The decoder without its head; shared, not copied.
         lm_head: Hidden states (B, T, D) -> logits (B, T, V).
-        deepstack: L, layers that vision features are added behind.
-        cache: `Split.cache`.
+        features: `Split.features`.
+        states: `Split.states`, where they are not a key and a value for each layer.
     """
     from torch import nn
     from transformers import DynamicCache
@@ -32,11 +33,6 @@ def decoder(
         def __init__(self) -> None:
             super().__init__()
             self.text_model, self.lm_head = traceable(text_model), lm_head
-            if deepstack:
-                # A shallow twin over the same layers, so that the untouched model keeps its own way of adding: here
-                # the features come spread over all tokens, zero off the image's, and no mask is needed.
-                self.text_model = copy.copy(self.text_model)
-                self.text_model._deepstack_process = lambda hidden, _, features: hidden + features
 
         def forward(
             self,
@@ -44,9 +40,11 @@ def decoder(
             attention_mask: Tensor,
             position_ids: Tensor,
             cache: Any,
-            deepstack: Tensor | None = None,
+            *extra: Tensor,
         ) -> Tensor:
-            given = {} if deepstack is None else {"deepstack_visual_embeds": list(deepstack.unbind(0))}
+            given: dict[str, Any] = {}
+            for one, tensor in zip(features, extra, strict=True):
+                given |= one.arguments(tensor)
             hidden = self.text_model(
                 inputs_embeds=inputs_embeds,
                 attention_mask=attention_mask,
@@ -66,16 +64,16 @@ def decoder(
         def forward(
             self, inputs_embeds: Tensor, attention_mask: Tensor, position_ids: Tensor, *rest: Tensor
         ) -> tuple[Tensor, ...]:
-            features, past = (rest[0], rest[1:]) if deepstack else (None, rest)
+            extra, past = rest[: len(features)], rest[len(features) :]
             held = DynamicCache(config=self.text.text_model.config)
-            given = {(tensor.layer, tensor.kind): value for tensor, value in zip(cache, past, strict=bool(cache))}
+            given = {(tensor.layer, tensor.kind): value for tensor, value in zip(states, past, strict=bool(states))}
             given = given or {(k // 2, ("key", "value")[k % 2]): value for k, value in enumerate(past)}
             for (layer, kind), value in given.items():
                 if kind == "key":
                     held.update(value, given[layer, "value"], layer)
                 elif kind == "conv":
                     held.layers[layer].update_conv_state(value, conv_kernel_size=value.shape[-1])
-            logits = self.text(inputs_embeds, attention_mask, position_ids, held, features)
+            logits = self.text(inputs_embeds, attention_mask, position_ids, held, *extra)
             return (logits, *(_held(held.layers[layer], kind) for layer, kind in given))
 
     text = Text().eval()
@@ -155,11 +153,14 @@ def sizes_of(model: PreTrainedModel, text: Any) -> dict[str, Any]:
     """
     # One that is no token at all ends nothing, in transformers neither, and no file format has room for it.
     ends = [token for token in end_list(model.generation_config.eos_token_id) if 0 <= token < text.vocab_size]
+    layers, heads = text.num_hidden_layers, text.num_key_value_heads
+    width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     return {
         "width": text.hidden_size,
-        "layers": text.num_hidden_layers,
-        "kv_heads": text.num_key_value_heads,
-        "head_dim": getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads,
+        "layers": layers,
+        "kv_heads": heads,
+        "head_dim": width,
+        "states": keys_and_values(layers, heads, width),
         "vocab_size": text.vocab_size,
         "image_token_id": model.config.image_token_id,
         "eos_token_ids": ends,

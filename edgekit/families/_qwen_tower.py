@@ -7,12 +7,36 @@ and the bounds of the windows. The patch embedding, a convolution as large as it
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from edgekit.families import Size, VisionPart
+from edgekit.families import Size, Split, VisionPart
+from edgekit.families._modules import decoder, sizes_of
+from edgekit.families.decoding import ExtraInput, positions
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+
+def split_of(model: Any, text_model: Any, sizes: Sequence[Size], features: tuple[ExtraInput, ...]) -> Split:
+    """The split of a Qwen-VL.
+
+    Args:
+        model: Loaded.
+        text_model: Its decoder without the head.
+        sizes: (width, height) in pixels of each vision encoder.
+        features: Inputs of the decoder that the tower's further outputs fill.
+    """
+    names = [f"{width}x{height}" for width, height in sizes] if len(sizes) > 1 else [""]
+    text, text_decoder = decoder(text_model, model.lm_head, features=features)
+    return Split(
+        vision={name: vision_part(model.model.visual, size) for name, size in zip(names, sizes, strict=True)},
+        token_embedding=model.get_input_embeddings(),
+        text=text,
+        text_decoder=text_decoder,
+        extra_inputs=(positions(3), *features),
+        **sizes_of(model, model.config.text_config),
+    )
 
 
 def vision_part(visual: Any, size: Size) -> VisionPart:

@@ -206,6 +206,7 @@ def split(model: PreTrainedModel, sizes: Sequence[Size] | None = None) -> Split:
     from torch import nn
 
     from edgekit.families._modules import siglip, tile_split
+    from edgekit.families.decoding import positions as positions_of
 
     tiles_only({}, sizes)
     inner: Any = model.model
@@ -218,7 +219,7 @@ def split(model: PreTrainedModel, sizes: Sequence[Size] | None = None) -> Split:
         inner.language_model,
         text=text,
         text_decoder=text_decoder,
-        position_axes=2,
+        extra_inputs=(positions_of(2),),
     )
 
 
@@ -243,7 +244,6 @@ def _decoder(text_model: Any, lm_head: Any) -> tuple[nn.Module, nn.Module]:
             attention_mask: Tensor,
             position_ids: Tensor,
             cache: Any,
-            deepstack: Tensor | None = None,
         ) -> Tensor:
             tokens, seen = inputs_embeds.shape[1], cache.get_seq_length()
             masks = {

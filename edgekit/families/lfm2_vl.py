@@ -19,7 +19,6 @@ from PIL import Image
 from edgekit.errors import EdgekitError
 from edgekit.families import (
     TOWER_AND_PROJECTOR,
-    CacheTensor,
     Family,
     Features,
     Grid,
@@ -30,6 +29,7 @@ from edgekit.families import (
     fill_places,
     plain_positions,
 )
+from edgekit.families.decoding import State, convolution
 from edgekit.families.sizes import fit_image
 from edgekit.inputs.image_settings import (
     Settings,
@@ -303,18 +303,21 @@ def split(model: PreTrainedModel, sizes: Sequence[Size] | None = None) -> Split:
     shape = sizes_of(model, text_config)
     keys = (shape["kv_heads"], None, shape["head_dim"])
     state = (text_config.hidden_size, text_config.conv_L_cache)
-    cache: list[CacheTensor] = []
+    states: list[State] = []
     for layer, kind in enumerate(text_config.layer_types):
-        one = [CacheTensor(layer, "conv", state)]
-        cache += one if kind == "conv" else [CacheTensor(layer, part, keys) for part in ("key", "value")]
-    text, text_decoder = decoder(inner.language_model, model.lm_head, cache=tuple(cache))
+        one = [convolution(layer, state)]
+        states += one if kind == "conv" else [State(layer, part, keys) for part in ("key", "value")]
+    text, text_decoder = decoder(inner.language_model, model.lm_head, states=states)
     return Split(
         vision={name: _vision_part(model, size) for name, size in zip(names, chosen, strict=True)},
         token_embedding=model.get_input_embeddings(),
         text=text,
         text_decoder=text_decoder,
-        cache=tuple(cache),
-        **{**shape, "layers": len(text_config.layer_types) - text_config.layer_types.count("conv")},
+        **{
+            **shape,
+            "layers": len(text_config.layer_types) - text_config.layer_types.count("conv"),
+            "states": tuple(states),
+        },
     )
 
 

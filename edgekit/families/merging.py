@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from edgekit.errors import CheckpointError, DataError
 from edgekit.families import Grid, Pixels
+from edgekit.families.decoding import ExtraInput
 
 
 @dataclass(frozen=True)
@@ -20,11 +21,11 @@ class Encoded:
 
     Attributes:
         embeds: (K, D).
-        deepstack: (L, K, D); None for most families.
+        extra: Further outputs (..., K, D) by name, as the decoder's `ExtraInput.feature` has them.
     """
 
     embeds: NDArray[np.float32]
-    deepstack: NDArray[np.float32] | None = None
+    extra: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
 
 
 def by_bucket(grids: Mapping[str, Grid | None], pixels: Pixels) -> Iterator[tuple[str, NDArray[np.float32]]]:
@@ -54,19 +55,31 @@ def by_bucket(grids: Mapping[str, Grid | None], pixels: Pixels) -> Iterator[tupl
 
 
 def gather(
-    parts: Sequence[Sequence[NDArray[np.float32]]], pack: Callable[[NDArray[np.float32]], Any] | None = None
+    parts: Sequence[Sequence[NDArray[np.float32]]],
+    inputs: Iterable[ExtraInput] = (),
+    pack: Callable[[NDArray[np.float32]], Any] | None = None,
 ) -> Encoded:
-    """The outputs of several runs of vision encoders as one: (N, D) or (M, N, D), and (L, N, D) where there are two.
+    """The outputs of several runs of vision encoders as one: (N, D) or (M, N, D) of each, then its further outputs.
 
     Args:
         parts: Of each run.
+        inputs: The decoder's, which name further outputs in their order.
         pack: The family's, of these grids: from the features of all tiles (M, N, D) to (K, D).
+    Raises:
+        CheckpointError: the encoder gives fewer outputs than that.
     """
     if pack is not None:
         return Encoded(pack(np.concatenate([part[0].reshape(-1, *part[0].shape[-2:]) for part in parts])))
     embeds = np.concatenate([part[0].reshape(-1, part[0].shape[-1]) for part in parts])
-    deepstack = np.concatenate([part[1] for part in parts], axis=1) if len(parts[0]) > 1 else None
-    return Encoded(embeds, deepstack)
+    names = [one.feature for one in inputs if one.feature]
+    if len(parts[0]) <= len(names):
+        raise CheckpointError(
+            f"The vision encoder gives {len(parts[0])} outputs, and the decoder is filled from {1 + len(names)}.",
+            why="They are not of one model.",
+            fix="Export the bundle again.",
+        )
+    extra = {name: np.concatenate([part[place] for part in parts], axis=-2) for place, name in enumerate(names, 1)}
+    return Encoded(embeds, extra)
 
 
 def merge_images(
@@ -87,20 +100,3 @@ def merge_images(
     merged = embeds.copy()
     merged[where] = flat
     return merged
-
-
-def spread_deepstack(
-    ids: NDArray[np.int64], deepstack: NDArray[np.float32] | None, image_token_id: int, layers: int, width: int
-) -> NDArray[np.float32]:
-    """Deepstack features (L, K, D) at the image tokens of ids (1, T), zero elsewhere: (L, 1, T, D).
-
-    Args:
-        ids: Of a prompt, or of one token.
-        deepstack: None for a prompt without pictures.
-        image_token_id: Of the model.
-        layers, width: L and D.
-    """
-    spread = np.zeros((layers, *ids.shape, width), dtype=np.float32)
-    if deepstack is not None:
-        spread[:, ids == image_token_id] = deepstack
-    return spread

@@ -357,26 +357,13 @@ def split(model: PreTrainedModel, sizes: Sequence[Size] | None = None) -> Split:
     """The plain modules: a vision encoder for each size, with its windows, positions and rotary tables baked in.
 
     Args:
-        model: Loaded; also a Qwen3-VL.
+        model: Loaded.
         sizes: (width, height) in pixels, multiples of the block of merged patches; None for DEFAULT_EDGE squared.
     """
-    from edgekit.families._modules import decoder, sizes_of
-    from edgekit.families._qwen_tower import vision_part
+    from edgekit.families._qwen_tower import split_of
 
     inner: Any = model.model
-    chosen = [(width, height) for width, height in sizes or [(DEFAULT_EDGE, DEFAULT_EDGE)]]
-    names = [f"{width}x{height}" for width, height in chosen] if len(chosen) > 1 else [""]
-    deepstack = len(getattr(inner.visual, "deepstack_visual_indexes", ()))
-    text, text_decoder = decoder(inner.language_model, model.lm_head, deepstack=deepstack)
-    return Split(
-        vision={name: vision_part(inner.visual, size) for name, size in zip(names, chosen, strict=True)},
-        token_embedding=model.get_input_embeddings(),
-        text=text,
-        text_decoder=text_decoder,
-        position_axes=3,
-        deepstack=deepstack,
-        **sizes_of(model, model.config.text_config),
-    )
+    return split_of(model, inner.language_model, sizes or [(DEFAULT_EDGE, DEFAULT_EDGE)], ())
 
 
 FAMILY = Family(

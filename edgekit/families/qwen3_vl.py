@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from edgekit.families import Features, Grid, qwen2_5_vl
+from edgekit.families import Features, Grid, Size, Split, qwen2_5_vl
 from edgekit.families._clip import MmProj
 from edgekit.families._qwen_clip import QWEN_PIECES, qwen_blocks, qwen_sizes
-from edgekit.families.qwen2_5_vl import IMAGE, rotary_sections
+from edgekit.families.decoding import DEEP_OUTPUT, layer_features
+from edgekit.families.qwen2_5_vl import DEFAULT_EDGE, IMAGE, rotary_sections
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -74,8 +76,36 @@ def encode_images(model: PreTrainedModel, pixel_values: Tensor, grids: list[Grid
     inner: Any = model.model
     grid = torch.tensor(grids, device=pixel_values.device)
     out = inner.get_image_features(pixel_values, grid, return_dict=True)
-    deepstack = tuple(torch.cat(tuple(layer)) for layer in out.deepstack_features)
-    return Features(torch.cat(out.pooler_output), [len(image) for image in out.pooler_output], deepstack)
+    layers = [torch.cat(tuple(layer)) for layer in out.deepstack_features]
+    extra = {DEEP_OUTPUT: torch.stack(layers)} if layers else {}
+    return Features(torch.cat(out.pooler_output), [len(image) for image in out.pooler_output], extra)
+
+
+def feature_inputs(visual: Tensor, features: Mapping[str, Tensor]) -> dict[str, Any]:
+    """What the model's own decoder takes of them: where image tokens are, and their features by layer."""
+    return {"visual_pos_masks": visual, **_by_layer(features[DEEP_OUTPUT])}
+
+
+def _by_layer(features: Tensor) -> dict[str, Any]:
+    return {"deepstack_visual_embeds": list(features.unbind(0))}
+
+
+def split(model: PreTrainedModel, sizes: Sequence[Size] | None = None) -> Split:
+    """The plain modules; see `qwen2_5_vl.split`.
+
+    Args:
+        model, sizes: As there.
+    """
+    from edgekit.families._qwen_tower import split_of
+
+    inner: Any = model.model
+    found = layer_features(len(inner.visual.deepstack_visual_indexes), inner.language_model.config.hidden_size)
+    # A shallow twin over the same layers, so that the untouched model keeps its own way of adding: here the features
+    # come spread over all tokens, zero off the image's, and no mask is needed.
+    twin = copy.copy(inner.language_model)
+    twin._deepstack_process = lambda hidden, _, features: hidden + features
+    features = tuple(replace(one, arguments=_by_layer) for one in found)
+    return split_of(model, twin, sizes or [(DEFAULT_EDGE, DEFAULT_EDGE)], features)
 
 
 FAMILY = replace(
@@ -83,6 +113,8 @@ FAMILY = replace(
     name="qwen3_vl",
     model_types=("qwen3_vl",),
     encode_images=encode_images,
+    split=split,
+    feature_inputs=feature_inputs,
     mmproj=mmproj,
     contradictions=contradictions,
 )

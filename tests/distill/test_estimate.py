@@ -95,7 +95,7 @@ def test_kept_bytes_are_what_torch_keeps(attention: str, bf16: bool, tmp_path: P
         return tensor
 
     ones, zeros = torch.ones(16, 40, dtype=torch.long), torch.zeros(16, 40, dtype=torch.long)
-    prompts = Embedded(torch.randn(16, 40, 128), ones, zeros, ones.cumsum(1) - 1, zeros.bool(), [])
+    prompts = Embedded(torch.randn(16, 40, 128), ones, zeros, ones.cumsum(1) - 1, zeros.bool())
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t), torch.autocast("cpu", torch.bfloat16, bf16):
         response_hidden(model.train(), prompts, list(range(16)), [[3] * 8] * 16, 0)
     copies = sum(2 * p.numel() for p in model.model.text_model.layers.parameters() if p.dim() == 2) if bf16 else 0

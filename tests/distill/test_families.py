@@ -231,7 +231,7 @@ def test_text_goes_on_behind_the_largest_position_of_any_axis() -> None:
     """Two prompts that end in a picture: taller than wide, and wider than tall (no chat template ends so)."""
     flat = torch.zeros(2, 3)
     positions = torch.tensor([[[0, 1, 1], [0, 1, 1]], [[0, 1, 2], [0, 1, 1]], [[0, 1, 1], [0, 1, 2]]])
-    prompts = Embedded(flat.unsqueeze(-1), flat, flat.long(), positions, flat.bool(), [])
+    prompts = Embedded(flat.unsqueeze(-1), flat, flat.long(), positions, flat.bool())
     assert prompts.following(torch.tensor([1, 0, 1]), 2).tolist() == [[[3, 4]] * 3] * 3
     plain = replace(prompts, positions=torch.tensor([[0, 0, 1], [0, 1, 2]]))
     assert plain.following(torch.tensor([0, 1]), 2).tolist() == [[2, 3], [3, 4]]

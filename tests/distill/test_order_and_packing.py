@@ -149,7 +149,7 @@ def test_packed_states_are_those_of_rows_of_their_own(attention: str, responses:
     mask = torch.tensor([[0, 1, 1], [1, 1, 1]])
     ids, positions = torch.tensor([[0, 1, 2], [3, 4, 1]]), torch.tensor([[0, 0, 1], [0, 1, 2]])
     table = model.get_input_embeddings()
-    embedded = Embedded(table(ids), mask, ids, positions, torch.zeros_like(mask).bool(), [])
+    embedded = Embedded(table(ids), mask, ids, positions, torch.zeros_like(mask).bool())
     with torch.no_grad():
         got = packed_hidden(model, embedded, owners, responses)
         wanted = []

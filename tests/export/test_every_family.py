@@ -198,15 +198,17 @@ def test_deepstack_reaches_the_decoder(tiny_of: Maker) -> None:
 
     class Blind(TorchModules):
         def encode_image(self, pixel_values: Any, bucket: str = "") -> list[Any]:
-            embeds, deepstack = super().encode_image(pixel_values, bucket)
-            return [embeds, np.zeros_like(deepstack)]
+            embeds, layers = super().encode_image(pixel_values, bucket)
+            return [embeds, np.zeros_like(layers)]
 
     processor = Processor.load(tiny_of("qwen3_vl")).for_sizes(None)
     split = qwen3_vl.FAMILY.split(load_model(tiny_of("qwen3_vl")), processor.params["sizes"])
     inputs = processor.encode(question("what?"), [picture((100, 60))])
     assert inputs.pixels is not None
     features = encode_images(TorchModules(split), split, inputs.pixels)
-    assert features.deepstack is not None and features.deepstack.shape == (2, *features.embeds.shape)
+    assert {name: value.shape for name, value in features.extra.items()} == {
+        "deepstack_features": (2, *features.embeds.shape)
+    }
     seen, blind = (follow_parts(parts(split), split, inputs, [0], 1)[0][0] for parts in (TorchModules, Blind))
     assert np.abs(seen - blind).max() > 0.1
 
@@ -220,7 +222,7 @@ def test_any_cache_may_be_given(tiny_of: Maker) -> None:
     split = qwen3_vl.FAMILY.split(model)
     embeds, mask = torch.randn(1, 6, split.width), torch.ones(1, 6, dtype=torch.int64)
     positions = torch.arange(6).expand(3, 1, -1)
-    features = torch.randn(split.deepstack, 1, 6, split.width)
+    features = torch.randn(split.features[0].sized(1, 6))
     with torch.no_grad():
         static = StaticCache(config=model.config.text_config, max_cache_len=6)
         logits = split.text(embeds, mask, positions, static, features)
@@ -267,8 +269,8 @@ def test_states_are_part_of_the_cache(tiny_of: Maker) -> None:
     import torch
 
     split = family_of("lfm2_vl").split(load_model(tiny_of("lfm2_vl")), [(96, 64)])
-    assert [(t.layer, t.kind) for t in split.tensors()] == [(0, "conv"), (1, "key"), (1, "value"), (2, "conv")]
-    assert split.layers == 1 and split.tensors()[0].shape == (32, 3)
+    assert [(t.layer, t.kind) for t in split.states] == [(0, "conv"), (1, "key"), (1, "value"), (2, "conv")]
+    assert split.layers == 1 and split.states[0].shape == (32, 3)
     embeds, mask, positions = torch.randn(1, 9, 32), torch.ones(1, 9, dtype=torch.int64), torch.arange(9)[None]
     empty = [torch.from_numpy(array) for array in empty_cache(split)]
     with torch.no_grad():

@@ -96,7 +96,7 @@ def test_one_decoder_for_every_shape(
     mask = np.ones((batch, past + tokens), dtype=np.int64)
     positions = np.tile(np.arange(past, past + tokens), (batch, 1))
     exported = Decoder(tiny_bundle)
-    wanted, wanted_cache = TorchModules(split).decode(embeds, mask, positions, cache)
+    wanted, wanted_cache = TorchModules(split).decode(embeds, mask, {"position_ids": positions}, cache)
     got, got_cache = exported.decode(embeds, mask, positions, cache)
     assert np.abs(wanted - got).max() < 1e-5
     assert all(np.abs(a - b).max() < 1e-5 for a, b in zip(wanted_cache, got_cache, strict=True))

@@ -25,6 +25,7 @@ from edgekit.export.genai import check_genai, genai_config
 from edgekit.export.onnx_attention import drop_round_trips, drop_statistics, pack_rotary, rotary_tables
 from edgekit.export.parity import TorchModules, empty_cache, encode_images, follow
 from edgekit.families import Split, idefics3
+from edgekit.families.decoding import layer_features, positions
 from edgekit.families.merging import merge_images
 from edgekit.inputs.chat import question
 from edgekit.inputs.processor import Processor
@@ -184,9 +185,9 @@ def genai_answers(folder: Path) -> None:
 
 
 def test_genai_says_what_it_cannot_run(split: Split) -> None:
-    for changed, why in (({"position_axes": 3}, "M-RoPE"), ({"deepstack": 2}, "deepstack")):
+    for changed, why in (((positions(3),), "M-RoPE"), ((positions(), *layer_features(2, 8)), "deepstack")):
         with pytest.raises(EdgekitError, match=why):
-            check_genai(dataclasses.replace(split, **changed))  # type: ignore[arg-type]
+            check_genai(dataclasses.replace(split, extra_inputs=changed))
 
 
 def test_static_int8(one_trace: None, tiny_checkpoint: Path, tmp_path: Path, split: Split) -> None:
@@ -212,7 +213,7 @@ def test_calibration_sees_what_decoding_sees(tiny_checkpoint: Path, split: Split
     assert len(feeds["vision_encoder"]) == 1 and feeds["vision_encoder"][0]["pixel_values"].ndim == 5
     (feed,) = feeds["text_decoder"]
     past = [feed[name] for name in feed if name.startswith("past_key_values.")]
-    logits, _ = TorchModules(split).decode(feed["inputs_embeds"], feed["attention_mask"], feed["position_ids"], past)
+    logits, _ = TorchModules(split).decode(feed["inputs_embeds"], feed["attention_mask"], feed, past)
     wanted, tokens = follow(TorchModules(split), split, prompt, None, onnx_precision.ANSWER)
     start = prompt.ids.shape[1] - 1
     assert len(tokens) > 1 and feed["inputs_embeds"].shape[1] == prompt.ids.shape[1] + len(tokens)
@@ -308,7 +309,9 @@ def test_positions_are_counted_from_the_mask(tiny_bundle: Path, split: Split) ->
     got, _ = exported.decode(embeds, mask, positions, [np.repeat(part, 2, 0) for part in empty_cache(split)])
     for row, length in ((0, 6), (1, 4)):
         alone = embeds[row : row + 1, :length]
-        wanted, _ = TorchModules(split).decode(alone, mask[:1, :length], positions[:1, :length], empty_cache(split))
+        wanted, _ = TorchModules(split).decode(
+            alone, mask[:1, :length], {"position_ids": positions[:1, :length]}, empty_cache(split)
+        )
         np.testing.assert_allclose(got[row : row + 1, :length], wanted, atol=1e-5)
 
 
@@ -338,7 +341,7 @@ def test_rotary_tables(split: Split) -> None:
     assert cos.shape[1] == split.head_dim // 2
     np.testing.assert_allclose(cos**2 + sin**2, 1.0, atol=1e-5)
     np.testing.assert_allclose(sin[:, 0], np.sin(np.arange(len(sin))), atol=1e-4)  # the fastest turns by 1 a position
-    assert rotary_tables(dataclasses.replace(split, position_axes=3)) is None
+    assert rotary_tables(dataclasses.replace(split, extra_inputs=(positions(3),))) is None
 
 
 def test_the_cache_in_place_is_the_cache_handed_on(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ from edgekit.bundle import seal
 from edgekit.export import Target, vision_name
 from edgekit.export.parity import measure
 from edgekit.families import Split, family_of
+from edgekit.families.decoding import manifest_fields
 from edgekit.inputs.chat import JINJA
 from edgekit.inputs.processor import Inputs, Processor
 from edgekit.manifest import Bucket, Cache, Manifest, Precision, Text
@@ -123,8 +124,7 @@ def opened(target: Target, split: Split, precision: str, folder: Path) -> Opened
         vocab_size=split.vocab_size,
         student_sha256="0" * 64,
         buckets={name: Bucket(vision_name(name), part.grid, part.tokens) for name, part in split.vision.items()},
-        position_axes=split.position_axes,
-        deepstack=split.deepstack,
+        **manifest_fields(split.extra_inputs),
         details=target.details(folder) if target.details is not None else {},
     )
     if split.vision:

@@ -46,7 +46,7 @@ def inspect(folder: Path, tokens: int | None) -> Inspection:
     tokens = tokens or next(iter(split.vision.values())).tokens + QUESTION_TOKENS
     kind, bytes_each = _stored(folder)
     holding = _holding(model, family.prefixes["vision"], kind, bytes_each)
-    layers = sum(1 for tensor in split.tensors() if tensor.kind == "key")
+    layers = sum(1 for tensor in split.states if tensor.kind == "key")
     heads = heads_from(config, layers, split.kv_heads, split.head_dim)
     parts = _parts(split, holding, tokens, heads)
     whole = sum((folder / name).stat().st_size for name in tree_files(folder))
@@ -110,28 +110,17 @@ def _parts(split: Split, holding: dict[str, list[Held]], tokens: int, heads: Hea
         split.token_embedding, (torch.zeros(1, 1, dtype=torch.int64),), holding["embedding"]
     )
     past = tokens - 1
-    axes = [split.position_axes] if split.position_axes > 1 else []
-    given = [
-        torch.zeros(1, 1, split.width),
-        torch.ones(1, tokens, dtype=torch.int64),
-        torch.full([*axes, 1, 1], past, dtype=torch.int64),
-    ]
-    if split.deepstack:
-        given.append(torch.zeros(split.deepstack, 1, 1, split.width))
-    given += [torch.zeros(1, *(past if size is None else size for size in one.shape)) for one in split.tensors()]
+    given = [torch.zeros(1, 1, split.width), torch.ones(1, tokens, dtype=torch.int64)]
+    given.append(torch.full(split.extra_inputs[0].sized(1, 1), past, dtype=torch.int64))
+    given += [torch.zeros(one.sized(1, 1)) for one in split.features]
+    given += [torch.zeros(one.sized(past)) for one in split.states]
     shape = (1, heads.keys, "past", heads.width)
     states = tuple(
-        State(
-            f"{one.kind} of layer {one.layer}", "float32", shape if None in one.shape else (1, *map(_known, one.shape))
-        )
-        for one in split.tensors()
+        State(f"{one.kind} of layer {one.layer}", "float32", shape if one.grows else one.sized(0))
+        for one in split.states
     )
     parts["text_decoder"] = _counted(split.text_decoder, tuple(given), holding["text"], states)
     return parts
-
-
-def _known(size: int | None) -> int:
-    return size or 0
 
 
 def _counted(module: Any, given: tuple[Any, ...], weights: list[Held], states: tuple[State, ...] = ()) -> Part:
@@ -180,4 +169,5 @@ def fused_attention(query: tuple[int, ...], key: tuple[int, ...], value: tuple[i
 def _edges(split: Split, bucket: str) -> int:
     part = split.vision[bucket]
     pixels = size_of("float32", tuple(1 if size is None else size for size in part.pixels))
-    return pixels + size_of("float32", (part.tokens, split.width * (1 + split.deepstack)))
+    features = [(part.tokens, split.width), *(one.encoded(part.tokens) for one in split.features)]
+    return pixels + sum(size_of("float32", shape) for shape in features)

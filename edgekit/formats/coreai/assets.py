@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from edgekit import strict_json
 from edgekit.errors import BundleError, ContextError, DataError, MissingExtraError
+from edgekit.families.decoding import POSITIONS, Given
 from edgekit.formats.coreai.host import Arrays, pack, unpack
 from edgekit.formats.declared import Declared, Tensor, check_tensors
 from edgekit.manifest import Component
@@ -30,6 +31,8 @@ LOAD_LIMIT_S, RUN_LIMIT_S = 900.0, 300.0
 PROGRAM = "main.mlirb"
 MOST_METADATA = 1 << 20  # bytes
 STATES = ("k_cache", "v_cache")
+ROTARY = "rotary_ids"
+"""Positions of several axes: Core AI counts tokens by an input of the other name."""
 TYPES = {"f16": "float16", "f32": "float32", "bf16": "bfloat16", "i1": "bool", "si4": "int4", "ui4": "uint4"}
 WORDS, WHOLE = (("s", "int"), ("u", "uint")), (1, 2, 3, 6, 8, 16, 32, 64)
 TYPES |= {f"{sign}i{bits}": f"{word}{bits}" for sign, word in WORDS for bits in WHOLE}
@@ -249,6 +252,8 @@ class Assets:
             runner.load(name, asset)
         inputs = {spec.name: spec for spec in components["text_decoder"].inputs}
         self._embeds = np.dtype(inputs["inputs_embeds"].dtype)
+        own = ("inputs_embeds", POSITIONS, *STATES)
+        self._extra = {name: np.dtype(spec.dtype) for name, spec in inputs.items() if name not in own}
         self._vocabulary = int(components["text_decoder"].outputs[0].shape[-1])
         shape = tuple(int(size) for size in inputs[STATES[0]].shape)
         self.context = shape[3] - 1  # the export leaves one place unused
@@ -256,7 +261,7 @@ class Assets:
             runner.keep(name, np.zeros(shape, np.dtype(inputs[name].dtype)))
 
     def encode(self, component: str, pixels: NDArray[np.float32], *, tiles: bool) -> list[NDArray[np.float32]]:
-        """What a vision encoder gives: (M, N, D), or (N, D) and with deepstack (L, N, D).
+        """What a vision encoder gives: (M, N, D), or (N, D), and its further outputs.
 
         Args:
             component: Name of the encoder.
@@ -276,20 +281,13 @@ class Assets:
         check_ids(ids, self._vocabulary)
         return self._outputs("token_embedding", {"input_ids": ids})[0]
 
-    def decode(
-        self,
-        embeds: NDArray[np.float32],
-        start: int,
-        positions: NDArray[np.int64],
-        deepstack: NDArray[np.float32] | None = None,
-    ) -> NDArray[np.float32]:
+    def decode(self, embeds: NDArray[np.float32], start: int, given: Given) -> NDArray[np.float32]:
         """Append to the states; logits (1, T, V).
 
         Args:
             embeds: (1, T, D).
             start: Tokens in the states that are kept, P.
-            positions: (1, T), which must count on from P, or (3, 1, T).
-            deepstack: (L, 1, T, D), where the model has it.
+            given: The decoder's extra inputs by name; positions of one axis must count on from P.
         Raises:
             DataError: P + T is more than the states hold.
         """
@@ -299,10 +297,8 @@ class Assets:
             "inputs_embeds": embeds.astype(self._embeds),
             "position_ids": np.arange(start + tokens, dtype=np.int32)[None],
         }
-        if positions.ndim == 3:
-            inputs["rotary_ids"] = positions
-        if deepstack is not None:
-            inputs["deepstack_embeds"] = deepstack.astype(self._embeds)
+        named = {ROTARY if name == POSITIONS else name: array for name, array in given.items()}
+        inputs |= {name: named[name].astype(kind) for name, kind in self._extra.items() if name in named}
         return self._outputs("text_decoder", inputs, STATES)[0]
 
     def _outputs(self, component: str, inputs: Arrays, states: Sequence[str] = ()) -> list[NDArray[np.float32]]:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.errors import BundleError, ContextError
+from edgekit.families.decoding import Given
 from edgekit.manifest import Component
 
 HIDDEN = -1e4
@@ -91,18 +92,12 @@ class Programs:
         (embeds,) = self._run("token_embedding", {"input_ids": ids.astype(np.int32)})
         return embeds
 
-    def decode(
-        self,
-        embeds: NDArray[np.float32],
-        positions: NDArray[np.int64],
-        deepstack: NDArray[np.float32] | None,
-    ) -> NDArray[np.float32]:
+    def decode(self, embeds: NDArray[np.float32], given: Given) -> NDArray[np.float32]:
         """Append embeddings (1, T, D) to the cache; the logits (V,) that follow them.
 
         Args:
             embeds: Of any number of tokens; they go in pieces where the package takes some lengths only.
-            positions: (1, T) or (3, 1, T).
-            deepstack: (L, 1, T, D) where the model has it.
+            given: The decoder's extra inputs for them, by name.
         Raises:
             DataError: they do not fit into the cache.
         """
@@ -112,16 +107,23 @@ class Programs:
         for real, size in pieces(tokens, self._lengths, self.context - self.length):
             part = slice(done, done + real)
             feeds = {
-                "inputs_embeds": _pad(embeds[:, part], 1, size),
-                "position_ids": _pad(positions[..., part], -1, size),
+                name: _pad(array[(*[slice(None)] * axis, part)], axis, size)
+                for name, array, axis in self._by_token({"inputs_embeds": embeds, **given})
             }
-            if deepstack is not None:
-                feeds["deepstack_embeds"] = _pad(deepstack[:, :, part], 2, size)
             logits = self._step(feeds, real, size)
             done += real
         assert logits is not None
         last: NDArray[np.float32] = logits[0, -1]
         return last
+
+    def _by_token(self, given: Given) -> Iterator[tuple[str, NDArray[Any], int]]:
+        """Each input that the decoder takes, and its axis of tokens."""
+        for spec in self._components["text_decoder"].inputs:
+            if spec.name in given:
+                free = [axis for axis, size in enumerate(spec.shape) if isinstance(size, str)]
+                if len(free) != 1 or len(spec.shape) != given[spec.name].ndim:
+                    raise _not_described("text_decoder", f"{spec.name!r} is of shape {list(spec.shape)!s:.80}")
+                yield spec.name, given[spec.name], free[0]
 
     def check_room(self, tokens: int) -> None:
         """Refuse what does not fit.

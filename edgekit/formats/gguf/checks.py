@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from edgekit.bundle import Bundle
 from edgekit.bundle_checks import MOST_TOKENS
 from edgekit.errors import BundleError
+from edgekit.families.decoding import inputs_of
 from edgekit.formats.declared import Declared, Tensor, UpTo, check_numbers, check_tensors
 from edgekit.formats.gguf.header import Header, read_header
 from edgekit.manifest import Cache, Component, Manifest, TensorSpec
@@ -125,7 +126,7 @@ def _unclear(text: Header, why: str) -> BundleError:
 
 
 def _features(vision: Header, width: int, manifest: Manifest) -> int:
-    """Width of what the vision encoder gives: features of the decoder's width, and of each deepstack layer."""
+    """Width of what the vision encoder gives: features of the decoder's width, and what fills its extra inputs."""
     found = vision.number("clip.vision.projection_dim")
     if found != width:
         raise BundleError(
@@ -133,7 +134,7 @@ def _features(vision: Header, width: int, manifest: Manifest) -> int:
             why=f"clip.vision.projection_dim is {found}, and the embedding table's rows have {width}.",
             fix="Export the bundle again.",
         )
-    return width * (1 + manifest.deepstack)
+    return width * (1 + sum(one.depth for one in inputs_of(manifest) if one.feature))
 
 
 def _last(name: str, specs: Sequence[TensorSpec], width: int) -> list[Tensor]:

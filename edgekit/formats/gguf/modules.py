@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from edgekit.errors import BundleError
 from edgekit.families import Family, Pixels
+from edgekit.families.decoding import POSITIONS, ExtraInput, Given
 from edgekit.families.merging import Encoded
 from edgekit.formats.gguf.process import LlamaModel
 
@@ -25,12 +26,15 @@ class LlamaModules:
         text: The text model's file, for the embedding table.
         family: Of the model; its `pictures` turns prepared pixels into pictures.
         params: Of its preprocessing.
-        deepstack: L, decoder layers that vision features are added behind.
+        inputs: The decoder's extra inputs; llama.cpp takes those that clip's further outputs fill as columns behind the
+            embeddings, and gives them so.
     """
 
-    def __init__(self, model: LlamaModel, text: Path, family: Family, params: dict[str, Any], deepstack: int) -> None:
+    def __init__(
+        self, model: LlamaModel, text: Path, family: Family, params: dict[str, Any], inputs: Sequence[ExtraInput]
+    ) -> None:
         self.model, self._text, self._family, self._params = model, text, family, params
-        self._deepstack = deepstack
+        self._extra = [one for one in inputs if one.feature]
         self._width = int(model.about["hidden"])
         self._rows: NDArray[np.float32] | None = None
 
@@ -38,11 +42,12 @@ class LlamaModules:
         """Features of all pictures, by clip; it normalises by itself."""
         found = self.model.encode(self._family.pictures(pixels, self._params))
         whole = np.concatenate(found)
-        embeds = whole[:, : self._width]
-        if not self._deepstack:
-            return Encoded(embeds)
-        layers = whole[:, self._width :].reshape(len(whole), self._deepstack, self._width)
-        return Encoded(embeds, layers.transpose(1, 0, 2))
+        extra, start = {}, self._width
+        for one in self._extra:
+            end = start + one.depth * self._width
+            extra[one.feature] = whole[:, start:end].reshape(len(whole), one.depth, self._width).transpose(1, 0, 2)
+            start = end
+        return Encoded(whole[:, : self._width], extra)
 
     def embed(self, ids: NDArray[np.int64]) -> NDArray[np.float32]:
         """(1, T) -> (1, T, D), from the file's table; the library itself does not show it."""
@@ -50,15 +55,11 @@ class LlamaModules:
             self._rows = read_table(self._text)
         return self._rows[ids]
 
-    def decode(
-        self, embeds: NDArray[np.float32], positions: NDArray[np.int64], deepstack: NDArray[np.float32] | None
-    ) -> NDArray[np.float32]:
-        """Append embeddings (1, T, D) at positions (1, T) or (3, 1, T); the logits (V,) that follow.
-
-        deepstack (L, 1, T, D), zeros off the image tokens, where the model has it.
-        """
-        rows = embeds[0] if deepstack is None else np.concatenate([embeds[0], *deepstack[:, 0]], axis=-1)
-        logits = self.model.feed_embeds(rows, positions[..., 0, :])
+    def decode(self, embeds: NDArray[np.float32], given: Given) -> NDArray[np.float32]:
+        """Append embeddings (1, T, D) and what goes with them; the logits (V,) that follow."""
+        more = [layer for one in self._extra for layer in given[one.name][:, 0]]
+        rows = np.concatenate([embeds[0], *more], axis=-1) if more else embeds[0]
+        logits = self.model.feed_embeds(rows, given[POSITIONS][..., 0, :])
         assert logits is not None
         return logits
 
@@ -87,7 +88,7 @@ class LlamaModules:
                 assert features is not None
                 part = slice(start, start + end - place)
                 rows = [features.embeds[part]]
-                rows += [] if features.deepstack is None else [*features.deepstack[:, part]]
+                rows += [layer for one in self._extra for layer in features.extra[one.feature][:, part]]
                 logits = self.model.feed_embeds(np.concatenate(rows, axis=-1), own, last)
                 start = part.stop
             else:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from edgekit.bundle import Bundle
 from edgekit.families import Grid
+from edgekit.families.decoding import Given
 from edgekit.runtimes import Runtime
 from edgekit.runtimes._bundled import BundleSession, last_logits
 from edgekit.runtimes.session import Logits
@@ -40,11 +41,11 @@ class ExampleSession(BundleSession):
         (embeds,) = _run(self._split.token_embedding, ids)
         return embeds
 
-    def run_decoder(self, embeds: Array, positions: NDArray[np.int64], deepstack: Array | None) -> Logits:
+    def run_decoder(self, embeds: Array, given: Given) -> Logits:
         """With all that came before in the cache."""
         length = self._past[0].shape[2] + embeds.shape[1]
         mask = np.ones((1, length), dtype=np.int64)
-        logits, *self._past = _run(self._split.text_decoder, embeds, mask, positions, *self._past)
+        logits, *self._past = _run(self._split.text_decoder, embeds, mask, *given.values(), *self._past)
         return last_logits(logits, self.manifest.vocab_size)
 
     def reset(self) -> None:
