@@ -211,12 +211,13 @@ def main() -> None:
 
 def export(folder: Path) -> list[Path]:
     """The demo's student in each precision."""
-    from edgekit.checkpoint import resolve_checkpoint
+    from edgekit.checkpoint.folder import resolve_checkpoint
     from edgekit.export.bundling import export_checkpoint
+    from edgekit.runtimes.comparison import open_bundle
 
     student, found = resolve_checkpoint("demo:student"), [folder / f"onnx-{precision}" for precision in PRECISIONS]
     for precision, out in zip(PRECISIONS, found, strict=True):
-        export_checkpoint(student, "onnx", precision, out, prompts=2)
+        export_checkpoint(student, "onnx", precision, out, opens=open_bundle, prompts=2)
     return found
 
 

@@ -432,7 +432,7 @@ def test_where_float32_differs_from_pytorch_llama_cpp_rounds(tiny_checkpoint: Pa
                 for encoder in (split.vision[""].module, as_clip)
             )
         prepared = Prepared.of(item)
-        got = session.encode_image(prepared).embeds[None]  # one tile
+        got = session.encode_image(prepared).embeds  # one tile
         assert largest_gap(got, near) < largest_gap(got, wanted) / 5
         logits, tokens = along(exact, split, item, None, 4)
         session.reset()
