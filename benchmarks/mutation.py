@@ -245,6 +245,7 @@ def run(module: str, tree: ast.Module | None, limit_s: float, imported: Path | N
         tree: The mutant's; None without.
         limit_s: Processor time it has; a machine may be busy, so of its clock it has 60 times as much.
         imported: File to write the names of other packages' modules into that the tests imported.
+
     Returns:
         "seen", "survived" or "too long", and its seconds of processor time.
     """

@@ -77,6 +77,7 @@ class Board(Protocol):
         Args:
             job: Fields of `edgekit.runtimes.worker.Job`.
             place: A folder here for what it needs.
+
         Raises:
             EdgekitError: it does not start.
         """
@@ -93,6 +94,7 @@ class Timer(Protocol):
 
         Args:
             folder: Holds job.json, whose keys are `folder`, the bundle's, `runtime` and `threads`.
+
         Returns:
             What went wrong, or None.
         """

@@ -101,8 +101,10 @@ class Adb:
             command: Quoted by the caller.
             on_line: Is given each line of standard output as it comes.
             timeout_s: Of silence.
+
         Returns:
             Exit code, standard output, standard error.
+
         Raises:
             AdbError: the device went away, or is silent for too long.
         """

@@ -37,6 +37,7 @@ class Line:
     Args:
         command: What starts a Python on the board that runs BOOT, such as an `ssh` command.
         name: Of the board, for messages.
+
     Raises:
         LineLost: it did not come up; `why` holds what the command said.
     """

@@ -19,6 +19,7 @@ def pack(spec: str, count: int | None, folder: Path) -> Path:
         spec: Data spec.
         count: So many; None for all.
         folder: Made here; gets FILE and images/, a picture that several questions share once.
+
     Returns:
         FILE in the folder; it is a data spec itself, and its samples are equal to those of `spec` but for their
         locations.

@@ -93,8 +93,10 @@ def question_files(spec: str, count: int | None, folder: Path) -> tuple[list[dic
         spec: Data spec.
         count: The first so many; None for all.
         folder: For the pixels of the pictures, one file for each picture.
+
     Returns:
         For each question its messages, and url, width and height of its pictures; the pictures' files by their names.
+
     Raises:
         DataError: there are none, or one cannot be read.
     """

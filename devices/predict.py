@@ -278,6 +278,7 @@ def predict_kind(kind: str, folder: Path, address: Address) -> list[Prediction]:
         kind: iphone, ipad or mac.
         folder: The bundle.
         address: Its place names a file of the catalogue; "" for all of the kind.
+
     Raises:
         EdgekitError: no such model.
     """

@@ -65,6 +65,7 @@ class Host:
 
     Args:
         address: With its options.
+
     Raises:
         EdgekitError: as of `connect`.
     """

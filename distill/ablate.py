@@ -48,6 +48,7 @@ class Ablation:
         rates: Learning rates to choose each arm's from; the recipe's for all when empty.
         held_out: Train questions to choose on, at most.
         start: How a command comes to the recipe.
+
     Raises:
         EdgekitError: the folder belongs to another recipe or other rates, an arm is unknown, or a model or the data is
             not usable.

@@ -41,6 +41,7 @@ def acceptance(
         vocab: Size of the vocabulary prefix both heads share.
         max_new_tokens: Longest answer.
         batch: Questions run together.
+
     Returns:
         expected in [0, 1], its 95 % interval over answers, answers and tokens.
     """

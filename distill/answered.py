@@ -51,6 +51,7 @@ class Answered:
         Args:
             row: Of the question.
             name: Its id.
+
         Raises:
             DataError: they are missing, or another's.
         """

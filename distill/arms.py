@@ -134,6 +134,7 @@ def arms_of(recipe: Recipe, names: Sequence[str] | None = None) -> dict[str, Rec
     Args:
         recipe: Full MASTERS, or plain distillation, whose rewards are turned on for the arms that need them.
         names: Which; `DEFAULT` when None. The baseline, plain JSD, is always among them.
+
     Raises:
         EdgekitError: an unknown arm.
     """

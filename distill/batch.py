@@ -136,6 +136,7 @@ def response_hidden(
         responses: R token lists, none empty.
         pad_id: Fills up shorter responses.
         pack: Run a prompt once for all of its responses, where the model allows it and it is less work.
+
     Returns:
         (K, D), K the tokens of all responses in order.
     """

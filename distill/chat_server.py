@@ -53,6 +53,7 @@ class ChatServer:
         retries: How often a request that timed out, was refused as too much, met a fault of the server or brought
             something that is no completion is sent again.
         timeout_s: Longest silence of the server, seconds.
+
     Raises:
         RecipeError: no http address, or no such environment variable.
     """
@@ -96,6 +97,7 @@ class ChatServer:
         Args:
             messages: Roles and contents, as the server takes them.
             sampling: Further keys of the request: temperature, max_tokens, n, seed, ...
+
         Raises:
             ServerError: see `ask`.
         """
@@ -108,6 +110,7 @@ class ChatServer:
 
         Args:
             body: Of the request, without the model.
+
         Raises:
             RefusedError: the server does not take the request as it is.
             ServerError: it could not be reached, timed out or failed after every retry, or refused altogether.
@@ -206,6 +209,7 @@ def retry_after_s(value: str | None, now: str | None = None) -> float | None:
     Args:
         value: Of the header.
         now: The server's own Date header; a date is counted from that, as the clock here may be another.
+
     Raises:
         ServerError: more than an hour.
     """

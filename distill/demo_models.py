@@ -115,6 +115,7 @@ def train(
         seed: Of weights, data order and augmentation.
         bf16: Train under bfloat16 autocast; as planned when None.
         threads: CPU threads; torch's choice when None.
+
     Returns:
         The card.
     """

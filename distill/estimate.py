@@ -53,6 +53,7 @@ def estimate(
         response_tokens: Mean tokens of a response; `max_new_tokens`, the most there can be, when None.
         distinct_responses: Mean number of different ones among the G of a question; G when None.
         processes: Processes that share the work, one per GPU.
+
     Raises:
         EdgekitError: a model's configuration or the data is missing, or a number makes no sense.
     """

@@ -43,6 +43,7 @@ def quantise_dequantise(weight: Tensor, scheme: Scheme) -> Tensor:
     Args:
         weight: (N, K), float32; read only.
         scheme: The grid.
+
     Returns:
         (N, K), float32, without a gradient.
     """

@@ -110,6 +110,7 @@ def write_responses(
         folder: Folder of this pass's shards.
         seed: Of the run.
         wanted: (n,) rows of the questions to answer, counted over all shards.
+
     Raises:
         EdgekitError: a teacher gave nothing but empty responses to a whole shard; that shard is not written.
     """

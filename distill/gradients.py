@@ -54,6 +54,7 @@ def training_summary(logs: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, A
     Args:
         logs: For each teacher stage its rows, as Trainer logs them; a row's means are over the steps
             since the one before.
+
     Returns:
         `no_advantage` and `cancelled`, shares of the groups, where rewards were used; `gradients` where measured.
     """

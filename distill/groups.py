@@ -106,6 +106,7 @@ def row_sums(values: Tensor, lengths: Tensor) -> Tensor:
     Args:
         values: (K,) per token, responses one after the other.
         lengths: (R,) tokens of each.
+
     Returns:
         (R,).
     """

@@ -33,6 +33,7 @@ class Recorder:
     Args:
         model: A Hugging Face VLM.
         looks_at: "hidden", "attention"; nothing is recorded for an empty set.
+
     Raises:
         CheckpointError: attention is wanted of a model that was not loaded with eager attention.
     """

@@ -69,8 +69,10 @@ def check_sight(generator: Writing, name: str, questions: Path) -> Sight | None:
         generator: Answers for it.
         name: Of the teacher, for messages.
         questions: Folder of question shards.
+
     Returns:
         What moved; None, with a note, when the questions have no two different images.
+
     Raises:
         EdgekitError: nothing moved.
     """
@@ -179,8 +181,10 @@ def check_stored_sight(name: str, questions: Path, responses: Path, seed: int = 
         questions: Folder of question shards.
         responses: Folder of one pass's response shards.
         seed: Of the shuffles.
+
     Returns:
         p of the test; None, with a note, when too few questions share their text with another image.
+
     Raises:
         EdgekitError: the images make no difference (p above 0.01).
     """

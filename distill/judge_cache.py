@@ -130,6 +130,7 @@ class VerdictStore:
 
     Args:
         path: Of the file; made when the first verdict comes.
+
     Raises:
         StorageError: it cannot be read or written.
     """

@@ -44,8 +44,10 @@ def magnitude_threshold(weight: Tensor, ratio: float) -> float:
     Args:
         weight: Any shape, any float dtype; read only.
         ratio: Share to mask, in [0, 1), dimensionless.
+
     Returns:
         Threshold in the weight's own units; 0.0 for ratio 0.
+
     Raises:
         RecipeError: ratio outside [0, 1).
     """
@@ -92,6 +94,7 @@ def mask_into(target: Tensor, dense: Tensor, ratio: float) -> float:
         target: Contiguous, of any float dtype and device; may be `dense` itself.
         dense: Of the same shape; decides the threshold.
         ratio: Share to mask, in [0, 1).
+
     Returns:
         The threshold, in the weight's own units.
     """
@@ -153,6 +156,7 @@ def check_mask(folder: Path, family: Family, scope: Scope, exclude: tuple[str, .
         folder: Of the teacher; only its configuration is read.
         family: Its family.
         scope, exclude: See `maskable`.
+
     Raises:
         RecipeError: nothing is left, or a pattern fits no weight.
     """
@@ -228,8 +232,10 @@ def write_masked(
         ratio: Share to mask in each tensor, in [0, 1).
         out: Folder to write, whole or not at all; an earlier masked checkpoint there is replaced.
         scope, exclude: See `maskable`.
+
     Returns:
         What edgekit-mask.json in `out` holds: source_sha256, ratio, scope, exclude, thresholds.
+
     Raises:
         CheckpointError: as `check_checkpoint` and `check_tensors`, or a tensor is not stored by itself.
         RecipeError: ratio outside [0, 1).
@@ -270,6 +276,7 @@ def _write_masked_file(source: Path, target: Path, ratio: float, names: dict[str
         source, target: Files.
         ratio: Share to mask.
         names: Stored name -> the model's name of the tensors to mask.
+
     Returns:
         Thresholds by the model's names.
     """

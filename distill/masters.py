@@ -57,6 +57,7 @@ class Pipeline:
     Args:
         recipe: Resolved.
         base: Folder that relative checkpoint names start from.
+
     Raises:
         EdgekitError: a model is missing, of another family or tokenizer, or the data cannot be read; nothing has been
             written then.
@@ -122,6 +123,7 @@ class Pipeline:
 
         Returns:
             The run's manifest, in every process.
+
         Raises:
             EdgekitError: of any kind; what was done is kept.
         """

@@ -132,6 +132,7 @@ def compared(scores: Mapping[str, Scores]) -> tuple[dict[str, Difference], dict[
 
     Args:
         scores: Arm -> its scores, plain JSD's among them.
+
     Returns:
         Arm -> its difference to plain JSD; arm -> that to JSD + labels; arm -> better than both. The latter two are
         empty without that arm.

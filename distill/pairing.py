@@ -19,6 +19,7 @@ def shared_vocabulary(teacher: Processor, student: Processor, teacher_size: int,
     Args:
         teacher, student: Their processors.
         teacher_size, student_size: Rows of the output heads.
+
     Raises:
         CheckpointError: the tokenizers differ, or a head is smaller than its tokenizer.
     """

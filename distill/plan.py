@@ -137,6 +137,7 @@ def plan_of(
         base: Folder that relative checkpoint names start from.
         flops: Of a large matrix product, per second and process.
         response_tokens, distinct, processes: As for `edgekit.distill.estimate.estimate`.
+
     Raises:
         EdgekitError: a model's configuration or the data is missing, or a number makes no sense.
     """

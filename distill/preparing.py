@@ -27,6 +27,7 @@ def write_train_questions(recipe: Recipe, run: Run, student: Checkpoint, labelle
         student: Must be able to say the reference answers.
         labelled: Name of an objective that learns from reference answers; None when there is none.
         drawn: Whether responses are drawn too, so that a question without an answer still teaches something.
+
     Raises:
         DataError: the questions are not what the run found before, or cannot be learnt from.
     """

@@ -124,6 +124,7 @@ def qad_loss(
         logits, reference: (K, V), K the tokens of all answers in order; no gradient flows to the reference.
         answers: Token ids of each.
         settings: Weights and temperature T.
+
     Returns:
         The scalar loss, and detached means of its two parts in nats, the KL at temperature T.
     """

@@ -41,6 +41,7 @@ def write_questions(
         shard: Questions a file.
         seed: Of the draw.
         check: Called with each question that is drawn; may raise.
+
     Returns:
         How many questions.
     """

@@ -135,6 +135,7 @@ class Responses:
         Args:
             teacher stage, stage: Whose.
             own: Also the student's; not where a stage was trained long ago and the student it asked is gone.
+
         Raises:
             EdgekitError: the teacher does not see the images, or a generator or judge failed; whole shards stay.
         """

@@ -17,6 +17,7 @@ def distill_rewards(distances: Tensor, present: Tensor, min_spread: float = 0.0)
         distances: (Q, G) mean divergence between teacher and student on each response, nats.
         present: bool (Q, G), False for an empty response: it has no distance and gets 0.
         min_spread: Relative spread (D_max - D_min) / D_max, in [0, 1], below which the distances count as the same.
+
     Returns:
         (Q, G) in [0, 1]; 0 for a question whose distances are all the same.
     """
@@ -35,6 +36,7 @@ def group_advantages(rewards: Tensor, std: Literal["sample", "population"] = "sa
     Args:
         rewards: (Q, G).
         std: Divide the squares by G - 1 or by G.
+
     Returns:
         (Q, G); zeros for a question whose rewards are all the same, or that has one response only.
     """

@@ -193,6 +193,7 @@ def collate_scenes(items: list[dict[str, Any]], image_id: int) -> dict[str, Any]
     Args:
         items: Of `SceneQuestions`.
         image_id: The placeholder of an image token.
+
     Returns:
         `pixel_values` (M, 3, H, W), `cells` (M, 16, 2), `prompt` (P,) what all prompts begin with, to the last image
         token; `owners` and `texts`, R pictures' numbers and tokens behind that; `answered` bool (K,) which of all

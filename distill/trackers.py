@@ -15,6 +15,7 @@ def chosen(names: tuple[str, ...] | None) -> list[str]:
 
     Args:
         names: `trainer.report_to`; None is TensorBoard where it is installed, `none` or an empty list no tracker.
+
     Raises:
         RecipeError: Trainer knows no such name.
         EdgekitError: its package is not installed.

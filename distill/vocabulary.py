@@ -65,6 +65,7 @@ def answer_terms(
         rows: Tokens per chunk; chosen by size when None.
         teacher_logp: Also give the teacher's log-probabilities.
         again: Whether backward is to run more than once over these terms; costs a copy of what is kept for it.
+
     Returns:
         Float32 terms with gradients to the student's states and head.
     """

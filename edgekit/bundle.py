@@ -79,6 +79,7 @@ class Bundle:
         Args:
             folder: The bundle.
             verify: Hash every file; the manifest's seal, sizes and names are checked in any case.
+
         Raises:
             BundleError: missing, damaged, tampered with, or of a newer schema.
         """

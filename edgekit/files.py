@@ -169,6 +169,7 @@ def new_file(path: Path) -> Iterator[Path]:
 
     Args:
         path: The final name; a file that is there is replaced.
+
     Yields:
         The file aside; where the block removes it, `path` stays as it is.
     """
@@ -195,8 +196,10 @@ def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     Args:
         path: The final name.
         replace: Put it in the place of an existing folder; else an existing one is an error.
+
     Yields:
         The folder aside, on the same file system.
+
     Raises:
         StorageError: it exists, or cannot be written.
     """
@@ -293,6 +296,7 @@ def clear_left_behind(folder: Path, *, deep: bool = True) -> list[str]:
     Args:
         folder: It need not be there.
         deep: Anywhere below it, not right in it alone.
+
     Returns:
         The names removed, relative to `folder`.
     """

@@ -215,6 +215,7 @@ def by_part(precision: str, known: Mapping[str, CommonPrecision] = COMMON) -> di
     Args:
         precision: Common name, or a mixture.
         known: Precisions by name; a name that is not among them means all three parts.
+
     Raises:
         EdgekitError: a part is unknown, named twice or has no precision.
     """

@@ -36,6 +36,7 @@ def read(cls: type[T], value: Any, problems: list[str], path: str = "") -> T | N
         value: What YAML or JSON gave.
         problems: Collects one line for each problem, with the dotted path to it.
         path: Dotted path of `value` itself.
+
     Returns:
         The instance; None when this part has a problem.
     """

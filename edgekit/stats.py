@@ -154,6 +154,7 @@ def median_ratio(
         new, old: Values.
         new_turns, old_turns: The turn of each; turns that only one of them has are left out.
         processes: Turn -> process, as for `median_interval`; both changed theirs between the same turns.
+
     Returns:
         Median of the turns' ratios, and its 95 % interval, as `median_interval` makes it.
     """
@@ -171,6 +172,7 @@ def process_change(new: ArrayLike, old: ArrayLike) -> tuple[float, float]:
 
     Args:
         new, old: (n,), (m,) positive values, one per process, at least two of each.
+
     Returns:
         The ratio of their geometric means, and the two-sided p-value of no change by Welch's t test on the logarithm.
     """
@@ -189,6 +191,7 @@ def median_change(new: ArrayLike, old: ArrayLike, *, draws: int = 2000, seed: in
     Args:
         new, old: (n,), (m,) positive values, one per turn or per question.
         draws, seed: Of the bootstrap.
+
     Returns:
         The ratio of the medians, and the two-sided p-value of no change: log ratio over its bootstrap standard error,
         against the normal distribution. 1.0 where neither sample varies and the medians are equal.
@@ -210,6 +213,7 @@ def two_shares(new: tuple[float, int], old: tuple[float, int]) -> tuple[float, t
 
     Args:
         new, old: Share and count of each.
+
     Returns:
         new - old, its 95 % interval (Newcombe 1998, method 10, from Wilson's), and the two-sided p-value (pooled z).
     """

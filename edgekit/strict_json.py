@@ -18,6 +18,7 @@ def loads(data: bytes, *, exact: bool = False) -> Any:
         data: UTF-8.
         exact: Also refuse what JSON does not have or leaves open: NaN and infinities, numbers that become one, and a
             key that stands twice in an object.
+
     Raises:
         ValueError: not JSON, or nested more than MOST_DEPTH deep.
     """
@@ -39,6 +40,7 @@ def read(path: Path, *, most_bytes: int = MOST_BYTES, exact: bool = False) -> An
         path: A regular file; a pipe or a device would never end.
         most_bytes: A larger one is refused unread.
         exact: As for `loads`.
+
     Raises:
         ValueError: as for `loads`, too large, or no regular file.
         OSError: cannot be read.

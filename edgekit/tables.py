@@ -44,6 +44,7 @@ def print_table(
         wide: All of them.
         title: Above it.
         width: Letters of a line; the terminal's when None.
+
     Raises:
         EdgekitError: `columns` names one that is not there.
     """

@@ -183,6 +183,7 @@ class Workspace:
             recipe: Resolved.
             name: Folder name; the recipe's own when None, with a number when another recipe holds that.
             fresh: A new run even where one with the same recipe is there.
+
         Raises:
             EdgekitError: `name` is taken by another recipe.
         """

@@ -87,6 +87,7 @@ def rotary_tables(rotary: Any, every: Tensor, axes: int, width: int) -> list[tup
         every: Positions (C,), of one text where the angles hang on its length.
         axes: Of position_ids: 1, or 3 for M-RoPE.
         width: Of the hidden states.
+
     Raises:
         EdgekitError: a column hangs on no axis, or on several.
     """

@@ -50,6 +50,7 @@ def static(name: str, module: nn.Module, example: tuple[Any, ...], pictures: Seq
         module: Rewritten.
         example: Inputs to trace with.
         pictures: Inputs to calibrate with.
+
     Raises:
         EdgekitError: there are none.
     """

@@ -62,6 +62,7 @@ def read_vocabulary(folder: Path, rows: int) -> Vocabulary:
         folder: With tokenizer.json.
         rows: Of the embedding table; those the tokenizer does not know are filled up, and entries of the tokenizer
             that have none are left out, with the merges that make them: the model was never given one.
+
     Raises:
         CheckpointError: a tokenizer that llama.cpp cannot be told of.
     """
@@ -263,6 +264,7 @@ def vision_tensors(source: Any, plan: MmProj, prefixes: tuple[str, ...]) -> Iter
         source: The untouched model.
         plan: Of its family.
         prefixes: Of the vision half's parameter names.
+
     Raises:
         CheckpointError: a weight has no place in the plan.
     """
@@ -361,6 +363,7 @@ def write_gguf(
         kind: F32, F16 or Q8_0.
         card: Folder whose README.md may name licence and base model.
         title: Name for people.
+
     Raises:
         OSError: the disk is full.
     """

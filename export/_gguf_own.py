@@ -34,6 +34,7 @@ def own_preprocessing(folder: Path, made: Mapping[str, Any], images: Sequence[Im
         folder: The bundle's.
         made: Its details: files of both parts, and the placeholder.
         images: Pictures; drawn ones of SIZES by default.
+
     Returns:
         text_ids_equal: share of plain texts with the same ids; prompt_ids_equal: of prompts with a picture; and a row
         for each picture, see `_row`.

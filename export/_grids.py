@@ -137,6 +137,7 @@ def best_palette(weight: NDArray[Any], bits: int, importance: NDArray[np.float64
         weight: (N, K), outputs that share it.
         bits: Of an index.
         importance: (K,), above zero: what the square of an error counts for each input; all the same when None.
+
     Returns:
         At most 2^bits values of the weight's type, rising; fewer where the weight has fewer.
     """
@@ -160,6 +161,7 @@ def best_scales(weight: NDArray[Any], importance: NDArray[np.float64] | None = N
     Args:
         weight: (N, K), K a multiple of BLOCK.
         importance: (K,), above zero: what the square of an error counts for each input; all the same when None.
+
     Returns:
         (N, K / BLOCK), of the weight's type.
     """

@@ -55,6 +55,7 @@ def compare_with_official(
         params: Of its preprocessing.
         samples: Of the parity run.
         count: How many of them; PROMPTS when None.
+
     Returns:
         As `compare_inputs`.
     """

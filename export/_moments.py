@@ -73,8 +73,10 @@ def measure(split: Split, prompts: Sequence[Inputs], words: Mapping[str, str]) -
         split: The modules; they stay as they are.
         prompts: Questions.
         words: Precision of the parts that are wanted, of vision and text.
+
     Returns:
         Of the layers of those parts.
+
     Raises:
         EdgekitError: there are no prompts, or no pictures where the vision encoder's layers are wanted.
     """

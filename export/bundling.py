@@ -51,6 +51,7 @@ def check_request(target: str, precision: str, options: Mapping[str, str] | None
         target: Name of a target.
         precision: Common name, or a mixture.
         options: Of the target's own, by name.
+
     Raises:
         EdgekitError: they do not.
         MissingExtraError: a package of the target's extra is not installed.
@@ -135,6 +136,7 @@ def export_checkpoint(
         run, teacher_sha256: Where the student came from.
         replace: Put it in the place of an existing bundle.
         answers: Asks the bundle for its golden answers, by its own runtime; it has none when None.
+
     Returns:
         The bundle; `manifest.parity["passed"]` says whether the bars held.
     """

@@ -95,8 +95,10 @@ def write(
         folder: The bundle's.
         calibration: No precision of it needs any.
         options: It has none.
+
     Returns:
         The components by name, each the program in its asset, and the versions of the tools.
+
     Raises:
         BundleError: that process ended; its last words are in it.
     """
@@ -123,6 +125,7 @@ def write_from(checkpoint: str, sizes: list[list[int]] | None, precision: str, f
         checkpoint: Folder of the model.
         sizes: Picture sizes, where its family bakes them.
         precision, folder: As for `write`.
+
     Returns:
         The components, as JSON values by name.
     """

@@ -106,6 +106,7 @@ def plan(precision: str, options: Mapping[str, str]) -> Plan:
     Args:
         precision: One of PRECISIONS, or a mixture of PARTS.
         options: Those given; the others have their defaults.
+
     Raises:
         EdgekitError: they do not.
     """
@@ -158,8 +159,10 @@ def write(
         folder: The bundle's.
         calibration: Prompts, for a precision that is calibrated.
         options: Of OPTIONS.
+
     Returns:
         The components by name, and the versions of the tools.
+
     Raises:
         EdgekitError: options that do not go together; or a precision that is calibrated, and no prompts.
     """

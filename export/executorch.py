@@ -105,8 +105,10 @@ def write(
         folder: The bundle's.
         calibration: Prompts, for a precision that is calibrated.
         options: It has none.
+
     Returns:
         The components by name, all in one file, and the versions of the tools.
+
     Raises:
         EdgekitError: a precision that is calibrated, and no pictures.
     """
@@ -255,6 +257,7 @@ def lower(made: list[Method], constant_methods: dict[str, Any]) -> Any:
     Args:
         made: From `methods`.
         constant_methods: From `constants`.
+
     Returns:
         An EdgeProgramManager.
     """

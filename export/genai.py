@@ -59,6 +59,7 @@ def write_genai(
         split: What they were made from.
         config: The checkpoint's config.json.
         in_place: Whether the decoder appends to its cache in place.
+
     Raises:
         EdgekitError: the package cannot run this family.
     """

@@ -51,8 +51,10 @@ def write(
         folder: The bundle's.
         calibration: Prompts, where the text's precision wants an importance matrix.
         options: It has none.
+
     Returns:
         The components by name, and the versions of the tools.
+
     Raises:
         MissingExtraError: a package of the extra is not installed.
         CheckpointError: a model or a tokenizer that llama.cpp cannot take; nothing is written.
@@ -179,9 +181,11 @@ def quantise(
         precision: One of PRECISIONS, or a mixture whose embedding has its own word.
         importance: Mean square of each input column, by tensor.
         threads: All processors by default.
+
     Returns:
         fallbacks: tensors whose width the type's blocks do not divide, which llama.cpp gave another type; and how many
         tensors were weighed by importance.
+
     Raises:
         BundleError: llama.cpp refuses, or its process ended.
         OSError: the disk is full.
@@ -214,8 +218,10 @@ def importances(split: Split, architecture: str, calibration: Sequence[Inputs]) 
         split: The modules.
         architecture: llama.cpp's name.
         calibration: Prompts.
+
     Returns:
         By llama.cpp's names.
+
     Raises:
         EdgekitError: there are no prompts.
     """

@@ -65,6 +65,7 @@ def write(
         folder: The bundle's; graphs go to `onnx/` in it.
         calibration: Prompts, where a part's precision is calibrated.
         options: It has none.
+
     Returns:
         The components by name, and the versions of the tools.
     """

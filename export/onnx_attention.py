@@ -151,6 +151,7 @@ def drop_round_trips(model: Any) -> int:
     Args:
         model: onnx_ir's; a value at the end of a chain of reshapes is replaced by the first of the chain with the same
             shape, free sizes of one name being one size.
+
     Returns:
         How many values were replaced.
     """
@@ -185,6 +186,7 @@ def drop_statistics(model: Any) -> int:
 
     Args:
         model: onnx_ir's.
+
     Returns:
         How many were left out.
     """
@@ -237,6 +239,7 @@ def pack_rotary(model: Any, cos: NDArray[np.float32], sin: NDArray[np.float32]) 
     Args:
         model: onnx_ir's, after `drop_round_trips`; layers of another make stay as they are.
         cos, sin: From `rotary_tables`.
+
     Returns:
         How many layers were changed.
     """

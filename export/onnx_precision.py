@@ -60,6 +60,7 @@ def store(model: Any, part: str, precision: str, path: Path, feeds: Feeds = ()) 
         precision: One of `edgekit.formats.onnx.precisions.PRECISIONS`, or of EMBEDDING for that part.
         path: The graph's file; its weights lie beside it where they do not fit.
         feeds: Inputs of the graph, for a precision that is calibrated.
+
     Raises:
         EdgekitError: a precision that is calibrated, and no feeds.
     """
@@ -79,6 +80,7 @@ def calibration_feeds(split: Split, prompts: Sequence[Inputs]) -> dict[str, list
     Args:
         split: The PyTorch modules.
         prompts: May be empty.
+
     Returns:
         Component -> its inputs, once for each prompt, or for each run of a vision encoder.
     """
@@ -138,6 +140,7 @@ def save(model: Any, path: Path, *, beside: bool = False) -> list[Path]:
         model: Its weights may be replaced by references to those files.
         path: The graph's file.
         beside: Put weights into files of their own even where one file could hold all.
+
     Returns:
         The files of weights; none where one file holds all.
     """

@@ -154,8 +154,10 @@ def measure(
         steps: Tokens per answer at most.
         target: Whose own bars go before, where it has some.
         count: So many of the prompts; as many as the bars need (`edgekit.report.tolerances.settling`) when None.
+
     Returns:
         The figures (None where the bundle gave NaN or infinity), each bar with its figure, and whether every bar held.
+
     Raises:
         NotFiniteError: the PyTorch modules themselves gave NaN or infinity.
     """

@@ -142,6 +142,7 @@ class BundleSession(PreparedSession):
             component: Its name in the bundle.
             grid: Of the one picture it takes, or None for tiles.
             values: Tiles (M, 3, H, W), or the patches (P, patch) of one picture.
+
         Returns:
             The encoder's outputs, of one run or of several in the tiles' order.
         """
@@ -164,6 +165,7 @@ class BundleSession(PreparedSession):
 
         Args:
             tokens: To be appended.
+
         Raises:
             DataError: they do not fit.
         """

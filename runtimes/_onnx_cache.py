@@ -68,6 +68,7 @@ class KeyValueCache:
         Args:
             feeds: The decoder's inputs but the mask and the cache, for one prompt: inputs_embeds (1, T, D) among them.
                 What the graph does not take, as positions that it counts by itself, is left out.
+
         Returns:
             Logits (1, T, V).
         """

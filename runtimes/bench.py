@@ -61,8 +61,10 @@ def bench(
         extra: Further checkpoints to measure beside the reference.
         prepared: Students made from the reference for a precision; a bundle of one of them is compared with the
             reference like any other, and a note says so.
+
     Returns:
         The report, also written to `out`.
+
     Raises:
         EdgekitError: bad data or metric, a bundle of another student, an unknown device.
     """

@@ -41,6 +41,7 @@ def open_bundle(folder: Path) -> Opened:
 
     Args:
         folder: The bundle.
+
     Raises:
         EdgekitError: no runtime here runs it, or the runtime refuses it.
     """

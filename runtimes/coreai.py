@@ -31,6 +31,7 @@ def open_session(
         folder: The bundle; checked by `Bundle.load`.
         threads: Asked of the process; the Linux package has no setting for its own.
         load_limit_s, run_limit_s: Seconds for one asset to be compiled and loaded, and for one run.
+
     Raises:
         MissingExtraError: coreai-core is not installed.
         BundleError: not whole, or the runtime refuses an asset, breaks down or takes too long.

@@ -37,6 +37,7 @@ def open_session(folder: Path, threads: int) -> CoremlSession:
     Args:
         folder: The bundle; checked by `Bundle.load`.
         threads: Of the evaluator; Core ML chooses its own.
+
     Raises:
         MissingExtraError: coremltools is not installed.
         BundleError: not whole, of a version that is not known, or refused by Core ML.

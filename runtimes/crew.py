@@ -37,6 +37,7 @@ class Away:
         board: Ready.
         job: What it holds.
         place: Folder of its own here.
+
     Raises:
         WorkerError: it does not start.
     """
@@ -91,6 +92,7 @@ class Member:
         Args:
             do: A method of `worker.Worker`.
             arguments: Its arguments.
+
         Raises:
             WorkerError: it could not be done, with the reason in one line.
             WorkerDied: the process ended meanwhile, took longer than it may, or answered rubbish.

@@ -37,6 +37,7 @@ def open_session(folder: Path, threads: int) -> ExecutorchSession:
     Args:
         folder: The bundle; checked by `Bundle.load`.
         threads: Of the runtime's thread pool.
+
     Raises:
         MissingExtraError: executorch is not installed.
         BundleError: not whole, or the runtime refuses the program.
@@ -150,8 +151,10 @@ def answer_by_runner(folder: Path, messages: list[Message], images: list[Image],
         messages: Ends with the user's turn.
         images: In the order of the image parts.
         max_new_tokens: At least 2.
+
     Returns:
         The text as the runner detokenises it, special tokens included where it prints them.
+
     Raises:
         BundleError: the family's positions or features have no place in the runner's interface, or the runner refuses.
     """

@@ -147,6 +147,7 @@ class Chat:
             text: What the user says.
             images: New pictures; they stand before the text.
             on_text: As for `answer`.
+
         Raises:
             EdgekitError: the turn cannot be answered; the conversation is as it was before.
         """
@@ -293,6 +294,7 @@ def exhausted(action: str) -> Iterator[None]:
 
     Args:
         action: What could not be done.
+
     Raises:
         EdgekitError: it could not.
     """

@@ -33,6 +33,7 @@ def golden_answers(folder: Path, threads: int = 1) -> golden.Entry:
     Args:
         folder: The bundle, with golden/ in it.
         threads: CPU threads.
+
     Returns:
         Fewer answers than there are conversations where the runtime is slow, and none where it does not run here; `why`
         says so.
@@ -135,9 +136,11 @@ def check_handover(bundle: Bundle, threads: int = 1) -> tuple[dict[str, float], 
     Args:
         bundle: Whole.
         threads: CPU threads.
+
     Returns:
         Share that is the same, by name: prompt pieces, pixels, strings, conversations, answers; and what was not
         looked at, and why.
+
     Raises:
         BundleError: golden.json or app/model.json is no such document.
     """

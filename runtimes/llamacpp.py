@@ -38,6 +38,7 @@ def open_session(folder: Path, threads: int) -> LlamaSession:
     Args:
         folder: The bundle; checked by `Bundle.load`.
         threads: For prompts, single tokens and pictures.
+
     Raises:
         MissingExtraError: llama-cpp-python or gguf is not installed.
         BundleError: not whole, not what its manifest describes, or llama.cpp does not load it.
@@ -155,6 +156,7 @@ class LlamaSession(PreparedSession):
         Args:
             text: Rendered, with `<__media__>` where a picture stands.
             images: (H, W, 3) each.
+
         Returns:
             Its ids, -1 for a picture's, and the logits (V,) that follow.
         """

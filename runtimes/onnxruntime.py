@@ -62,6 +62,7 @@ def open_session(folder: Path, threads: int) -> OnnxSession:
     Args:
         folder: The bundle; checked by `Bundle.load`.
         threads: Intra-op threads of each graph.
+
     Raises:
         MissingExtraError: onnxruntime is not installed.
         BundleError: not whole, or the runtime refuses a graph.

@@ -91,6 +91,7 @@ def shares(logits: Logits, sampling: Sampling) -> NDArray[np.float64]:
     Args:
         logits: (V,).
         sampling: Temperature above 0.
+
     Returns:
         (V,), sum 1.
     """

@@ -140,6 +140,7 @@ class Session(ABC):
 
         Args:
             length: Tokens to keep, not more than there are.
+
         Returns:
             How many are kept: `length`, or 0 where the runtime cannot keep some of them.
         """
@@ -171,9 +172,11 @@ class Unattended(Protocol):
         Args:
             token: The first.
             limit: How many to append at most; fewer where an end token comes.
+
         Yields:
             Each best token, not appended yet, and the milliseconds of its step. When the iterator is closed, what was
             appended behind the last token that was taken is forgotten.
+
         Raises:
             NotFiniteError: a logit is NaN or infinite.
         """

@@ -35,6 +35,7 @@ def ask_all(
         threads: CPU threads of each.
         timeouts: Of each, by phase.
         generation: Whether each follows its model's own generation settings.
+
     Returns:
         For each: name, runtime, load_ms, what `edgekit.api.run` gives, and `same`: whether its tokens are the first
         one's; or name, runtime and `problem`.

@@ -53,8 +53,10 @@ def run_once(session: Session, kind: str, tokens: int, picture: Image | None) ->
         session: Loaded; its cache is emptied.
         kind, tokens: Of the test.
         picture: For `img`.
+
     Returns:
         `ms`, and `count`: tokens or pictures of that time.
+
     Raises:
         EdgekitError: the runtime refuses, for example a prompt longer than its cache; or there is no picture.
     """
@@ -104,8 +106,10 @@ def sustain(ask: Callable[[], Answer], seconds: float, points: int) -> list[dict
         ask: Gives one answer.
         seconds: How long, at least one answer a stretch.
         points: Stretches of equal length.
+
     Returns:
         For each: `seconds` at its end, `tokens_per_s` of decoding, `answers_per_s`.
+
     Raises:
         EdgekitError: the clock stands still, so this would have no end.
     """

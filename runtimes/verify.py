@@ -66,9 +66,11 @@ def verify_bundle(
         attribution: Find out which part costs what.
         plain: The same checkpoint's fp32 bundle of the same target, for the share of quantisation.
         note: Why there is none.
+
     Returns:
         `edgekit.report.parity.Parity` as JSON: figures (None where the bundle gave NaN or infinity, or images of
         another shape), the bars they are held to, and `passed`.
+
     Raises:
         BundleError: not whole, or made from another checkpoint; no attribution where the runtime shows no modules.
         NotFiniteError: the checkpoint itself gives NaN or infinity.

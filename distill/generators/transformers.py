@@ -87,6 +87,7 @@ def sample(
         count: G, responses for each.
         settings: Temperature, top-p, top-k, repetition penalty, new tokens at most.
         seed: Decides every draw.
+
     Returns:
         Q lists of G token lists; each ends with its end token unless it was cut off.
     """

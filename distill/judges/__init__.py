@@ -49,6 +49,7 @@ def make_judge(rewards: Rewards, scoring: Choice, folder: Path, base: Path) -> V
         scoring: `data.scoring`.
         folder: The run's; verdicts are kept in it.
         base: Where relative names of checkpoints start from.
+
     Raises:
         EdgekitError: a judge cannot be had.
     """

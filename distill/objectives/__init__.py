@@ -80,6 +80,7 @@ class Objective:
             student: Logits (K, V), with gradient.
             teacher: Logits (K, V), without.
             ids: (K,) the tokens themselves.
+
         Returns:
             (K,) in nats unless the objective says otherwise.
         """
@@ -91,6 +92,7 @@ class Objective:
         Args:
             seen, unseen: (K,) the teacher's log-probabilities of the tokens with the pictures, and with blank ones.
             lengths: (R,) tokens of each response.
+
         Returns:
             (K,).
         """

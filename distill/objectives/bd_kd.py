@@ -23,6 +23,7 @@ def bd_kd(student_logits: Tensor, teacher_logits: Tensor, strong: float = 2.0, w
         student_logits: (K, V).
         teacher_logits: (K, V); no gradient flows here, nor through the choice.
         strong, weak: Weights of the emphasised and of the other direction.
+
     Returns:
         (K,) nats.
     """

@@ -31,6 +31,7 @@ def image_weights(seen: Tensor, unseen: Tensor, lengths: Tensor, softness: float
         seen, unseen: (K,) the teacher's log-probabilities, nats, responses one after the other.
         lengths: (R,) tokens of each response.
         softness: s, nats.
+
     Returns:
         (K,) of mean 1 over each response; without gradient.
     """

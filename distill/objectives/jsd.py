@@ -19,6 +19,7 @@ def jsd(student_logits: Tensor, teacher_logits: Tensor, beta: float = 0.5) -> Te
         student_logits: (K, V).
         teacher_logits: (K, V); no gradient flows here.
         beta: b, in (0, 1).
+
     Returns:
         (K,) nats, in [0, ln 2] at b = 0.5.
     """

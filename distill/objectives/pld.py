@@ -21,6 +21,7 @@ def pld(student_logits: Tensor, teacher_logits: Tensor, ids: Tensor, top: int = 
         teacher_logits: (K, V); no gradient flows here.
         ids: (K,) labels.
         top: Places summed; V at most.
+
     Returns:
         (K,) nats; not 0 at equality.
     """

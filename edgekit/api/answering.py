@@ -50,8 +50,10 @@ def run(
         stops: Texts that end the answer; one or several.
         threads: CPU threads.
         on_text: Told each piece of text as it comes.
+
     Returns:
         The answer, how it was made, and its timings.
+
     Raises:
         EdgekitError: an argument, a picture or the model cannot be used.
     """
@@ -92,8 +94,10 @@ def run_all(
         max_new_tokens: Longest answer; greedy.
         threads: CPU threads of each.
         timeouts: One `PHASE=TIME` or several; see `edgekit.system.timeouts`.
+
     Returns:
         One for each; what cannot answer holds its `problem`.
+
     Raises:
         EdgekitError: an argument or a picture cannot be used; there is nothing to ask.
     """
@@ -145,6 +149,7 @@ def chat(
     Args:
         model, generation, max_new_tokens, temperature, top_p, top_k, repetition_penalty, seed, stops, threads: As for
             `run`; the whole conversation is the prompt that the model's settings see.
+
     Returns:
         `say(text, images=None, on_text=None)`, which takes pictures as `run` does and gives what `run` gives.
     """

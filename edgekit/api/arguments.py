@@ -134,6 +134,7 @@ def pictures(value: Pictures, name: str = "images") -> list[Image]:
         value: One, several or none; see `Picture`. A picture is turned by its EXIF tag if it still has one, so that a
             file and the same file opened with Pillow give the same answer.
         name: Of the argument.
+
     Raises:
         DataError: a file is missing or no image.
         EdgekitError: it is no picture.
@@ -169,6 +170,7 @@ def overrides(value: Overrides | None, name: str = "overrides") -> dict[str, str
         value: Dotted key -> text, which is read as YAML, or the value itself: a number, a boolean, None, a list or a
             mapping.
         name: Of the argument.
+
     Raises:
         EdgekitError: it is no mapping, or holds something that a recipe cannot.
     """

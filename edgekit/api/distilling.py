@@ -23,6 +23,7 @@ def parse_overrides(items: Texts) -> dict[str, str]:
 
     Args:
         items: One or several.
+
     Raises:
         RecipeError: one has no `=`, or two disagree.
     """
@@ -58,8 +59,10 @@ def init(
         train, test: Data specs. What is here as a file or a folder is written with its whole path, for the recipe
             may be used from another folder.
         masters: The paper's recipe for them: a mask, rewards and JSD.
+
     Returns:
         Path of the recipe.
+
     Raises:
         EdgekitError: one is there already, or only some of the four are given.
     """
@@ -115,6 +118,7 @@ def distill(
         fresh: A new run even where this recipe has one.
         overrides: Dotted key -> the setting: a number, a boolean, None, a list or a mapping; a text is read as YAML.
         workspace: The folder, text or Path; found from the current one when None.
+
     Returns:
         The run's manifest.
     """
@@ -184,6 +188,7 @@ def ablate(
         tuning_questions: Held out for that, at most.
         name: Folder name below runs/; `<recipe name>-ablation` when None.
         overrides, workspace: As `distill`.
+
     Returns:
         The report, and the ablation's folder.
     """
@@ -240,6 +245,7 @@ def probe(
         max_new_tokens: Longest answer.
         threads: CPU threads.
         out: Folder, text or Path, for `<teacher>.json` and, where matplotlib is installed, `<teacher>.svg`.
+
     Returns:
         The sweep, and the files written.
     """
@@ -289,6 +295,7 @@ def mask(
         out: Folder, text or Path; `{ratio}` in it stands for the ratio.
         scope: "all", "language" or "vision".
         exclude: One pattern or several of parameter names to leave whole.
+
     Returns:
         One for each ratio.
     """
@@ -331,6 +338,7 @@ def distill_plan(
         response_tokens: Mean tokens of a response; `max_new_tokens` when None.
         distinct_responses: Mean number of different ones among a question's; all of them when None.
         processes: That share the work, one per GPU.
+
     Returns:
         parameters, responses, memory_bytes per process, disk_bytes, flops, hours, and the assumptions.
     """

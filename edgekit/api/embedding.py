@@ -34,8 +34,10 @@ def app(
         model_url: Address of the folder that the bundle is downloaded from; "" puts the bundle into the app.
         ort: Folder of onnxruntime-web, for the web; looked for, and fetched by npm, when None.
         dry_run: Check everything, and write nothing.
+
     Returns:
         For each platform what was written, or would be.
+
     Raises:
         EdgekitError: a platform cannot run the bundle, its tokenizer or template is not supported, there is no room,
             or the folder is another's.

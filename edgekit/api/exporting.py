@@ -60,6 +60,7 @@ def export(
         with_genai: Also write what onnxruntime-genai loads; as the recipe says, else not, when None.
         options: Of the target's own, name -> text or number; `OPTIONS` of its module lists them.
         replace: Put a new bundle in the place of an old one.
+
     Raises:
         EdgekitError: an argument, or the checkpoint, cannot be used; nothing is written.
     """
@@ -212,6 +213,7 @@ def matrix(
         families: One name of edgekit.demo.tiny or several; all when None.
         precisions: One common name or several; all that a target has when None.
         on_row: Told each row as it is measured.
+
     Returns:
         A row each, measured in a process of its own; one that ends it fails, and `why` holds its last lines.
     """

@@ -60,6 +60,7 @@ def data_check(
         to: A .jsonl or .parquet file, text or Path, to write the rows to; it is only written when all are good.
         drop_bad: Write the good rows where some are bad.
         escape_marks: Take an `<image>` that stands for no picture for text, and write it so that no tokenizer knows it.
+
     Returns:
         The findings, and how many rows were written.
     """

@@ -40,6 +40,7 @@ def verify(
         samples: How many; 32, and more where the answers are short (`edgekit.report.tolerances.settling`), when None.
         threads: CPU threads of each side.
         attribute: Find out which part costs what; the target's fp32 export is made for it and thrown away.
+
     Returns:
         `edgekit.report.parity.Parity` as JSON: figures, bars, and `passed`. Both sides run in a process of their own:
         where that dies, nothing is compared, `passed` is false, and `why` says how it ended, with its last lines.
@@ -117,6 +118,7 @@ def bench(bundles: Folders | None = None, settings: BenchSettings = BenchSetting
     Args:
         bundles: One or several, as text, Path or `Bundle`; all of the latest run when None.
         settings: How, and where.
+
     Returns:
         The report and its folder.
     """
@@ -223,6 +225,7 @@ def compare(old: PathLike, new: PathLike, *, tolerance: float = 0.05) -> Compari
         old, new: report.json, or the folder that holds it, as text or Path; results.jsonl beside it makes the tests
             sharper.
         tolerance: Share that latency, memory or size may get worse.
+
     Returns:
         Every change, and a one-line verdict.
     """

@@ -32,6 +32,7 @@ def ort_files(folder: Path | None) -> dict[str, Path]:
 
     Args:
         folder: Of the package, or of its `dist`; None to look in node_modules, then in the cache, then to ask npm.
+
     Raises:
         EdgekitError: they are not in the folder, or nowhere and npm cannot fetch them.
     """

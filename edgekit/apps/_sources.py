@@ -112,6 +112,7 @@ def check(name: str, platform: Platform, app: App) -> None:
     Args:
         name: Of the platform.
         platform, app: What is to be written.
+
     Raises:
         UnsupportedError: it cannot, by its target, family, chat template or tokenizer; each is named.
         EdgekitError: it is too large to be part of an app, or a setting of the app is none.
@@ -193,6 +194,7 @@ def write(name: str, platform: Platform, pieces: Mapping[str, Piece], out: Path)
         platform: It.
         pieces: The files.
         out: A new folder, or one that this wrote and nobody changed.
+
     Raises:
         StorageError: it is another's, or was changed.
         NoSpaceError: there is no room.

@@ -32,6 +32,7 @@ def check_checkpoint(folder: Path) -> dict[str, Any]:
 
     Returns:
         Its config.json.
+
     Raises:
         CheckpointError: not there, of a family edgekit does not know, quantised, an adapter, no safetensors, or files
             that are damaged, cut short or none.
@@ -77,6 +78,7 @@ def load_model(folder: Path, *, dtype: str = "float32", attn: str = "sdpa") -> P
         folder: Hugging Face folder.
         dtype: Torch dtype name.
         attn: Attention implementation.
+
     Raises:
         CheckpointError: as `check_checkpoint` and `check_tensors`, or transformers cannot load it.
     """
@@ -130,6 +132,7 @@ def resolve_checkpoint(name: str, base: Path | None = None, *, weights: bool = T
         name: Folder, `demo:teacher` or another shipped model, or a hub name (`org/model`, fetched if it can be).
         base: Folder that relative names start from.
         weights: Fetch a hub model's weights too, not its configuration and tokenizer alone.
+
     Raises:
         CheckpointError: nothing there, or an adapter that cannot be merged.
     """

@@ -85,6 +85,7 @@ def read_generation(settings: Mapping[str, Any], source: str = FILE) -> Generati
     Args:
         settings: As generation_config.json, or `GenerationConfig.to_dict()`; null is unset.
         source: Where they stand, for messages.
+
     Raises:
         CheckpointError: one is not what transformers takes; its name is in the message.
     """
@@ -107,6 +108,7 @@ def recorded(settings: Mapping[str, Any], source: str = FILE) -> dict[str, Any]:
 
     Args:
         settings, source: As for `read_generation`, which reads it again.
+
     Raises:
         CheckpointError: as `read_generation`.
     """

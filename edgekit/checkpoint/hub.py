@@ -17,6 +17,7 @@ def from_hub(name: str, weights: bool) -> Path:
     Args:
         name: `org/model`.
         weights: Those too, not configuration and tokenizer alone.
+
     Raises:
         CheckpointError: no name of a hub, or the hub did not give it.
     """

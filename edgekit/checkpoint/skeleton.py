@@ -162,6 +162,7 @@ def placed_tensors(model: PreTrainedModel, folder: Path) -> list[Placed]:
     Args:
         model: Loaded from the folder, or its skeleton.
         folder: Hugging Face folder.
+
     Raises:
         CheckpointError: as `stored_tensors`.
     """

@@ -70,6 +70,7 @@ def check_tensors(folder: Path) -> PreTrainedModel:
 
     Returns:
         The model's skeleton.
+
     Raises:
         CheckpointError: as `skeleton` and `stored_tensors`; or tensors have no place, are missing, are codes of a
             quantised model, or have other shapes than the configuration says.

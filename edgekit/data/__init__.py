@@ -130,6 +130,7 @@ def samples(spec: str, *, limit: int | None = None, need_answer: bool = True) ->
         spec: See `open_data`.
         limit: Stop after so many.
         need_answer: A sample without a reference answer is a bad row.
+
     Raises:
         DataError: a bad row, or no row at all.
     """

@@ -189,6 +189,7 @@ def allowed_answers(text: str) -> set[str]:
 
     Args:
         text: `a,b,c`, or the name of a file with one answer a line.
+
     Raises:
         DataError: a file name, but no such file; or no answer at all.
     """

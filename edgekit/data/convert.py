@@ -44,6 +44,7 @@ def writing(path: Path) -> Iterator[Writing]:
 
     Args:
         path: .jsonl, .ndjson or .parquet; a file of that name is replaced.
+
     Raises:
         DataError: another suffix, or a folder has that name.
         StorageError: it cannot be written.

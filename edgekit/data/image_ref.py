@@ -150,6 +150,7 @@ def as_image_ref(value: Any, base: Path | None, location: str) -> ImageRef:
         value: A path, a file:// address, a data URI, base64 text, bytes, {"bytes", "path"}, or a Pillow image.
         base: Folder that relative paths start from.
         location: File and line, for messages.
+
     Raises:
         DataError: nothing of these, or an address that is not on this machine.
     """

@@ -52,8 +52,10 @@ def to_decode(data: bytes) -> tuple[bytes, bytes | None]:
 
     Args:
         data: Of an image file of any kind; what is no JPEG is given back as it is.
+
     Returns:
         The bytes to decode, and others that must give the same pixels, where there are such.
+
     Raises:
         DataError: a part of the picture is missing.
     """

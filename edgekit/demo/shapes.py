@@ -32,6 +32,7 @@ def draw(seed: int, size: int = 64) -> tuple[Image.Image, int, int]:
     Args:
         seed: Chooses shape, colour, place, size and ground.
         size: Edge in pixels.
+
     Returns:
         The RGB picture, the index of its shape in `SHAPES`, the index of its colour in `COLORS`.
     """

@@ -136,6 +136,7 @@ def write_checkpoint(
         vocab_padding: Rows of embedding and output head beyond the tokenizer's entries.
         corpus: Texts the tokenizer learns merges from; models of one family with the same corpus share a tokenizer.
         window: Edge of the windows of qwen2_5_vl's tower, pixels; other families have none.
+
     Returns:
         The folder.
     """

@@ -93,6 +93,7 @@ def siglip(tower: Any, *, layers: int | None = None, norm: bool = True) -> nn.Mo
         tower: Weights are shared.
         layers: The first so many; all when None.
         norm: Whether its last norm is applied.
+
     Returns:
         Pixels (M, 3, H, W) -> hidden states (M, patches, D).
     """

@@ -44,6 +44,7 @@ def read_preprocessing(folder: Path) -> dict[str, Any]:
 
     Returns:
         resample, do_resize, tile (width and height, pixels), rescale_factor, mean, std, image_seq_len, image_token_id.
+
     Raises:
         CheckpointError: pan and scan is on; a setting that is none, or that the model contradicts.
     """
@@ -102,6 +103,7 @@ def preprocess(images: list[Image.Image], params: dict[str, Any]) -> Pixels:
     Args:
         images: Any mode and size.
         params: From `read_preprocessing`.
+
     Returns:
         values (M, 3, H, W), one for each picture; every grid is (1,).
     """
@@ -173,6 +175,7 @@ def _visible(
         seen: P, tokens before the new ones.
         sizes: So many keys, and the place of the first, as `Cache.get_mask_sizes` says them.
         window: So many last tokens are seen, itself included; all when None.
+
     Returns:
         (B, 1, T, keys), to be added to scores.
     """
@@ -200,6 +203,7 @@ def split(model: PreTrainedModel, sizes: Sequence[Size] | None = None) -> Split:
     Args:
         model: Loaded.
         sizes: None; views have one size.
+
     Raises:
         EdgekitError: sizes were chosen.
     """

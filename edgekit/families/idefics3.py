@@ -45,6 +45,7 @@ def read_preprocessing(folder: Path) -> dict[str, Any]:
     Returns:
         resample, do_resize, longest_edge and tile (pixels), split, rescale_factor, mean, std, image_seq_len; and
         resized (width and height, pixels) where pictures are not resized by their longer edge.
+
     Raises:
         CheckpointError: a setting that is none, or that the model contradicts.
     """
@@ -244,6 +245,7 @@ def split(model: PreTrainedModel, sizes: Sequence[Size] | None = None) -> Split:
     Args:
         model: Loaded.
         sizes: None; tiles have one size.
+
     Raises:
         EdgekitError: sizes were chosen.
     """

@@ -57,6 +57,7 @@ def read_preprocessing(folder: Path) -> dict[str, Any]:
     Returns:
         resample, do_resize, tile (width and height, pixels), min_tiles, max_tiles, rescale_factor, mean, std,
         image_seq_len.
+
     Raises:
         CheckpointError: a setting that is none, or that the model contradicts.
     """
@@ -116,6 +117,7 @@ def preprocess(images: list[Image.Image], params: dict[str, Any]) -> Pixels:
     Args:
         images: Any mode and size.
         params: From `read_preprocessing`.
+
     Returns:
         values (M, 3, H, W); a grid is the (number,) of a picture's tiles.
     """
@@ -164,6 +166,7 @@ def mmproj(config: Mapping[str, Any], params: dict[str, Any]) -> MmProj:
     Args:
         config: config.json, every default filled in.
         params: From `read_preprocessing`.
+
     Raises:
         CheckpointError: a shape that it does not read.
     """
@@ -238,6 +241,7 @@ def split(model: PreTrainedModel, sizes: Sequence[Size] | None = None) -> Split:
     Args:
         model: Loaded.
         sizes: None; tiles have one size.
+
     Raises:
         EdgekitError: sizes were chosen.
         CheckpointError: the configuration takes image features from elsewhere than the tower's end.

@@ -65,6 +65,7 @@ def read_preprocessing(folder: Path) -> dict[str, Any]:
         resample, downsample_factor (patches per token, each way), min_tiles, max_tiles, min_image_tokens and
         max_image_tokens (of one view), encoder_patch_size and tile_size (pixels), use_thumbnail, max_pixels_tolerance
         (a picture of more times max_image_tokens is cut into tiles), rescale_factor, mean, std.
+
     Raises:
         CheckpointError: a setting that is none, that is not known here, or that the model contradicts.
     """
@@ -121,6 +122,7 @@ def preprocess(images: list[Image.Image], params: dict[str, Any]) -> Pixels:
     Args:
         images: Any mode and size.
         params: From `read_preprocessing`.
+
     Returns:
         values (patches of all views, 3 * patch * patch); a grid is (rows, columns) of tiles, (1, 1) where there are
         none, and (rows, columns) of the whole view's patches, (0, 0) where there is none.
@@ -207,6 +209,7 @@ def fix_sizes(params: dict[str, Any], sizes: Sequence[Size] | None) -> dict[str,
     Args:
         params: From `read_preprocessing`.
         sizes: (width, height) in pixels; None for the largest square of one view.
+
     Raises:
         EdgekitError: an edge is no multiple of a token's pixels, or the tokens are more or fewer than one view has.
     """

@@ -62,6 +62,7 @@ def read_preprocessing(folder: Path) -> dict[str, Any]:
     Returns:
         resample, tile (pixels), canvases ([height, width] in pixels), per_side (a tile's tokens each way), max_tiles,
         rescale_factor, mean, std.
+
     Raises:
         CheckpointError: a setting that is none, or that the model contradicts.
     """
@@ -157,6 +158,7 @@ def preprocess(images: list[Image.Image], params: dict[str, Any]) -> Pixels:
     Args:
         images: Any mode and size.
         params: From `read_preprocessing`.
+
     Returns:
         values (M, 3, H, W); a grid is the picture's own (height, width) in pixels.
     """
@@ -230,6 +232,7 @@ def pack(features: NDArray[np.float32], grids: list[Grid], params: dict[str, Any
         features: (M, N, D), the last token of each tile the newline.
         grids: Of the pictures, in order.
         params: canvases, tile, per_side and max_tiles are looked at.
+
     Returns:
         (K, D).
     """
@@ -282,6 +285,7 @@ def split(model: PreTrainedModel, sizes: Sequence[Size] | None = None) -> Split:
     Args:
         model: Loaded.
         sizes: None; tiles have one size.
+
     Raises:
         EdgekitError: sizes were chosen.
         CheckpointError: the configuration takes several layers' features, or leaves a token out.

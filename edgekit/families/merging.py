@@ -34,6 +34,7 @@ def by_bucket(grids: Mapping[str, Grid | None], pixels: Pixels) -> Iterator[tupl
     Args:
         grids: Of each bucket; None where a bucket takes tiles, all pictures' at once.
         pixels: Of all pictures.
+
     Raises:
         DataError: a picture's grid has no bucket.
     """
@@ -65,6 +66,7 @@ def gather(
         parts: Of each run.
         inputs: The decoder's, which name further outputs in their order.
         pack: The family's, of these grids: from the features of all tiles (M, N, D) to (K, D).
+
     Raises:
         CheckpointError: the encoder gives fewer outputs than that.
     """

@@ -50,6 +50,7 @@ def read_preprocessing(folder: Path) -> dict[str, Any]:
     Returns:
         resample, do_resize, min_pixels and max_pixels (area of a resized picture), patch and temporal_patch (pixels
         and frames), merge (patches per token, each way), rescale_factor, mean, std, image_token_id.
+
     Raises:
         CheckpointError: a setting that is none, or that the model contradicts.
     """
@@ -137,9 +138,11 @@ def preprocess(images: list[Image.Image], params: dict[str, Any]) -> Pixels:
     Args:
         images: Any mode and size.
         params: From `read_preprocessing`.
+
     Returns:
         values (patches of all pictures, 3 * temporal_patch * patch * patch); a grid is (frames, rows, columns) of
         patches.
+
     Raises:
         DataError: a picture of more than 200 : 1, or of no whole blocks where none is resized.
     """
@@ -201,6 +204,7 @@ def fix_sizes(params: dict[str, Any], sizes: Sequence[Size] | None) -> dict[str,
     Args:
         params: From `read_preprocessing`.
         sizes: (width, height) in pixels; None for one square of DEFAULT_EDGE, or the nearest the model takes.
+
     Raises:
         EdgekitError: an edge is no multiple of the block of merged patches, or the area is out of the model's range.
     """
@@ -294,6 +298,7 @@ def mmproj(config: Mapping[str, Any], params: dict[str, Any]) -> MmProj:
     Args:
         config: config.json, every default filled in.
         params: From `read_preprocessing`.
+
     Raises:
         CheckpointError: windows that it does not know.
     """

@@ -52,6 +52,7 @@ def check_tensors(components: Mapping[str, Component], declared: Mapping[str, De
     Args:
         components: Of the manifest.
         declared: By the names of components.
+
     Raises:
         BundleError: they do not; the fields that differ are named.
     """
@@ -69,6 +70,7 @@ def check_numbers(manifest: Manifest, found: Mapping[str, int]) -> None:
     Args:
         manifest: Of the bundle.
         found: By the field's dotted path; `UpTo` for one that may be less.
+
     Raises:
         BundleError: they are not; the fields that differ are named.
     """

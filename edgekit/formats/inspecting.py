@@ -18,6 +18,7 @@ def inspect(folder: Path, *, tokens: int | None = None, verify: bool = True) -> 
         folder: Of either.
         tokens: In the cache when a token is decoded; those of one picture and QUESTION_TOKENS by default.
         verify: Hash a bundle's files first.
+
     Raises:
         EdgekitError: neither, damaged, or what reads it is not installed.
     """

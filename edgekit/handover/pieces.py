@@ -131,6 +131,7 @@ class Pieces:
 
         Args:
             messages: A system text or none, then turns of user and assistant, the user's last.
+
         Raises:
             DataError: another order, or what `refused` names.
         """

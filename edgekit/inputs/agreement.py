@@ -42,6 +42,7 @@ def compare_inputs(
         processor: Of the checkpoint, for an export's picture sizes.
         official: From `load_processor`, of the same folder.
         prompts: Messages and pictures.
+
     Returns:
         inputs: how many prompts, and odd_pictures: how many of them; prompt_ids_equal: share of prompts with the same
         ids, where a prompt that both refuse counts as equal; pixel_max_abs: largest difference of pixels, infinite for

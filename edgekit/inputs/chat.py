@@ -163,6 +163,7 @@ def render(
         messages: Roles and contents.
         special: Special tokens the template may name, such as bos_token.
         generation_prompt: Open the assistant's turn.
+
     Raises:
         DataError: the template refuses these messages, or does more than one may.
     """

@@ -210,6 +210,7 @@ def read_image_settings(folder: Path, classes: Sequence[str]) -> Settings:
     Args:
         folder: Hugging Face folder or bundle.
         classes: Image processors that the family's own preprocessing is equal to.
+
     Raises:
         CheckpointError: none, of another class, or one that leaves pictures in their mode.
     """
@@ -240,6 +241,7 @@ def read_normalisation(settings: Settings, mean: Sequence[float], std: Sequence[
     Args:
         settings: From `read_image_settings`.
         mean, std: What the processor's class takes where the settings are silent.
+
     Raises:
         CheckpointError: a factor or a standard deviation of 0, or no numbers.
     """

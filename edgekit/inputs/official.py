@@ -173,6 +173,7 @@ def official_inputs(processor: Any, messages: list[Message], images: Sequence[Im
         processor: From `load_processor`.
         messages: Roles and contents.
         images: In order.
+
     Raises:
         DataError: it refuses these messages or pictures.
     """

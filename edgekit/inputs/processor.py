@@ -60,6 +60,7 @@ class Processor:
         Args:
             folder: Of either.
             prepared: A bundle's folder that is not sealed yet.
+
         Raises:
             CheckpointError: files missing, damaged, or of an unknown family.
         """
@@ -151,6 +152,7 @@ class Processor:
         Args:
             preprocessing: Of its manifest. Before schema 4 no order was recorded: columns first, as Pillow had it
                 up to 12.1.
+
         Raises:
             EdgekitError: as `for_sizes`.
         """
@@ -194,6 +196,7 @@ def check_image_token(folder: Path, config: dict[str, Any], token_to_id: Callabl
         folder: Of a checkpoint or a bundle.
         config: Its config.json.
         token_to_id: The tokenizer's.
+
     Raises:
         CheckpointError: it is another one.
     """

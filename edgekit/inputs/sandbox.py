@@ -82,6 +82,7 @@ def run(render: Callable[..., str], given: dict[str, Any]) -> str:
     Args:
         render: Of a template of `Sandbox`.
         given: What it may name.
+
     Raises:
         Exhausted: it does too much.
     """

@@ -49,6 +49,7 @@ class PromptTokenizer:
         Args:
             text: Placeholders expanded.
             adds_special: Whether the processor lets the tokenizer put its beginning before a prompt that has none.
+
         Raises:
             DataError: it is cut, and a part of a picture with it; or the tokenizer cannot take it.
         """
@@ -100,6 +101,7 @@ def read_tokenizer(folder: Path, *, prepared: bool = False) -> PromptTokenizer:
     Args:
         folder: Of either.
         prepared: A bundle's folder that is not sealed yet.
+
     Raises:
         CheckpointError: missing, damaged, or set to what no prompt can be prepared by.
     """

@@ -19,6 +19,7 @@ def pick(choice: Choice, dataset: str | None, key: str) -> str:
         choice: One name, or data set -> name.
         dataset: A sample's field `dataset`; None when it has none.
         key: The recipe's key, for messages.
+
     Raises:
         DataError: the mapping names neither this data set nor a default.
     """

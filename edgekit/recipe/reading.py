@@ -36,6 +36,7 @@ def load_recipe(
         overrides: Dotted key -> YAML text, as `--set trainer.steps=200` gives them.
         base: Look for models and data too; relative names of models start from there.
         kept: It was checked when its run began, perhaps by an older edgekit: only its shape is looked at.
+
     Raises:
         RecipeError: not there, no YAML, or problems, all of them listed with their lines.
     """

@@ -148,6 +148,7 @@ def add_rows(folder: Path, rows: Sequence[Row]) -> Report:
     Args:
         folder: Of the report.
         rows: With an `origin`.
+
     Raises:
         DataError: no report there, or a file of it cannot be read.
         EdgekitError: as `read_report`.

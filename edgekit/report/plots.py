@@ -43,6 +43,7 @@ def lines(
         panels: Label of the y axis -> name -> line.
         title, xlabel: Texts.
         marks: Name -> x of a dashed upright line.
+
     Raises:
         MissingExtraError: matplotlib is not installed.
     """
@@ -71,6 +72,7 @@ def intervals(path: Path, rows: Mapping[str, tuple[float, float, float]], *, tit
         path: File to write, SVG or PNG.
         rows: Name -> (value, low, high).
         title, xlabel: Texts.
+
     Raises:
         MissingExtraError: matplotlib is not installed.
     """

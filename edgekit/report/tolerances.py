@@ -47,6 +47,7 @@ def random_bars_of(precision: str, target: str = "") -> Mapping[str, float]:
     Args:
         precision: Common name.
         target: As for `bars_of`.
+
     Raises:
         EdgekitError: none are declared.
     """

@@ -105,6 +105,7 @@ def wait_ready(read: Read, timeouts: Timeouts) -> None:
     Args:
         read: Its lines.
         timeouts: Of which `start` counts.
+
     Raises:
         GaveUpError, EndedError: it does not.
     """
@@ -125,8 +126,10 @@ def wait_reply(read: Read, number: int, do: str, timeouts: Timeouts) -> Any:
         read: The worker's lines.
         number, do: Of the request.
         timeouts: By phase.
+
     Returns:
         What it gives.
+
     Raises:
         RefusedError: it could not be done.
         GaveUpError: a limit was reached, or rubbish came.

@@ -26,6 +26,7 @@ def room_for(path: Path, least: int, most: int) -> Iterator[None]:
         path: A file or folder that need not be there yet.
         least: Bytes that it takes for certain.
         most: Bytes that it may take while it is made.
+
     Raises:
         NoSpaceError: there is less than `least`, or it ran out.
     """

@@ -79,8 +79,10 @@ class Apart:
             module, function: Where it is.
             limit_s: Seconds until the process is ended.
             arguments: JSON values.
+
         Returns:
             What it returns, by way of JSON.
+
         Raises:
             ProcessDied: the process ended before it answered, took too long, or what it answered is no answer.
             EdgekitError: the function's own, of its own class.

@@ -11,8 +11,10 @@ def lock(descriptor: int, *, wait: bool = False) -> bool:
     Args:
         descriptor: It stays the caller's.
         wait: Until whoever has it lets it go.
+
     Returns:
         Whether; False where another has it.
+
     Raises:
         OSError: its file system knows no locks.
     """

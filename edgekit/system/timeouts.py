@@ -53,6 +53,7 @@ def changed(timeouts: Timeouts, given: Iterable[str]) -> Timeouts:
     Args:
         timeouts: Those that hold where nothing is said.
         given: `PHASE=TIME` each, such as `load=10m`.
+
     Raises:
         EdgekitError: no phase, or no time above 0.
     """

@@ -67,6 +67,7 @@ def _from_npm(package: str, has: str) -> Path:
     Args:
         package: Name and version.
         has: A file of it.
+
     Raises:
         Missing: no npm, or no network.
     """

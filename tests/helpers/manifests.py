@@ -18,6 +18,7 @@ def reseal(folder: Path, change: Callable[[dict[str, Any]], None] = lambda _: No
     Args:
         folder: The bundle; files that are gone leave the list.
         change: Of the manifest as JSON.
+
     Returns:
         The folder.
     """

@@ -53,8 +53,10 @@ def score_answer(choice: Choice, prediction: str, sample: Sample) -> float:
         choice: `data.scoring` of a recipe.
         prediction: What a model said.
         sample: The question with its references.
+
     Returns:
         A score in [0, 1].
+
     Raises:
         DataError: no metric is chosen for this data set.
         EdgekitError: no such metric.

@@ -51,6 +51,7 @@ def letter_of(text: str, choices: Mapping[str, str]) -> str | None:
     Args:
         text: For example "B", "(b)", "B) cat", "The answer is B", or an option's own text.
         choices: Letter -> text; empty when they are not known.
+
     Returns:
         A capital letter, one of `choices` where there are any; None when no letter is named, or more than one option.
     """

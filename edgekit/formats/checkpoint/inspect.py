@@ -33,6 +33,7 @@ def inspect(folder: Path, tokens: int | None) -> Inspection:
     Args:
         folder: Hugging Face folder of a known family.
         tokens: In the cache.
+
     Raises:
         CheckpointError: not there, damaged, or of a family edgekit does not know.
     """

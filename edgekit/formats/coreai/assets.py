@@ -44,6 +44,7 @@ def check_asset(path: Path) -> None:
 
     Args:
         path: The .aimodel folder.
+
     Raises:
         BundleError: it is no asset, or of a version that this runtime does not know.
     """
@@ -101,6 +102,7 @@ class Runner:
         Args:
             threads: OMP_NUM_THREADS of the process; Core AI's own runtime on Linux has no such setting.
             load_limit_s, run_limit_s: Seconds for one asset to be compiled and loaded, and for one run.
+
         Raises:
             MissingExtraError: coreai is not installed.
         """
@@ -127,6 +129,7 @@ class Runner:
 
         Args:
             path: The .aimodel folder.
+
         Raises:
             BundleError: it is no asset, of another version, or Core AI refuses it or breaks down.
         """
@@ -140,6 +143,7 @@ class Runner:
         Args:
             name: What to call it.
             path: The .aimodel folder.
+
         Raises:
             BundleError: it is no asset, of another version, or Core AI refuses it or breaks down.
         """
@@ -157,8 +161,10 @@ class Runner:
             name: As given to `load`.
             inputs: By name; integers as int32, the only ones Core AI takes.
             states: Names of kept arrays.
+
         Returns:
             Its outputs by name.
+
         Raises:
             BundleError: Core AI refuses the inputs, breaks down, or takes too long.
         """
@@ -242,6 +248,7 @@ class Assets:
             folder: The bundle's.
             components: Of its manifest; each file is the program in an asset.
             runner: Where they run.
+
         Raises:
             BundleError: an asset does not load, or is not the one that the manifest describes.
         """
@@ -288,6 +295,7 @@ class Assets:
             embeds: (1, T, D).
             start: Tokens in the states that are kept, P.
             given: The decoder's extra inputs by name; positions of one axis must count on from P.
+
         Raises:
             DataError: P + T is more than the states hold.
         """

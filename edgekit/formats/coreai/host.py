@@ -101,8 +101,10 @@ def signature(path: Path) -> dict[str, list[list[str]]]:
 
     Args:
         path: Its `main.mlirb`.
+
     Returns:
         inputs and outputs: [name, type as the program has it, such as `tensor<1x?x96xf16>`] each.
+
     Raises:
         ValueError: there is no such function.
     """

@@ -60,6 +60,7 @@ class Programs:
             components: Of the bundle.
             open_function: Loads one.
             metadata: Of the package that holds the decoder.
+
         Raises:
             BundleError: the metadata lack what the decoder is called by.
         """
@@ -98,6 +99,7 @@ class Programs:
         Args:
             embeds: Of any number of tokens; they go in pieces where the package takes some lengths only.
             given: The decoder's extra inputs for them, by name.
+
         Raises:
             DataError: they do not fit into the cache.
         """

@@ -264,6 +264,7 @@ def xnnpack_graph(data: bytes) -> dict[str, Any]:
 
     Args:
         data: What a program holds for the delegate.
+
     Raises:
         BundleError: it is no such graph.
     """

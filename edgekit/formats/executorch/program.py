@@ -62,6 +62,7 @@ def rehearse(path: Path, sha256: str, methods: Sequence[str], cache: Path | None
         sha256: Of the file.
         methods: Those that will be run.
         cache: Where the answer is kept; the user's cache folder by default.
+
     Raises:
         BundleError: it does not load, takes too long, or ends its process.
     """
@@ -109,6 +110,7 @@ class Program:
         Args:
             path: The .pte.
             threads: Of the pool that all programs of this process share.
+
         Raises:
             BundleError: ExecuTorch refuses it.
         """
@@ -162,8 +164,10 @@ class Program:
         Args:
             name: Of the method.
             arrays: Its inputs.
+
         Returns:
             Its outputs, tensors as arrays.
+
         Raises:
             BundleError: there is no such method, or it fails.
         """

@@ -73,6 +73,7 @@ class LlamaModules:
             positions: (T,), or (3, T) with M-RoPE.
             features: Of its pictures.
             image_token_id: The placeholder; without features it is a word like others.
+
         Returns:
             The logits (V,) that follow.
         """

@@ -75,8 +75,10 @@ class LlamaProcess:
         Args:
             verb: Method of `edgekit.formats.gguf.worker.Worker`.
             arrays, head: What it takes.
+
         Returns:
             Its reply.
+
         Raises:
             BundleError: the library refuses, or its process ended; the library's last lines are in it.
         """
@@ -169,6 +171,7 @@ class LlamaModel:
             image_tokens: Least and most tokens of a picture, where mtmd is not to go by its own.
             extra_bufts: Let llama.cpp repack weights for this processor.
             watch: For `pixels` only; pictures are not encoded then.
+
         Raises:
             BundleError: llama.cpp does not load them.
         """
@@ -212,6 +215,7 @@ class LlamaModel:
             token, position: The first, and where it stands.
             limit: How many to append at most.
             ends: Tokens that end it when they come.
+
         Yields:
             Each best token, not appended yet, and the milliseconds of its step; NOT_FINITE for logits that are not.
             When the iterator is closed, what was appended behind the last token that was taken is forgotten.
@@ -270,6 +274,7 @@ class LlamaModel:
             text: With `<__media__>` where a picture stands.
             pictures: (H, W, 3) each, of any size.
             evaluate: Append it to the cache.
+
         Returns:
             Ids, -1 for a picture's; the position after them and the logits (V,) that follow, if evaluated.
         """

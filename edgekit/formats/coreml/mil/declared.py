@@ -25,6 +25,7 @@ def check_programs(packages: Packages, components: Mapping[str, Component]) -> N
     Args:
         packages: Of the bundle.
         components: Of the manifest.
+
     Raises:
         BundleError: they are not, or a function is missing.
     """

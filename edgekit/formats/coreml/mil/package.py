@@ -112,8 +112,10 @@ class Function:
             inputs: An array for each input; integers and floats are converted where no value changes its kind.
             state: From `make_state`, this function's or another one's with the same states; written to. A function
                 with states and none given starts from zeros.
+
         Returns:
             An array for each output; a classifier's label and dictionary as they are.
+
         Raises:
             EdgekitError: an input is missing, unknown, or of the wrong shape or type, or an operation fails.
         """
@@ -206,6 +208,7 @@ class Package:
             keep: What becomes of compressed weights, a word of KEEP: "dense" decompresses each once, when its function
                 is loaded; "stored" whenever it is used, most of them a few rows at a time; "auto" the first 16 MiB
                 once and the others whenever they are used. The results are the same.
+
         Raises:
             MissingExtraError: coremltools is not installed.
             BundleError: not a whole package with an ML Program of a known version.

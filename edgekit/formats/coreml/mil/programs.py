@@ -35,6 +35,7 @@ def open_programs(
         folder: The bundle's.
         components: Of its manifest.
         packages: Those of `checked_packages`; opened anew where they are not given, and not compared with a manifest.
+
     Raises:
         MissingExtraError: coremltools is not installed.
         BundleError: a package that is not whole, or not of a known version.

@@ -101,6 +101,7 @@ def unpacked(packed: NDArray[np.uint8], bits: int, count: int, signed: bool = Fa
         bits: 1, 2, 3, 4, 6 or 8.
         count: How many values; what is left over is padding.
         signed: Two's complement.
+
     Returns:
         uint8, or int8 if signed, (count,).
     """
@@ -151,6 +152,7 @@ def value_of(message: Any, blob: Blob) -> Any:
     Args:
         message: The protobuf message.
         blob: Reads (file name, offset, type, shape) from a weight file.
+
     Raises:
         EdgekitError: a kind of value that is not known here.
     """

@@ -200,6 +200,7 @@ def non_maximum_suppression(
     Args:
         boxes: Centre, width and height: (n, 4, B), in iOS 15's layout (n, B, 4).
         scores: (n, K, B), in iOS 15's layout (n, B, K).
+
     Returns:
         boxes, scores and indices of the kept ones, padded to max_boxes with zeros and indices with -1; in iOS 15's
         layout also how many there are.

@@ -25,6 +25,7 @@ def linear(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
         x: (..., I).
         weight: (O, I).
         bias: (O,).
+
     Returns:
         (..., O).
     """
