@@ -31,6 +31,7 @@ from edgekit.inputs.processor import Inputs
 
 ONE_FILE = 2**31 - 2**20  # protobuf's bound, with room for the graph itself
 OUTSIDE = 1024  # bytes; smaller tensors stay in the graph
+STACK_TRACE = "pkg.torch.onnx.stack_trace"  # of each node: source lines with the paths of the machine that exported it
 ANSWER = 8  # tokens of the reference's own answer that calibration sees behind each prompt
 # Inputs are rounded to int8 too. Measured on a layer of 960 x 2560, one AVX-512 thread: 36 us a token against 114 us at
 # level 0, 1.6 ms against 4.5 ms for 64 tokens, and the same relative error of the product, 0.0495: int4's own.
@@ -134,7 +135,7 @@ def name_shards(folder: Path) -> None:
 
 
 def save(model: Any, path: Path, *, beside: bool = False) -> list[Path]:
-    """Write an onnx_ir model: one file, or a graph and files of weights below ONE_FILE each.
+    """Write an onnx_ir model: one file, or a graph and files of weights below ONE_FILE each; without STACK_TRACE.
 
     Args:
         model: Its weights may be replaced by references to those files.
@@ -147,6 +148,8 @@ def save(model: Any, path: Path, *, beside: bool = False) -> list[Path]:
     import onnx_ir
     from onnx_ir.external_data import convert_tensors_to_external
 
+    for node in (*model.graph.all_nodes(), *(node for one in model.functions.values() for node in one.all_nodes())):
+        node.metadata_props.pop(STACK_TRACE, None)
     values = [value for value in model.graph.initializers.values() if value.const_value is not None]
     inside = [value for value in values if not isinstance(value.const_value, onnx_ir.ExternalTensor)]
     if not beside and sum(value.const_value.nbytes for value in inside) < ONE_FILE:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from exporting import export_checkpoint
+from exporting import export_checkpoint, of_this_machine
 from PIL import Image
 from tracing import traced_once
 
@@ -150,6 +150,7 @@ def _holds(target: str, family: str, precision: str, checkpoint: Path, tmp_path:
     assert parity is not None and parity["samples"] == 6 and parity["questions"] == "given"
     assert parity["baked_vision_max_abs"] < 5e-5 and parity["baked_logits_max_abs"] < 5e-5
     assert all(check["held"] for check in judge(parity, random_bars_of(precision, target)).values()), parity
+    assert of_this_machine(bundle.folder, checkpoint) == []
     compare_insides(inspect(bundle.folder, tokens=50), inspect(checkpoint, tokens=50))
     theirs = RUNTIMES.load("pytorch").open_session(checkpoint, 1)
     ours = RUNTIMES.load(runtime_for(bundle.folder)).open_session(bundle.folder, 1)

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from exporting import export_checkpoint
+from exporting import export_checkpoint, of_this_machine
 from onnx_graphs import Decoder
 from tracing import traced_once
 
@@ -54,6 +54,7 @@ def test_contract(target: str, precision: str, tiny_checkpoint: Path, tmp_path: 
     moved = tmp_path / "moved"
     (tmp_path / "b").rename(moved)
     assert Bundle.load(moved).hash == bundle.hash
+    assert of_this_machine(moved, tiny_checkpoint) == []
 
 
 def test_the_manifest_says_which_tokens_end_an_answer(tiny_bundle: Path, tiny_checkpoint: Path) -> None:
