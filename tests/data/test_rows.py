@@ -216,6 +216,16 @@ def test_what_is_no_data(spec: str) -> None:
         open_data(spec)
 
 
+@pytest.mark.parametrize("spec", ["", "  "])
+def test_nothing_is_not_the_current_folder(spec: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "cat").mkdir()
+    Image.new("RGB", (4, 4)).save(tmp_path / "cat" / "a.png")
+    monkeypatch.chdir(tmp_path)
+    assert [row.answer for row in open_data(".") if isinstance(row, Sample)] == ["cat"]
+    with pytest.raises(DataError, match="No data at"):
+        open_data(spec)
+
+
 def test_a_file_of_another_kind_is_told_from_a_missing_one(tmp_path: Path) -> None:
     (tmp_path / "q.csv").write_text("a,b\n")
     with pytest.raises(DataError, match="It exists, but is neither"):
