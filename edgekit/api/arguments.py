@@ -74,7 +74,9 @@ def check_fields(settings: Any) -> None:
 
 
 def path(value: PathLike, name: str) -> Path:
-    """A file or folder."""
+    """A file or folder; an empty text is none, and not the current folder."""
+    if isinstance(value, str) and not value.strip():
+        raise wrong(name, value, "a path")
     if isinstance(value, (str, os.PathLike)) and isinstance(os.fspath(value), str):
         return Path(value)
     raise wrong(name, value, "a path as text or Path")

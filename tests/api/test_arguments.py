@@ -226,6 +226,8 @@ WRONG: list[tuple[Callable[..., Any], dict[str, Any], str]] = [
     (api.app, {"bundle": 3, "out": "x"}, "bundle"), (api.app, {"bundle": "x", "out": 3}, "out"),
     (api.app, {"bundle": "x", "out": "x", "platforms": 3}, "platforms"),
     (api.inspect, {"source": 3}, "source"), (api.data_check, {"spec": 3}, "spec"),
+    (api.data_check, {"spec": ""}, "spec"), (api.data_show, {"spec": " "}, "spec"),
+    (bench, {"bundles": [], "data": ""}, "data"),
     (api.data_check, {"spec": "x", "closed_answers": 3}, "closed_answers"),
     (api.data_show, {"spec": "x", "count": "n"}, "count"),
     (api.devices, {"addresses": 3}, "addresses"), (api.parse_overrides, {"items": 3}, "items"),
