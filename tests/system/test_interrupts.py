@@ -15,7 +15,8 @@ import pytest
 HEAD = """
 import hashlib, subprocess, sys, threading, time
 from pathlib import Path
-from edgekit import cli, files, interrupts
+from edgekit import cli, files
+from edgekit.system import interrupts
 def busy():  # in C, deaf to signals, for minutes; "ready" is said by a thread that can run only once that has begun
     begin = threading.Event()
     threading.Thread(target=lambda: begin.wait() and print("ready", flush=True), daemon=True).start()
