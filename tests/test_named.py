@@ -1,4 +1,4 @@
-"""What texts name exists: imports in the scripts that tests start and in the documentation, and files of the repository."""
+"""What texts name exists: imports in scripts that tests start and in the documentation, and files of the project."""
 
 from __future__ import annotations
 
