@@ -65,6 +65,8 @@ class Cache:
     head_dim: int
     in_place: bool = False
     """The decoder takes one buffer as past and as present, longer than what is in it, and appends to it."""
+    rewinds: bool = True
+    """Its last tokens can be forgotten; else another text begins with an empty cache."""
 
 
 @dataclass(frozen=True)

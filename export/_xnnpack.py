@@ -8,6 +8,8 @@ What XNNPACK's partitioner leaves out today (executorch 1.4.1), and what stands 
     attention over the cache                      ExecuTorch's own custom_sdpa and update_cache, which read and write
                                                   the cache in place; the mask is never built
     GELU by tanh (taken, and 6e-4 off when it is)    a product with a sigmoid
+    gated short convolution                       three linear layers for its three inputs, which need no slice, and the
+                                                  convolution over the kernel's reach of the buffer before them
     attention of the vision encoder               two products of batches and a softmax, without the rows that
                                                   torch's own attention guards against being masked whole
 
@@ -58,6 +60,8 @@ def _replace_parts(module: nn.Module) -> None:
             setattr(module, name, layer(child))
         elif type(child).__name__ == "GELUTanh" or (isinstance(child, nn.GELU) and child.approximate == "tanh"):
             setattr(module, name, gelu())
+        elif type(child).__name__.endswith("ShortConv"):
+            setattr(module, name, _short_convolution(child))
         else:
             _replace_parts(child)
 
@@ -104,6 +108,44 @@ def _parts() -> tuple[Any, Any, Any]:
             return hidden * torch.sigmoid(hidden * (hidden * hidden * self.cubic + self.linear))
 
     return Rms, Layer, GeluTanh
+
+
+def _short_convolution(layer: Any) -> nn.Module:
+    """A gated short convolution over a cache with `with_context`, free of slices of a free size.
+
+    Source: Lfm2ShortConv of transformers.
+    """
+    from torch import nn
+    from torch.nn.functional import conv1d
+
+    class ShortConvolution(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer_idx, self.conv, self.out_proj = layer.layer_idx, layer.conv, layer.out_proj
+            self.before, self.after, self.inputs = (_rows(layer.in_proj, third, 3) for third in range(3))
+
+        def forward(self, hidden_states: Tensor, past_key_values: Any, **_: Any) -> Any:
+            gated = (self.before(hidden_states) * self.inputs(hidden_states)).transpose(1, 2)
+            whole = past_key_values.with_context(gated, self.layer_idx)
+            mixed = conv1d(whole, self.conv.weight, self.conv.bias, groups=self.conv.groups).transpose(1, 2)
+            return self.out_proj(self.after(hidden_states) * mixed)
+
+    return ShortConvolution()
+
+
+def _rows(linear: Any, part: int, parts: int) -> nn.Module:
+    """A linear layer of one of equal parts of another one's outputs."""
+    from torch import nn
+
+    rows = linear.out_features // parts
+    made, chosen = (
+        nn.Linear(linear.in_features, rows, bias=linear.bias is not None),
+        slice(part * rows, part * rows + rows),
+    )
+    made.weight = nn.Parameter(linear.weight.detach()[chosen], requires_grad=False)
+    if linear.bias is not None:
+        made.bias = nn.Parameter(linear.bias.detach()[chosen], requires_grad=False)
+    return made
 
 
 def _mean_of(weight: Tensor) -> Any:
@@ -203,16 +245,26 @@ def cached_decoder(split: Split, context: int) -> nn.Module:
     check: Any = torch._check
 
     class BufferCache(Cache):
-        """Keys and values (1, S, H, D_head) per layer, written in place from `start` on."""
+        """The states of each layer: keys and values (1, S, H, D_head), written in place from `start` on, and others."""
 
-        def __init__(self, keys: list[Tensor], values: list[Tensor], start: Any) -> None:
+        def __init__(self, held: dict[tuple[int, str], Tensor], start: Any, going_on: Tensor) -> None:
             super().__init__(layers=[])
-            self.keys, self.values, self.start = keys, values, start
+            self.held, self.start, self.going_on = held, start, going_on
 
         def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any) -> Any:
-            torch.ops.llama.update_cache(key_states.transpose(1, 2), self.keys[layer_idx], self.start)
-            torch.ops.llama.update_cache(value_states.transpose(1, 2), self.values[layer_idx], self.start)
-            return self.keys[layer_idx], self.values[layer_idx]
+            key, value = (self.held[layer_idx, kind] for kind in ("key", "value"))
+            torch.ops.llama.update_cache(key_states.transpose(1, 2), key, self.start)
+            torch.ops.llama.update_cache(value_states.transpose(1, 2), value, self.start)
+            return key, value
+
+        def with_context(self, new: Tensor, layer_idx: int) -> Tensor:
+            """Inputs (1, D, T) of a convolution behind the last ones of before, so many as its kernel reaches back."""
+            state = self.held[layer_idx, "conv"]
+            # A text begins at place 0, whatever the buffer still holds of another; it may be NaN.
+            past = torch.where(self.going_on, state, torch.zeros(()))
+            whole = torch.cat([past[..., 1:], new], dim=-1)
+            state.copy_(whole[..., -state.shape[-1] :])
+            return whole
 
         def get_seq_length(self, layer_idx: int = 0) -> int:
             """Nothing of this module's forward may depend on it: positions are given, no mask is built."""
@@ -234,25 +286,23 @@ def cached_decoder(split: Split, context: int) -> nn.Module:
             super().__init__()
             self.text: Any = rewritten(split.text, CACHED)
             self.text.lm_head = LastToken(self.text.lm_head)
-            for layer in range(split.layers):
-                for name in ("keys", "values"):
-                    empty = torch.zeros(1, context, split.kv_heads, split.head_dim)
-                    self.register_buffer(f"{name}_{layer}", empty, persistent=False)
+            for state in split.states:
+                shape = state.sized(context)
+                shape = (shape[0], shape[2], shape[1], shape[3]) if state.grows else shape  # as update_cache has it
+                self.register_buffer(f"{state.kind}_{state.layer}", torch.zeros(shape), persistent=False)
 
         def forward(self, inputs_embeds: Tensor, start_pos: Tensor, *more: Tensor) -> Any:
             tokens = inputs_embeds.shape[1]
             start: Any = start_pos[0].item()
             for holds in (start >= 0, start < context, start + tokens <= context):
                 check(holds)
-            keys, values = (
-                [getattr(self, f"{name}_{layer}") for layer in range(split.layers)] for name in ("keys", "values")
-            )
+            held = {(one.layer, one.kind): getattr(self, f"{one.kind}_{one.layer}") for one in split.states}
             for part in self.text.modules():
                 if hasattr(part, "layer_idx"):
                     part.edgekit_start = start
             given = list(more)
             positions = given.pop(0) if split.position_axes > 1 else torch.arange(tokens).unsqueeze(0) + start_pos
-            cache = BufferCache(keys, values, start)
+            cache = BufferCache(held, start, start_pos > 0)
             return self.text(inputs_embeds, None, positions, cache, *given)
 
     return Decoder().eval()

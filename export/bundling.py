@@ -203,6 +203,7 @@ def export_checkpoint(
                 split.kv_heads,
                 split.head_dim,
                 chosen.in_place(components["text_decoder"], split),
+                all(state.rewinds for state in split.states),
             ),
             vocab_size=split.vocab_size,
             student_sha256=student,

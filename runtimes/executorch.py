@@ -132,6 +132,8 @@ class ExecutorchSession(BundleSession):
 
     def rewind(self, length: int) -> int:
         """Go back: what lies behind the position is never read, and the next prefill says its positions."""
+        if not self.manifest.cache.rewinds:
+            return 0
         self._length = length
         return length
 
@@ -160,10 +162,12 @@ def answer_by_runner(folder: Path, messages: list[Message], images: list[Image],
     """
     bundle = Bundle.load(folder)
     manifest = bundle.manifest
-    if len(manifest.components["text_decoder"].inputs) > 2 or "vision_encoder" not in manifest.components:
+    encoder = manifest.components.get("vision_encoder")
+    if len(manifest.components["text_decoder"].inputs) > 2 or encoder is None or len(encoder.inputs[0].shape) != 4:
         raise BundleError(
             f"ExecuTorch's C++ runner cannot run {folder}.",
-            why=f"It passes a decoder embeddings and where they begin, and {manifest.family} needs more.",
+            why="It passes a decoder embeddings and where they begin, and an encoder pictures (3, H, W) of one size; "
+            f"{manifest.family} needs more.",
             fix="Run it with edgekit:  edgekit run BUNDLE",
         )
     import torch

@@ -83,6 +83,7 @@ SLOW = {
     ("onnx", "internvl", "int8"), ("onnx", "gemma3", "int8"), ("onnx", "gemma3", "fp32"), ("onnx", "lfm2_vl", "int4"),
     ("onnx", "llava_onevision", "int8"),
     ("executorch", "internvl", "int4"), ("executorch", "qwen3_vl", "int8"),
+    ("executorch", "lfm2_vl", "fp32"), ("executorch", "lfm2_vl", "int4"),
     ("executorch", "smolvlm", "int8-static"), ("executorch", "qwen2_5_vl", "fp32"),
     ("gguf", "qwen2_5_vl", "fp32"), ("gguf", "internvl", "fp16"), ("gguf", "smolvlm", "bf16"),
     ("gguf", "qwen3_vl", "int8"), ("gguf", "internvl", "q6_k"), ("gguf", "qwen2_5_vl", "q5_k_m"),
@@ -101,7 +102,7 @@ def row(target: str, family: str, precision: str) -> Any:
 ROWS = [row("onnx", family, precision) for family in FAMILIES for precision in PRECISIONS]
 ROWS += [
     row("executorch", family, precision)
-    for family in ("smolvlm", "internvl", "qwen2_5_vl", "qwen3_vl")
+    for family in ("smolvlm", "internvl", "qwen2_5_vl", "qwen3_vl", "lfm2_vl")
     for precision in ("fp32", "int8", "int8-static", "int4")
 ]
 ROWS += [row("gguf", family, precision) for family in GGUF for precision in gguf.PRECISIONS]
@@ -285,7 +286,7 @@ def test_states_are_part_of_the_cache(tiny_of: Maker) -> None:
     assert (other - rest).abs().max() > 1e-2
 
 
-@pytest.mark.parametrize("family", ["gemma3", "lfm2_vl", "llava_onevision"])
+@pytest.mark.parametrize("family", ["gemma3", "llava_onevision"])
 def test_targets_that_would_get_it_wrong_refuse(family: str, tiny_of: Maker, tmp_path: Path) -> None:
     with pytest.raises(EdgekitError, match="Target 'executorch' cannot hold this model") as caught:
         export_checkpoint(tiny_of(family), "executorch", "fp32", tmp_path / "b")

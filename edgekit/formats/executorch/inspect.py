@@ -31,7 +31,8 @@ XNNPACK = {
 }  # fmt: skip
 PRODUCTS = ("FullyConnected", "Conv2d", "DepthwiseConv2d", "ConvTranspose2d")
 PREFIX = "xnn_datatype_"
-LOOK_UP, APPEND = "aten::embedding", "llama::update_cache"
+LOOK_UP, APPEND, REPLACE = "aten::embedding", "llama::update_cache", "aten::copy_"
+CONVOLUTION = "inputs of convolution"
 
 
 def read(bundle: Bundle) -> dict[str, Part]:
@@ -54,6 +55,8 @@ def read(bundle: Bundle) -> dict[str, Part]:
         with _damage_named(component.file, name):
             parts[name] = _part(name, method)
     for state in parts["text_decoder"].states:
+        if CONVOLUTION in state.name:
+            continue
         _, _, heads, width = state.shape if len(state.shape) == 4 else (0, 0, 0, 0)
         check_numbers(bundle.manifest, {"cache.kv_heads": int(heads), "cache.head_dim": int(width)})
     return parts
@@ -147,9 +150,12 @@ def _kernel(name: str, method: Method, call: Any) -> None:
     method.apart[kind] += 1
     if kind == APPEND:
         cache = method.tensor(call.args[1])
-        layer, which = divmod(len(method.states), 2)
+        layer, which = divmod(sum(CONVOLUTION not in state.name for state in method.states), 2)
         title = f"{('keys', 'values')[which]} of layer {layer}"
         method.states.append(State(title, SCALARS[cache.scalar_type], tuple(cache.sizes)))
+    elif kind == REPLACE and (held := method.tensor(call.args[0])) is not None:
+        number = sum(CONVOLUTION in state.name for state in method.states)
+        method.states.append(State(f"{CONVOLUTION} {number}", SCALARS[held.scalar_type], tuple(held.sizes)))
     for at, index in enumerate(call.args):
         _given(name, method, index, kind if at == 0 else "")
 

@@ -13,7 +13,7 @@ export interface ModelFile {
   buckets: Record<string, { component: string; grid: number[] | null; tokens: number }>;
   preprocessing: Preprocessing;
   text: { image_token_id: number; eos_token_ids: number[]; [more: string]: unknown };
-  cache: { layers: number; kv_heads: number; head_dim: number; in_place?: boolean };
+  cache: { layers: number; kv_heads: number; head_dim: number; in_place?: boolean; rewinds?: boolean };
   vocab_size: number;
   position_axes: number;
   deepstack: number;

@@ -149,5 +149,5 @@ public final class ModuleEngine: Engine {
         modules.reset()
     }
 
-    public func rewind(_ length: Int) -> Int { modules.rewind(length) }
+    public func rewind(_ length: Int) -> Int { bundle.rewinds ? modules.rewind(length) : 0 }
 }

@@ -48,6 +48,7 @@ public struct ModelBundle: Sendable {
     public let imageToken: Int
     public let ends: Set<Int>
     public let appendsInPlace: Bool
+    public let rewinds: Bool
     public let vocabSize: Int
     public let positionAxes: Int
     public let deepstack: Int
@@ -91,6 +92,7 @@ public struct ModelBundle: Sendable {
         imageToken = try number(json["text"]["image_token_id"], "text.image_token_id")
         ends = Set(json["text"]["eos_token_ids"].ints ?? [])
         appendsInPlace = json["cache"]["in_place"].bool ?? false
+        rewinds = json["cache"]["rewinds"].bool ?? true
         vocabSize = try number(json["vocab_size"], "vocab_size")
         positionAxes = json["position_axes"].int ?? 1
         deepstack = json["deepstack"].int ?? 0

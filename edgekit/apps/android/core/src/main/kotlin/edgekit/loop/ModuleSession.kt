@@ -121,7 +121,7 @@ class ModuleSession(private val preparing: Preparing, private val runtime: Runti
         runtime.reset()
     }
 
-    override fun rewind(length: Int) = runtime.rewind(length)
+    override fun rewind(length: Int) = if (manifest.cache.flag("rewinds", true)) runtime.rewind(length) else 0
 
     override fun close() = runtime.close()
 }

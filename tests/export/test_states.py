@@ -1,0 +1,92 @@
+"""States that are no keys and values, on each target that holds them: LFM2-VL's short convolutions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from exporting import export_checkpoint
+from numpy.typing import NDArray
+from PIL import Image
+
+from edgekit.checkpoint.folder import load_model
+from edgekit.export import TARGETS
+from edgekit.formats.inspecting import inspect
+from edgekit.inputs.chat import question
+from edgekit.runtimes import RUNTIMES, runtime_for
+from edgekit.runtimes.generate import Chat, answer
+
+Maker = Callable[..., Path]
+HOLDING = ["onnx", *(pytest.param(target, marks=pytest.mark.slow) for target in ("executorch",))]
+
+
+@pytest.fixture(scope="module", params=HOLDING)
+def bundle(request: pytest.FixtureRequest, tiny_of: Maker, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    target = request.param
+    if any(find_spec(package) is None for package in TARGETS.load(target).packages):
+        pytest.skip(f"{target} is not installed: pip install 'edgekit[{TARGETS.load(target).extra}]'")
+    precision = "fp32"
+    out = tmp_path_factory.mktemp(target) / "b"
+    return export_checkpoint(tiny_of("lfm2_vl"), target, precision, out, sizes=[(96, 64)], prompts=2).folder
+
+
+def in_chunks(session: Any, ids: NDArray[np.int64], sizes: list[int]) -> NDArray[np.float32]:
+    """The logits (V,) that follow a text given in pieces."""
+    session.reset()
+    start, logits = 0, None
+    for size in sizes:
+        places = np.arange(start, start + size)[None]
+        logits = session.decode(session.embed(ids[:, start : start + size]), {"position_ids": places})
+        start += size
+    assert logits is not None and start == ids.shape[1]
+    return np.array(logits)
+
+
+def test_a_text_in_pieces_is_the_text(bundle: Path, tiny_of: Maker) -> None:
+    """Whole, in pieces shorter and longer than a kernel, and token by token; as PyTorch's own model has it."""
+    import torch
+
+    session = RUNTIMES.load(runtime_for(bundle)).open_session(bundle, 1)
+    ids = np.random.default_rng(0).integers(5, 60, (1, 11))
+    model: Any = load_model(tiny_of("lfm2_vl"))
+    with torch.no_grad():
+        wanted = model(input_ids=torch.from_numpy(ids)).logits[0, -1].numpy()
+    for sizes in ([11], [5, 6], [1, 2, 1, 7], [10, 1], [1] * 11):
+        np.testing.assert_allclose(in_chunks(session, ids, sizes), wanted, atol=2e-5, err_msg=str(sizes))
+    session.close()
+
+
+def test_nothing_is_left_of_the_text_before(bundle: Path) -> None:
+    session = RUNTIMES.load(runtime_for(bundle)).open_session(bundle, 1)
+    ids = np.random.default_rng(1).integers(5, 60, (1, 6))
+    fresh = in_chunks(session, ids, [6])
+    lost = np.full((1, 4, session.embed(ids).shape[-1]), np.nan, np.float32)
+    assert np.isnan(session.decode(lost, {"position_ids": np.arange(6, 10)[None]})).all()
+    in_chunks(session, ids[:, ::-1], [2, 4])
+    np.testing.assert_array_equal(in_chunks(session, ids, [6]), fresh)
+    session.close()
+
+
+def test_a_conversation_is_prefilled_anew(bundle: Path) -> None:
+    """States of convolutions cannot go back: a second turn keeps nothing, and answers as if asked at once."""
+    session = RUNTIMES.load(runtime_for(bundle)).open_session(bundle, 1)
+    chat = Chat(session, max_new_tokens=4)
+    picture = Image.fromarray(np.random.default_rng(2).integers(0, 256, (60, 90, 3), dtype=np.uint8))
+    first = chat.say("what?", [picture])
+    second = chat.say("and then?")
+    assert second.timings.cached_tokens == 0
+    messages = [*question("what?"), {"role": "assistant", "content": first.text.strip()}, *question("and then?", 0)]
+    assert second.token_ids == answer(session, messages, [picture], max_new_tokens=4).token_ids
+    assert session.rewind(2) == 0
+    session.close()
+
+
+def test_states_are_inspected(bundle: Path) -> None:
+    """Where the program keeps them: two convolutions, a key and a value."""
+    found = inspect(bundle, tokens=10).components["text_decoder"].states
+    names = [name for group in found for name in group.names]
+    assert (sum("conv" in name for name in names), len(names)) == (2, 4)
