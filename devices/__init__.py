@@ -7,7 +7,7 @@ docs/devices.md shows one whole.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -177,6 +177,7 @@ class Device:
         guests: Of where devices come to by themselves.
         options: Of its addresses, and what they mean.
         predict: (bundle, address) -> what can honestly be said without the device.
+        models: Of places that name a model to predict, not a device at hand; None where every place may be predicted.
     """
 
     reach: Callable[[Address], tuple[bool, str]]
@@ -185,6 +186,11 @@ class Device:
     guests: Callable[[Address], AbstractContextManager[Guests]] | None = None
     options: Mapping[str, str] = field(default_factory=dict)
     predict: Callable[[Path, Address], Sequence[Prediction]] | None = None
+    models: Callable[[], Collection[str]] | None = None
+
+    def can_predict(self, address: Address) -> bool:
+        """Whether something can be said of what is at an address, without it."""
+        return self.predict is not None and (self.models is None or address.place in self.models())
 
 
 DEVICES: Registry[Device] = Registry("edgekit.devices", "device", "Device", "DEVICE", frozenset({"predict"}))

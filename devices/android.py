@@ -16,6 +16,7 @@ import secrets
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -24,6 +25,7 @@ import numpy as np
 from edgekit.bundle import Bundle
 from edgekit.devices import ROW, SAMPLES, Address, Device, _adb
 from edgekit.devices._adb import Adb, AdbError
+from edgekit.devices.predict import models_of, predict_kind
 from edgekit.errors import EdgekitError
 from edgekit.files import tree_files, write_json, write_text
 
@@ -366,4 +368,10 @@ def perf_test(out: str) -> dict[str, Any]:
     }
 
 
-DEVICE = Device(reach, timer=connect, options=OPTIONS)
+DEVICE = Device(
+    reach,
+    timer=connect,
+    options=OPTIONS,
+    predict=partial(predict_kind, "android"),
+    models=partial(models_of, "android"),
+)

@@ -13,24 +13,19 @@ files; where what reads them is not installed, only the memory is said.
 
 from __future__ import annotations
 
-import itertools
-import math
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from edgekit.bundle import Bundle
 from edgekit.devices import Address
+from edgekit.devices._catalogue import Figure, Phone, catalog
 from edgekit.errors import EdgekitError, MissingExtraError
+from edgekit.formats.coreml.programs import DECODE
 from edgekit.formats.counting import Load, prompt_tokens
 from edgekit.formats.inspecting import inspect_bundle
+from edgekit.manifest import Manifest
 from edgekit.report.prediction import Estimate, Fit, Prediction
 
-if TYPE_CHECKING:
-    from edgekit.yaml_text import Document
-
-CATALOG = Path(__file__).parent / "catalog"
 Range = tuple[float, float, float]
 """Low, middle, high."""
 
@@ -39,30 +34,6 @@ RUNTIME_BYTES = (40e6, 100e6, 250e6)  # an app and its runtime
 ROOM_TOKENS = 1024  # of cache behind the prompt
 CALL_MS = (0.1, 0.5, 3.0)
 """A call of a runtime. An assumption: no published figure was found. It matters below some 10 ms a token."""
-
-
-@dataclass(frozen=True)
-class Figure:
-    """One published number."""
-
-    value: float
-    source: str
-    note: str = ""
-
-
-@dataclass(frozen=True)
-class Phone:
-    """A device of the catalogue; None for what was not found published."""
-
-    name: str
-    kind: str
-    chip: str
-    year: int
-    memory_gb: Figure | None = None
-    app_limit_gb: Figure | None = None
-    app_limit_entitled_gb: Figure | None = None
-    bandwidth_gb_s: Figure | None = None
-    gpu_tflops: Figure | None = None
 
 
 @dataclass(frozen=True)
@@ -86,6 +57,19 @@ Qwen3-VL-2B int8 at 33 tokens/s (1.72 GB a token), 0.52 for LFM2.5-VL-450M at 11
 Gemma-4-E2B at 39 and 27 (1.2 GB, if 4 bits). Compute: a TTFT of 6 s at 211 tokens of that Qwen comes to 0.04 of the
 GPU's peak; that good matrix kernels reach 0.45 is an assumption; the middle is their geometric mean."""
 
+CYCLE_OPERATIONS = 64
+"""Of a core in a cycle, the unit that shares of a CPU are told in: one SMMLA of Arm, 2 x 8 by 8 x 2 int8. Cores with
+several such units could do more, so a share may be above 1; none that was published is."""
+CPU_SHARES = Shares(compute=(0.504, 0.504, 0.504), bandwidth=(0.641, 0.641, 0.641), form=FORM)
+"""What llama.cpp reached on a Galaxy S25 with SmolVLM2-2.2B q8_0 and Qwen3-VL-2B q4_0 (`_published.fit`). The range is
+FORM's; docs/prediction.md shows it against the published rows that were held out."""
+CPU_CHECKED = ("Snapdragon 8 Elite", "Snapdragon 8 Elite Gen 5")
+"""Chips with published rows."""
+CPU_SHARES_ELSEWHERE = Shares(compute=(0.25, 0.504, 0.8), bandwidth=(0.4, 0.641, 0.8), form=FORM)
+"""On other chips' cores the same middle; how far they are from these is an assumption, as no row was found."""
+INTEGER_BITS = 9.0
+"""Weights of so few bits are multiplied as int8, which is what CYCLE_OPERATIONS counts."""
+
 
 @dataclass(frozen=True)
 class Work:
@@ -97,91 +81,49 @@ class Work:
     decode: Load | None
     weight_bytes: float
     cache_bytes: float
+    bits: float | None = None
+    """Of a weight of the decoder."""
     missing: str = ""
     """Why it cannot be told."""
 
 
-@cache
-def catalog() -> dict[str, Phone]:
-    """Every device of the catalogue by its file's name, oldest first."""
-    found = {path.stem: read_phone_file(path) for path in CATALOG.glob("*.yaml")}
-    return dict(sorted(found.items(), key=lambda item: (item[1].year, item[1].name)))
-
-
-def read_phone_file(path: Path) -> Phone:
-    """A device from its file.
-
-    Raises:
-        EdgekitError: as `read_phone`, every problem with its line.
-    """
-    from edgekit.yaml_text import read_yaml_file
-
-    return _phone(read_yaml_file(path, "the device file", EdgekitError), str(path))
-
-
-def read_phone(value: Any) -> Phone:
-    """A device from its YAML value.
-
-    Raises:
-        EdgekitError: not valid; every number needs the source that it was read from.
-    """
-    from edgekit.yaml_text import Document
-
-    return _phone(Document(value), "A device of the catalogue")
-
-
-def _phone(document: Document, source: str) -> Phone:
-    from edgekit import schema
-
-    problems: list[str] = []
-    phone = schema.read(Phone, document.value, problems)
-    if phone is not None:
-        problems = _phone_problems(phone)
-    problems = document.all_problems(problems)
-    if phone is None or problems:
-        raise EdgekitError(f"{source} is not valid.", why="\n".join(problems))
-    return phone
-
-
-def _phone_problems(phone: Phone) -> list[str]:
-    """Numbers that cannot be, or have no source, and limits that are above what they are of."""
-    problems = []
-    for name, figure in vars(phone).items():
-        if not isinstance(figure, Figure):
-            continue
-        if not (math.isfinite(figure.value) and figure.value > 0 and figure.source.startswith("https://")):
-            problems.append(f"{name}: {phone.name} needs a positive value and the https address of its source")
-    rising = [
-        (name, figure)
-        for name in ("app_limit_gb", "app_limit_entitled_gb", "memory_gb")
-        if (figure := getattr(phone, name)) is not None
-    ]
-    for (name, figure), (above, other) in itertools.pairwise(rising):
-        if figure.value > other.value:
-            problems.append(f"{name}: {figure.value:g} is above {above}, {other.value:g}")
-    return problems
-
-
 def work_of(bundle: Bundle) -> Work:
-    """What a bundle has to do for a prompt of one picture and a question, and for each token after it."""
+    """What a bundle has to do for a prompt of one image and a question, and for each token after it."""
     prompt, weights = prompt_tokens(bundle.manifest), float(bundle.size_bytes)
     try:
         found = inspect_bundle(bundle, tokens=prompt)
     except MissingExtraError as error:
         cached = bundle.manifest.cache
         row = 2 * cached.layers * cached.kv_heads * cached.head_dim * 2  # float16, as most have it
-        return Work(prompt, None, None, None, weights, row * (prompt + ROOM_TOKENS), error.what)
+        return Work(prompt, None, None, None, weights, row * (prompt + ROOM_TOKENS), missing=error.what)
     token, image, row = found.per_token, found.per_image, found.cache_bytes_per_token
-    products = token.flops - token.attention_flops
+    products, head = token.flops - token.attention_flops, head_operations(bundle.manifest)
+    decoder = found.components.get("text_decoder") or found.components[DECODE]
     return Work(
         prompt,
         None if image is None else Load(image.flops, image.bytes_moved),
         # Each token of a prompt looks at those before it: half of them on average.
-        Load((products + token.attention_flops / 2) * prompt, token.weight_bytes + row * prompt),
+        Load((products - head + token.attention_flops / 2) * prompt + head, token.weight_bytes + row * prompt),
         Load(token.flops, token.bytes_moved),
         weights,
         row * (prompt + ROOM_TOKENS),
+        decoder.bits_per_weight,
     )
+
+
+def head_operations(manifest: Manifest) -> float:
+    """Of the decoder's head on one token, where only the last token of a prompt goes through it; 0 elsewhere."""
+    decoder = manifest.components["text_decoder"]
+    logits = next((spec.shape for spec in decoder.outputs if spec.name == "logits"), ())
+    width = next((spec.shape[-1] for spec in decoder.inputs if spec.name == "inputs_embeds"), None)
+    if len(logits) != 3 or logits[1] != 1 or not isinstance(width, int) or not isinstance(logits[2], int):
+        return 0.0
+    return 2.0 * width * logits[2]
+
+
+def cpu_tops(ghz: Figure) -> float:
+    """Peak of a phone's cores, one SMMLA in each cycle of each."""
+    return ghz.value * CYCLE_OPERATIONS / 1000
 
 
 def milliseconds(load: Load, tflops: float, bandwidth_gb_s: float, shares: Shares) -> Estimate:
@@ -232,22 +174,39 @@ def memory_fit(needed: Estimate, phone: Phone) -> tuple[Fit, str]:
     return "tight", "the most it may need is above what an app gets"
 
 
-def predict_on(bundle: Bundle, phone: Phone, shares: Shares = PHONE_SHARES) -> Prediction:
+def predicted_times(work: Work, phone: Phone, shares: Shares | None) -> tuple[dict[str, Estimate], list[str]]:
+    """Milliseconds of image, prefill and decode, as far as they can be told, and why the rest cannot."""
+    if phone.bandwidth_gb_s is None:
+        return {}, ["no times: its memory bandwidth was not found published"]
+    if phone.gpu_tflops is None and phone.cpu_ghz is None:
+        return {}, ["no times: its operations per second were not found published"]
+    if work.decode is None:
+        return {}, [f"no times: {work.missing}"]
+    loads, notes = {"image": work.image, "prefill": work.prefill, "decode": work.decode}, []
+    if phone.gpu_tflops is not None:
+        tops, shares = phone.gpu_tflops.value, shares or PHONE_SHARES
+    else:
+        assert phone.cpu_ghz is not None
+        checked = phone.chip in CPU_CHECKED
+        tops, shares = cpu_tops(phone.cpu_ghz), shares or (CPU_SHARES if checked else CPU_SHARES_ELSEWHERE)
+        notes.append("on its CPU: the shares are llama.cpp's with q8_0 and q4_0, other runtimes were not checked")
+        if not checked:
+            notes.append(f"of the {phone.chip} no published row was found, so the range is an assumption")
+        loads["image"] = None
+        notes.append("no time of an image: no published row tells one of a phone's CPU")
+        if work.bits is None or work.bits > INTEGER_BITS:
+            loads["prefill"] = None
+            notes.append("no time of a prompt: no published row tells how fast floats are multiplied there")
+    peaks = tops, phone.bandwidth_gb_s.value
+    return {name: milliseconds(load, *peaks, shares) for name, load in loads.items() if load is not None}, notes
+
+
+def predict_on(bundle: Bundle, phone: Phone, shares: Shares | None = None) -> Prediction:
     """What a bundle is expected to do on a device of the catalogue."""
     work = work_of(bundle)
     needed = memory_needed(work)
     fit, why = memory_fit(needed, phone)
-    notes = [why]
-    times: dict[str, Estimate] = {}
-    if phone.gpu_tflops is None or phone.bandwidth_gb_s is None:
-        missing = "operations per second" if phone.gpu_tflops is None else "memory bandwidth"
-        notes.append(f"no times: its {missing} was not found published")
-    elif work.decode is None:
-        notes.append(f"no times: {work.missing}")
-    else:
-        loads = {"image": work.image, "prefill": work.prefill, "decode": work.decode}
-        peaks = phone.gpu_tflops.value, phone.bandwidth_gb_s.value
-        times = {name: milliseconds(load, *peaks, shares) for name, load in loads.items() if load is not None}
+    times, notes = predicted_times(work, phone, shares)
     sources = {figure.source for figure in vars(phone).values() if isinstance(figure, Figure)}
     return Prediction(
         bundle=bundle.hash,
@@ -263,7 +222,7 @@ def predict_on(bundle: Bundle, phone: Phone, shares: Shares = PHONE_SHARES) -> P
         ttft_ms=plus(times["image"], times["prefill"]) if {"image", "prefill"} <= set(times) else None,
         decode_tokens_per_s=per_second(1, times["decode"]) if "decode" in times else None,
         prompt_tokens=work.prompt_tokens,
-        notes=(*notes, f"figures of {phone.name}: {', '.join(sorted(sources))}"),
+        notes=(why, *notes, f"figures of {phone.name}: {', '.join(sorted(sources))}"),
     )
 
 
@@ -271,19 +230,23 @@ def _bytes(figure: Figure | None) -> int | None:
     return None if figure is None else round(figure.value * 1e9)
 
 
+def models_of(kind: str) -> dict[str, Phone]:
+    """Those of the catalogue, by the name of their file."""
+    return {name: phone for name, phone in catalog().items() if phone.kind == kind}
+
+
 def predict_kind(kind: str, folder: Path, address: Address) -> list[Prediction]:
     """Predictions of a bundle on every device of a kind, or on one model.
 
     Args:
-        kind: iphone, ipad or mac.
+        kind: iphone, ipad, mac or android.
         folder: The bundle.
         address: Its place names a file of the catalogue; "" for all of the kind.
 
     Raises:
         EdgekitError: no such model.
     """
-    model = address.place
-    models = {name: phone for name, phone in catalog().items() if phone.kind == kind}
+    model, models = address.place, models_of(kind)
     if model and model not in models:
         raise EdgekitError(f"The catalogue has no {kind} {model!r}.", fix=f"There are: {', '.join(models) or 'none'}.")
     bundle = Bundle.load(folder, verify=False)

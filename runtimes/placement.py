@@ -72,7 +72,7 @@ def place_at(address: Address) -> Iterator[Place]:
         yield Place(address)
         return
     device = DEVICES.load(address.device)
-    if device.predict is not None:
+    if device.can_predict(address):
         ready, missing = device.reach(address)
         if not ready:
             yield Place(address, missing=missing)

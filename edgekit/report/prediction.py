@@ -46,8 +46,8 @@ class Prediction:
     """What is missing, and where the device's figures come from."""
 
 
-COLUMNS = ("bundle", "device", "memory", "app limit", "fit", "image ms", "TTFT ms", "decode tok/s")
-ORDER = ("fit", "TTFT ms", "decode tok/s", "memory", "app limit", "device", "image ms")
+COLUMNS = ("bundle", "device", "memory", "app limit", "fit", "image ms", "prefill tok/s", "TTFT ms", "decode tok/s")
+ORDER = ("fit", "TTFT ms", "decode tok/s", "prefill tok/s", "memory", "app limit", "device", "image ms")
 """By importance, for a narrow terminal."""
 
 FOOTNOTES = (
@@ -77,6 +77,7 @@ def _cells(one: Prediction) -> list[str]:
         " / ".join(f"{limit / 1e9:.1f} GB" for limit in limits if limit is not None) or "not published",
         one.memory_fit,
         _range(one.image_encode_ms),
+        _range(one.prefill_tokens_per_s),
         _range(one.ttft_ms),
         _range(one.decode_tokens_per_s),
     ]

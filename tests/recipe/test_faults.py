@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from edgekit import api
 from edgekit.cli import build
 from edgekit.devices import parse_address
-from edgekit.devices.predict import read_phone_file
+from edgekit.devices._catalogue import read_phone_file
 from edgekit.errors import EdgekitError, RecipeError
 from edgekit.recipe.checks import _UNUSABLE, SCHEDULES
 from edgekit.recipe.model import Recipe
