@@ -291,7 +291,7 @@ def metadata(split: Split, folder: Path) -> dict[str, Any]:
     """
     config = read_optional_json(folder / "config.json")
     mean, std = from_unit(family_of(str(config["model_type"])).read_preprocessing(folder))
-    plain = split.position_axes == 1 and not split.features
+    plain = split.position_axes == 1 and not split.features and split.pack is None
     assets = {"main": ASSETS["text_decoder"], "embedding": ASSETS["token_embedding"]}
     for bucket in split.vision:
         assets["vision" + (f"_{bucket}" if bucket else "")] = asset_name(vision_name(bucket))
@@ -346,4 +346,5 @@ TARGET = Target(
     hosts=("Linux", "Darwin"),
     runtimes=("coreai",),
     write=write,
+    knows=frozenset({"pack"}),
 )

@@ -306,4 +306,5 @@ TARGET = Target(
     options=OPTIONS,
     plan=plan,
     label=label,
+    knows=frozenset({"pack"}),
 )

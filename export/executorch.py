@@ -314,5 +314,5 @@ TARGET = Target(
     hosts=("Linux", "Darwin"),
     runtimes=("executorch",),
     write=write,
-    knows=frozenset({"conv"}),
+    knows=frozenset({"conv", "pack"}),
 )

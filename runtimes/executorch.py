@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from edgekit.bundle import Bundle
 from edgekit.errors import BundleError, ContextError, MissingExtraError
-from edgekit.families import Grid
+from edgekit.families import FAMILIES, Grid
 from edgekit.families.decoding import Given
 from edgekit.formats.declared import check_numbers, check_tensors
 from edgekit.formats.executorch.program import Program, load_custom_ops
@@ -162,12 +162,13 @@ def answer_by_runner(folder: Path, messages: list[Message], images: list[Image],
     """
     bundle = Bundle.load(folder)
     manifest = bundle.manifest
-    encoder = manifest.components.get("vision_encoder")
-    if len(manifest.components["text_decoder"].inputs) > 2 or encoder is None or len(encoder.inputs[0].shape) != 4:
+    encoder, packs = manifest.components.get("vision_encoder"), FAMILIES.load(manifest.family).pack is not None
+    more = len(manifest.components["text_decoder"].inputs) > 2
+    if more or packs or encoder is None or len(encoder.inputs[0].shape) != 4:
         raise BundleError(
             f"ExecuTorch's C++ runner cannot run {folder}.",
-            why="It passes a decoder embeddings and where they begin, and an encoder pictures (3, H, W) of one size; "
-            f"{manifest.family} needs more.",
+            why="It passes a decoder embeddings and where they begin, an encoder pictures (3, H, W) of one size, and its "
+            f"features on as they are; {manifest.family} needs more.",
             fix="Run it with edgekit:  edgekit run BUNDLE",
         )
     import torch

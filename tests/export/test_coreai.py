@@ -187,6 +187,7 @@ def test_an_asset_is_the_compressed_module(precision: str, part: str, tmp_path: 
     [
         ("smolvlm", "vlm", ["vision.aimodel"]),
         ("internvl", "vlm", ["vision.aimodel"]),
+        ("llava_onevision", "edgekit-vlm", ["vision.aimodel"]),
         ("qwen2_5_vl", "edgekit-vlm", ["vision_84x56.aimodel", "vision_28x112.aimodel"]),
         ("qwen3_vl", "edgekit-vlm", ["vision_96x64.aimodel", "vision_32x128.aimodel"]),
     ],

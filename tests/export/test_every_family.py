@@ -22,7 +22,7 @@ from edgekit.data import ImageRef, Sample
 from edgekit.demo.tiny import MID
 from edgekit.errors import CheckpointError, DataError, EdgekitError
 from edgekit.export import TARGETS, coreai, gguf
-from edgekit.export.bundling import baked_against_original
+from edgekit.export.bundling import _check_needs, baked_against_original
 from edgekit.export.genai import check_genai
 from edgekit.export.parity import empty_cache
 from edgekit.families import Pixels, Size, family_of, qwen3_vl
@@ -90,6 +90,7 @@ SLOW = {
     ("coreai", "internvl", "fp16"), ("coreai", "qwen3_vl", "int8"), ("coreai", "smolvlm", "int4"),
     ("coreai", "qwen2_5_vl", "pal8"),
     ("gguf", "qwen3_vl", "q4_k_m-imatrix"), ("gguf", "internvl", "int4"), ("gguf", "qwen2_5_vl", "iq4_nl"),
+    ("executorch", "llava_onevision", "fp32"), ("coreai", "llava_onevision", "int8"),
 }  # fmt: skip
 
 
@@ -102,11 +103,11 @@ def row(target: str, family: str, precision: str) -> Any:
 ROWS = [row("onnx", family, precision) for family in FAMILIES for precision in PRECISIONS]
 ROWS += [
     row("executorch", family, precision)
-    for family in ("smolvlm", "internvl", "qwen2_5_vl", "qwen3_vl", "lfm2_vl")
+    for family in (*GGUF, "lfm2_vl", "llava_onevision")
     for precision in ("fp32", "int8", "int8-static", "int4")
 ]
 ROWS += [row("gguf", family, precision) for family in GGUF for precision in gguf.PRECISIONS]
-ROWS += [row("coreai", family, precision) for family in GGUF for precision in coreai.PRECISIONS]
+ROWS += [row("coreai", family, precision) for family in (*GGUF, "llava_onevision") for precision in coreai.PRECISIONS]
 
 
 def compare_insides(ours: Inspection, theirs: Inspection) -> None:
@@ -286,13 +287,16 @@ def test_states_are_part_of_the_cache(tiny_of: Maker) -> None:
     assert (other - rest).abs().max() > 1e-2
 
 
-@pytest.mark.parametrize("family", ["gemma3", "llava_onevision"])
-def test_targets_that_would_get_it_wrong_refuse(family: str, tiny_of: Maker, tmp_path: Path) -> None:
-    with pytest.raises(EdgekitError, match="Target 'executorch' cannot hold this model") as caught:
-        export_checkpoint(tiny_of(family), "executorch", "fp32", tmp_path / "b")
-    assert "Targets that can: onnx" in str(caught.value) and list(tmp_path.iterdir()) == []
+@pytest.mark.parametrize("family", ["gemma3", "lfm2_vl", "llava_onevision"])
+def test_targets_that_would_get_it_wrong_refuse(family: str, tiny_of: Maker) -> None:
+    split = family_of(family).split(load_model(tiny_of(family)))
+    knowing_none = replace(TARGETS.load("gguf"), knows=frozenset())
+    with pytest.raises(EdgekitError, match="Target 'gguf' cannot hold this model") as caught:
+        _check_needs(knowing_none, split)
+    (about,) = split.needs().values()
+    assert about in str(caught.value) and "onnx" in str(caught.value).rpartition("Targets that can: ")[2]
     with pytest.raises(EdgekitError, match="onnxruntime-genai cannot run this family"):
-        check_genai(family_of(family).split(load_model(tiny_of(family))))
+        check_genai(split)
 
 
 # ------------------------------------------------------------------------------------------------------- picture sizes

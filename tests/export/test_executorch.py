@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from exporting import export_checkpoint
 from manifests import reseal
+from PIL import Image
 
 from edgekit.bundle import Bundle
 from edgekit.checkpoint.folder import load_model, resolve_checkpoint
@@ -26,7 +27,8 @@ from edgekit.export._executorch_precision import int8_rows, quantise
 from edgekit.export.bundling import drawn_samples
 from edgekit.inputs.chat import question
 from edgekit.runtimes import RUNTIMES
-from edgekit.runtimes.executorch import in_turn
+from edgekit.runtimes import executorch as runtime
+from edgekit.runtimes.executorch import answer_by_runner, in_turn
 from edgekit.runtimes.generate import answer, follow
 from edgekit.runtimes.verify import verify_bundle
 
@@ -102,6 +104,14 @@ def test_the_runners_own_loop_answers_the_same(bundle: Bundle, tmp_path: Path) -
 
 
 @needs_executorch
+def test_the_runner_is_given_no_tiles_that_it_would_have_to_pack(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtime, "FAMILIES", SimpleNamespace(load=lambda name: SimpleNamespace(pack=lambda: None)))
+    with pytest.raises(BundleError, match="its features on as they are; idefics3 needs more"):
+        answer_by_runner(bundle.folder, question("what?", 1), [Image.new("RGB", (8, 8))], 2)
+
+
 def test_what_the_runners_ask_for(bundle: Bundle) -> None:
     from edgekit.formats.executorch.program import Program
 
