@@ -151,17 +151,17 @@ class Chat:
         Raises:
             EdgekitError: the turn cannot be answered; the conversation is as it was before.
         """
-        messages, pictures = [*self.messages, *question(text, len(images))], [*self.images, *images]
+        messages, shown = [*self.messages, *question(text, len(images))], [*self.images, *images]
         held, self._held = self._held, _Held()  # a turn that breaks off leaves a cache that cannot be trusted
         stream = TextStream(self._session.decode_text, self._stops)
         with exhausted("answer"):
-            start = _Start(self._session, messages, pictures, held)
+            start = _Start(self._session, messages, shown, held)
             choice = _choice(self._session, start, self._max, self._choose, self._generation)
             said = _go_on(self._session, start, self._max, choice, stream, None, on_text)
         # The last token was chosen, and never fed.
-        self._held = _Held([*start.ids, *said.token_ids[:-1]], len(start.ids), len(pictures))
+        self._held = _Held([*start.ids, *said.token_ids[:-1]], len(start.ids), len(shown))
         reply = {"role": "assistant", "content": [{"type": "text", "text": said.text}]}
-        self.messages, self.images = [*messages, reply], pictures
+        self.messages, self.images = [*messages, reply], shown
         return said
 
 

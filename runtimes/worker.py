@@ -151,8 +151,8 @@ class Worker:
 
     def speed(self, kind: str, tokens: int) -> dict[str, Any]:
         """One repetition of a speed test."""
-        picture = next((image.open() for image in self._first.images), None) if self._first is not None else None
-        return speed.run_once(self._ready, kind, tokens, picture)
+        shown = next((image.open() for image in self._first.images), None) if self._first is not None else None
+        return speed.run_once(self._ready, kind, tokens, shown)
 
     def sustain(self, seconds: float, points: int) -> list[dict[str, float]]:
         """Answer without a pause."""
@@ -182,10 +182,10 @@ class Worker:
 
     def answer(self, prompt: str, images: list[str], max_new_tokens: int, generation: Mode) -> dict[str, Any]:
         """Answer a prompt about picture files."""
-        pictures = [upright(ImageRef(path=Path(path)).open()) for path in images]
+        opened = [upright(ImageRef(path=Path(path)).open()) for path in images]
         settings = generation_of(self._ready, generation)
-        asked = question(prompt, len(pictures))
-        said = answer(self._ready, asked, pictures, max_new_tokens=max_new_tokens, generation=settings)
+        asked = question(prompt, len(opened))
+        said = answer(self._ready, asked, opened, max_new_tokens=max_new_tokens, generation=settings)
         self._check()
         return {
             "generation": as_dict(settings, generation),

@@ -29,7 +29,7 @@ SIZES = [(56, 56), (500, 37), (37, 500), (1, 1), (1, 190), (113, 111), (640, 480
 Maker = Callable[..., Path]
 
 
-def picture(size: tuple[int, int], mode: str = "RGB", seed: int = 0) -> Image.Image:
+def an_image(size: tuple[int, int], mode: str = "RGB", seed: int = 0) -> Image.Image:
     rng = np.random.default_rng(seed)
     noise = Image.fromarray(rng.integers(0, 256, (size[1], size[0], 4), dtype=np.uint8), "RGBA")
     return noise.convert(mode)
@@ -75,8 +75,8 @@ def test_pixels_and_prompts_equal_the_hugging_face_processor(
 ) -> None:
     folder = tiny_of(name)
     theirs, ours = official(folder, monkeypatch), Processor.load(folder)
-    cases = [[picture(size)] for size in SIZES] + [[picture((40, 30), mode)] for mode in MODES]
-    cases += [[picture((200, 90)), picture((30, 80), seed=1)], []]
+    cases = [[an_image(size)] for size in SIZES] + [[an_image((40, 30), mode)] for mode in MODES]
+    cases += [[an_image((200, 90)), an_image((30, 80), seed=1)], []]
     seen = set()
     for images in cases:
         messages = question("what is there?", len(images))
@@ -105,8 +105,8 @@ def test_pixels_at_the_hubs_own_sizes(name: str) -> None:
     settings: dict[str, Any] = old if name == "qwen2_5_vl" else new
     theirs = Qwen2VLImageProcessorPil(**settings)
     for size in [(2500, 1300), (1, 1), (31, 57), (3000, 20)]:
-        expected = theirs([picture(size)], return_tensors="np")
-        got = FAMILIES.load(name).preprocess([picture(size)], read(settings, qwen2_5_vl))
+        expected = theirs([an_image(size)], return_tensors="np")
+        got = FAMILIES.load(name).preprocess([an_image(size)], read(settings, qwen2_5_vl))
         np.testing.assert_array_equal(got.values, expected["pixel_values"])
         assert got.grids == [tuple(row) for row in expected["image_grid_thw"]]
 
@@ -137,24 +137,24 @@ def test_internvl_settings(settings: dict[str, Any]) -> None:
     given = {"size": {"height": 28, "width": 28}, "max_patches": 6, **settings}
     theirs = GotOcr2ImageProcessorPil(**given)
     for size in [(28, 28), (90, 30), (56, 56), (57, 56), (1, 1), (300, 220), (17, 300)]:
-        expected = theirs([picture(size)], crop_to_patches=True, return_tensors="np")
-        got = internvl.preprocess([picture(size)], read(given, internvl))
+        expected = theirs([an_image(size)], crop_to_patches=True, return_tensors="np")
+        got = internvl.preprocess([an_image(size)], read(given, internvl))
         np.testing.assert_array_equal(got.values, expected["pixel_values"])
         assert got.grids == [(int(expected["num_patches"][0]),)]
 
 
 def test_a_picture_too_long_is_a_clear_error(tiny_of: Maker) -> None:
     processor = Processor.load(tiny_of("qwen2_5_vl"))
-    processor.encode(question("q"), [picture((200, 1))])
+    processor.encode(question("q"), [an_image((200, 1))])
     with pytest.raises(DataError, match="201 x 1 pixels is too long"):
-        processor.encode(question("q"), [picture((201, 1))])
+        processor.encode(question("q"), [an_image((201, 1))])
 
 
 @pytest.mark.parametrize("name", ALL)
 def test_an_image_token_in_a_question_is_refused(tiny_of: Maker, name: str) -> None:
     token = PLACES.get(name, "<image>")
     with pytest.raises(DataError, match="does not have one image part for each of its 1 images"):
-        Processor.load(tiny_of(name)).encode(question(f"what is {token}?"), [picture((8, 8))])
+        Processor.load(tiny_of(name)).encode(question(f"what is {token}?"), [an_image((8, 8))])
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -178,10 +178,10 @@ def test_lfm2_vl_equals_the_hugging_face_processor(tiny_of: Maker) -> None:
     folder = tiny_of("lfm2_vl")
     theirs: Any = AutoProcessor.from_pretrained(folder, local_files_only=True)
     ours = Processor.load(folder)
-    cases = [[picture(size)] for size in SIZES] + [[picture((40, 30), mode)] for mode in MODES]
+    cases = [[an_image(size)] for size in SIZES] + [[an_image((40, 30), mode)] for mode in MODES]
     cases += [
-        [picture((200, 90)), picture((30, 80), seed=1)],
-        *([picture(size)] for size in [(300, 220), (700, 100), (90, 800)]),
+        [an_image((200, 90)), an_image((30, 80), seed=1)],
+        *([an_image(size)] for size in [(300, 220), (700, 100), (90, 800)]),
     ]
     tiled = 0
     for images in cases:
@@ -206,7 +206,7 @@ def test_lfm2_vl_layouts_by_hand(tiny_of: Maker) -> None:
     # shrunk by sqrt(66000 / 16384), to 4 x 3 tokens; that of (640, 150) by sqrt(96000 / 16384), to 8 x 1.
     wanted |= {(300, 220): (2, 2, 6, 8), (640, 150): (1, 4, 2, 16)}
     for size, grid in wanted.items():
-        pixels = lfm2_vl.preprocess([picture(size)], params)
+        pixels = lfm2_vl.preprocess([an_image(size)], params)
         assert pixels.grids == [grid], size
         tiles = 0 if grid[:2] == (1, 1) else grid[0] * grid[1]
         assert len(pixels.values) == 16 * tiles + grid[2] * grid[3]
@@ -229,7 +229,7 @@ def test_resize_bilinear_is_torchs(size: tuple[int, int]) -> None:
     """Bit for bit, larger and smaller, with another shape."""
     import torch
 
-    image = picture(size)
+    image = an_image(size)
     given = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]
     for width, height in [(512, 512), (64, 96), (256, 192), size, (32, 700)]:
         wanted = torch.nn.functional.interpolate(given, (height, width), mode="bilinear", antialias=True)
@@ -250,7 +250,7 @@ def test_llava_onevision_packs_as_the_model_does(tiny_of: Maker, aspect: str) ->
     rng = np.random.default_rng(0)
     scaled = 0
     for size in [(42, 42), (500, 37), (37, 500), (1, 1), (113, 111), (640, 480), (64, 100), (13, 29)]:
-        tiles = len(llava_onevision.preprocess([picture(size)], params).values)
+        tiles = len(llava_onevision.preprocess([an_image(size)], params).values)
         features = rng.normal(size=(tiles, 10, 32)).astype(np.float32)
         features[:, -1] = features[0, -1]
         grid = (size[1], size[0])
@@ -299,7 +299,7 @@ def test_positions_equal_the_models_own(tiny_of: Maker, name: str) -> None:
     model: Any = load_model(tiny_of(name))
     processor = Processor.load(tiny_of(name))
     for sizes in ([(200, 90)], [(30, 300)], [(60, 90), (100, 40), (8, 8)]):
-        inputs = processor.encode(question("what is there?", len(sizes)), [picture(size) for size in sizes])
+        inputs = processor.encode(question("what is there?", len(sizes)), [an_image(size) for size in sizes])
         assert inputs.pixels is not None
         grids: list[Grid] = inputs.pixels.grids
         got = processor.family.positions(inputs.ids[0].tolist(), grids, processor.params)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekit.api import arguments
-from edgekit.api.arguments import Folder, Folders, Pictures, Texts, checked
+from edgekit.api.arguments import Folder, Folders, ImageInputs, Texts, checked
 from edgekit.api.results import HowGenerated, Said, SideBySide
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def run(
     model: Folder,
     prompt: str,
-    images: Pictures = None,
+    images: ImageInputs = None,
     *,
     generation: str = "model",
     max_new_tokens: int = 32,
@@ -63,11 +63,11 @@ def run(
 
     mode, ends = _mode(generation), arguments.texts(stops if stops is not None else [], "stops")
     sampling = Sampling(temperature, top_p, top_k, seed)
-    pictures = arguments.pictures(images)
+    opened = arguments.opened_images(images)
     name, session = _open(model, threads)
     settings = _settings(session, mode, repetition_penalty)
     said = answer(
-        session, question(prompt, len(pictures)), pictures, max_new_tokens=max_new_tokens,
+        session, question(prompt, len(opened)), opened, max_new_tokens=max_new_tokens,
         choose=chooser(sampling, session.vocab_size), generation=settings, stops=ends, on_text=on_text,
     )  # fmt: skip
     session.close()
@@ -77,7 +77,7 @@ def run(
 @checked
 def run_all(
     prompt: str,
-    images: Pictures = None,
+    images: ImageInputs = None,
     models: Folders | None = None,
     *,
     generation: str = "model",
@@ -164,8 +164,8 @@ def chat(
     talk = Chat(session, max_new_tokens=max_new_tokens, choose=choose, generation=settings, stops=ends)
 
     @checked
-    def say(text: str, images: Pictures = None, on_text: Callable[[str], None] | None = None) -> Said:
-        said = talk.say(text, arguments.pictures(images), on_text=on_text)
+    def say(text: str, images: ImageInputs = None, on_text: Callable[[str], None] | None = None) -> Said:
+        said = talk.say(text, arguments.opened_images(images), on_text=on_text)
         return _said(said, name, session, settings, mode)
 
     return say

@@ -35,9 +35,9 @@ Folder = Union[PathLike, "Bundle"]
 """A folder, or a bundle as `export` returns it."""
 Folders = Folder | Iterable[Folder]
 Texts = str | Iterable[str]
-Picture = Union[PathLike, bytes, "Image", "NDArray[np.uint8]"]
+ImageInput = Union[PathLike, bytes, "Image", "NDArray[np.uint8]"]
 """A file, an image file's bytes, a Pillow image, or uint8 (H, W), (H, W, 3) or (H, W, 4)."""
-Pictures = Picture | Iterable[Picture] | None
+ImageInputs = ImageInput | Iterable[ImageInput] | None
 """One picture, several in order, or none."""
 Setting = str | bool | int | float | None | Sequence[Any] | Mapping[str, Any]
 """The value of a recipe's setting; text is read as YAML."""
@@ -129,11 +129,11 @@ def reals(value: float | Iterable[float], name: str) -> list[float]:
     return [_plain(item, frozenset({"float"}), place) for place, item in _each(value, name, "a number, or several")]
 
 
-def pictures(value: Pictures, name: str = "images") -> list[Image]:
-    """Pictures, decoded and upright.
+def opened_images(value: ImageInputs, name: str = "images") -> list[Image]:
+    """ImageInputs, decoded and upright.
 
     Args:
-        value: One, several or none; see `Picture`. A picture is turned by its EXIF tag if it still has one, so that a
+        value: One, several or none; see `ImageInput`. A picture is turned by its EXIF tag if it still has one, so that a
             file and the same file opened with Pillow give the same answer.
         name: Of the argument.
 
@@ -145,8 +145,8 @@ def pictures(value: Pictures, name: str = "images") -> list[Image]:
 
 
 @contextmanager
-def picture_files(value: Pictures, name: str = "images") -> Iterator[list[Path]]:
-    """Pictures as files, for other processes; what is no file yet lies in a temporary folder while the block runs.
+def image_files(value: ImageInputs, name: str = "images") -> Iterator[list[Path]]:
+    """ImageInputs as files, for other processes; what is no file yet lies in a temporary folder while the block runs.
 
     Raises:
         DataError: a file is missing or no image.

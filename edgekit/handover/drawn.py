@@ -18,7 +18,7 @@ ORIENTATION, QUARTER = 0x0112, 6
 
 
 @cache
-def pictures() -> dict[str, tuple[str, bytes]]:
+def drawn_images() -> dict[str, tuple[str, bytes]]:
     """The suffix and the bytes of each picture's file, by name."""
     plain = {
         "square": (64, 64), "odd": (101, 67), "wide": (203, 31), "tall": (40, 233), "tiny": (3, 5), "large": (512, 384),

@@ -19,7 +19,7 @@ from edgekit.data import ImageRef
 from edgekit.errors import BundleError, DataError
 from edgekit.files import inside, write_text
 from edgekit.handover import FORMAT, GOLDEN, VECTORS
-from edgekit.handover.drawn import pictures
+from edgekit.handover.drawn import drawn_images
 from edgekit.handover.pieces import Pieces, Unsupported
 from edgekit.handover.prompt import assistant, system_text, user
 from edgekit.handover.strings import strings
@@ -55,9 +55,9 @@ def write_golden(folder: Path, processor: Processor, pieces: Pieces | Unsupporte
         pieces: Of its template.
     """
     (folder / GOLDEN).mkdir()
-    for name, (suffix, data) in pictures().items():
+    for name, (suffix, data) in drawn_images().items():
         (folder / GOLDEN / f"{name}{suffix}").write_bytes(data)
-    found = [picture(folder, name, f"{name}{suffix}", processor) for name, (suffix, _) in pictures().items()]
+    found = [image_entry(folder, name, f"{name}{suffix}", processor) for name, (suffix, _) in drawn_images().items()]
     for entry in found:
         if entry["raw"]:
             (folder / GOLDEN / entry["raw"]).write_bytes(raw(folder, entry["file"]).tobytes())
@@ -81,7 +81,7 @@ def vectors(folder: Path, value: Entry, processor: Processor) -> Entry:
         value: From `read_golden`.
         processor: The bundle's own, as exported.
     """
-    found = [picture(folder, entry["name"], entry["file"], processor) for entry in value["pictures"]]
+    found = [image_entry(folder, entry["name"], entry["file"], processor) for entry in value["pictures"]]
     files = {entry["name"]: entry["file"] for entry in value["pictures"]}
     return {
         "pictures": found,
@@ -141,7 +141,7 @@ def raw(folder: Path, file: str) -> NDArray[np.uint8]:
     return np.asarray(as_rgb(opened(folder, file)))
 
 
-def picture(folder: Path, name: str, file: str, processor: Processor) -> Entry:
+def image_entry(folder: Path, name: str, file: str, processor: Processor) -> Entry:
     """A picture, and the pixels that the encoder is given for it."""
     pixels = raw(folder, file)
     height, width = pixels.shape[:2]

@@ -76,10 +76,10 @@ def questions(folder: Path, bundles: list[Path], asked: list[Sample]) -> Path:
     """Questions with their pictures as raw bytes, and what each bundle answers in Python."""
     entries = []
     for number, sample in enumerate(asked):
-        (picture,) = [np.asarray(as_rgb(image.open())) for image in sample.images]
-        (folder / f"{number}.rgb").write_bytes(picture.tobytes())
+        (shown,) = [np.asarray(as_rgb(image.open())) for image in sample.images]
+        (folder / f"{number}.rgb").write_bytes(shown.tobytes())
         entries.append(
-            {"text": sample.text, "file": f"{number}.rgb", "height": picture.shape[0], "width": picture.shape[1]}
+            {"text": sample.text, "file": f"{number}.rgb", "height": shown.shape[0], "width": shown.shape[1]}
         )
     answers = {
         bundle.name: [{**one, "ids": said["ids"]} for one, said in zip(entries, wanted(bundle, asked), strict=True)]

@@ -41,7 +41,7 @@ CALIBRATED = [name for name, one in coreml.PRECISIONS.items() if one.calibrated]
 GAP |= {word: GAP[word.removesuffix("-calibrated")] for word in CALIBRATED}
 
 
-def picture(size: tuple[int, int], seed: int = 0) -> Image.Image:
+def an_image(size: tuple[int, int], seed: int = 0) -> Image.Image:
     rng = np.random.default_rng(seed)
     return Image.fromarray(rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
 
@@ -61,7 +61,7 @@ def compare(checkpoint: Path, bundle: Bundle, gap: float, *, identical: bool = F
     ours = RUNTIMES.load("coreml").open_session(bundle.folder, 1)
     for sizes in ([(100, 60)], [(37, 300), (80, 80)], []):
         messages = question("what is there?", len(sizes))
-        images = [picture(size, seed) for seed, size in enumerate(sizes)]
+        images = [an_image(size, seed) for seed, size in enumerate(sizes)]
         shown = [fit_image(image, bundle.manifest.preprocessing) for image in images]
         np.testing.assert_array_equal(ours.prepare(messages, images).ids, theirs.prepare(messages, shown).ids)
         wanted = answer(theirs, messages, shown, max_new_tokens=6).token_ids
@@ -290,7 +290,7 @@ def test_what_xcode_shows(bundle: Bundle) -> None:
 def test_the_cache_has_an_end_and_a_reset_forgets(bundle: Bundle) -> None:
     session = open_session(bundle.folder)
     first = next(follow(session, question("what?", 0), [], [0]))
-    answer(session, question("which one is it?"), [picture((90, 40))], max_new_tokens=4)
+    answer(session, question("which one is it?"), [an_image((90, 40))], max_new_tokens=4)
     np.testing.assert_array_equal(first, next(follow(session, question("what?", 0), [], [0])))
     with pytest.raises(DataError, match=r"more than 320 tokens[\s\S]*context=TOKENS"):
         answer(session, question("word " * 400, 0), [], max_new_tokens=1)
@@ -496,13 +496,13 @@ class FakeModel:
 def test_on_a_mac_core_ml_itself_runs(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     import coremltools
 
-    wanted = answer(open_session(bundle.folder), question("what?"), [picture((80, 50))], max_new_tokens=4)
+    wanted = answer(open_session(bundle.folder), question("what?"), [an_image((80, 50))], max_new_tokens=4)
     FakeModel.opened = []
     monkeypatch.setattr(coremltools.models, "MLModel", FakeModel)
     monkeypatch.setattr("platform.system", lambda: "Darwin")
     session = open_session(bundle.folder)
     assert session.verified_by == "runtime"
-    assert answer(session, question("what?"), [picture((80, 50))], max_new_tokens=4).token_ids == wanted.token_ids
+    assert answer(session, question("what?"), [an_image((80, 50))], max_new_tokens=4).token_ids == wanted.token_ids
     functions = ["decode", "prefill", "token_embedding", "vision_encoder"]
     assert sorted(FakeModel.opened, key=str) == [("model.mlpackage", name) for name in functions]
     with pytest.raises(EdgekitError, match="Core ML cannot run this function"):

@@ -43,7 +43,7 @@ BLOCK = {"qwen2_5_vl": 28, "qwen3_vl": 32, "lfm2_vl": 32}
 PRECISIONS = ["fp32", "fp16", "int8", "int4"]
 
 
-def picture(size: Size, seed: int = 0) -> Image.Image:
+def an_image(size: Size, seed: int = 0) -> Image.Image:
     rng = np.random.default_rng(seed)
     return Image.fromarray(rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
 
@@ -53,7 +53,7 @@ def questions() -> list[Sample]:
     made = []
     for seed, size in enumerate([(64, 64), (96, 48), (48, 96), (640, 480), (113, 37), (9, 200)]):
         png = io.BytesIO()
-        picture(size, seed).save(png, "PNG")
+        an_image(size, seed).save(png, "PNG")
         made.append(Sample(str(seed), (ImageRef(data=png.getvalue()),), question("what is there?")))
     return made
 
@@ -158,7 +158,7 @@ def _holds(target: str, family: str, precision: str, checkpoint: Path, tmp_path:
     ours = RUNTIMES.load(runtime_for(bundle.folder)).open_session(bundle.folder, 1)
     for sizes in ([(100, 60)], [(37, 300), (80, 80)], []):
         messages = question("what is there?", len(sizes))
-        images = [picture(size, seed) for seed, size in enumerate(sizes)]
+        images = [an_image(size, seed) for seed, size in enumerate(sizes)]
         shown = [fit_image(image, params) for image in images]
         np.testing.assert_array_equal(ours.prepare(messages, images).ids, theirs.prepare(messages, shown).ids)
         wanted = answer(theirs, messages, shown, max_new_tokens=8).token_ids
@@ -172,7 +172,7 @@ def _holds(target: str, family: str, precision: str, checkpoint: Path, tmp_path:
 def test_the_contract_notices_another_picture(tiny_of: Maker) -> None:
     """What the bars on random weights are worth: PyTorch's own distributions for two pictures lie far outside them."""
     session = RUNTIMES.load("pytorch").open_session(tiny_of("internvl"), 1)
-    a, b = (next(follow(session, question("what?"), [picture((100, 60), seed)], [0])) for seed in (0, 1))
+    a, b = (next(follow(session, question("what?"), [an_image((100, 60), seed)], [0])) for seed in (0, 1))
     assert kl_divergence(a, b) > random_bars_of("int8")["mean_kl"]
 
 
@@ -189,7 +189,7 @@ def test_baked_modules_equal_the_untouched_model(family: str, tiny_of: Maker) ->
         processor = plain.for_sizes(sizes)
         split = module.split(model, processor.params.get("sizes"))
         for shapes in ([(100, 60)], [(37, 300), (80, 80), (300, 20)], [(1, 1)]):
-            images = [picture(shape, seed) for seed, shape in enumerate(shapes)]
+            images = [an_image(shape, seed) for seed, shape in enumerate(shapes)]
             gaps = baked_against_original(model, module, split, [processor.encode(question("?", len(images)), images)])
             assert set(gaps) == {"baked_vision_max_abs", "baked_logits_max_abs"} and max(gaps.values()) < 5e-5
 
@@ -206,7 +206,7 @@ def test_deepstack_reaches_the_decoder(tiny_of: Maker) -> None:
 
     processor = Processor.load(tiny_of("qwen3_vl")).for_sizes(None)
     split = qwen3_vl.FAMILY.split(load_model(tiny_of("qwen3_vl")), processor.params["sizes"])
-    inputs = processor.encode(question("what?"), [picture((100, 60))])
+    inputs = processor.encode(question("what?"), [an_image((100, 60))])
     assert inputs.pixels is not None
     features = encode_images(TorchModules(split), split, inputs.pixels)
     assert {name: value.shape for name, value in features.extra.items()} == {
@@ -240,7 +240,7 @@ def test_the_tokens_of_a_picture_see_each_other(tiny_of: Maker) -> None:
 
     processor, model = Processor.load(tiny_of("gemma3")), load_model(tiny_of("gemma3"))
     split = family_of("gemma3").split(model)
-    inputs = processor.encode(question("what?"), [picture((100, 60))])
+    inputs = processor.encode(question("what?"), [an_image((100, 60))])
     causal = replace(inputs, positions=np.stack([inputs.positions[0]] * 2))
     seen, blind = (follow_parts(TorchModules(split), split, given, [0], 1)[0][0] for given in (inputs, causal))
     assert np.abs(seen - blind).max() > 1e-2
@@ -316,7 +316,7 @@ def test_a_picture_is_resized_to_the_nearest_size(family: str, tiny_of: Maker) -
     block = BLOCK[family]
     processor = Processor.load(tiny_of(family)).for_sizes(sizes_for(family))
     for size, grid in (((100, 60), (1, 4, 6)), ((10, 300), (1, 8, 2)), ((80, 80), (1, 4, 6))):
-        image = picture(size)
+        image = an_image(size)
         pixels = processor.encode(question("?"), [image]).pixels
         again = processor.encode(question("?"), [fit_image(image, processor.params)]).pixels
         assert pixels is not None and again is not None
@@ -388,7 +388,7 @@ def test_a_prompt_without_pictures_after_one_with(family: str, tiny_of: Maker) -
     session = RUNTIMES.load("pytorch").open_session(tiny_of(family), 1)
     fresh = answer(session, question("what?", 0), [], max_new_tokens=6)
     first = list(follow(session, question("what?", 0), [], fresh.token_ids))
-    answer(session, question("what?"), [picture((300, 40))], max_new_tokens=2)
+    answer(session, question("what?"), [an_image((300, 40))], max_new_tokens=2)
     again = list(follow(session, question("what?", 0), [], fresh.token_ids))
     np.testing.assert_array_equal(np.stack(first), np.stack(again))
 
@@ -398,7 +398,7 @@ def test_the_reference_is_the_models_own_generate(family: str, tiny_of: Maker) -
     from edgekit.inputs.official import load_processor
 
     session = RUNTIMES.load("pytorch").open_session(tiny_of(family), 1)
-    messages, images = question("what is there?", 2), [picture((100, 60)), picture((40, 90), 1)]
+    messages, images = question("what is there?", 2), [an_image((100, 60)), an_image((40, 90), 1)]
     said = answer(session, messages, images, max_new_tokens=6).token_ids
     processor, model = load_processor(tiny_of(family)), load_model(tiny_of(family))
     text = processor.apply_chat_template(messages, add_generation_prompt=True)

@@ -71,15 +71,15 @@ def test_prepared_pixels_become_the_pictures_they_were_cut_from(family: str, tin
     inputs = processor.encode(drawn_samples(1)[0].messages, images)
     assert inputs.pixels is not None
     module = processor.family
-    pictures = module.pictures(Pixels(inputs.pixels.values, inputs.pixels.grids), processor.params)
-    again = [normalise(picture, processor.params) for picture in pictures]
+    opened = module.pictures(Pixels(inputs.pixels.values, inputs.pixels.grids), processor.params)
+    again = [normalise(picture, processor.params) for picture in opened]
     if inputs.pixels.values.ndim == 4:
         assert largest_gap(np.stack(again), inputs.pixels.values) == 0.0
         return
     params = {**processor.params, "do_resize": False}
     from PIL import Image
 
-    back = module.preprocess([Image.fromarray(picture) for picture in pictures], params)
+    back = module.preprocess([Image.fromarray(picture) for picture in opened], params)
     assert largest_gap(back.values, inputs.pixels.values) == 0.0 and back.grids == inputs.pixels.grids
 
 

@@ -19,7 +19,7 @@ from tracing import traced_once
 from edgekit.bundle import Bundle, seal
 from edgekit.errors import BundleError
 from edgekit.handover import GOLDEN, MODEL, PROMPT, VECTORS, golden
-from edgekit.handover.drawn import pictures
+from edgekit.handover.drawn import drawn_images
 from edgekit.inputs.processor import Processor
 from edgekit.inputs.resizing import COLUMNS, ORDER, TALL_ROWS, installed_order
 from edgekit.runtimes import RUNTIMES
@@ -73,7 +73,7 @@ def test_what_an_app_needs_is_listed(bundle: Path) -> None:
 
 def test_pictures_are_what_they_say(bundle: Path) -> None:
     value = golden.read_golden(bundle)
-    assert [entry["name"] for entry in value["pictures"]] == list(pictures())
+    assert [entry["name"] for entry in value["pictures"]] == list(drawn_images())
     for entry in value["pictures"]:
         with Image.open(bundle / GOLDEN / entry["file"]) as image:
             stored = image.size

@@ -76,7 +76,7 @@ def special() -> dict[str, Image.Image]:
 
 
 @pytest.fixture(scope="module")
-def pictures() -> dict[str, Image.Image]:
+def some_images() -> dict[str, Image.Image]:
     return special() | {f"odd {number}": image for number, image in enumerate(odd_pictures())}
 
 

@@ -23,7 +23,7 @@ MODES = ["RGB", "L", "RGBA", "P", "1", "CMYK", "LA", "PA"]
 SIZES = [(64, 64), (500, 37), (37, 500), (1, 1), (1, 300), (513, 512), (640, 480), (63, 65)]
 
 
-def picture(size: tuple[int, int], mode: str = "RGB", seed: int = 0) -> Image.Image:
+def an_image(size: tuple[int, int], mode: str = "RGB", seed: int = 0) -> Image.Image:
     rng = np.random.default_rng(seed)
     noise = Image.fromarray(rng.integers(0, 256, (size[1], size[0], 4), dtype=np.uint8), "RGBA")
     return noise.convert(mode)
@@ -38,12 +38,12 @@ def test_pixels_equal_the_hugging_face_processor(split: bool, edge: int, tile: i
 
     theirs = Idefics3ImageProcessorPil(
         size={"longest_edge": edge}, max_image_size={"longest_edge": tile}, do_image_splitting=split
-    )([picture(size)], return_tensors="np", return_row_col_info=True)
+    )([an_image(size)], return_tensors="np", return_row_col_info=True)
     params = {
         "resample": 1, "do_resize": True, "longest_edge": edge, "tile": tile, "split": split,
         "rescale_factor": 1 / 255, "mean": [0.5] * 3, "std": [0.5] * 3, "image_seq_len": 4,
     }  # fmt: skip
-    ours = idefics3.preprocess([picture(size)], params)
+    ours = idefics3.preprocess([an_image(size)], params)
     np.testing.assert_array_equal(ours.values, theirs["pixel_values"][0])
     assert ours.grids == [(theirs["rows"][0][0], theirs["cols"][0][0])]
 
@@ -54,10 +54,10 @@ def test_any_mode(tiny_checkpoint: Path, mode: str) -> None:
     from transformers import AutoImageProcessor
 
     theirs = AutoImageProcessor.from_pretrained(tiny_checkpoint, local_files_only=True)
-    ours = Processor.load(tiny_checkpoint).encode(question("q"), [picture((40, 30), mode)])
+    ours = Processor.load(tiny_checkpoint).encode(question("q"), [an_image((40, 30), mode)])
     assert ours.pixels is not None
     np.testing.assert_array_equal(
-        ours.pixels.values, theirs([picture((40, 30), mode)], return_tensors="np")["pixel_values"][0]
+        ours.pixels.values, theirs([an_image((40, 30), mode)], return_tensors="np")["pixel_values"][0]
     )
 
 
@@ -66,7 +66,7 @@ def test_a_transparent_colour_is_laid_over_white(mode: str) -> None:
     """PNG's tRNS chunk: one colour or palette entry that stands for nothing, and no alpha channel."""
     from transformers.image_transforms import convert_to_rgb
 
-    drawn = picture((8, 8), mode)
+    drawn = an_image((8, 8), mode)
     drawn.info["transparency"] = (255, 0, 0) if mode == "RGB" else 3
     np.testing.assert_array_equal(np.asarray(as_rgb(drawn)), convert_to_rgb(drawn, return_numpy=True))
 
@@ -90,7 +90,7 @@ def test_prompt_ids_equal_the_hugging_face_processor(tiled: Path, tiny_checkpoin
     for folder in (tiled, tiny_checkpoint):
         theirs = AutoProcessor.from_pretrained(folder, local_files_only=True)
         messages = question("what is there?", 2)
-        images = [picture(size), picture((64, 64), seed=1)]
+        images = [an_image(size), an_image((64, 64), seed=1)]
         text = theirs.apply_chat_template(messages, add_generation_prompt=True)
         expected = theirs(text=[text], images=images, return_tensors="np", add_special_tokens=False)
         ours = Processor.load(folder).encode(messages, images)
@@ -114,7 +114,7 @@ def test_a_tiled_picture_end_to_end(tiled: Path, tiny_checkpoint: Path, tmp_path
 
 def test_an_image_token_in_a_question_is_refused(tiny_checkpoint: Path) -> None:
     with pytest.raises(DataError, match="does not have one image part"):
-        Processor.load(tiny_checkpoint).encode(question("what is <image>?"), [picture((8, 8))])
+        Processor.load(tiny_checkpoint).encode(question("what is <image>?"), [an_image((8, 8))])
 
 
 def test_merge_counts() -> None:

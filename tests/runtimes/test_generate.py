@@ -149,21 +149,21 @@ def speaking(session: Session, text: str) -> Callable[[Any, Sequence[int]], int]
     return lambda logits, before: next(turn)
 
 
-def pictures() -> list[Image.Image]:
+def some_images() -> list[Image.Image]:
     return [draw(0)[0], draw(5)[0].resize((96, 48)), draw(9)[0]]
 
 
 def test_a_later_turn_prefills_only_what_is_new(tiny_bundle: Path) -> None:
     session = opened(tiny_bundle)
     chat = Chat(session, max_new_tokens=8, choose=speaking(session, " yes"))
-    first = chat.say("is there a circle?", pictures()[:1])
+    first = chat.say("is there a circle?", some_images()[:1])
     assert first.text == "yes" and first.finish == "eos" and first.timings.cached_tokens == 0
     second = chat.say("what color is it?")
     whole = session.prepare(chat.messages[:-1], chat.images).ids.shape[1]
     assert second.timings.cached_tokens == first.timings.prompt_tokens + len(first.token_ids) - 1
     assert second.timings.prompt_tokens == whole - second.timings.cached_tokens < first.timings.prompt_tokens
     assert second.timings.image_encode_ms < 1  # no picture was encoded
-    third = chat.say("and in this one?", pictures()[1:2])
+    third = chat.say("and in this one?", some_images()[1:2])
     assert third.timings.cached_tokens > second.timings.cached_tokens and third.timings.image_encode_ms > 0
 
 
@@ -181,7 +181,7 @@ def test_a_chat_answers_as_pytorch_does_from_a_fresh_prefill(
 
     said = greedy if reply is None else speaking(ours, reply)
     chat = Chat(ours, max_new_tokens=5, choose=choose)
-    shown = pictures()
+    shown = some_images()
     for text, images in (("is there a circle?", shown[:1]), ("sure?", []), ("and in these?", shown[1:]), ("why?", [])):
         logits.clear()
         got = chat.say(text, images)
@@ -198,7 +198,7 @@ def test_a_chat_answers_as_pytorch_does_from_a_fresh_prefill(
 def test_the_reference_chats_and_answers_as_generate(tiny_of: Callable[..., Path], family: str) -> None:
     """Every family in transformers without torchvision: `generate`'s tokens, and a chat's as from a fresh prefill."""
     session: Any = opened(tiny_of(family))
-    shown, messages = pictures(), question("what is there?", 3)
+    shown, messages = some_images(), question("what is there?", 3)
     text = session.processor.apply_chat_template(messages, add_generation_prompt=True)
     inputs = session.processor(text=[text], images=shown, return_tensors="pt", add_special_tokens=False)
     out = session.model.generate(**inputs, max_new_tokens=5, do_sample=False)
@@ -217,7 +217,7 @@ def test_the_reference_chats_and_answers_as_generate(tiny_of: Callable[..., Path
 def test_a_turn_that_fails_leaves_the_conversation(tiny_bundle: Path) -> None:
     session = opened(tiny_bundle)
     chat = Chat(session, max_new_tokens=3)
-    before = chat.say("is there a circle?", pictures()[:1])
+    before = chat.say("is there a circle?", some_images()[:1])
     with pytest.raises(DataError):
         chat.say("what is <image>?")
     assert len(chat.messages) == 2 and len(chat.images) == 1
@@ -232,7 +232,7 @@ def test_an_image_token_in_an_answer_is_no_picture(tiny_bundle: Path) -> None:
     session = opened(tiny_bundle)
     written = iter([session.image_token_id, min(session.eos_token_ids - {0})] * 2)
     chat = Chat(session, max_new_tokens=4, choose=lambda logits, ids: next(written))
-    first = chat.say("is there a circle?", pictures()[:1])
+    first = chat.say("is there a circle?", some_images()[:1])
     second = chat.say("sure?")
     assert first.token_ids[0] == session.image_token_id
     assert second.timings.cached_tokens == first.timings.prompt_tokens and second.timings.image_encode_ms < 1
@@ -240,7 +240,7 @@ def test_an_image_token_in_an_answer_is_no_picture(tiny_bundle: Path) -> None:
 
 def test_stop_and_length(tiny_bundle: Path) -> None:
     session = opened(tiny_bundle)
-    asked = question("q"), pictures()[:1]
+    asked = question("q"), some_images()[:1]
     pieces: list[str] = []
     said = answer(
         session, *asked, max_new_tokens=9, choose=speaking(session, " yes red blue"), stops=[" bl"],
@@ -284,18 +284,18 @@ def test_a_session_that_goes_on_by_itself(tiny_bundle: Path) -> None:
     plain = opened(tiny_bundle)
     plain.eos_token_ids = frozenset()
     own = ByItself(plain)
-    wanted = answer(plain, question("what is there?", 1), pictures()[:1], max_new_tokens=6)
-    said = answer(own, question("what is there?", 1), pictures()[:1], max_new_tokens=6)
+    wanted = answer(plain, question("what is there?", 1), some_images()[:1], max_new_tokens=6)
+    said = answer(own, question("what is there?", 1), some_images()[:1], max_new_tokens=6)
     assert said.token_ids == wanted.token_ids and said.finish == "length"
     assert said.timings.itl_ms == [8.0, 9.0, 10.0, 11.0, 12.0]
     assert own.asked == [(wanted.token_ids[0], 5)] and own.closed_after == [5]
     plain.eos_token_ids = frozenset(wanted.token_ids[2:3])
-    ended = answer(own, question("what is there?", 1), pictures()[:1], max_new_tokens=6)
+    ended = answer(own, question("what is there?", 1), some_images()[:1], max_new_tokens=6)
     place = wanted.token_ids.index(wanted.token_ids[2])
     assert ended.token_ids == wanted.token_ids[: place + 1] and ended.finish == "eos"
     assert own.closed_after[1:] == ([place] if place else [])
     sampled = chooser(Sampling(1.0, seed=0))
-    answer(own, question("what is there?", 1), pictures()[:1], max_new_tokens=6, choose=sampled)
+    answer(own, question("what is there?", 1), some_images()[:1], max_new_tokens=6, choose=sampled)
     assert len(own.asked) == (2 if place else 1)
 
 

@@ -38,20 +38,20 @@ def test_onnx_answers_as_transformers_generate(tiny_checkpoint: Path, tiny_bundl
     from edgekit.checkpoint.folder import load_model
 
     messages = question("is there a circle?", images)
-    pictures = [draw(seed)[0] for seed in range(images)]
+    drawn = [draw(seed)[0] for seed in range(images)]
     model = load_model(tiny_checkpoint)
     processor = AutoProcessor.from_pretrained(tiny_checkpoint, local_files_only=True)
     text = processor.apply_chat_template(messages, add_generation_prompt=True)
-    given = {"images": pictures} if pictures else {}
+    given = {"images": drawn} if drawn else {}
     inputs = processor(text=[text], return_tensors="pt", add_special_tokens=False, **given)
     out = model.generate(**inputs, max_new_tokens=6, do_sample=False)  # type: ignore[operator]
     expected = out[0, inputs["input_ids"].shape[1] :].tolist()
     for folder in (tiny_checkpoint, tiny_bundle):
         session = RUNTIMES.load(runtime_for(folder)).open_session(folder, 1)
-        said = answer(session, messages, pictures, max_new_tokens=6)
+        said = answer(session, messages, drawn, max_new_tokens=6)
         assert said.token_ids == expected, folder
-        assert answer(session, messages, pictures, max_new_tokens=6).token_ids == expected  # the cache was emptied
-        steps = list(follow(session, messages, pictures, expected))
+        assert answer(session, messages, drawn, max_new_tokens=6).token_ids == expected  # the cache was emptied
+        steps = list(follow(session, messages, drawn, expected))
         assert [int(logits.argmax()) for logits in steps] == expected
         session.close()
 
