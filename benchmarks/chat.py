@@ -23,13 +23,13 @@ def measure(bundle: Path, turns: int, repetitions: int) -> list[dict[str, Any]]:
     """
     # A session each: what one is asked must not move the other's cache.
     ours, other = (RUNTIMES.load(runtime_for(bundle)).open_session(bundle, 1) for _ in range(2))
-    picture = draw(0)[0]
+    image = draw(0)[0]
     rows: list[dict[str, Any]] = [{"turn": turn + 1, "kept_ms": 1e9, "anew_ms": 1e9} for turn in range(turns)]
     for _ in range(repetitions):
         chat = Chat(ours, max_new_tokens=8)
         for turn, row in enumerate(rows):
-            kept = chat.say(WORDS, [picture] if turn == 0 else []).timings
-            anew = answer(other, chat.messages[:-1], [picture], max_new_tokens=8).timings
+            kept = chat.say(WORDS, [image] if turn == 0 else []).timings
+            anew = answer(other, chat.messages[:-1], [image], max_new_tokens=8).timings
             row |= {"prefilled": kept.prompt_tokens, "kept": kept.cached_tokens, "anew": anew.prompt_tokens}
             row["kept_ms"] = min(row["kept_ms"], kept.ttft_ms)
             row["anew_ms"] = min(row["anew_ms"], anew.ttft_ms)

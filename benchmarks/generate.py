@@ -2,9 +2,9 @@
 
     python benchmarks/generate.py --model demo --model mid --json out.json
 
-Ours runs pictures and prompt once for all G responses of a question. What it stands beside: `generate` with
+Ours runs images and prompt once for all G responses of a question. What it stands beside: `generate` with
 `num_return_sequences=G`, and one `generate` call per response. All sample with the recipe's default settings; reading
-and resizing pictures is in none of the figures.
+and resizing images is in none of the figures.
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ from edgekit.runtimes.llamacpp import LlamaSession, open_session
 
 
 def measure(bundle: Path, tokens: int, repetitions: int) -> list[dict[str, float]]:
-    """Milliseconds of each repetition: the picture, and prefill and a token as edgekit and as llama.cpp time them."""
+    """Milliseconds of each repetition: the image, and prefill and a token as edgekit and as llama.cpp time them."""
     session = open_session(bundle, 1)
     try:
         return [_once(session, tokens) for _ in range(repetitions + 1)][1:]  # the first is for warming up

@@ -137,7 +137,7 @@ def undelegated(edge: Any) -> dict[str, dict[str, int]]:
 
 
 def speeds(split: Split, path: Path, threads: int, prompt: int, steps: int, repeats: int) -> dict[str, Any]:
-    """Milliseconds of a picture, a prompt and a token, beside PyTorch's own eager modules."""
+    """Milliseconds of an image, a prompt and a token, beside PyTorch's own eager modules."""
     from transformers import DynamicCache
 
     torch.set_num_threads(threads)

@@ -1,10 +1,10 @@
-"""One picture, a prompt and 32 tokens: Core ML bundles in the evaluator beside PyTorch eager, in time and memory.
+"""One image, a prompt and 32 tokens: Core ML bundles in the evaluator beside PyTorch eager, in time and memory.
 
     edgekit export CHECKPOINT --target coreml --precision fp16,int8,int4,pal4,pal6 --out BUNDLES
     python benchmarks/mil.py --reference CHECKPOINT BUNDLES/* [--repeats 5] [--tokens 32] [--json]
 
 Each is run through the session that `edgekit run` and `edgekit bench` open. In every repetition PyTorch (the checkpoint
-in float32) goes first and each bundle follows, in one process, on the same picture, words and forced tokens; ratios are
+in float32) goes first and each bundle follows, in one process, on the same image, words and forced tokens; ratios are
 taken within a repetition, below 1 the evaluator is faster. Times are CPU time of the process: with one thread that is
 what the work takes on a core of its own. Preprocessing is in none of them.
 
@@ -42,7 +42,7 @@ PARTS = ("encode", "prefill", "decode", "all")
 
 
 def asked(session: Session | PreparedSession, words: int) -> Any:
-    """The prompt for a picture of noise and a question of so many words."""
+    """The prompt for an image of noise and a question of so many words."""
     noise = np.random.default_rng(0).integers(0, 256, (512, 512, 3), dtype=np.uint8)
     return session.prepare(question(" ".join(["what"] * words), 1), [Image.fromarray(noise)])
 

@@ -4,7 +4,7 @@
     python benchmarks/overhead.py direct --make FOLDER      # makes a bundle of SmolVLM-256M's shape first
     python benchmarks/overhead.py agree BUNDLE [BUNDLE ...] --runs 4 --reference CHECKPOINT --data easy-vqa:test
 
-`direct`: one picture and one question, prepared once. One way is edgekit's session under the loop of `edgekit bench`;
+`direct`: one image and one question, prepared once. One way is edgekit's session under the loop of `edgekit bench`;
 the other is the same graphs in the same ONNX Runtime, called by a loop written out below: encode, embed, merge,
 prefill, and greedy steps with the cache bound in place. Both give the same tokens, or the script stops. The ways take
 turns, their order changes each time, and the ratio is taken within each repetition; `cpu` is processor time, which
@@ -133,15 +133,15 @@ def ways(folder: Path, threads: int, new_tokens: int, number: int = 0) -> dict[s
 
     early = Direct(folder, threads, ROOM) if number % 2 else None
     session = open_session(folder, threads)
-    messages, pictures = question("what is in the image?"), [draw(0)[0]]
-    prepared = session.prepare(messages, pictures)
+    messages, images = question("what is in the image?"), [draw(0)[0]]
+    prepared = session.prepare(messages, images)
     ready: Any = Prepared(session, prepared)
     direct = early or Direct(folder, threads, ROOM)
     if prepared.ids.shape[1] + new_tokens > ROOM:
         raise SystemExit(f"at most {ROOM - prepared.ids.shape[1]} new tokens have room")
     return {
         "direct": lambda: direct.answer(prepared.ids, prepared.pixels, new_tokens),
-        "edgekit": lambda: answer(ready, messages, pictures, max_new_tokens=new_tokens).token_ids,
+        "edgekit": lambda: answer(ready, messages, images, max_new_tokens=new_tokens).token_ids,
     }
 
 

@@ -2,7 +2,7 @@
 
     python benchmarks/packing.py --shape demo --shape mid --repeats 5
 
-A step is what `edgekit distill` does on a batch: pictures, both decoders, JSD, GRPO, the backward pass, AdamW. `demo`:
+A step is what `edgekit distill` does on a batch: images, both decoders, JSD, GRPO, the backward pass, AdamW. `demo`:
 the built-in teacher (masked as in its recipe) and student, with the responses both draw, equal ones run once. `mid`:
 96 M parameters with random weights twice, 256 image tokens, eight different responses of six tokens. Steps are timed in
 one process in turn; peak memory is each way's own, in fresh processes, above the loaded models.

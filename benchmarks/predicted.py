@@ -47,7 +47,7 @@ class Row:
     Attributes:
         shape: The checkpoint's name; bundles of one shape are held out together.
         key: Target, precision and kind of test, for which shares are looked up.
-        operations, bytes: Of one picture, one prompt of 128, one new token.
+        operations, bytes: Of one image, one prompt of 128, one new token.
         nodes: Of the graphs that ran.
         ms: Measured.
     """
@@ -173,14 +173,14 @@ def measure(shape: str, folder: Path, threads: int, repetitions: int) -> list[Ro
     from edgekit.runtimes.speed import run_once
 
     session = RUNTIMES.load(runtime_for(folder)).open_session(folder, threads)
-    picture = draw(0)[0]
+    image = draw(0)[0]
     spent = {}
     try:
         for kind, tokens in (("img", 0), ("pp", PROMPT), ("tg", NEW)):
-            runs = [run_once(session, kind, tokens, picture) for _ in range(repetitions + 1)][1:]
+            runs = [run_once(session, kind, tokens, image) for _ in range(repetitions + 1)][1:]
             per = NEW if kind == "tg" else 1
             spent[f"{kind}{tokens or ''}"] = statistics.median(run["ms"] for run in runs) / per
-        parts = len(session.prepare([{"role": "user", "content": [{"type": "image"}]}], [picture]).pixels)
+        parts = len(session.prepare([{"role": "user", "content": [{"type": "image"}]}], [image]).pixels)
     finally:
         session.close()
     bundle = Bundle.load(folder, verify=False)
@@ -190,7 +190,7 @@ def measure(shape: str, folder: Path, threads: int, repetitions: int) -> list[Ro
 
 
 def loads_of(bundle: Bundle, parts: int) -> dict[str, tuple[float, float, int]]:
-    """Operations, bytes and nodes of each test; a picture is `parts` tiles of one run, or one run of patches."""
+    """Operations, bytes and nodes of each test; an image is `parts` tiles of one run, or one run of patches."""
     found = inspect_bundle(bundle, tokens=PROMPT)
     token, image = found.per_token, found.per_image
     assert image is not None

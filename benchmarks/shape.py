@@ -1,4 +1,4 @@
-"""Every target at the shape of SmolVLM-256M beside PyTorch: picture, prompt, decode, size, peak memory.
+"""Every target at the shape of SmolVLM-256M beside PyTorch: image, prompt, decode, size, peak memory.
 
     python benchmarks/shape.py --work FOLDER --bundle onnx:int8 --bundle executorch:int4 --threads 1 --threads 2
 

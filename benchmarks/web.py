@@ -86,11 +86,11 @@ class Page:
         questions = []
         for one in asked:
             pixels = [np.asarray(as_rgb(image.open())) for image in one.images]
-            pictures = [
+            images = [
                 {"width": of.shape[1], "height": of.shape[0], "rgb": base64.b64encode(of.tobytes()).decode()}
                 for of in pixels
             ]
-            questions.append({"text": one.text, "pictures": pictures})
+            questions.append({"text": one.text, "pictures": images})
         chromium = shutil.which("chromium") or shutil.which("chromium-browser")
         task = {"modules": str(MODULES), "chromium": chromium, "url": url, "threads": threads, "most": most}
         (work / "task.json").write_text(json.dumps({**task, "questions": questions}))
@@ -118,7 +118,7 @@ class Page:
 
 
 def ttft(one: dict[str, Any]) -> float:
-    """From the picture and the words to the first token, milliseconds."""
+    """From the image and the words to the first token, milliseconds."""
     return float(sum(one[f"{part}_ms"] for part in ("preprocess", "image_encode", "prefill", "first_token")))
 
 

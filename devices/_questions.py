@@ -13,12 +13,12 @@ FILE = "questions.jsonl"
 
 
 def pack(spec: str, count: int | None, folder: Path) -> Path:
-    """Write the first questions of a data spec and their pictures, byte by byte as they are stored.
+    """Write the first questions of a data spec and their images, byte by byte as they are stored.
 
     Args:
         spec: Data spec.
         count: So many; None for all.
-        folder: Made here; gets FILE and images/, a picture that several questions share once.
+        folder: Made here; gets FILE and images/, an image that several questions share once.
 
     Returns:
         FILE in the folder; it is a data spec itself, and its samples are equal to those of `spec` but for their

@@ -1,4 +1,4 @@
-"""The files of a bench's page: the web app's own library, the bundles, and the questions with their pictures as pixels.
+"""The files of a bench's page: the web app's own library, the bundles, and the questions with their images as pixels.
 
 The library is that of `edgekit app --platform web`, so what a phone is measured with is what an app would use.
 """
@@ -87,15 +87,15 @@ def page_files(ort: Path | None) -> dict[str, Path | bytes]:
 
 
 def question_files(spec: str, count: int | None, folder: Path) -> tuple[list[dict[str, Any]], dict[str, Path]]:
-    """Questions as a page asks them, without their answers, and their pictures.
+    """Questions as a page asks them, without their answers, and their images.
 
     Args:
         spec: Data spec.
         count: The first so many; None for all.
-        folder: For the pixels of the pictures, one file for each picture.
+        folder: For the pixels of the images, one file for each image.
 
     Returns:
-        For each question its messages, and url, width and height of its pictures; the pictures' files by their names.
+        For each question its messages, and url, width and height of its images; the images' files by their names.
 
     Raises:
         DataError: there are none, or one cannot be read.
@@ -103,7 +103,7 @@ def question_files(spec: str, count: int | None, folder: Path) -> tuple[list[dic
     folder.mkdir(parents=True, exist_ok=True)
     asked, files = [], {}
     for sample in samples(spec, limit=count):
-        pictures = []
+        images = []
         for image in sample.images:
             rgb = as_rgb(image.open())
             data = rgb.tobytes()
@@ -111,8 +111,8 @@ def question_files(spec: str, count: int | None, folder: Path) -> tuple[list[dic
             if (key := f"pictures/{name}") not in files:
                 (folder / name).write_bytes(data)
                 files[key] = folder / name
-            pictures.append({"url": key, "width": rgb.width, "height": rgb.height})
-        asked.append({"messages": _in_parts(sample.messages), "pictures": pictures})
+            images.append({"url": key, "width": rgb.width, "height": rgb.height})
+        asked.append({"messages": _in_parts(sample.messages), "pictures": images})
     if not asked:
         raise DataError(f"{spec} has no questions.")
     return asked, files

@@ -32,8 +32,8 @@ SILENT_S = 30.0  # the page says something every 2 s while it is on the screen
 LATE_S = 1.5  # what a page sent just before it closed may come behind its word of that
 CLOSED_S = 5.0  # a page that said it closes may only be loaded again
 HARMLESS = "files"
-"""The one check of the self-test whose failure is told and no more: how the browser reads picture files, while the
-questions' pictures come to it as pixels."""
+"""The one check of the self-test whose failure is told and no more: how the browser reads image files, while the
+questions' images come to it as pixels."""
 
 
 @dataclass
@@ -232,7 +232,7 @@ def _visit(guest: Guest, told: Result, name: str) -> Visit:
     tests = sum(check.count for check in told.checks)
     odd = [check for check in told.checks if not check.passed]
     self_test = f"passed: {tests} checks" + "".join(
-        f", but {len(check.failures)} picture {check.name} read otherwise" for check in odd
+        f", but {len(check.failures)} image {check.name} read otherwise" for check in odd
     )
     threads = f"{told.threads} thread{'s' if told.threads > 1 else ''}"
     runtime = f"{RUNTIME} ({told.backend}, {threads})"

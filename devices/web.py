@@ -97,14 +97,14 @@ class Host:
         with temporary_room("web") as aside:
             count = self._settings["questions"] or None
             limit = count if errand.limit is None else min(errand.limit, count or errand.limit)
-            questions, pictures = question_files(errand.data, limit, aside)
+            questions, images = question_files(errand.data, limit, aside)
             wanted = Wanted(
                 tuple(one.name for one in offers), tuple(one.vocabulary for one in offers), len(questions),
                 errand.max_new_tokens,
             )  # fmt: skip
             came: list[Visit] = []
             guests = Room(wanted, self._settings["phones"], came)
-            site = self._site(offers, questions, pictures, guests, errand)
+            site = self._site(offers, questions, images, guests, errand)
             server = Server(site, self._host, self._port, self._certificate, self._key)
             server.start()
             try:
@@ -130,7 +130,7 @@ class Host:
         return Visit(place, str(self._address), {}, problem=why, runtime=RUNTIME)
 
     def _site(
-        self, offers: list[Offer], questions: list[Any], pictures: dict[str, Path], guests: Room, errand: Errand
+        self, offers: list[Offer], questions: list[Any], images: dict[str, Path], guests: Room, errand: Errand
     ) -> Site:
         task = {
             "bundles": [dict(one.entry) for one in offers], "questions": questions, "warmup": errand.warmup,
@@ -138,7 +138,7 @@ class Host:
         }  # fmt: skip
         sizes = [{"name": one.name, "bytes": one.bytes} for one in offers]
         offered = {"bundles": sizes, "questions": len(questions), "phones": guests.phones}
-        closed: dict[str, Path | bytes] = {TASK: as_json(task), **pictures}
+        closed: dict[str, Path | bytes] = {TASK: as_json(task), **images}
         for one in offers:
             closed |= one.files
         actions = {

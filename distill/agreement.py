@@ -21,7 +21,7 @@ from edgekit.seal import read_sealed_json, write_sealed_json
 FILE = "judge-agreement.json"
 EXAMPLES = 50
 JUDGE_ONLY, RULE_ONLY = "judge_right_rule_wrong", "judge_wrong_rule_right"
-COLUMNS = ("id", "messages", "answer", "answers", "dataset", "location")  # not the pictures
+COLUMNS = ("id", "messages", "answer", "answers", "dataset", "location")  # not the images
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Prompts and responses through a whole VLM: each picture encoded once, only answer positions projected.
+"""Prompts and responses through a whole VLM: each image encoded once, only answer positions projected.
 
 Teacher and student may turn one image into different numbers of tokens, so each model has its own prompts, and the two
 are aligned on answer tokens only.
@@ -43,7 +43,7 @@ class Prompts:
 
 
 def encode_prompts(processor: Processor, samples: Sequence[Sample]) -> Prompts:
-    """Tokenise prompts and preprocess their pictures; samples that share their pictures share the pixels."""
+    """Tokenise prompts and preprocess their images; samples that share their images share the pixels."""
     family, params = processor.family, processor.params
     seen: dict[tuple[ImageRef, ...], list[int]] = {(): []}
     parts: list[Tensor] = []
@@ -63,7 +63,7 @@ def encode_prompts(processor: Processor, samples: Sequence[Sample]) -> Prompts:
 
 
 def embed(model: Any, processor: Processor, prompts: Prompts, pad_id: int) -> Embedded:
-    """Left-padded prompts with their pictures encoded, each picture once; keeps gradients.
+    """Left-padded prompts with their images encoded, each image once; keeps gradients.
 
     Raises:
         CheckpointError: the encoder gives another number of embeddings than the prompts have image tokens.

@@ -1,4 +1,4 @@
-"""Samples with blank pictures: what a teacher says without looking, under the same prompt token for token."""
+"""Samples with blank images: what a teacher says without looking, under the same prompt token for token."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ GREY = (127, 127, 127)
 
 
 def blanked(sample: Sample) -> Sample:
-    """The same question with each picture replaced by a plain grey one of its size."""
+    """The same question with each image replaced by a plain grey one of its size."""
     return replace(sample, images=tuple(_blank(image.open().size) for image in sample.images))
 
 

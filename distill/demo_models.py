@@ -19,7 +19,7 @@ from edgekit.data.scenes import kind_of
 from edgekit.demo import architecture
 from edgekit.distill import scene_models
 from edgekit.distill.clock import PhaseClock
-from edgekit.distill.from_scratch import LabelledPictures, Schedule, train_answers, warm_up_tower
+from edgekit.distill.from_scratch import LabelledImages, Schedule, train_answers, warm_up_tower
 from edgekit.errors import EdgekitError
 from edgekit.files import new_folder, sha256_tree, write_json
 from edgekit.inputs.processor import Processor
@@ -246,18 +246,18 @@ def measure(folder: Path, role: str) -> dict[str, Any]:
     return {**found, "test_by_kind": told}
 
 
-def _labelled(processor: Processor, labels: int | None) -> LabelledPictures:
-    pictures: dict[Path, int] = {}
+def _labelled(processor: Processor, labels: int | None) -> LabelledImages:
+    images: dict[Path, int] = {}
     pixels: list[torch.Tensor] = []
     rows: list[list[tuple[list[int], list[int]]]] = []
     for sample in samples(TRAIN, limit=labels):
         path = sample.images[0].path
         assert path is not None
-        if path not in pictures:
-            pictures[path] = len(pixels)
+        if path not in images:
+            images[path] = len(pixels)
             pixels.append(torch.from_numpy(np.array(sample.images[0].open().convert("RGB"))))
             rows.append([])
         prompt = processor.tokenizer.encode(processor.prompt(sample.messages, [(0, 0)]), add_special_tokens=False).ids
         answer = processor.tokenizer.encode(f" {sample.answer}{architecture.END}", add_special_tokens=False).ids
-        rows[pictures[path]].append((prompt, answer))
-    return LabelledPictures(torch.stack(pixels), rows)
+        rows[images[path]].append((prompt, answer))
+    return LabelledImages(torch.stack(pixels), rows)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Embedded:
-    """Left-padded prompts of Q questions, their pictures encoded.
+    """Left-padded prompts of Q questions, their images encoded.
 
     Attributes:
         embeds: (Q, P, D), image embeddings in their places.
@@ -35,7 +35,7 @@ class Embedded:
     def following(self, owners: Tensor, count: int) -> Tensor:
         """Positions of the `count` tokens after the prompts `owners`: (R, count), or (3, R, count)."""
         last = self.positions.amax(-1)
-        last = last.amax(0) if last.dim() == 2 else last  # a picture may be taller than wide, or wider than tall
+        last = last.amax(0) if last.dim() == 2 else last  # an image may be taller than wide, or wider than tall
         after = last[owners].unsqueeze(1) + 1 + torch.arange(count, device=last.device)
         return after.expand(*self.positions.shape[:-2], *after.shape)
 

@@ -162,8 +162,8 @@ def _generation(plan: Plan) -> float:
         length = checkpoint.load.longest + plan.tokens
         cache = 2 * 4 * rows * length * sizes.text.layers * 2 * sizes.text.kv_width
         prompt = 4 * settings.batch_questions * checkpoint.load.longest * (4 * sizes.text.width + 3 * sizes.text.inner)
-        pictures = settings.batch_questions * checkpoint.load.fresh * checkpoint.load.patches
-        vision = 4 * pictures * (4 * sizes.vision.width + 2 * sizes.vision.inner)
+        images = settings.batch_questions * checkpoint.load.fresh * checkpoint.load.patches
+        vision = 4 * images * (4 * sizes.vision.width + 2 * sizes.vision.inner)
         draws = rows * sizes.vocab * 4 * 6  # logits, sorted values with 8-byte places, shares
         most = max(most, cache + prompt + vision + draws)
     return most
@@ -241,7 +241,7 @@ def _work(plan: Plan) -> dict[str, float]:
     ]
     prompts = decode = 0.0
     for checkpoint, count, asked in passes:
-        again = checkpoint.load.fresh * (checkpoint.picture_flops() + student.picture_flops())
+        again = checkpoint.load.fresh * (checkpoint.image_flops() + student.image_flops())
         reference = min(count, plan.distinct) * student.row_flops(tokens)
         prompts += asked * (again + checkpoint.row_flops(0) + reference)
         step = checkpoint.sizes.text.forward_flops(1, checkpoint.load.prompt + tokens) + checkpoint.head_flops(1)
@@ -253,10 +253,10 @@ def _work(plan: Plan) -> dict[str, float]:
     train = 0.0
     for number, teacher in enumerate(plan.teachers):
         questions = recipe.steps(number) * recipe.trainer.batch_questions * recipe.trainer.gradient_accumulation
-        own = student.picture_flops() + student.trained_flops(plan.distinct, tokens)
-        other = teacher.picture_flops() + teacher.trained_flops(plan.distinct, tokens)
+        own = student.image_flops() + student.trained_flops(plan.distinct, tokens)
+        other = teacher.image_flops() + teacher.trained_flops(plan.distinct, tokens)
         train += questions * (cost * own + looks * other)
-    answer = student.load.fresh * student.picture_flops() + student.row_flops(min(tokens, EVALUATION_TOKENS))
+    answer = student.load.fresh * student.image_flops() + student.row_flops(min(tokens, EVALUATION_TOKENS))
     return {"gen_data": prompts, "decode": decode, "train": train, "measure": 2 * plan.test * answer}
 
 

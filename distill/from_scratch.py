@@ -33,8 +33,8 @@ class Schedule:
     decay: str = "cosine"
 
 
-class DrawnPictures(Dataset[tuple[Tensor, int, int]]):
-    """Picture i is drawn from seed `first + i`."""
+class DrawnImages(Dataset[tuple[Tensor, int, int]]):
+    """Image i is drawn from seed `first + i`."""
 
     def __init__(self, count: int, first: int) -> None:
         self.count, self.first = count, first
@@ -79,12 +79,12 @@ def _collate_drawn(rows: list[tuple[Tensor, int, int]]) -> dict[str, Tensor]:
 
 
 @dataclass(frozen=True)
-class LabelledPictures:
-    """All training pictures with the token ids of their questions.
+class LabelledImages:
+    """All training images with the token ids of their questions.
 
     Attributes:
         pixels: uint8 (M, H, W, 3).
-        rows: For each picture, (prompt ids, answer ids) of its questions.
+        rows: For each image, (prompt ids, answer ids) of its questions.
     """
 
     pixels: Tensor
@@ -92,9 +92,9 @@ class LabelledPictures:
 
 
 class QuestionSamples(Dataset[dict[str, Any]]):
-    """Item i: one picture, shifted and perhaps mirrored, with a few of its questions, all drawn from seed (seed, i)."""
+    """Item i: one image, shifted and perhaps mirrored, with a few of its questions, all drawn from seed (seed, i)."""
 
-    def __init__(self, data: LabelledPictures, count: int, questions: int, seed: int) -> None:
+    def __init__(self, data: LabelledImages, count: int, questions: int, seed: int) -> None:
         self.data, self.count, self.questions, self.seed = data, count, questions, seed
 
     def __len__(self) -> int:
@@ -102,14 +102,14 @@ class QuestionSamples(Dataset[dict[str, Any]]):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         rng = np.random.default_rng((self.seed, index))
-        picture = int(rng.integers(len(self.data.rows)))
-        rows = self.data.rows[picture]
+        image = int(rng.integers(len(self.data.rows)))
+        rows = self.data.rows[image]
         chosen = rng.choice(len(rows), self.questions, replace=len(rows) < self.questions)
-        return {"pixels": _augment(self.data.pixels[picture], rng), "rows": [rows[int(k)] for k in chosen]}
+        return {"pixels": _augment(self.data.pixels[image], rng), "rows": [rows[int(k)] for k in chosen]}
 
 
 def _augment(pixels: Tensor, rng: np.random.Generator, shift: int = 6) -> Tensor:
-    """Shift by up to `shift` pixels onto the picture's own ground colour, mirror half of the time."""
+    """Shift by up to `shift` pixels onto the image's own ground colour, mirror half of the time."""
     down, right = (int(v) for v in rng.integers(-shift, shift + 1, 2))
     size = pixels.shape[0]
     ground = pixels.reshape(-1, 3).median(0).values
@@ -137,7 +137,7 @@ def collate_questions(items: list[dict[str, Any]], pad_id: int) -> dict[str, Ten
 
 
 class AnswerTrainer(Trainer):
-    """Cross-entropy on answer tokens; a picture is encoded once for all its questions in the batch."""
+    """Cross-entropy on answer tokens; an image is encoded once for all its questions in the batch."""
 
     def compute_loss(
         self,
@@ -159,12 +159,12 @@ class AnswerTrainer(Trainer):
         return answer_logits(model, features, inputs)
 
     def auxiliary_loss(self, features: Tensor, inputs: dict[str, Tensor]) -> Tensor | float:
-        """What is added to the cross-entropy; features (M, N, D) of the batch's M pictures."""
+        """What is added to the cross-entropy; features (M, N, D) of the batch's M images."""
         return 0.0
 
 
 def image_features(model: nn.Module, pixel_values: Tensor) -> Tensor:
-    """What the text model is given of pictures (M, 3, H, W): (M, N, D)."""
+    """What the text model is given of images (M, 3, H, W): (M, N, D)."""
     vlm: Any = model
     features: Tensor = vlm.model.connector(vlm.model.vision_model(pixel_values=pixel_values).last_hidden_state)
     return features
@@ -175,7 +175,7 @@ def answer_logits(model: nn.Module, features: Tensor, inputs: dict[str, Tensor])
 
     Args:
         model: An Idefics3 model.
-        features: (M, N, D) of the pictures; each has the same number of rows of the batch, which stand together.
+        features: (M, N, D) of the images; each has the same number of rows of the batch, which stand together.
         inputs: `input_ids`, `labels` and `attention_mask`, (B, T) each.
     """
     vlm: Any = model
@@ -193,7 +193,7 @@ def warm_up_tower(model: PreTrainedModel, schedule: Schedule, folder: Path, *, s
     """Train the vision tower on freshly drawn pictures, in place.
 
     Returns:
-        Share of 2,000 pictures it never trained on whose shape it names, in [0, 1].
+        Share of 2,000 images it never trained on whose shape it names, in [0, 1].
     """
     tower: Any = model.model.vision_model
     torch.manual_seed(seed)
@@ -202,11 +202,11 @@ def warm_up_tower(model: PreTrainedModel, schedule: Schedule, folder: Path, *, s
     trainer = Trainer(
         model=classifier,
         args=phase_arguments(folder, schedule, seed=seed, bf16=bf16),
-        train_dataset=DrawnPictures(count, first=seed * 100_000_000),
+        train_dataset=DrawnImages(count, first=seed * 100_000_000),
         data_collator=_collate_drawn,
     )
     run_trainer(trainer, folder, "vision tower")
-    held_out = DrawnPictures(2000, first=seed * 100_000_000 + 50_000_000)
+    held_out = DrawnImages(2000, first=seed * 100_000_000 + 50_000_000)
     classifier.eval()
     right = 0
     with torch.no_grad():
@@ -218,7 +218,7 @@ def warm_up_tower(model: PreTrainedModel, schedule: Schedule, folder: Path, *, s
 
 def train_answers(
     model: PreTrainedModel,
-    data: LabelledPictures,
+    data: LabelledImages,
     schedule: Schedule,
     folder: Path,
     *,
@@ -227,7 +227,7 @@ def train_answers(
     bf16: bool,
     questions: int = 2,
 ) -> None:
-    """Train the whole model on (picture, question) -> answer, in place."""
+    """Train the whole model on (image, question) -> answer, in place."""
     torch.manual_seed(seed)
     count = schedule.steps * schedule.batch
     trainer = AnswerTrainer(

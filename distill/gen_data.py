@@ -135,7 +135,7 @@ def _mute(writer: Writer, path: Path, count: int) -> EdgekitError:
         f"{writer.name} answers nothing: all {count} responses to {path.name}, at mask ratio {writer.mask_ratio:g}, "
         "are empty.",
         why="A student would learn to say nothing.",
-        fix="Ask it yourself:  edgekit run TEACHER --image PICTURE --prompt QUESTION\n"
+        fix="Ask it yourself:  edgekit run TEACHER --image IMAGE --prompt QUESTION\n"
         "If it answers there, lower masters.mask.r_max (edgekit probe TEACHER shows how far it may go); if not, its "
         "chat template or its end token is wrong.",
     )

@@ -161,7 +161,7 @@ def _most_different(image: ImageRef, images: dict[ImageRef, NDArray[np.float32]]
 
 
 def _fitted(other: ImageRef, image: ImageRef) -> ImageRef:
-    """Another picture in the size of one, so that both become the same number of image tokens."""
+    """Another image in the size of one, so that both become the same number of image tokens."""
     buffer = io.BytesIO()
     other.open().convert("RGB").resize(image.open().size).save(buffer, "PNG")
     return ImageRef(data=buffer.getvalue())

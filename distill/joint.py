@@ -50,7 +50,7 @@ class Item:
 
 @dataclass(frozen=True)
 class JointBatch:
-    """What one step sees: both models' prompts, the teacher's with blank pictures if wanted, the distinct responses."""
+    """What one step sees: both models' prompts, the teacher's with blank images if wanted, the distinct responses."""
 
     question_ids: list[str]
     student: Prompts
@@ -107,7 +107,7 @@ class Collator:
     Attributes:
         student, teacher: Their processors.
         references: Add the data's own answers, for objectives that learn from them.
-        blanks: Add the teacher's prompts with blank pictures, for objectives that compare.
+        blanks: Add the teacher's prompts with blank images, for objectives that compare.
     """
 
     student: Processor
@@ -305,7 +305,7 @@ class JointTrainer(PartsTrainer):
         return response_hidden(model, embedded, batch.group.owners.tolist(), batch.responses, 0)
 
     def _weigh(self, losses: dict[str, Tensor], seen: Tensor, unseen: Tensor, lengths: Tensor) -> None:
-        """Weigh the tokens of those objectives that compare pictures with blank ones, in place."""
+        """Weigh the tokens of those objectives that compare images with blank ones, in place."""
         for name, objective in self.objectives.items():
             if objective.compares_images:
                 losses[name] = losses[name] * objective.token_weights(seen, unseen, lengths)

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from edgekit.distill.clock import PhaseClock
 from edgekit.distill.masking import MaskedTeacher, mask_ratio, stage_ratios
 from edgekit.distill.measuring import MAX_ANSWER_TOKENS
-from edgekit.distill.order import Order, picture_numbers
+from edgekit.distill.order import Order, image_numbers
 from edgekit.distill.probe import held_out, probe
 from edgekit.distill.probe import save as save_probe
 from edgekit.distill.teacher_stages import Checkpoint, TeacherStage
@@ -42,8 +42,8 @@ class Ladder:
         """A teacher stage for each teacher; one order of visits goes through all of them."""
         trainer, questions = self.recipe.trainer, self.run.questions
         count = read_sealed_json(questions / "index.json")["questions"]
-        pictures = picture_numbers(questions) if trainer.order == "pictures" else None
-        order, first, teacher_stages = Order(count, trainer.seed, pictures), 0, list[TeacherStage]()
+        images = image_numbers(questions) if trainer.order == "pictures" else None
+        order, first, teacher_stages = Order(count, trainer.seed, images), 0, list[TeacherStage]()
         for number, teacher in enumerate(teachers):
             title = f"probing teacher {number + 1} of {len(teachers)}"
             teacher_stages.append(self._leg(number, teacher, order, first, title))

@@ -1,6 +1,6 @@
 """The order in which training visits the questions: a seeded permutation, known before anything is generated.
 
-So Gen-Data writes responses to just those questions that a mask stage will visit, and questions about one picture can
+So Gen-Data writes responses to just those questions that a mask stage will visit, and questions about one image can
 be kept together, so that its encoding is shared.
 """
 
@@ -23,22 +23,22 @@ class Order:
     Attributes:
         questions: How many there are.
         seed: Of the permutations.
-        pictures: (questions,) number of each question's set of pictures. Given, those that share their pictures come
+        images: (questions,) number of each question's set of images. Given, those that share their images come
             one after the other, in an order of their own; None shuffles question by question.
     """
 
     questions: int
     seed: int
-    pictures: NDArray[np.int64] | None = None
+    images: NDArray[np.int64] | None = None
 
     def epoch(self, number: int) -> NDArray[np.int64]:
         """(questions,) rows in the order of one pass, from 0."""
         rng = np.random.default_rng((self.seed, number))
         drawn = rng.permutation(self.questions)
-        if self.pictures is None:
+        if self.images is None:
             return drawn
-        place = rng.permutation(int(self.pictures.max(initial=-1)) + 1)
-        return drawn[np.argsort(place[self.pictures[drawn]], kind="stable")]
+        place = rng.permutation(int(self.images.max(initial=-1)) + 1)
+        return drawn[np.argsort(place[self.images[drawn]], kind="stable")]
 
     def visits(self, start: int, stop: int) -> NDArray[np.int64]:
         """(stop - start,) rows of the visits from `start` on, before `stop`."""
@@ -49,22 +49,22 @@ class Order:
         return np.concatenate(parts)
 
 
-def picture_numbers(questions: Path) -> NDArray[np.int64]:
-    """A number for each question's set of pictures, the same where the pictures are; questions without any are alone.
+def image_numbers(questions: Path) -> NDArray[np.int64]:
+    """A number for each question's set of images, the same where the images are; questions without any are alone.
 
     Args:
         questions: Folder of question shards.
     """
     seen: dict[Any, int] = {}
-    numbers = [seen.setdefault(key, len(seen)) for key in _pictures(questions)]
+    numbers = [seen.setdefault(key, len(seen)) for key in _images(questions)]
     return np.array(numbers, dtype=np.int64)
 
 
-def _pictures(questions: Path) -> Iterator[Any]:
+def _images(questions: Path) -> Iterator[Any]:
     row = 0
     for path in sorted(questions.glob("shard-*.parquet")):
         for batch in pq.ParquetFile(path).iter_batches(batch_size=256, columns=["images"]):
             for images in batch.column("images").to_pylist():
-                # A hash stands for the bytes of a picture, so that none of them stays in memory.
+                # A hash stands for the bytes of an image, so that none of them stays in memory.
                 yield tuple(one["path"] or hash(one["bytes"]) for one in images) or row
                 row += 1

@@ -36,9 +36,9 @@ class Load:
     Attributes:
         prompt: Mean tokens of a prompt, image tokens included.
         longest: Tokens of the longest.
-        patches: Mean patches of a question's pictures.
+        patches: Mean patches of a question's images.
         context: Patches that attend to each other.
-        fresh: Share of consecutive questions whose pictures no other of their batch has.
+        fresh: Share of consecutive questions whose images no other of their batch has.
     """
 
     prompt: float
@@ -56,8 +56,8 @@ class Checkpoint:
     sizes: Anatomy
     load: Load
 
-    def picture_flops(self) -> float:
-        """Forward pass of the pictures of one question."""
+    def image_flops(self) -> float:
+        """Forward pass of the images of one question."""
         return self.sizes.vision.forward_flops(self.load.patches, self.load.context)
 
     def row_flops(self, tokens: float) -> float:

@@ -2,7 +2,7 @@
 
 Trained on answers alone such a model counts and names colours but stays blind to shapes. Warmed up on cells it sees
 them, and goes on seeing them where the warm-up's heads, which no longer change, stay a second loss on the connector.
-Pictures are drawn as they are needed, in the manner of `scenes:train`, whose held-out compositions they never show.
+Images are drawn as they are needed, in the manner of `scenes:train`, whose held-out compositions they never show.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ TAUGHT = ("count", "list", "description")
 LEVEL = ("list",)
 """By these, of some 6 tokens, it is told how far a model has come."""
 HELD_BACK = 150
-"""Pictures by which training measures itself, some 300 questions of `LEVEL`; none of `scenes:test`."""
+"""Images by which training measures itself, some 300 questions of `LEVEL`; none of `scenes:test`."""
 
 Row = tuple[list[int], list[int]]
 
@@ -106,7 +106,7 @@ class CellClassifier(nn.Module):
 
 
 class DrawnCells(Dataset[dict[str, Tensor]]):
-    """Picture i of a split and seed, with its cells."""
+    """Image i of a split and seed, with its cells."""
 
     def __init__(self, split: str, seed: int, count: int) -> None:
         self.split, self.seed, self.count = split, seed, count
@@ -130,7 +130,7 @@ def warm_up_on_cells(
     """Train the vision tower and the connector to name cells, in place.
 
     Returns:
-        The heads, and the share of the shapes in 200 pictures never trained on that they name, in [0, 1].
+        The heads, and the share of the shapes in 200 images never trained on that they name, in [0, 1].
     """
     torch.manual_seed(seed)
     classifier = CellClassifier(model)
@@ -154,7 +154,7 @@ def warm_up_on_cells(
 
 
 class Encoder:
-    """Token ids of questions and answers about one picture; each question's text is rendered once."""
+    """Token ids of questions and answers about one image; each question's text is rendered once."""
 
     def __init__(self, processor: Processor) -> None:
         self._processor = processor
@@ -171,7 +171,7 @@ class Encoder:
 
 
 class SceneQuestions(Dataset[dict[str, Any]]):
-    """Picture i of a split and seed, with its cells and all of its questions of some kinds."""
+    """Image i of a split and seed, with its cells and all of its questions of some kinds."""
 
     def __init__(
         self, encoder: Encoder, split: str, seed: int, count: int, kinds: Sequence[str] = tuple(KINDS)
@@ -188,7 +188,7 @@ class SceneQuestions(Dataset[dict[str, Any]]):
 
 
 def collate_scenes(items: list[dict[str, Any]], image_id: int) -> dict[str, Any]:
-    """M pictures with R questions, so laid out that the tokens of a picture stand there once for all of them.
+    """M images with R questions, so laid out that the tokens of an image stand there once for all of them.
 
     Args:
         items: Of `SceneQuestions`.
@@ -196,7 +196,7 @@ def collate_scenes(items: list[dict[str, Any]], image_id: int) -> dict[str, Any]
 
     Returns:
         `pixel_values` (M, 3, H, W), `cells` (M, 16, 2), `prompt` (P,) what all prompts begin with, to the last image
-        token; `owners` and `texts`, R pictures' numbers and tokens behind that; `answered` bool (K,) which of all
+        token; `owners` and `texts`, R images' numbers and tokens behind that; `answered` bool (K,) which of all
         these K tokens are the answers'; `wanted` (A,) these.
     """
     rows = [(number, *row) for number, item in enumerate(items) for row in item["rows"]]
@@ -220,7 +220,7 @@ def scene_logits(model: nn.Module, features: Tensor, inputs: dict[str, Any]) -> 
 
     Args:
         model: An Idefics3 model.
-        features: (M, N, D) of the pictures.
+        features: (M, N, D) of the images.
         inputs: The batch.
     """
     vlm: Any = model
@@ -318,10 +318,10 @@ def train_scene_answers(
     bf16: bool,
     snapshots: Snapshots,
 ) -> float:
-    """Train the whole model on (picture, question) -> answer with the cell loss beside, in place.
+    """Train the whole model on (image, question) -> answer with the cell loss beside, in place.
 
     Returns:
-        Share of right answers of `LEVEL` about pictures held back, half of them with compositions never trained on, in
+        Share of right answers of `LEVEL` about images held back, half of them with compositions never trained on, in
         [0, 1].
     """
     torch.manual_seed(seed)

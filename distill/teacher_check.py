@@ -165,7 +165,7 @@ def verdict(asked: Asked) -> str:
         raise EdgekitError(
             line,
             why="A student learns from its answers.\n" + "\n".join([*form, *_examples(asked)]),
-            fix=("" if form else "Ask it yourself:  edgekit run TEACHER --image PICTURE --prompt QUESTION\n") + ANYWAY,
+            fix=("" if form else "Ask it yourself:  edgekit run TEACHER --image IMAGE --prompt QUESTION\n") + ANYWAY,
         )
     ahead = paired(asked.scores, asked.student_scores)
     if ahead.ci95[1] < 0 and ahead.p_value < 0.05:

@@ -87,7 +87,7 @@ def _arguments(recipe: Recipe, folder: Path, steps: int, loggers: Sequence[str],
         per_device_train_batch_size=settings.batch_questions // processes.count(),
         gradient_accumulation_steps=settings.gradient_accumulation,
         activation_checkpointing=settings.gradient_checkpointing,
-        # A process whose questions have no picture leaves the vision tower without gradients.
+        # A process whose questions have no image leaves the vision tower without gradients.
         ddp_find_unused_parameters=True,
         report_to=[logger for logger in loggers if logger != trackers.BOARD],
         run_name=name,

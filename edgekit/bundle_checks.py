@@ -28,9 +28,9 @@ MOST_SIZE = 1 << 31
 MOST_LAYERS, MOST_HEADS, MOST_WIDTH = 4096, 65536, 65536
 MOST_VOCABULARY = 1 << 24
 MOST_TOKENS = 1 << 20
-"""Of one picture."""
+"""Of one image."""
 MOST_EDGE = 1 << 14
-"""Pixels of a picture's edge."""
+"""Pixels of an image's edge."""
 MOST_COMPONENTS = 1024
 MOST_FILES = 65536
 STATES = ("k_cache", "v_cache")
@@ -110,7 +110,7 @@ def _numbers(manifest: Manifest) -> Iterator[str]:
     if twice := [grid for grid, count in grids.items() if count > 1]:
         yield f"buckets: {grids[twice[0]]} of them are for the grid {twice[0]}"
     if None in grids and len(grids) > 1:
-        yield "buckets: one is for tiles, others are for pictures of one grid"
+        yield "buckets: one is for tiles, others are for images of one grid"
     yield from _sizes(manifest.preprocessing.get("sizes"))
     yield from _order(manifest.preprocessing.get(ORDER, COLUMNS))
     for key in ("preprocessing", "details", "parity"):
@@ -126,7 +126,7 @@ def _bucket(at: str, bucket: Bucket) -> Iterator[str]:
 
 
 def _sizes(sizes: Any) -> Iterator[str]:
-    """Picture sizes, where there are some: [[width, height], ...]."""
+    """Image sizes, where there are some: [[width, height], ...]."""
     if sizes is None:
         return
     if not isinstance(sizes, list) or not all(isinstance(size, list) and len(size) == 2 for size in sizes):

@@ -105,7 +105,7 @@ class ContextError(DataError):
     """
 
     def __init__(self, tokens: int, why: str = "So many the cache of this bundle holds.", fix: str = "") -> None:
-        usual = "Ask with fewer or smaller pictures, or for a shorter answer"
+        usual = "Ask with fewer or smaller images, or for a shorter answer"
         super().__init__(
             f"The prompt and its answer take more than {tokens} tokens.",
             why=why,

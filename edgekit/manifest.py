@@ -71,14 +71,14 @@ class Cache:
 
 @dataclass(frozen=True)
 class Bucket:
-    """A vision encoder, and the pictures it is for."""
+    """A vision encoder, and the images it is for."""
 
     component: str
     """Its name among the components."""
     grid: tuple[int, ...] | None
-    """Of the one picture it takes, as the family counts it; null for tiles, any number of them."""
+    """Of the one image it takes, as the family counts it; null for tiles, any number of them."""
     tokens: int
-    """Image tokens of a picture, or of a tile."""
+    """Image tokens of an image, or of a tile."""
 
 
 @dataclass(frozen=True)

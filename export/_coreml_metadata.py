@@ -12,7 +12,7 @@ from edgekit.formats.coreml.programs import LABEL
 from edgekit.manifest import Component
 
 DESCRIPTIONS = {
-    "pixel_values": "Normalised pixels of one tile, or flattened patches of one picture; manifest.json says how to "
+    "pixel_values": "Normalised pixels of one tile, or flattened patches of one image; manifest.json says how to "
     "prepare them.",
     "image_features": "Image embeddings; they take the places of the image tokens.",
     "deepstack_features": "Features for the first decoder layers; deepstack_embeds takes them.",

@@ -87,7 +87,7 @@ def _vision(name: str, part: VisionPart, split: Split, dtype: str) -> Program:
     outputs += [TensorSpec(one.feature, dtype, one.encoded(part.tokens)) for one in split.features]
     return Program(
         name, rewritten(part.module), (torch.randn(shape),), (TensorSpec("pixel_values", dtype, shape),),
-        tuple(outputs), "vision", "one picture, or one tile of it, to image embeddings",
+        tuple(outputs), "vision", "one image, or one tile of it, to image embeddings",
     )  # fmt: skip
 
 

@@ -42,14 +42,14 @@ def quantise(module: nn.Module, precision: str) -> None:
         quantize_(module, config, filter_fn=wanted)
 
 
-def static(name: str, module: nn.Module, example: tuple[Any, ...], pictures: Sequence[Any]) -> nn.Module:
+def static(name: str, module: nn.Module, example: tuple[Any, ...], images: Sequence[Any]) -> nn.Module:
     """A vision encoder with int8 inputs and weights of its linear layers and convolutions, by PT2E.
 
     Args:
         name: Of the method, for an error.
         module: Rewritten.
         example: Inputs to trace with.
-        pictures: Inputs to calibrate with.
+        images: Inputs to calibrate with.
 
     Raises:
         EdgekitError: there are none.
@@ -61,11 +61,11 @@ def static(name: str, module: nn.Module, example: tuple[Any, ...], pictures: Seq
     )
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
-    if not pictures:
+    if not images:
         raise EdgekitError(
-            f"{name}: int8-static needs pictures to calibrate with, and there are none.",
-            why="It takes pictures of this very size; of none it can tell how large the inputs of a layer become.",
-            fix="Name questions with such pictures:  edgekit export ... --calibration-data SPEC --calibrate 64",
+            f"{name}: int8-static needs images to calibrate with, and there are none.",
+            why="It takes images of this very size; of none it can tell how large the inputs of a layer become.",
+            fix="Name questions with such images:  edgekit export ... --calibration-data SPEC --calibrate 64",
         )
 
     def is_layer(node: Any) -> bool:
@@ -78,8 +78,8 @@ def static(name: str, module: nn.Module, example: tuple[Any, ...], pictures: Seq
     quantiser.set_filter_function(is_layer)
     with torch.no_grad(), traceable(module):
         observed = prepare_pt2e(torch.export.export(module, example, strict=False).module(), quantiser)
-        for picture in pictures:
-            observed(picture)
+        for image in images:
+            observed(image)
         made: nn.Module = convert_pt2e(observed)
     return made
 

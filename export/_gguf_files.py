@@ -293,7 +293,7 @@ def _placed(name: str, values: NDArray[np.float32], names: Names) -> Iterator[tu
     many = (theirs,) if isinstance(theirs, str) else theirs
     for one, part in zip(many, np.split(values, len(many)), strict=True):
         full = (one.replace("*", numbers[0]) if numbers else one) + dot + tail
-        if part.ndim == 5:  # a kernel over two frames; a still picture has the same one twice
+        if part.ndim == 5:  # a kernel over two frames; a still image has the same one twice
             yield from ((full, part[:, :, 0]), (f"{full}.1", part[:, :, 1]))
         else:
             yield full, part.reshape(part.shape[-2:]) if part.ndim == 3 and part.shape[0] == 1 else part

@@ -1,7 +1,7 @@
 """What llama.cpp's own programs make of a prompt, beside what the student was trained on.
 
-edgekit's runtime gives llama.cpp prepared tiles in the trained order; other programs leave words and pictures to
-llama.cpp. Here both are told the same questions on pictures of odd shapes.
+edgekit's runtime gives llama.cpp prepared tiles in the trained order; other programs leave words and images to
+llama.cpp. Here both are told the same questions on images of odd shapes.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ def own_preprocessing(folder: Path, made: Mapping[str, Any], images: Sequence[Im
     Args:
         folder: The bundle's.
         made: Its details: files of both parts, and the placeholder.
-        images: Pictures; drawn ones of SIZES by default.
+        images: Images; drawn ones of SIZES by default.
 
     Returns:
-        text_ids_equal: share of plain texts with the same ids; prompt_ids_equal: of prompts with a picture; and a row
-        for each picture, see `_row`.
+        text_ids_equal: share of plain texts with the same ids; prompt_ids_equal: of prompts with an image; and a row
+        for each image, see `_row`.
     """
     images = images or [draw(number)[0].resize(size) for number, size in enumerate(SIZES)]
     processor = Processor.load(folder, prepared=True)
@@ -58,7 +58,7 @@ def own_preprocessing(folder: Path, made: Mapping[str, Any], images: Sequence[Im
 
 
 def _row(model: LlamaModel, processor: Processor, image: Image.Image, folder: Path, placeholder: str) -> dict[str, Any]:
-    """One picture, on both sides: the trained one first.
+    """One image, on both sides: the trained one first.
 
     Returns:
         size; ids_equal, of a prompt with it; image_tokens; parts: sizes, width x height, in their order; and the
@@ -73,7 +73,7 @@ def _row(model: LlamaModel, processor: Processor, image: Image.Image, folder: Pa
     text = render(processor.template, messages, processor.special).replace(placeholder, MARKER)
     plain = np.ascontiguousarray(np.asarray(as_rgb(image)))
     theirs, _, _ = model.own(text, [plain])
-    trained = processor.family.pictures(inputs.pixels, processor.params)
+    trained = processor.family.images(inputs.pixels, processor.params)
     cut = [denormalise(part, processor.params) for part in model.pixels([plain])]
     row: dict[str, Any] = {
         "size": list(image.size),

@@ -67,7 +67,7 @@ def _equal(theirs: NDArray[Any], weight: NDArray[Any]) -> bool:
 
 
 def measure(split: Split, prompts: Sequence[Inputs], words: Mapping[str, str]) -> Moments:
-    """Run the PyTorch modules on prompts, pictures included, and on the reference's own answers to them.
+    """Run the PyTorch modules on prompts, images included, and on the reference's own answers to them.
 
     Args:
         split: The modules; they stay as they are.
@@ -78,7 +78,7 @@ def measure(split: Split, prompts: Sequence[Inputs], words: Mapping[str, str]) -
         Of the layers of those parts.
 
     Raises:
-        EdgekitError: there are no prompts, or no pictures where the vision encoder's layers are wanted.
+        EdgekitError: there are no prompts, or no images where the vision encoder's layers are wanted.
     """
     if not prompts:
         raise EdgekitError(
@@ -92,14 +92,14 @@ def measure(split: Split, prompts: Sequence[Inputs], words: Mapping[str, str]) -
     sums, counts = _watch(layers, split, prompts, last_only=text.lm_head)
     if "vision" in words and not any(layer in counts for layer in _linears(modules["vision"])):
         raise EdgekitError(
-            f"{words['vision']} needs pictures to calibrate the vision encoder with, and these questions have none.",
-            fix="Name questions with pictures:  edgekit export ... --calibration-data SPEC",
+            f"{words['vision']} needs images to calibrate the vision encoder with, and these questions have none.",
+            fix="Name questions with images:  edgekit export ... --calibration-data SPEC",
         )
     return Moments([(layer.weight.detach().float().numpy(), sums[layer] / counts[layer]) for layer in sums])
 
 
 def _linears(modules: Sequence[nn.Module]) -> list[nn.Linear]:
-    """Each once, though several sizes of pictures share them."""
+    """Each once, though several sizes of images share them."""
     from torch import nn
 
     return list(dict.fromkeys(part for one in modules for part in one.modules() if isinstance(part, nn.Linear)))

@@ -127,8 +127,8 @@ def export_checkpoint(
         precision: Common name of a precision the target has, or a mixture (edgekit/precision.py).
         out: The bundle's folder; it appears whole or not at all.
         opens: Opens the bundle by its own runtime, for the parity run.
-        sizes: Picture sizes (width, height) in pixels, where the family has a choice; its own when None.
-        samples: Questions for the parity run; drawn pictures and stock questions when there are none.
+        sizes: Image sizes (width, height) in pixels, where the family has a choice; its own when None.
+        samples: Questions for the parity run; drawn images and stock questions when there are none.
         prompts: How many of them; as many as the bars need (`edgekit.report.tolerances.settling`) when None.
         calibration: Questions, for a precision that the target calibrates; never those of the parity run.
         with_genai: Write what onnxruntime-genai needs into an ONNX bundle.
@@ -242,7 +242,7 @@ def made_whole(family: Family, model: Any, sizes: Sequence[Size] | None) -> Spli
     Args:
         family: Of the model.
         model: Untouched.
-        sizes: Picture sizes, where the family bakes them.
+        sizes: Image sizes, where the family bakes them.
     """
     found: Split = family.split(model, sizes)
     return dataclasses.replace(found, source=model, sizes=None if sizes is None else tuple(sizes))

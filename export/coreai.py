@@ -4,7 +4,7 @@
                        k_cache, v_cache (layers, 1, H, S, D_head) are the caller's and are changed in place
     embed.aimodel      input_ids (1, T) -> embeddings (1, T, D)
     vision.aimodel     pixel_values (1, 3, H, W), one tile -> image_features (1, N, D); vision_448x448.aimodel and so on
-                       for families of free picture sizes, patches (P, patch) of one picture -> (N, D)
+                       for families of free image sizes, patches (P, patch) of one image -> (N, D)
     tokenizer/         as Apple's engine looks for it
     metadata.json      metadata_version 0.2, kind vlm
 
@@ -123,7 +123,7 @@ def write_from(checkpoint: str, sizes: list[list[int]] | None, precision: str, f
 
     Args:
         checkpoint: Folder of the model.
-        sizes: Picture sizes, where its family bakes them.
+        sizes: Image sizes, where its family bakes them.
         precision, folder: As for `write`.
 
     Returns:

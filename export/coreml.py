@@ -1,7 +1,7 @@
 """Core ML: ML Programs for iPhone, iPad and Mac, in one multifunction package or in several.
 
     vision_encoder     pixel_values (1, 3, H, W), one tile -> image_features (1, N, D); vision_encoder_448x448 and so on
-                       for families of free picture sizes, patches (P, patch) of one picture -> (N, D)
+                       for families of free image sizes, patches (P, patch) of one image -> (N, D)
     token_embedding    input_ids (1, T) -> inputs_embeds (1, T, D)
     prefill, decode    inputs_embeds (1, T, D), attention_mask (1, 1, T, S), position_ids (1, T) or (3, 1, T), and where
                        the options or the model want them start (1,), deepstack_embeds (L, 1, T, D), past_key_0 ... ->

@@ -1,7 +1,7 @@
 """ExecuTorch: one model.pte for XNNPACK, with the method names of ExecuTorch's own runners.
 
     vision_encoder     pixel_values (1, 3, H, W), one tile -> (1, N, D); vision_encoder_448x448 and so on for families
-                       of free picture sizes, patches (P, patch) of one picture -> (N, D)
+                       of free image sizes, patches (P, patch) of one image -> (N, D)
     token_embedding    input_ids (1, T) -> (1, T, D)
     text_decoder       inputs_embeds (1, T, D), start_pos (1,) -> logits (1, 1, V) of the last token; the cache is
                        inside; one method for prefill and decode
@@ -71,7 +71,7 @@ PRECISIONS = by_name(
 PACKAGES = {name: name for name in ("executorch", "torchao")}
 FILE = "model.pte"
 CONTEXT = 2048  # tokens the cache holds, unless the model knows fewer positions
-TILES = 32  # pictures or tiles of each size that static quantisation sees, at most: its histograms are slow to fill
+TILES = 32  # images or tiles of each size that static quantisation sees, at most: its histograms are slow to fill
 
 
 @dataclass(frozen=True)
@@ -110,11 +110,11 @@ def write(
         The components by name, all in one file, and the versions of the tools.
 
     Raises:
-        EdgekitError: a precision that is calibrated, and no pictures.
+        EdgekitError: a precision that is calibrated, and no images.
     """
     with quiet():
         _import_tools()
-        made = methods(split, precision, context_of(split, CONTEXT), _pictures(split, calibration))
+        made = methods(split, precision, context_of(split, CONTEXT), _images(split, calibration))
         program = lower(made, constants(split, folder)).to_executorch()
         with (folder / FILE).open("wb") as stream:
             program.write_to_file(stream)
@@ -152,7 +152,7 @@ def constants(split: Split, folder: Path) -> dict[str, Any]:
 
 
 def methods(
-    split: Split, precision: str, context: int, pictures: Mapping[str, Sequence[Any]] | None = None
+    split: Split, precision: str, context: int, images: Mapping[str, Sequence[Any]] | None = None
 ) -> list[Method]:
     """The program's methods, their modules rewritten for XNNPACK and their weights quantised.
 
@@ -160,10 +160,10 @@ def methods(
         split: The modules, float32; they stay as they are.
         precision: One of PRECISIONS.
         context: Tokens the cache holds.
-        pictures: Bucket -> inputs of its encoder, for a precision that is calibrated.
+        images: Bucket -> inputs of its encoder, for a precision that is calibrated.
     """
     vision, embedding, text = PRECISIONS[precision].parts
-    shown = pictures or {}
+    shown = images or {}
     return [
         *(
             _vision(vision_name(bucket), part, split, vision, shown.get(bucket, ()))
@@ -174,7 +174,7 @@ def methods(
     ]
 
 
-def _pictures(split: Split, prompts: Sequence[Inputs]) -> dict[str, list[Any]]:
+def _images(split: Split, prompts: Sequence[Inputs]) -> dict[str, list[Any]]:
     """What each bucket's encoder is given on some prompts, a run at a time, TILES runs at most."""
     import torch
 
@@ -188,16 +188,16 @@ def _pictures(split: Split, prompts: Sequence[Inputs]) -> dict[str, list[Any]]:
     return {name: runs[:TILES] for name, runs in found.items()}
 
 
-def _vision(name: str, part: VisionPart, split: Split, precision: str, pictures: Sequence[Any]) -> Method:
+def _vision(name: str, part: VisionPart, split: Split, precision: str, images: Sequence[Any]) -> Method:
     import torch
 
-    # One tile a run: XNNPACK plans a fixed shape, and the runners give one picture at a time.
+    # One tile a run: XNNPACK plans a fixed shape, and the runners give one image at a time.
     shape = tuple(1 if size is None else size for size in part.pixels)
     outputs = [TensorSpec("image_features", "float32", (*shape[:-3], part.tokens, split.width))]
     outputs += [TensorSpec(one.feature, one.dtype, one.encoded(part.tokens)) for one in split.features]
     module, example = rewritten(part.module, PLAIN), (torch.randn(shape),)
     if precision == "int8-static":
-        module = static(name, module, example, pictures)
+        module = static(name, module, example, images)
     else:
         quantise(module, precision)
     pixels = TensorSpec("pixel_values", "float32", shape)

@@ -33,10 +33,10 @@ def check_genai(split: Split) -> None:
     """
     reasons = {
         **{f"it knows of no such model: {why}": True for why in split.needs().values()},
-        "positions of three axes (M-RoPE) come from its own Qwen processor, which resizes pictures freely, and the "
-        "bundle's vision encoder takes pictures of fixed sizes": split.position_axes == 3,
+        "positions of three axes (M-RoPE) come from its own Qwen processor, which resizes images freely, and the "
+        "bundle's vision encoder takes images of fixed sizes": split.position_axes == 3,
         **{f"its decoder has no input for {one.about}": True for one in split.features},
-        "it takes one vision encoder, and there are several picture sizes": len(split.vision) > 1,
+        "it takes one vision encoder, and there are several image sizes": len(split.vision) > 1,
         "it needs an end token, and the checkpoint has none": not split.eos_token_ids,
     }
     found = [reason for reason, holds in reasons.items() if holds]

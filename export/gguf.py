@@ -212,7 +212,7 @@ def quantise(
 
 def importances(split: Split, architecture: str, calibration: Sequence[Inputs]) -> dict[str, NDArray[np.float32]]:
     """Mean square of what goes into each column of the decoder's matrices: what `llama-imatrix` measures, here in
-    PyTorch and with the pictures of the prompts.
+    PyTorch and with the images of the prompts.
 
     Args:
         split: The modules.

@@ -1,11 +1,11 @@
 """ONNX, in the file convention of transformers.js, so that a bundle also loads there.
 
-    onnx/vision_encoder*.onnx          pixel_values, tiles (batch, num_images, 3, H, W) or one picture's patches
+    onnx/vision_encoder*.onnx          pixel_values, tiles (batch, num_images, 3, H, W) or one image's patches
                                        (patches, patch) -> image_features, and deepstack_features where there are
     onnx/embed_tokens*.onnx            input_ids -> inputs_embeds
     onnx/decoder_model_merged*.onnx    one graph for prefill (empty past) and decode
 
-An export for several picture sizes has a vision graph for each, `vision_encoder_448x448*.onnx`. Positions are baked
+An export for several image sizes has a vision graph for each, `vision_encoder_448x448*.onnx`. Positions are baked
 into it: it has no pixel_attention_mask and no image_grid_thw, and a caller's are ignored.
 """
 

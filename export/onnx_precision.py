@@ -98,7 +98,7 @@ def calibration_feeds(split: Split, prompts: Sequence[Inputs]) -> dict[str, list
                 given = values[None] if grids[name] is None else values
                 feeds.setdefault(vision_name(name), []).append({"pixel_values": given})
             encoded = encode_images(parts, split, prompt.pixels)
-            # Of the prompt alone: an image token in an answer, as random weights may give one, has no picture.
+            # Of the prompt alone: an image token in an answer, as random weights may give one, has no image.
             merged = merge_images(embeds[:, : prompt.ids.shape[1]], prompt.ids, encoded.embeds, split.image_token_id)
             embeds = np.concatenate([merged, embeds[:, prompt.ids.shape[1] :]], axis=1)
             extra = encoded.extra
@@ -110,7 +110,7 @@ def _decoder_feed(split: Split, prompt: Inputs, ids: Any, embeds: Any, extra: Gi
     """Prompt and answer in one run, no past: causal attention makes it the same as token by token."""
     after = prompt.positions.max() + 1 + np.arange(ids.shape[1] - prompt.ids.shape[1])
     behind = np.broadcast_to(after, (*prompt.positions.shape[:-1], after.size))
-    # An image token in an answer has no picture: there its features are those of any word.
+    # An image token in an answer has no image: there its features are those of any word.
     words = np.concatenate([prompt.ids, np.full((1, after.size), -1)], axis=1)
     run = Run(words, np.concatenate([prompt.positions, behind], axis=-1), split.image_token_id, extra)
     feed = {

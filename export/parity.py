@@ -39,7 +39,7 @@ class Exported(Protocol):
         """The logits (V,) before each of the given tokens, feeding them one by one."""
 
     def encode_images(self, inputs: Inputs) -> Encoded | None:
-        """Features of a prompt's pictures; None where the runtime shows none of its modules."""
+        """Features of a prompt's images; None where the runtime shows none of its modules."""
 
     def close(self) -> None:
         """Free what it holds."""
@@ -87,7 +87,7 @@ def empty_cache(split: Split) -> list[Array]:
 
 
 def encode_images(parts: TorchModules, split: Split, pixels: Pixels) -> Encoded:
-    """All pictures of a prompt, each by its bucket's encoder."""
+    """All images of a prompt, each by its bucket's encoder."""
     grids = {name: part.grid for name, part in split.vision.items()}
     pack = None if split.pack is None else partial(split.pack, pixels.grids)
     runs = [parts.encode_image(values, name) for name, values in by_bucket(grids, pixels)]
@@ -163,7 +163,7 @@ def measure(
     """
     bars = bars_of(precision, target)
     reference, tally = TorchModules(split), Tally()
-    vision = [0.0]  # prompts without a picture have none
+    vision = [0.0]  # prompts without an image have none
     for item in settling(inputs, tally.best, f"comparing {precision} with PyTorch", count=count):
         wanted, tokens = follow(reference, split, item, None, steps)
         if -1 in tokens:

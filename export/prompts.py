@@ -13,7 +13,7 @@ PARITY_PROMPTS = ("what is in the image?", "is there a circle?", "what color is 
 
 
 class Prompts(Sequence[Inputs]):
-    """Samples made ready for the model as they are asked for: the tiles of one picture can take 50 MB."""
+    """Samples made ready for the model as they are asked for: the tiles of one image can take 50 MB."""
 
     def __init__(self, processor: Processor, samples: Sequence[Sample]) -> None:
         self._processor, self._samples = processor, samples
@@ -35,12 +35,12 @@ class Prompts(Sequence[Inputs]):
 
 
 def parity_inputs(processor: Processor, samples: Sequence[Sample], stock: int = MOST_PROMPTS) -> Sequence[Inputs]:
-    """Prompts for the parity run: the given questions, or stock questions on drawn pictures of several shapes."""
+    """Prompts for the parity run: the given questions, or stock questions on drawn images of several shapes."""
     return Prompts(processor, samples or drawn_samples(stock))
 
 
 def drawn_samples(count: int) -> list[Sample]:
-    """Stock questions on drawn pictures of several shapes."""
+    """Stock questions on drawn images of several shapes."""
     from io import BytesIO
 
     from edgekit.demo.shapes import draw

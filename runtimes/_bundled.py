@@ -82,7 +82,7 @@ class PreparedSession(Session):
 
     Attributes:
         manifest: The bundle's.
-        processor: Of its tokenizer, template and image parameters, for its picture sizes.
+        processor: Of its tokenizer, template and image parameters, for its image sizes.
     """
 
     def __init__(self, bundle: Bundle) -> None:
@@ -140,8 +140,8 @@ class BundleSession(PreparedSession):
 
         Args:
             component: Its name in the bundle.
-            grid: Of the one picture it takes, or None for tiles.
-            values: Tiles (M, 3, H, W), or the patches (P, patch) of one picture.
+            grid: Of the one image it takes, or None for tiles.
+            values: Tiles (M, 3, H, W), or the patches (P, patch) of one image.
 
         Returns:
             The encoder's outputs, of one run or of several in the tiles' order.
@@ -171,7 +171,7 @@ class BundleSession(PreparedSession):
         """
 
     def encode_image(self, prepared: Prepared) -> Encoded:
-        """Each picture by the encoder of its bucket."""
+        """Each image by the encoder of its bucket."""
         assert prepared.pixels is not None
         encoders = self.manifest.encoders()
         grids = {name: grid for name, (_, grid) in encoders.items()}

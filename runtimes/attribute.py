@@ -76,7 +76,7 @@ def _loss(mix: Mix, questions: Sequence[Followed]) -> Loss:
     for item in questions:
         try:
             got = mix.follow(item.messages, item.images, item.tokens)
-        except EdgekitError:  # a prompt and pictures that do not fit
+        except EdgekitError:  # a prompt and images that do not fit
             tally.add_refused(len(item.tokens))
             continue
         tally.add(item.logits, got)

@@ -28,7 +28,7 @@ class Opened:
         return follow_prepared(self._session, Prepared.of(inputs), tokens)
 
     def encode_images(self, inputs: Inputs) -> Encoded | None:
-        """Features of a prompt's pictures; None where the runtime shows none of its modules."""
+        """Features of a prompt's images; None where the runtime shows none of its modules."""
         return self._session.encode_image(Prepared.of(inputs)) if isinstance(self._session, Modules) else None
 
     def close(self) -> None:

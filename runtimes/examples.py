@@ -19,7 +19,7 @@ SHOWN = 12
 ALIKE = 4
 """Of them, where all answers are the same."""
 SIDE = 192
-"""Longest side of a picture, pixels: twice what the page shows."""
+"""Longest side of an image, pixels: twice what the page shows."""
 
 
 def choose_examples(
@@ -47,7 +47,7 @@ def choose_examples(
             break
         if place in chosen:
             item: dict[str, Any] = facts[place]
-            found.append(Example(item["id"], item["question"], item["expected"], _picture(sample), said[place]))
+            found.append(Example(item["id"], item["question"], item["expected"], _image(sample), said[place]))
     return tuple(sorted(found, key=lambda example: len(set(example.answers.values())) == 1))
 
 
@@ -58,7 +58,7 @@ def _choose(said: Sequence[dict[str, str]]) -> set[int]:
     return {*shown, *alike[:ALIKE]} or {0}
 
 
-def _picture(sample: Sample) -> str | None:
+def _image(sample: Sample) -> str | None:
     if not sample.images:
         return None
     try:

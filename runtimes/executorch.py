@@ -145,7 +145,7 @@ class ExecutorchSession(BundleSession):
 def answer_by_runner(folder: Path, messages: list[Message], images: list[Image], max_new_tokens: int) -> str:
     """Answer one prompt by ExecuTorch's own C++ MultimodalRunner, as an app on a phone does; greedy.
 
-    The runner is given token ids and pictures in turn, and encodes, embeds, decodes and detokenises by itself. It
+    The runner is given token ids and images in turn, and encodes, embeds, decodes and detokenises by itself. It
     prints the answer to the process's stdout as well.
 
     Args:
@@ -204,7 +204,7 @@ def in_turn(
 
     Args:
         ids: Of the prompt, placeholders expanded.
-        pixels: Tiles (M, 3, H, W); None without pictures.
+        pixels: Tiles (M, 3, H, W); None without images.
         image_token_id: The placeholder.
         tokens: Placeholders of one tile.
     """

@@ -47,7 +47,7 @@ class Timings:
 
     @property
     def ttft_ms(self) -> float:
-        """From the picture and the words to the first token."""
+        """From the image and the words to the first token."""
         return self.preprocess_ms + self.image_encode_ms + self.prefill_ms + self.first_token_ms
 
     def as_dict(self) -> dict[str, Any]:
@@ -116,7 +116,7 @@ class Chat:
 
     Each turn's prompt is the whole conversation as the model's template writes it. What of it is in the cache already
     stays there, and only the rest is prefilled: the new turn, and the answer before it from the place on where the
-    template or the tokenizer writes it otherwise than the model did. Pictures in the cache are not encoded again.
+    template or the tokenizer writes it otherwise than the model did. Images in the cache are not encoded again.
 
     Args:
         session: Loaded; the chat has its cache for itself.
@@ -145,7 +145,7 @@ class Chat:
 
         Args:
             text: What the user says.
-            images: New pictures; they stand before the text.
+            images: New images; they stand before the text.
             on_text: As for `answer`.
 
         Raises:
@@ -172,7 +172,7 @@ class _Held:
     Attributes:
         ids: Its tokens.
         prompt: So many of them are the last prompt; the answer follows.
-        images: Pictures, all of them in the prompt.
+        images: Images, all of them in the prompt.
     """
 
     ids: Sequence[int] = ()
@@ -216,7 +216,7 @@ def _keep(session: Session, prepared: Prepared, held: _Held) -> int:
     # At least one token is fed, or there would be no logits.
     pairs = enumerate(zip(held.ids, ids[:-1], strict=False))
     shared = next((place for place, (a, b) in pairs if a != b), min(len(held.ids), len(ids) - 1))
-    # Pictures are kept whole and all, or the conversation is prefilled anew. An image token in an answer is none.
+    # Images are kept whole and all, or the conversation is prefilled anew. An image token in an answer is none.
     if held.images and (session.image_token_id in held.ids[shared : held.prompt] or len(prepared.parts) < held.images):
         shared = 0
     if shared and session.rewind(shared) == shared:
@@ -311,7 +311,7 @@ def exhausted(action: str) -> Iterator[None]:
         raise EdgekitError(
             f"{'The runtime called itself without end' if deep else 'The memory ran out'}: cannot {action}.",
             why=" ".join(f"{type(error).__name__}: {error}".split())[:500],
-            fix="" if deep else "Close other programs, or take fewer or smaller pictures, or a smaller precision.",
+            fix="" if deep else "Close other programs, or take fewer or smaller images, or a smaller precision.",
         ) from error
 
 

@@ -1,6 +1,6 @@
 """llama.cpp on the CPU in a process of its own, fed by edgekit's own preprocessing; torch is never loaded.
 
-Words go in as ids, pictures as embeddings that llama.cpp's clip gives for edgekit's prepared tiles: so a prompt is the
+Words go in as ids, images as embeddings that llama.cpp's clip gives for edgekit's prepared tiles: so a prompt is the
 one the student was trained on, tile for tile. What llama.cpp's own tokenizer and tiling would make of it is in the
 manifest's details.
 """
@@ -37,7 +37,7 @@ def open_session(folder: Path, threads: int) -> LlamaSession:
 
     Args:
         folder: The bundle; checked by `Bundle.load`.
-        threads: For prompts, single tokens and pictures.
+        threads: For prompts, single tokens and images.
 
     Raises:
         MissingExtraError: llama-cpp-python or gguf is not installed.
@@ -76,12 +76,12 @@ class LlamaSession(PreparedSession):
         self.reset()
 
     def encode_image(self, prepared: Prepared) -> Encoded:
-        """Each tile, or each picture, by clip."""
+        """Each tile, or each image, by clip."""
         assert prepared.pixels is not None
         return self._modules.encode(Pixels(prepared.pixels, prepared.grids, prepared.parts))
 
     def prefill(self, prepared: Prepared, features: Encoded | None) -> Logits:
-        """Words as ids, pictures as embeddings."""
+        """Words as ids, images as embeddings."""
         assert prepared.positions is not None
         places = prepared.positions[..., 0, :]
         self._grow(places)
@@ -154,11 +154,11 @@ class LlamaSession(PreparedSession):
         """A prompt cut and fed by llama.cpp itself, as its own programs do, but for this session's image token limits.
 
         Args:
-            text: Rendered, with `<__media__>` where a picture stands.
+            text: Rendered, with `<__media__>` where an image stands.
             images: (H, W, 3) each.
 
         Returns:
-            Its ids, -1 for a picture's, and the logits (V,) that follow.
+            Its ids, -1 for an image's, and the logits (V,) that follow.
         """
         self.reset()
         ids, position, logits = self._model.own(text, images, evaluate=True)

@@ -50,7 +50,7 @@ class Measured:
         problem: Why it was given up.
         answers: One for each question, as `worker.Worker.ask` gives them.
         figures: Named single values.
-        speeds: Test -> one value per repetition, tokens or pictures per second; or why there are none.
+        speeds: Test -> one value per repetition, tokens or images per second; or why there are none.
         sustained: Stretches of the sustained run.
         joules: Of all turns, where the machine tells.
     """

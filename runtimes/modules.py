@@ -35,7 +35,7 @@ class Reference:
 
     Args:
         session: The loaded checkpoint; shared.
-        sizes: Picture sizes of the bundle, where its family bakes them.
+        sizes: Image sizes of the bundle, where its family bakes them.
     """
 
     def __init__(self, session: TorchSession, sizes: Sequence[tuple[int, int]] | None = None) -> None:

@@ -49,8 +49,8 @@ class Official(Prepared):
     Attributes:
         vision: What the processor gives for `get_image_features`, as tensors.
         kinds: mm_token_type_ids (1, T), where the processor gives them.
-        images: The pictures.
-        again: Makes `vision` of fewer pictures.
+        images: The images.
+        again: Makes `vision` of fewer images.
     """
 
     vision: dict[str, Any] = field(default_factory=dict)
@@ -65,7 +65,7 @@ class Official(Prepared):
         return replace(base, kinds=None if self.kinds is None else self.kinds[:, :length])
 
     def tail(self, start: int, image: int) -> Official:
-        """As `Prepared.tail`; the later pictures go through the processor on their own."""
+        """As `Prepared.tail`; the later images go through the processor on their own."""
         base = super().tail(start, image)
         later = self.images[image:]
         assert isinstance(base, Official) and self.again is not None
@@ -102,7 +102,7 @@ class TorchSession(Session):
         """By the processor.
 
         Raises:
-            DataError: it refuses these messages or pictures.
+            DataError: it refuses these messages or images.
         """
         inputs = official_inputs(self.processor, messages, images)
         vision = {name: value for name, value in inputs.items() if name not in TEXT_INPUTS}
@@ -185,7 +185,7 @@ class TorchSession(Session):
         """(1, T), or (3, 1, T) by the model's own rule."""
         if not self._mrope:
             plain: NDArray[np.int64] = np.arange(ids.shape[1], dtype=np.int64)[None]
-            # Token types beyond mm_token_type_ids are asked for where a picture's tokens see each other.
+            # Token types beyond mm_token_type_ids are asked for where an image's tokens see each other.
             return self._blocks(plain, kinds) if "token_type_ids" in self._takes and kinds is not None else plain
         positions, _ = self.model.model.get_rope_index(
             ids, mm_token_type_ids=(ids == self.image_token_id).int() if kinds is None else kinds, image_grid_thw=grid
@@ -204,8 +204,8 @@ class TorchSession(Session):
 
     @staticmethod
     def _grids(vision: dict[str, Any]) -> list[Grid]:
-        """Of each picture, as its family counts it, where an export's encoder must know them."""
-        if "spatial_shapes" in vision:  # an export's pictures are one view each
+        """Of each image, as its family counts it, where an export's encoder must know them."""
+        if "spatial_shapes" in vision:  # an export's images are one view each
             return [(1, 1, *row) for row in vision["spatial_shapes"].tolist()]
         grid = vision.get("image_grid_thw", vision.get("image_sizes"))
         return [] if grid is None else [tuple(row) for row in grid.tolist()]

@@ -51,7 +51,7 @@ class Prepared:
         return cls(inputs.ids, inputs.pixels.values, inputs.pixels.grids, inputs.positions, inputs.pixels.parts)
 
     def head(self, length: int) -> Prepared:
-        """The first tokens of a prompt without pictures."""
+        """The first tokens of a prompt without images."""
         positions = None if self.positions is None else self.positions[..., :length]
         return replace(self, ids=self.ids[:, :length], positions=positions)
 
@@ -113,13 +113,13 @@ class Session(ABC):
 
     @abstractmethod
     def encode_image(self, prepared: Prepared) -> Any:
-        """Features of all its pictures, in the runtime's own type; it has some."""
+        """Features of all its images, in the runtime's own type; it has some."""
 
     @abstractmethod
     def prefill(self, prepared: Prepared, features: Any) -> Logits:
         """Append a prompt, or what is new of a conversation, to the cache; the logits (V,) that follow it.
 
-        Without new pictures there are no features.
+        Without new images there are no features.
         """
 
     @abstractmethod
@@ -187,7 +187,7 @@ class Modules(Protocol):
     """A session whose modules can be run one by one, for `edgekit verify` to compare and to swap them."""
 
     def encode_image(self, prepared: Prepared) -> Encoded:
-        """Features of all its pictures."""
+        """Features of all its images."""
 
     def embed(self, ids: NDArray[np.int64]) -> NDArray[np.float32]:
         """(1, T) -> (1, T, D)."""

@@ -1,7 +1,7 @@
 """Speed tests named as llama-bench names them: `pp512`, `tg128`, and `img`, which it lacks; and speed over minutes.
 
 `pp512` is the time to take in a prompt of 512 tokens, `tg128` that to decode 128 tokens from an empty cache; tokenising
-and sampling are in neither. `img` is the time to encode one picture, preprocessing excluded. Random tokens stand for
+and sampling are in neither. `img` is the time to encode one image, preprocessing excluded. Random tokens stand for
 words: what they say does not change how long a dense model takes.
 """
 
@@ -46,26 +46,26 @@ def tests(prompt_tokens: tuple[int, ...], new_tokens: tuple[int, ...], images: b
     return [*found, Test("img")] if images else found
 
 
-def run_once(session: Session, kind: str, tokens: int, picture: Image | None) -> dict[str, Any]:
+def run_once(session: Session, kind: str, tokens: int, image: Image | None) -> dict[str, Any]:
     """One repetition.
 
     Args:
         session: Loaded; its cache is emptied.
         kind, tokens: Of the test.
-        picture: For `img`.
+        image: For `img`.
 
     Returns:
-        `ms`, and `count`: tokens or pictures of that time.
+        `ms`, and `count`: tokens or images of that time.
 
     Raises:
-        EdgekitError: the runtime refuses, for example a prompt longer than its cache; or there is no picture.
+        EdgekitError: the runtime refuses, for example a prompt longer than its cache; or there is no image.
     """
     PHASE.new_answer()
     session.reset()
     if kind == "img":
-        if picture is None:
-            raise EdgekitError("The data set has no picture to encode.")
-        prepared = session.prepare(question("?", 1), [picture])
+        if image is None:
+            raise EdgekitError("The data set has no image to encode.")
+        prepared = session.prepare(question("?", 1), [image])
         PHASE.enter("encode")
         start = time.perf_counter()
         session.encode_image(prepared)

@@ -60,7 +60,7 @@ def verify_bundle(
         folder: The bundle.
         reference: The checkpoint it was exported from; without it only its files are checked, and what it hands over
             to apps, and the result says so.
-        data: Questions; stock questions on drawn pictures when None.
+        data: Questions; stock questions on drawn images when None.
         count: How many; as many as the bars need (`edgekit.report.tolerances.settling`) when None.
         threads: CPU threads of each side.
         attribution: Find out which part costs what.
@@ -176,7 +176,7 @@ class _Sides:
                 session.close()
 
     def seen(self, images: Sequence[Image]) -> list[Image]:
-        """The pictures as the reference is shown them: a bundle of fixed picture sizes resizes before all else."""
+        """The images as the reference is shown them: a bundle of fixed image sizes resizes before all else."""
         return [fit_image(image, self.params) for image in images]
 
 

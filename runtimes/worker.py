@@ -41,7 +41,7 @@ from edgekit.system.machine import peak_memory_bytes
 from edgekit.system.timeouts import Timeouts
 
 TRACE = "trace.npz"
-PIXEL_SAMPLES = 8  # pictures whose preprocessing is compared: every tile of one, so a few tell enough
+PIXEL_SAMPLES = 8  # images whose preprocessing is compared: every tile of one, so a few tell enough
 RELOADS = 3  # warm loads, of which the median is told
 
 
@@ -181,7 +181,7 @@ class Worker:
         return {"load_warm_ms": float(np.median(spent))}
 
     def answer(self, prompt: str, images: list[str], max_new_tokens: int, generation: Mode) -> dict[str, Any]:
-        """Answer a prompt about picture files."""
+        """Answer a prompt about image files."""
         opened = [upright(ImageRef(path=Path(path)).open()) for path in images]
         settings = generation_of(self._ready, generation)
         asked = question(prompt, len(opened))
@@ -344,7 +344,7 @@ def _compare(session: Session, chosen: list[Sample], trace_file: Path) -> dict[s
         "top1_agreement": tally.top1_agreement,
         "prompt_ids_equal": same_ids,
         "margin_at_difference": tally.margin_at_difference,
-        # Pictures of another shape, as of a bundle for chosen sizes, have no difference to state; the ids differ then.
+        # Images of another shape, as of a bundle for chosen sizes, have no difference to state; the ids differ then.
         **({"pixel_max_abs": finite_or_none(max(gaps))} if gaps else {}),
     }
 

@@ -36,7 +36,7 @@ def test_features_go_to_the_image_tokens_of_each_layer() -> None:
         [[[0, 0], [4, 5], [0, 0], [6, 7]]],
     ]
     alone = filled(inputs, Run(np.array([[IMAGE]]), np.array([[4]]), IMAGE))
-    assert not alone["deepstack_embeds"].any()  # an image token in an answer has no picture
+    assert not alone["deepstack_embeds"].any()  # an image token in an answer has no image
     assert alone["deepstack_embeds"].shape == inputs[1].sized(1, 1) == (2, 1, 1, 2)
     assert inputs[1].encoded(5) == (2, 5, 2) and inputs[1].depth == 2
     assert layer_features(0, 2) == ()
@@ -74,7 +74,7 @@ def test_states() -> None:
     assert conv.empty().shape == conv.sized(3) == (1, 16, 3) and not conv.empty().any()
 
 
-def test_further_outputs_of_several_pictures_stand_one_behind_the_other() -> None:
+def test_further_outputs_of_several_images_stand_one_behind_the_other() -> None:
     parts = [[np.zeros((2, 2), np.float32), ROWS], [np.ones((1, 2), np.float32), ROWS[:, :1]]]
     found = gather(parts, (positions(), *layer_features(2, 2)))
     assert found.embeds.shape == (3, 2)

@@ -87,12 +87,12 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>")
     wrapped.chat_template = TEMPLATE
     wrapped.save_pretrained(folder)
-    picture = {
+    image = {
         **tiny.STEPS, **tiny.CLIP, "image_processor_type": "CLIPImageProcessor", "processor_class": "LlavaProcessor",
         "size": {"height": 42, "width": 42}, "do_center_crop": False, "resample": 3,
     }  # fmt: skip
     words = {"patch_size": 14, "vision_feature_select_strategy": "default", "num_additional_image_tokens": 1}
-    (folder / "preprocessor_config.json").write_text(json.dumps(picture))
+    (folder / "preprocessor_config.json").write_text(json.dumps(image))
     (folder / "processor_config.json").write_text(
         json.dumps({**words, "image_token": "<image>", "processor_class": "LlavaProcessor"})
     )

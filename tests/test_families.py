@@ -1,4 +1,4 @@
-"""Each family's pixels and prompts against the Hugging Face processors', which need no torchvision for pictures."""
+"""Each family's pixels and prompts against the Hugging Face processors', which need no torchvision for images."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def official(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def pixels_of(inputs: Any, name: str, parts: list[int]) -> Any:
-    if name == "llava_onevision":  # a row of tiles for each picture, filled up with zeros
+    if name == "llava_onevision":  # a row of tiles for each image, filled up with zeros
         rows = inputs["pixel_values"]
         assert all(not row[count:].any() for row, count in zip(rows, parts, strict=True))
         return np.concatenate([row[:count] for row, count in zip(rows, parts, strict=True)])
@@ -91,13 +91,13 @@ def test_pixels_and_prompts_equal_the_hugging_face_processor(
             np.testing.assert_array_equal(got.pixels.values, pixels_of(expected, name, got.pixels.parts))
         if "image_grid_thw" in expected:
             assert got.pixels is not None and got.pixels.grids == [tuple(row) for row in expected["image_grid_thw"]]
-    # The pictures do have different numbers of tokens, where they may.
+    # The images do have different numbers of tokens, where they may.
     assert len(seen) == 3 if name == "gemma3" else len(seen) > 4
 
 
 @pytest.mark.parametrize("name", ["qwen2_5_vl", "qwen3_vl"])
 def test_pixels_at_the_hubs_own_sizes(name: str) -> None:
-    """The real limits, where a large picture has to be shrunk and a small one enlarged."""
+    """The real limits, where a large image has to be shrunk and a small one enlarged."""
     from transformers import Qwen2VLImageProcessorPil
 
     old = {"min_pixels": 3136, "max_pixels": 1003520}
@@ -143,7 +143,7 @@ def test_internvl_settings(settings: dict[str, Any]) -> None:
         assert got.grids == [(int(expected["num_patches"][0]),)]
 
 
-def test_a_picture_too_long_is_a_clear_error(tiny_of: Maker) -> None:
+def test_an_image_too_long_is_a_clear_error(tiny_of: Maker) -> None:
     processor = Processor.load(tiny_of("qwen2_5_vl"))
     processor.encode(question("q"), [an_image((200, 1))])
     with pytest.raises(DataError, match="201 x 1 pixels is too long"):
@@ -265,7 +265,7 @@ def test_llava_onevision_packs_as_the_model_does(tiny_of: Maker, aspect: str) ->
 
 
 def test_gemma3_positions_by_hand() -> None:
-    """A word, two pictures of two tokens with a word between, a word."""
+    """A word, two images of two tokens with a word between, a word."""
     got = gemma3.positions([1, 9, 9, 2, 9, 9, 3], [(1,), (1,)], {"image_token_id": 9})
     assert got.tolist() == [[0, 1, 2, 3, 4, 5, 6], [0, 1, 1, 3, 4, 4, 6]]
 
@@ -280,7 +280,7 @@ def test_pan_and_scan_is_refused(tiny_of: Maker, tmp_path: Path) -> None:
 
 
 def test_positions_by_hand() -> None:
-    """Two words, a picture of 2 x 3 tokens, a word: rows and columns count from where the text stopped."""
+    """Two words, an image of 2 x 3 tokens, a word: rows and columns count from where the text stopped."""
     params = {"image_token_id": 9, "merge": 2}
     got = qwen2_5_vl.positions([1, 2, 9, 9, 9, 9, 9, 9, 3], [(1, 4, 6)], params)
     assert got.tolist() == [

@@ -72,7 +72,7 @@ def changed(folder: Path, out: Path, changes: dict[str, dict[str, Any]]) -> Path
 
 
 def check_equal(folder: Path) -> None:
-    """Ids and pixels are those of transformers' own processor, for pictures of odd shapes and modes."""
+    """Ids and pixels are those of transformers' own processor, for images of odd shapes and modes."""
     ours, theirs = Processor.load(folder), load_processor(folder)
     for image in list(odd_pictures())[1:7]:
         if image.width < 1000:

@@ -215,8 +215,8 @@ def test_a_truncation_that_a_trainer_saved(folder: Path, side: str, capsys: pyte
             expected = official_inputs(theirs, messages, images)["input_ids"]
             np.testing.assert_array_equal(read.encode(messages, images).ids, expected)
         assert read.encode(words, []).ids.shape == (1, 40)
-        if side == "left":  # the picture stands at the beginning
-            with pytest.raises(DataError, match="cut to 40 tokens, and a picture with it"):
+        if side == "left":  # the image stands at the beginning
+            with pytest.raises(DataError, match="cut to 40 tokens, and an image with it"):
                 read.encode(long, [image])
             with pytest.raises(DataError, match="refuses this prompt"):
                 official_inputs(theirs, long, [image])

@@ -247,14 +247,14 @@ def chat_messages(sample: Sample) -> list[dict[str, Any]]:
 
 
 def data_url(image: ImageRef) -> str:
-    """A picture as a `data:` URL: its own bytes where every reader sees the same in them, else PNG.
+    """An image as a `data:` URL: its own bytes where every reader sees the same in them, else PNG.
 
     Raises:
         DataError: it cannot be read.
     """
     stored = image.decoded()
     kind = stored.format
-    # Servers differ in whether they turn a picture by its EXIF tag and in what they lay transparent ones on; the
+    # Servers differ in whether they turn an image by its EXIF tag and in what they lay transparent ones on; the
     # teacher must see what the student is shown.
     plain = stored.mode in ("RGB", "L") and "transparency" not in stored.info and getattr(stored, "n_frames", 1) == 1
     if kind in MIME and plain and not _turns(stored):
@@ -267,7 +267,7 @@ def data_url(image: ImageRef) -> str:
 
 
 def _turns(stored: Image) -> bool:
-    """Whether some reader may turn a picture: its EXIF tag says so, or its tags are damaged."""
+    """Whether some reader may turn an image: its EXIF tag says so, or its tags are damaged."""
     try:
         return bool(stored.getexif().get(ORIENTATION, 1) != 1)
     except Exception:  # like the decoders: SyntaxError, struct.error and more at damaged bytes

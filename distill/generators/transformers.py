@@ -1,4 +1,4 @@
-"""Sampling with a loaded transformers model: pictures and prompt are run once for all responses of a question."""
+"""Sampling with a loaded transformers model: images and prompt are run once for all responses of a question."""
 
 from __future__ import annotations
 

@@ -114,7 +114,7 @@ class VLLM:
         return rows
 
     def _prompt(self, sample: Sample) -> dict[str, Any]:
-        """vLLM expands the image placeholders itself, one of which stands for each picture here."""
+        """vLLM expands the image placeholders itself, one of which stands for each image here."""
         prompt: dict[str, Any] = {"prompt": render(self.processor.template, sample.messages, self.processor.special)}
         if sample.images:
             prompt["multi_modal_data"] = {"image": [image.open().convert("RGB") for image in sample.images]}

@@ -1,4 +1,4 @@
-"""R_acc by a language model in this process: a text or vision-language checkpoint, read without pictures.
+"""R_acc by a language model in this process: a text or vision-language checkpoint, read without images.
 
 The verdict is the likelier of "1" and "0" as the next token, so there always is one. The model stays loaded beside
 teacher and student for as long as responses are judged.
@@ -145,10 +145,10 @@ class LocalModel:
     def _model(self) -> Any:
         import torch
         from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
-        from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as PICTURED
+        from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as IMAGED
 
         kind = read_optional_json(self.folder / "config.json").get("model_type")
-        auto = AutoModelForImageTextToText if kind in PICTURED else AutoModelForCausalLM
+        auto = AutoModelForImageTextToText if kind in IMAGED else AutoModelForCausalLM
         on_gpu = torch.cuda.is_available()
         try:
             model, report = auto.from_pretrained(

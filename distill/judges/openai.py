@@ -1,4 +1,4 @@
-"""R_acc by a language model behind an OpenAI-compatible server; it reads question, references and response, no picture.
+"""R_acc by a language model behind an OpenAI-compatible server; it reads question, references and response, no image.
 
 Two requests a response at temperature 0, `judge_concurrency` at a time; the verdicts are kept in the run.
 """

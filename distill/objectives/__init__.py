@@ -66,7 +66,7 @@ class Objective:
             right (R_acc of at least `RIGHT`), or the reference answers.
     Class attributes:
         looks_at: "hidden" and "attention" make the trainer record these; the latter needs eager attention.
-        compares_images: Makes the trainer run the teacher on blank pictures too, for `token_weights`.
+        compares_images: Makes the trainer run the teacher on blank images too, for `token_weights`.
     """
 
     looks_at: ClassVar[frozenset[str]] = frozenset()
@@ -90,7 +90,7 @@ class Objective:
         """What each answer token weighs, where `compares_images`.
 
         Args:
-            seen, unseen: (K,) the teacher's log-probabilities of the tokens with the pictures, and with blank ones.
+            seen, unseen: (K,) the teacher's log-probabilities of the tokens with the images, and with blank ones.
             lengths: (R,) tokens of each response.
 
         Returns:

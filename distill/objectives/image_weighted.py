@@ -1,9 +1,9 @@
-"""A divergence whose tokens weigh by how much the picture tells the teacher about them.
+"""A divergence whose tokens weigh by how much the image tells the teacher about them.
 
-Source: after VA-OPD, arXiv:2605.21924: tokens weighed by the teacher's log-probability with the picture minus without.
-The form of the weight and what stands for "without" are this project's choice: a softplus, so that tokens the picture
+Source: after VA-OPD, arXiv:2605.21924: tokens weighed by the teacher's log-probability with the image minus without.
+The form of the weight and what stands for "without" are this project's choice: a softplus, so that tokens the image
 says nothing of are still learnt; a mean of 1, so that neither long nor very visual responses count for more; and a
-plain grey picture of the same size, so that the prompt stays the same token for token.
+plain grey image of the same size, so that the prompt stays the same token for token.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ DIVERGENCES = {"jsd": jsd, "forward_kl": forward_kl, "reverse_kl": reverse_kl}
 
 
 def image_weights(seen: Tensor, unseen: Tensor, lengths: Tensor, softness: float = 1.0) -> Tensor:
-    """softplus(d / s) over its mean in the response, d the log-probability with the picture minus that without.
+    """softplus(d / s) over its mean in the response, d the log-probability with the image minus that without.
 
     Args:
         seen, unseen: (K,) the teacher's log-probabilities, nats, responses one after the other.

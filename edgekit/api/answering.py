@@ -39,7 +39,7 @@ def run(
     Args:
         model: Bundle, Hugging Face folder, or `demo:student`.
         prompt: The question.
-        images: One picture, or several in order: a path, an image file's bytes, a Pillow image or a uint8 array
+        images: One image, or several in order: a path, an image file's bytes, a Pillow image or a uint8 array
             (H, W, 3) each. Turned upright by their EXIF tag, as transformers does when it loads a file.
         generation: model: greedy with the model's own settings (generation_config.json: repetition_penalty and so on),
             the tokens of `transformers.generate(do_sample=False)`; greedy: without them.
@@ -55,7 +55,7 @@ def run(
         The answer, how it was made, and its timings.
 
     Raises:
-        EdgekitError: an argument, a picture or the model cannot be used.
+        EdgekitError: an argument, an image or the model cannot be used.
     """
     from edgekit.inputs.chat import question
     from edgekit.runtimes.generate import answer
@@ -88,7 +88,7 @@ def run_all(
     """Ask every runtime the same, each in a process of its own.
 
     Args:
-        prompt, images: The question; pictures as for `run`.
+        prompt, images: The question; images as for `run`.
         models: One or several bundles and checkpoints; the student and all bundles of the latest run when None.
         generation: As for `run`.
         max_new_tokens: Longest answer; greedy.
@@ -99,14 +99,14 @@ def run_all(
         One for each; what cannot answer holds its `problem`.
 
     Raises:
-        EdgekitError: an argument or a picture cannot be used; there is nothing to ask.
+        EdgekitError: an argument or an image cannot be used; there is nothing to ask.
     """
     from edgekit.checkpoint.folder import resolve_checkpoint
     from edgekit.runtimes.side_by_side import ask_all
     from edgekit.system.timeouts import Timeouts, changed
 
     mode, limits = _mode(generation), changed(Timeouts(), arguments.texts(timeouts, "timeouts"))
-    with arguments.picture_files(images) as files:  # one clear error, not one for each runtime
+    with arguments.image_files(images) as files:  # one clear error, not one for each runtime
         if models is None:
             from edgekit.api.runs import latest_run
 
@@ -151,7 +151,7 @@ def chat(
             `run`; the whole conversation is the prompt that the model's settings see.
 
     Returns:
-        `say(text, images=None, on_text=None)`, which takes pictures as `run` does and gives what `run` gives.
+        `say(text, images=None, on_text=None)`, which takes images as `run` does and gives what `run` gives.
     """
     from edgekit.runtimes.generate import Chat
     from edgekit.runtimes.sampling import Sampling, chooser

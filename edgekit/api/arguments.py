@@ -1,6 +1,6 @@
-"""What the public calls take, brought into one form: paths, pictures, lists, recipe overrides and plain values.
+"""What the public calls take, brought into one form: paths, images, lists, recipe overrides and plain values.
 
-A caller may hand over what is at hand: a path as text or Path, a bundle as `export` gave it, a picture as a file, as
+A caller may hand over what is at hand: a path as text or Path, a bundle as `export` gave it, an image as a file, as
 bytes, as a Pillow image or an array, one of a thing where several may stand. What none of that is gets an EdgekitError
 that names the argument.
 """
@@ -38,7 +38,7 @@ Texts = str | Iterable[str]
 ImageInput = Union[PathLike, bytes, "Image", "NDArray[np.uint8]"]
 """A file, an image file's bytes, a Pillow image, or uint8 (H, W), (H, W, 3) or (H, W, 4)."""
 ImageInputs = ImageInput | Iterable[ImageInput] | None
-"""One picture, several in order, or none."""
+"""One image, several in order, or none."""
 Setting = str | bool | int | float | None | Sequence[Any] | Mapping[str, Any]
 """The value of a recipe's setting; text is read as YAML."""
 Overrides = Mapping[str, Setting]
@@ -133,15 +133,15 @@ def opened_images(value: ImageInputs, name: str = "images") -> list[Image]:
     """ImageInputs, decoded and upright.
 
     Args:
-        value: One, several or none; see `ImageInput`. A picture is turned by its EXIF tag if it still has one, so that a
+        value: One, several or none; see `ImageInput`. An image is turned by its EXIF tag if it still has one, so that a
             file and the same file opened with Pillow give the same answer.
         name: Of the argument.
 
     Raises:
         DataError: a file is missing or no image.
-        EdgekitError: it is no picture.
+        EdgekitError: it is no image.
     """
-    return [_picture(item, place) for place, item in _pictures(value, name)]
+    return [_image(item, place) for place, item in _images(value, name)]
 
 
 @contextmanager
@@ -150,14 +150,14 @@ def image_files(value: ImageInputs, name: str = "images") -> Iterator[list[Path]
 
     Raises:
         DataError: a file is missing or no image.
-        EdgekitError: it is no picture.
+        EdgekitError: it is no image.
     """
     import tempfile
 
     with tempfile.TemporaryDirectory(prefix="edgekit-pictures-") as place:
         found = []
-        for number, (where, item) in enumerate(_pictures(value, name)):
-            image = _picture(item, where)
+        for number, (where, item) in enumerate(_images(value, name)):
+            image = _image(item, where)
             if isinstance(item, (str, os.PathLike)):
                 found.append(path(item, where))
             else:
@@ -249,12 +249,12 @@ def _as_yaml(value: Any, name: str) -> str:
         raise wrong(name, value, "a text, a number, a boolean, None, or a list or mapping of these") from error
 
 
-# ----------------------------------------------------------------------------------------------------------- pictures
+# ----------------------------------------------------------------------------------------------------------- images
 
-PICTURE = "a file's path, an image file's bytes, a Pillow image, or a uint8 array (H, W, 3)"
+IMAGE = "a file's path, an image file's bytes, a Pillow image, or a uint8 array (H, W, 3)"
 
 
-def _pictures(value: Any, name: str) -> Iterator[tuple[str, Any]]:
+def _images(value: Any, name: str) -> Iterator[tuple[str, Any]]:
     if value is None:
         return
     if _is_image(value) or hasattr(value, "__array_interface__"):
@@ -263,7 +263,7 @@ def _pictures(value: Any, name: str) -> Iterator[tuple[str, Any]]:
         else:
             yield name, value
         return
-    yield from _each(value, name, PICTURE)
+    yield from _each(value, name, IMAGE)
 
 
 def _is_image(value: Any) -> bool:
@@ -272,7 +272,7 @@ def _is_image(value: Any) -> bool:
     return isinstance(value, Image)
 
 
-def _picture(value: Any, name: str) -> Image:
+def _image(value: Any, name: str) -> Image:
     from edgekit.data import ImageRef
     from edgekit.inputs.images import upright
 
@@ -295,14 +295,14 @@ def _from_array(value: Any, name: str) -> Image:
     from PIL import Image
 
     if not hasattr(value, "__array_interface__") and not hasattr(value, "__array__"):
-        raise wrong(name, value, PICTURE)
+        raise wrong(name, value, IMAGE)
     array = np.asarray(value)
     whole = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))
     if array.dtype != np.uint8 or not whole or not array.size:
         shape = " x ".join(map(str, array.shape))
         raise EdgekitError(
             f"The argument {name} is an array {shape} of {array.dtype}.",
-            why="A picture is uint8, (H, W), (H, W, 3) or (H, W, 4), of values from 0 to 255.",
+            why="An image is uint8, (H, W), (H, W, 3) or (H, W, 4), of values from 0 to 255.",
             fix="Convert it, for example:  (255 * array).round().astype(numpy.uint8)",
         )
     return Image.fromarray(np.ascontiguousarray(array))
@@ -312,7 +312,7 @@ _PLAINER = {"PA": "RGBA", "La": "LA", "RGBa": "RGBA"}  # modes that no file has
 
 
 def _written(image: Image, place: Path) -> Path:
-    """A picture as a file without loss: PNG, and TIFF for modes that PNG has not."""
+    """An image as a file without loss: PNG, and TIFF for modes that PNG has not."""
     if image.mode in _PLAINER:
         image = image.convert(_PLAINER[image.mode])
     kept = place.with_suffix(".png" if image.mode in ("1", "L", "LA", "P", "RGB", "RGBA") else ".tiff")

@@ -50,7 +50,7 @@ def export(
         targets: One name or several.
         precisions: One common name or several; what the run's recipe says, else fp32, when None.
         out: Folder of the one bundle, or of several, text or Path; in the run, or beside the current folder, when None.
-        sizes: One picture size or several where the family has a choice, (width, height) in pixels or a text such as
+        sizes: One image size or several where the family has a choice, (width, height) in pixels or a text such as
             448x336; its own when None.
         data: Questions for the parity run; the run's test questions when None.
         samples: How many of them; 32, and more where the answers are short
@@ -129,7 +129,7 @@ def export(
 
 
 def _sizes(sizes: Sizes | None) -> list[tuple[int, int]] | None:
-    """Picture sizes as (width, height): one pair or text, or several."""
+    """Image sizes as (width, height): one pair or text, or several."""
     from edgekit.families.sizes import read_size
 
     if sizes is None:

@@ -19,7 +19,7 @@ def inspect(source: Folder, *, tokens: int | None = None) -> Inspection:
 
     Args:
         source: Folder of a bundle as text, Path or `Bundle`, or a checkpoint: a folder, a demo model or a hub name.
-        tokens: In the cache when a token is decoded; those of one picture and a question when None.
+        tokens: In the cache when a token is decoded; those of one image and a question when None.
 
     Raises:
         EdgekitError: it is neither, damaged, or what reads it is not installed.

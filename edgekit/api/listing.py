@@ -50,16 +50,16 @@ def data_check(
     drop_bad: bool = False,
     escape_marks: bool = False,
 ) -> DataCheck:
-    """Read every row of a data spec, decode its pictures, and list what is wrong; perhaps write it in edgekit's form.
+    """Read every row of a data spec, decode its images, and list what is wrong; perhaps write it in edgekit's form.
 
     Args:
         spec: Data spec; a file or folder as text or Path.
         limit: The first so many rows.
         closed_answers: The allowed answers: a list of texts, the text `a,b,c`, or a file with one a line.
-        fast: Read the headers of the pictures alone.
+        fast: Read the headers of the images alone.
         to: A .jsonl or .parquet file, text or Path, to write the rows to; it is only written when all are good.
         drop_bad: Write the good rows where some are bad.
-        escape_marks: Take an `<image>` that stands for no picture for text, and write it so that no tokenizer knows it.
+        escape_marks: Take an `<image>` that stands for no image for text, and write it so that no tokenizer knows it.
 
     Returns:
         The findings, and how many rows were written.
@@ -100,7 +100,7 @@ def _allowed(answers: Texts | PathLike | None) -> Any:
 
 @checked
 def data_show(spec: PathLike, *, count: int = 5) -> list[SampleShown]:
-    """The first samples of a data spec with the form they came in and the sizes of their pictures.
+    """The first samples of a data spec with the form they came in and the sizes of their images.
 
     Args:
         spec: Data spec; a file or folder as text or Path.

@@ -188,14 +188,14 @@ def _without_adapter(base: Path, scratch: Path) -> Path:
 def _load(folder: Path, base: Path) -> Any:
     """The base in its own type; a vision-language model, or of text alone for a judge."""
     from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
-    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as PICTURED
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as IMAGED
 
     from edgekit.checkpoint.tensors import check_tensors
 
-    pictured = read_optional_json(folder / CONFIG).get("model_type") in PICTURED
-    if pictured:
+    imaged = read_optional_json(folder / CONFIG).get("model_type") in IMAGED
+    if imaged:
         check_tensors(folder)
-    auto = AutoModelForImageTextToText if pictured else AutoModelForCausalLM
+    auto = AutoModelForImageTextToText if imaged else AutoModelForCausalLM
     try:
         with quiet_transformers():
             return auto.from_pretrained(

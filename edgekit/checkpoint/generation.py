@@ -160,7 +160,7 @@ class Rules:
 
     Args:
         generation: Settings.
-        prompt: Its tokens, those of pictures included.
+        prompt: Its tokens, those of images included.
         limit: Longest answer.
         ends: Tokens that end an answer.
     """

@@ -18,7 +18,7 @@ SPECS = (
     "or datasets:NAME:SPLIT."
 )
 app = typer.Typer(
-    no_args_is_help=True, help=f"Look at questions and pictures before anything is trained on them. SPEC is {SPECS}"
+    no_args_is_help=True, help=f"Look at questions and images before anything is trained on them. SPEC is {SPECS}"
 )
 
 
@@ -30,7 +30,7 @@ def check(
         str | None, typer.Option(help="The only answers allowed: a,b,c or a file with one a line.", show_default=False)
     ] = None,
     fast: Annotated[
-        bool, typer.Option("--fast", help="Read the headers of the pictures alone; damaged ones are not found.")
+        bool, typer.Option("--fast", help="Read the headers of the images alone; damaged ones are not found.")
     ] = False,
     to: Annotated[
         Path | None,
@@ -44,12 +44,12 @@ def check(
         bool,
         typer.Option(
             "--escape-marks",
-            help="With --to: a literal <image> that stands for no picture becomes < image >, which no tokenizer knows.",
+            help="With --to: a literal <image> that stands for no image becomes < image >, which no tokenizer knows.",
         ),
     ] = False,
     json_out: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
 ) -> None:
-    """Read every row, decode every picture, and name each bad row; exit 1 when there is one.
+    """Read every row, decode every image, and name each bad row; exit 1 when there is one.
 
     Example:  edgekit data check train.jsonl --closed-answers yes,no
     Example:  edgekit data check llava.jsonl --to train.parquet
@@ -94,7 +94,7 @@ def _print_findings(checked: DataCheck) -> None:
     if found.get("written"):
         print_text(f"written  {found['written']:,} rows to {one_line(found['to'])}")
     if found["widths"]:
-        print_text("pictures {} to {} px wide, {} to {} px high".format(*found["widths"], *found["heights"]))
+        print_text("images {} to {} px wide, {} to {} px high".format(*found["widths"], *found["heights"]))
     shown = ", ".join(f"{one_line(answer)} {count:,}" for answer, count in found["answers"].items())
     print_text(f"{found['distinct_answers']:,} different answers: {shown}")
 
@@ -105,7 +105,7 @@ def show(
     count: Annotated[int, typer.Option("--count", "-n", min=1, help="How many samples.")] = 5,
     json_out: Annotated[bool, typer.Option("--json", help="Print them as JSON.")] = False,
 ) -> None:
-    """Print the first samples: question, answer, and the size of each picture.
+    """Print the first samples: question, answer, and the size of each image.
 
     Example:  edgekit data show easy-vqa:test -n 3
     Example:  edgekit data show scenes:test:list+relation -n 4
@@ -122,4 +122,4 @@ def show(
         source = f"  {one_line(row.dataset)}" if row.dataset else ""
         form = f"  ({one_line(row.form)})"
         asked = f"{one_line(row.id):16} {row.question!r} -> {row.answer!r}{others}"
-        print_text(f"{asked}  [{images or 'no picture'}]{source}{form}")
+        print_text(f"{asked}  [{images or 'no image'}]{source}{form}")

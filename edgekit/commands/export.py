@@ -34,7 +34,7 @@ def command(
     image_size: Annotated[
         list[str] | None,
         typer.Option(
-            help="Picture size in pixels, as 448x336; may be repeated. For Qwen-VL, whose exports are for these "
+            help="Image size in pixels, as 448x336; may be repeated. For Qwen-VL, whose exports are for these "
             "sizes only; its own choice by default.",
             show_default=False,
         ),

@@ -27,7 +27,7 @@ def command(
     tokens: Annotated[
         int | None,
         typer.Option(
-            help="Tokens in the cache when one is decoded; those of a picture and a question by default.",
+            help="Tokens in the cache when one is decoded; those of an image and a question by default.",
             min=1,
             show_default=False,
         ),
@@ -39,7 +39,7 @@ def command(
 ) -> None:
     """Show what an export holds and costs, of any target: nothing is run.
 
-    Parameters, bits per weight, operations, states, sizes, and what a token and a picture take.
+    Parameters, bits per weight, operations, states, sizes, and what a token and an image take.
 
     Example:  edgekit inspect runs/demo/bundles/onnx-int8
 
@@ -61,7 +61,7 @@ def _show(found: Inspection, operations: bool, columns: str | None, wide: bool) 
     token = f"a token with {found.cache_tokens} in the cache"
     print_text(_moved(token, found.per_token, f"cache {bytes_text(found.cache_bytes_per_token, 2)} a token"))
     if found.per_image is not None:
-        print_text(_moved("a picture or tile", found.per_image, "pixels and features"))
+        print_text(_moved("an image or tile", found.per_image, "pixels and features"))
     print_text(
         f"size: weights {bytes_text(found.weight_bytes, 2)}, constants {bytes_text(found.constant_bytes, 2)}, programs "
         f"{bytes_text(found.program_bytes, 2)}, tokenizer and the rest {bytes_text(found.other_bytes, 2)}"

@@ -32,7 +32,7 @@ def command(
     prompt: Annotated[
         str | None, typer.Option(help="The question; the first turn with --chat.", show_default=False)
     ] = None,
-    image: Annotated[list[Path] | None, typer.Option(help="Picture; may be repeated.", show_default=False)] = None,
+    image: Annotated[list[Path] | None, typer.Option(help="Image; may be repeated.", show_default=False)] = None,
     all_: Annotated[
         bool, typer.Option("--all", help="Ask each model named, or the latest run's student and all its bundles.")
     ] = False,
@@ -82,9 +82,9 @@ def command(
         bool, typer.Option("--json", help="Print text, token_ids and timings as JSON; a line a turn with --chat.")
     ] = False,
 ) -> None:
-    """Answer a question about a picture, on any runtime.
+    """Answer a question about an image, on any runtime.
 
-    With --chat each line is a turn; `/image FILE` adds a picture to the next one, the end of the input ends the chat.
+    With --chat each line is a turn; `/image FILE` adds an image to the next one, the end of the input ends the chat.
 
     Example:  edgekit run demo:student --image cat.png --prompt "what is in the image?"
     """

@@ -3,7 +3,7 @@
 A source is one file of this package; `open_data` picks it from a spec string:
 
     easy-vqa:train                 the built-in demo set and one of its splits
-    scenes:train                   drawn pictures of several shapes; `edgekit.data.scenes` says what may follow
+    scenes:train                   drawn images of several shapes; `edgekit.data.scenes` says what may follow
     questions.jsonl                one JSON object a line
     questions.parquet              a Parquet file, or a folder of them
     pictures/                      an image folder: metadata.jsonl, or one folder per answer
@@ -37,7 +37,7 @@ __all__ = ["BadRow", "ImageRef", "Sample", "make_sample", "open_data", "samples"
 
 @dataclass(frozen=True)
 class Sample:
-    """One question about zero or more pictures, in the conversational format of `datasets` and TRL.
+    """One question about zero or more images, in the conversational format of `datasets` and TRL.
 
     Attributes:
         id: Unique within its source; stable from run to run.

@@ -1,4 +1,4 @@
-"""`edgekit data check`: every row read, every picture decoded, every problem named."""
+"""`edgekit data check`: every row read, every image decoded, every problem named."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 EXIF_ORIENTATION = 0x0112
 ROWS_AHEAD = 16
-"""Rows whose pictures are decoded ahead, for each thread."""
+"""Rows whose images are decoded ahead, for each thread."""
 # What is kept for the report; a set of a million rows, all bad or all with an answer of its own, must fit as well.
 KEPT_ROWS, KEPT_ANSWERS, SHOWN_ANSWERS = 10_000, 10_000, 20
 
@@ -41,7 +41,7 @@ class Findings:
         warning_count: Number of all warnings.
         answers: How often each answer stands there, of the first KEPT_ANSWERS different ones.
         forms: How many good rows came in each form.
-        widths, heights: Smallest and largest, pixels; None without pictures.
+        widths, heights: Smallest and largest, pixels; None without images.
     """
 
     good: int = 0
@@ -112,21 +112,21 @@ def check(
     on_row: Callable[[int], None] = lambda _: None,
     on_good: Callable[[Sample], None] = lambda _: None,
 ) -> Findings:
-    """Read every row of a data spec and decode its pictures whole, on as many threads as there are cores.
+    """Read every row of a data spec and decode its images whole, on as many threads as there are cores.
 
     Args:
         spec: See `edgekit.data`.
         limit: The first so many rows.
         closed_answers: The only answers allowed, when given.
-        fast: Read the headers of the pictures alone.
+        fast: Read the headers of the images alone.
         on_row: Told the number of rows read.
         on_good: Given each row that can be used, in their order.
     """
     found = Findings()
     rows = itertools.islice(open_data(spec), limit)
-    for number, (row, pictures) in enumerate(_looked_at(rows, fast), 1):
+    for number, (row, images) in enumerate(_looked_at(rows, fast), 1):
         on_row(number)
-        reason = row.reason if isinstance(row, BadRow) else _problem(row, pictures, found, closed_answers)
+        reason = row.reason if isinstance(row, BadRow) else _problem(row, images, found, closed_answers)
         if reason is not None:
             found.add_bad(BadRow(row.location, reason))
         elif isinstance(row, Sample):
@@ -136,16 +136,16 @@ def check(
 
 
 @dataclass(frozen=True)
-class _Picture:
-    """What a look at a picture gave: its size as it will be seen, or why it cannot be used, and what looks wrong."""
+class _Image:
+    """What a look at an image gave: its size as it will be seen, or why it cannot be used, and what looks wrong."""
 
     size: tuple[int, int] = (0, 0)
     problem: str = ""
     warnings: tuple[str, ...] = ()
 
 
-def _looked_at(rows: Iterator[Sample | BadRow], fast: bool) -> Iterator[tuple[Sample | BadRow, list[_Picture]]]:
-    """Each row with a look at its pictures, in order; a few rows ahead are under way."""
+def _looked_at(rows: Iterator[Sample | BadRow], fast: bool) -> Iterator[tuple[Sample | BadRow, list[_Image]]]:
+    """Each row with a look at its images, in order; a few rows ahead are under way."""
     look = _header if fast else _whole
     threads = os.cpu_count() or 1
     with ThreadPoolExecutor(threads) as pool:
@@ -162,26 +162,26 @@ def _looked_at(rows: Iterator[Sample | BadRow], fast: bool) -> Iterator[tuple[Sa
             pool.shutdown(cancel_futures=True)
 
 
-def _finished(row: Sample | BadRow, pictures: Any) -> tuple[Sample | BadRow, list[_Picture]]:
-    return row, pictures.result() if pictures is not None else []
+def _finished(row: Sample | BadRow, images: Any) -> tuple[Sample | BadRow, list[_Image]]:
+    return row, images.result() if images is not None else []
 
 
-def _header(ref: ImageRef) -> _Picture:
+def _header(ref: ImageRef) -> _Image:
     try:
-        return _Picture(ref.size())
+        return _Image(ref.size())
     except DataError as error:
-        return _Picture(problem=" ".join(str(error).split()))
+        return _Image(problem=" ".join(str(error).split()))
 
 
-def _whole(ref: ImageRef) -> _Picture:
+def _whole(ref: ImageRef) -> _Image:
     try:
         stored = ref.decoded()
         warnings = tuple(
             text for text in (_exif_warning(stored), _frames_warning(stored), _depth_warning(stored)) if text
         )
-        return _Picture(upright(stored).size, warnings=warnings)
+        return _Image(upright(stored).size, warnings=warnings)
     except DataError as error:
-        return _Picture(problem=" ".join(str(error).split()))
+        return _Image(problem=" ".join(str(error).split()))
 
 
 def allowed_answers(text: str) -> set[str]:
@@ -242,7 +242,7 @@ def row_notes(spec: str, limit: int | None = None, *, every_s: float = 5.0) -> C
     return told
 
 
-def _problem(row: Sample, pictures: list[_Picture], found: Findings, closed: set[str] | None) -> str | None:
+def _problem(row: Sample, images: list[_Image], found: Findings, closed: set[str] | None) -> str | None:
     """Why a sample cannot be used; None when it can. Sizes and warnings go to `found`."""
     if not found.is_new(row.id):
         return f"the id {row.id!r} was there before"
@@ -250,11 +250,11 @@ def _problem(row: Sample, pictures: list[_Picture], found: Findings, closed: set
         return "no answer"
     if closed is not None and (strange := [answer for answer in row.answers if answer not in closed]):
         return f"the answer {strange[0]!r} is not among the {len(closed)} allowed{_nearest(strange[0], closed)}"
-    for picture in pictures:
-        if picture.problem:
-            return picture.problem
-        found.add_size(*picture.size)
-        for text in picture.warnings:
+    for image in images:
+        if image.problem:
+            return image.problem
+        found.add_size(*image.size)
+        for text in image.warnings:
             found.add_warning(row.location, text)
     if literal := [mark for text in _texts(row) for mark in marks_in(text)]:
         found.add_warning(
@@ -282,26 +282,22 @@ def _exif_warning(image: Image) -> str:
     try:
         orientation = image.getexif().get(EXIF_ORIENTATION, 1)
     except Exception as error:  # like the decoders: SyntaxError, struct.error and more at damaged bytes
-        return f"the picture's EXIF tags cannot be read: {error}"
+        return f"the image's EXIF tags cannot be read: {error}"
     if orientation in (0, 1):  # 0: not set
         return ""
-    return "the picture is turned by its EXIF tag, as datasets and transformers turn it: make sure that is upright"
+    return "the image is turned by its EXIF tag, as datasets and transformers turn it: make sure that is upright"
 
 
 def _frames_warning(image: Image) -> str:
     frames = getattr(image, "n_frames", 1)
-    return (
-        f"the picture has {frames} frames, of which the first is seen" if frames > 1 and image.format != "MPO" else ""
-    )
+    return f"the image has {frames} frames, of which the first is seen" if frames > 1 and image.format != "MPO" else ""
 
 
 def _depth_warning(image: Image) -> str:
     if image.mode.startswith("I;16"):
-        return "the picture has 16 bits a pixel, of which the upper 8 are seen"
+        return "the image has 16 bits a pixel, of which the upper 8 are seen"
     if image.mode in ("I", "F"):
-        return (
-            f"the picture's values (mode {image.mode}) are no colours: all outside 0 to 255 are seen as black or white"
-        )
+        return f"the image's values (mode {image.mode}) are no colours: all outside 0 to 255 are seen as black or white"
     return ""
 
 

@@ -19,7 +19,7 @@ from edgekit.files import new_file
 from edgekit.visible import json_text
 
 GROUP_ROWS, GROUP_BYTES = 512, 64 << 20
-"""A Parquet row group is closed at so many rows, or bytes of pictures."""
+"""A Parquet row group is closed at so many rows, or bytes of images."""
 _TYPES = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpeg", b"GIF8": "gif", b"RIFF": "webp", b"BM": "bmp"}
 
 Append = Callable[[Sample], None]
@@ -90,7 +90,7 @@ def _parquet(aside: Path) -> Iterator[Append]:
     schema, base = pa.schema(list(zip(names, kinds, strict=True))), aside.parent.resolve()
     rows: list[dict[str, Any]] = []
     held = 0
-    # Small pages: whoever reads the file then holds few pictures at a time.
+    # Small pages: whoever reads the file then holds few images at a time.
     pages: dict[str, Any] = {"write_batch_size": 16, "data_page_size": 1 << 20}
     with pq.ParquetWriter(aside, schema, compression="zstd", use_dictionary=False, **pages) as writer:
 
@@ -125,7 +125,7 @@ _KINDS: dict[str, Callable[[Path], AbstractContextManager[Append]]] = {
 
 
 def _common(sample: Sample) -> dict[str, Any]:
-    """The fields but the pictures; one reference as `answer`, several as `answers`."""
+    """The fields but the images; one reference as `answer`, several as `answers`."""
     row: dict[str, Any] = {"id": sample.id, "messages": sample.messages}
     if len(sample.answers) > 1:
         row["answers"] = list(sample.answers)
@@ -135,7 +135,7 @@ def _common(sample: Sample) -> dict[str, Any]:
 
 
 def _path(ref: ImageRef, base: Path) -> str | None:
-    """A picture's file as the row names it: from the new file's folder where it lies below that, else absolute."""
+    """An image's file as the row names it: from the new file's folder where it lies below that, else absolute."""
     if ref.path is None:
         return None
     path = ref.path.absolute()

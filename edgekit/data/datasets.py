@@ -73,7 +73,7 @@ def _open(name: str, config: str | None, split: str) -> Any:
 
 
 def _encoded(stream: Any) -> Any:
-    """The columns edgekit reads, pictures as their bytes and path, wherever in a column they stand."""
+    """The columns edgekit reads, images as their bytes and path, wherever in a column they stand."""
     kept = [name for name in COLUMNS if name in (stream.features or {})]
     if kept:
         stream = stream.select_columns(kept)

@@ -1,6 +1,6 @@
-"""easy-VQA: pictures of one shape, 13 answers, with a train and a test split of its own.
+"""easy-VQA: images of one shape, 13 answers, with a train and a test split of its own.
 
-Source: the package `easy-vqa` (MIT licence); 4,000 + 1,000 pictures of 64 px, 38,575 + 9,673 questions.
+Source: the package `easy-vqa` (MIT licence); 4,000 + 1,000 images of 64 px, 38,575 + 9,673 questions.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def folder() -> Path:
 
 
 def rows(spec: str) -> Iterator[Sample | BadRow]:
-    """Questions of one split in the order of the file; those of one picture stand together."""
+    """Questions of one split in the order of the file; those of one image stand together."""
     split = spec.partition(":")[2] or "train"
     if split not in SPLITS:
         raise DataError(f"easy-vqa has no split {split!r}.", fix=f"There are: {', '.join(SPLITS)}.")
@@ -45,13 +45,13 @@ def rows(spec: str) -> Iterator[Sample | BadRow]:
     return (
         Sample(
             id=f"{split}-{number:05d}",
-            images=(ImageRef(path=base / "images" / f"{picture}.png"),),
+            images=(ImageRef(path=base / "images" / f"{image}.png"),),
             messages=question(text),
             answer=answer,
             location=f"easy-vqa:{split} question {number}",
             form="easy-VQA",
         )
-        for number, (text, answer, picture) in enumerate(questions)
+        for number, (text, answer, image) in enumerate(questions)
     )
 
 

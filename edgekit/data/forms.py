@@ -9,7 +9,7 @@ Read are, besides edgekit's own `question` or `messages` with `images` and `answ
     query and response       ms-swift's, with `history` and `system`
     instruction and output   Alpaca's, with `input`
 
-Pictures stand in `images`, in the content parts themselves ({"type": "image", "image": ...}, `url`, `path`, OpenAI's
+Images stand in `images`, in the content parts themselves ({"type": "image", "image": ...}, `url`, `path`, OpenAI's
 `image_url`), or in `images` with a mark `<image>` in the text for each, as LLaVA and ms-swift have it. Where there is
 neither part nor mark they come before the first question, as TRL puts them.
 """
@@ -50,7 +50,7 @@ class Plain:
 
 @dataclass(frozen=True)
 class _Talk:
-    """A conversation as it was found; `loose` are the pictures that stand beside it."""
+    """A conversation as it was found; `loose` are the images that stand beside it."""
 
     form: str
     turns: list[Any]
@@ -65,7 +65,7 @@ def plain_form(row: Mapping[str, Any]) -> Plain:
     """
     for key in UNREAD_KEYS:
         if row.get(key):
-            raise DataError(f"{key!r} are not read, only pictures are")
+            raise DataError(f"{key!r} are not read, only images are")
     talk = next((talk for _, read in _FORMS if (talk := read(row)) is not None), None)
     if talk is None:
         raise DataError(_unknown(row))
@@ -225,12 +225,12 @@ def _beside(row: Mapping[str, Any]) -> list[Any]:
 
 
 def _numbered(turns: list[Any], images: Mapping[str, Any]) -> tuple[list[Any], list[Any]]:
-    """MiniCPM's pictures by name, `<image_00>`, as marks and a list in the order of the text."""
+    """MiniCPM's images by name, `<image_00>`, as marks and a list in the order of the text."""
     order: list[Any] = []
 
     def take(found: re.Match[str]) -> str:
         if (image := images.get(found[0])) is None:
-            raise DataError(f"{found[0]} stands in the text, but there is no such picture")
+            raise DataError(f"{found[0]} stands in the text, but there is no such image")
         order.append(image)
         return MARK
 
@@ -240,5 +240,5 @@ def _numbered(turns: list[Any], images: Mapping[str, Any]) -> tuple[list[Any], l
         turned.append({**turn, "content": _NUMBERED.sub(take, content)} if isinstance(content, str) else turn)
     given = sum(image is not None for image in images.values())
     if len(order) != given:
-        raise DataError(f"the text names {len(order)} of the pictures <image_N> but there are {given}")
+        raise DataError(f"the text names {len(order)} of the images <image_N> but there are {given}")
     return turned, order

@@ -13,7 +13,7 @@ from edgekit.data import BadRow, Sample, Source, make_sample
 from edgekit.data.jsonl import objects
 from edgekit.errors import DataError
 
-# All that look like pictures, also what the installed Pillow may not read: such a file is then reported, not passed by.
+# All that look like images, also what the installed Pillow may not read: such a file is then reported, not passed by.
 SUFFIXES = {
     ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm",
     ".tga", ".jp2", ".avif", ".heic", ".heif",
@@ -59,7 +59,7 @@ def _refuse_other_layouts(path: Path) -> None:
     if splits := [folder for folder in _folders(path) if (folder / METADATA).exists()]:
         raise DataError(f"{path} holds several image folders.", fix=f"Name one:  {', '.join(map(str, splits))}")
     if listed := sorted(path.glob("*.jsonl")):
-        raise DataError(f"{path} holds {listed[0].name} beside folders of pictures.", fix=f"Name it:  {listed[0]}")
+        raise DataError(f"{path} holds {listed[0].name} beside folders of images.", fix=f"Name it:  {listed[0]}")
 
 
 def _question(path: Path) -> str:
@@ -89,7 +89,7 @@ def _listed(folder: Path) -> Iterator[Sample | BadRow]:
 
 def _sorted_by_answer(folder: Path, text: str) -> Iterator[Sample | BadRow]:
     for name in _images(folder):
-        yield BadRow(str(folder / name), "a picture in no answer's folder")
+        yield BadRow(str(folder / name), "an image in no answer's folder")
     for answer in _folders(folder):
         for inner in _folders(answer):
             yield BadRow(str(inner), "a folder inside an answer's folder is not read")

@@ -1,4 +1,4 @@
-"""Pictures of samples: where they are, and how they are read, whole or not at all."""
+"""Images of samples: where they are, and how they are read, whole or not at all."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ _SIGNATURES = (
 
 @dataclass(frozen=True)
 class ImageRef:
-    """A picture that is read when it is needed.
+    """An image that is read when it is needed.
 
     Args:
         path: File to read; or
         data: Encoded bytes of an image file.
-        origin: Where `data` was read, for messages; two pictures are the same picture whatever it says.
+        origin: Where `data` was read, for messages; two images are the same image whatever it says.
     """
 
     path: Path | None = None
@@ -53,7 +53,7 @@ class ImageRef:
     def open(self) -> Image:
         """The whole image decoded, the first of several frames, as a person sees it (`edgekit.inputs.images.upright`).
 
-        `datasets` and transformers' `load_image` turn a picture by its EXIF tag as well.
+        `datasets` and transformers' `load_image` turn an image by its EXIF tag as well.
 
         Raises:
             DataError: missing, no file, not an image, damaged, cut short, or too large.
@@ -61,7 +61,7 @@ class ImageRef:
         return upright(self.decoded())
 
     def decoded(self) -> Image:
-        """The whole picture as it is stored; a file of several frames stands at its first.
+        """The whole image as it is stored; a file of several frames stands at its first.
 
         Raises:
             DataError: as `open`.
@@ -70,7 +70,7 @@ class ImageRef:
 
         from edgekit.data.jpeg import to_decode
 
-        # A library may have switched it on for the whole process; half a picture is no picture here.
+        # A library may have switched it on for the whole process; half an image is no image here.
         ImageFile.LOAD_TRUNCATED_IMAGES = False
         encoded = self.encoded()
         try:
@@ -78,7 +78,7 @@ class ImageRef:
             image = _opened(data)
             image.load()
             if twin is not None and _opened(twin).tobytes() != image.tobytes():
-                raise DataError("the picture ends early: its last scan is not whole")
+                raise DataError("the image ends early: its last scan is not whole")
         except DataError as error:
             raise DataError(f"Cannot read the image {self.name}.", why=error.what) from error
         except Exception as error:  # decoders raise anything at damaged bytes: RuntimeError, struct.error, zlib.error
@@ -86,7 +86,7 @@ class ImageRef:
         return image
 
     def size(self) -> tuple[int, int]:
-        """(width, height) by the picture's header alone, not turned; nothing is decoded.
+        """(width, height) by the image's header alone, not turned; nothing is decoded.
 
         Raises:
             DataError: missing, no file, or not an image.
@@ -117,12 +117,12 @@ class ImageRef:
         return data
 
     def _reason(self, data: bytes, error: Exception) -> str:
-        """Why bytes are no picture, by what they are instead."""
+        """Why bytes are no image, by what they are instead."""
         start = data[:200].lstrip().lower()
         if start.startswith(b"version https://git-lfs"):
-            return "It is a Git LFS pointer, not the picture itself: fetch it with  git lfs pull"
+            return "It is a Git LFS pointer, not the image itself: fetch it with  git lfs pull"
         if start.startswith((b"<!doctype", b"<html", b"<?xml", b"<svg", b"{")):
-            return f"It is text, not a picture: {data[:40]!r}"
+            return f"It is text, not an image: {data[:40]!r}"
         name = repr(str(self.path)) if self.path is not None else "its bytes"
         return re.sub(r"<_io\.BytesIO object at 0x[0-9a-f]+>", lambda _: name, str(error)) or type(error).__name__
 
@@ -208,7 +208,7 @@ def _from_data_uri(text: str) -> bytes:
 
 
 def _from_base64(text: str) -> bytes | None:
-    """The bytes behind bare base64 of a picture; None for any other text, a path among them."""
+    """The bytes behind bare base64 of an image; None for any other text, a path among them."""
     if len(text) < 24 or not text[:24].replace("+", "a").replace("/", "a").isalnum():
         return None
     try:

@@ -1,10 +1,10 @@
-"""Whether a JPEG holds all of its picture.
+"""Whether a JPEG holds all of its image.
 
 A file that was cut short and then closed (a download that broke off, a card that was full, a tool that "repaired" it)
 ends in the mark that ends every JPEG, and decoders fill up what is missing with grey and say nothing. What is missing
-is found here: a picture of one scan is decoded without its end mark, so that a decoder that runs out of data has to
-stop; of a picture of many scans it is counted which coefficients they bring, and the last one is followed by more data,
-which changes the picture only where the scan was not whole.
+is found here: an image of one scan is decoded without its end mark, so that a decoder that runs out of data has to
+stop; of an image of many scans it is counted which coefficients they bring, and the last one is followed by more data,
+which changes the image only where the scan was not whole.
 
 Source: ITU-T T.81, tables B.1 and B.3, annex G.
 """
@@ -57,7 +57,7 @@ def to_decode(data: bytes) -> tuple[bytes, bytes | None]:
         The bytes to decode, and others that must give the same pixels, where there are such.
 
     Raises:
-        DataError: a part of the picture is missing.
+        DataError: a part of the image is missing.
     """
     if not data.startswith(_START):
         return data, None
@@ -69,12 +69,12 @@ def to_decode(data: bytes) -> tuple[bytes, bytes | None]:
         return data, None
     if not layout.ended:
         if data.endswith(bytes(64)):
-            raise DataError("the picture ends early: the end of the file is nothing but zeros")
+            raise DataError("the image ends early: the end of the file is nothing but zeros")
         return data, None
     if layout.kind != "progressive" and layout.scans[0][0] == layout.components:
         return data[: layout.data_end] + _PAD, None
     if missing := _missing(layout):
-        raise DataError(f"the picture ends early: {missing}")
+        raise DataError(f"the image ends early: {missing}")
     return data, data[: layout.data_end] + _MORE + data[layout.data_end :]
 
 
@@ -115,7 +115,7 @@ def _add_scan(layout: _Layout, body: bytes, data: bytes, place: int) -> int:
 
 
 def _missing(layout: _Layout) -> str:
-    """Which part of the picture no scan brings, in words; "" when all of it is there."""
+    """Which part of the image no scan brings, in words; "" when all of it is there."""
     if layout.kind != "progressive":
         brought = frozenset().union(*(members for members, *_ in layout.scans))
         return "not every colour has its scan" if brought != layout.components else ""

@@ -9,7 +9,7 @@ from typing import Any
 from edgekit.data import BadRow, Sample, Source, make_sample
 from edgekit.data.forms import COLUMNS
 
-# Pictures are large: few rows at a time, and read through a buffer instead of a whole column chunk at once. The least
+# Images are large: few rows at a time, and read through a buffer instead of a whole column chunk at once. The least
 # that must be held is then one page, which is up to the writer of the file.
 BATCH_ROWS = 16
 BUFFER_BYTES = 1 << 20

@@ -1,10 +1,10 @@
-"""Scenes: pictures of three to eight shapes on a 4 x 4 grid, drawn here, with answers of 2 to 15 tokens.
+"""Scenes: images of three to eight shapes on a 4 x 4 grid, drawn here, with answers of 2 to 15 tokens.
 
-    scenes:train                           every kind of question about 8,000 pictures
-    scenes:test                            1,000 pictures, every second one with a composition that train never shows
+    scenes:train                           every kind of question about 8,000 images
+    scenes:test                            1,000 images, every second one with a composition that train never shows
     scenes:test-seen, scenes:test-new      its two halves
     scenes:train:list+relation             only these kinds
-    scenes:train:count:seed=3:pictures=50  other pictures, or another number of them
+    scenes:train:count:seed=3:pictures=50  other images, or another number of them
 
 A composition is a colour with a shape; one shape of each colour is held out of train. Answers are exact and have one
 order. Tokens, by the tokenizer of `edgekit demo train scenes:...` with the end of the turn: count 2, list and relation
@@ -45,8 +45,8 @@ HELD_OUT = tuple((color, SHAPES[number % len(SHAPES)]) for number, color in enum
 """Compositions that only the test split shows: one of each colour, two of each shape."""
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight")
 SPLITS = ("train", "test", "test-seen", "test-new")
-PICTURES = {"train": 8000, "test": 1000}
-MOST_PICTURES = 10_000_000
+IMAGES = {"train": 8000, "test": 1000}
+MOST_IMAGES = 10_000_000
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Placed:
 
 @dataclass(frozen=True)
 class Scene:
-    """What a picture shows.
+    """What an image shows.
 
     Attributes:
         placed: Three to eight shapes in reading order, no colour and shape twice.
@@ -117,10 +117,10 @@ class Draws:
 
 
 def scene(split: str, seed: int, index: int) -> Scene:
-    """One picture; train and test draw from different texts, so that no seed makes them meet.
+    """One image; train and test draw from different texts, so that no seed makes them meet.
 
     Args:
-        split: `train` or `test`; of test every odd picture shows at least one of `HELD_OUT`.
+        split: `train` or `test`; of test every odd image shows at least one of `HELD_OUT`.
         seed: Of the split.
         index: From 0.
     """
@@ -211,7 +211,7 @@ KINDS: dict[str, Callable[[Scene, Draws], list[tuple[str, str]]]] = {
 
 
 def questions(shown: Scene, kinds: Sequence[str] = tuple(KINDS)) -> Iterator[tuple[str, str, str]]:
-    """(id within the picture, question, answer); a kind's are the same whichever others are asked."""
+    """(id within the image, question, answer); a kind's are the same whichever others are asked."""
     for kind in kinds:
         for number, (text, answer) in enumerate(KINDS[kind](shown, Draws(f"{shown.key}/{kind}"))):
             yield f"{kind}-{number}", text, answer
@@ -249,7 +249,7 @@ def wanted(spec: str) -> Wanted:
     split, *options = spec.split(":")[1:] or ["train"]
     if split not in SPLITS:
         raise DataError(f"scenes has no split {split!r}.", fix=f"There are: {', '.join(SPLITS)}.")
-    found: dict[str, Any] = {"pictures": PICTURES[split.partition("-")[0]]}
+    found: dict[str, Any] = {"pictures": IMAGES[split.partition("-")[0]]}
     for number, option in enumerate(options):
         name, equals, value = option.partition("=")
         if name in [other.partition("=")[0] for other in options[:number]]:
@@ -268,8 +268,8 @@ def _number(spec: str, name: str, value: str) -> int:
         raise DataError(f"scenes has no option {name!r}.", fix="There are: seed=N and pictures=N.")
     if not re.fullmatch(r"[0-9]{1,18}", value):
         raise DataError(f"{name}={value[:40]} in {spec[:80]!r} is no whole number of at most 18 digits.")
-    if name == "pictures" and not 1 <= int(value) <= MOST_PICTURES:
-        raise DataError(f"{name}={value} in {spec[:80]!r} is not between 1 and {MOST_PICTURES:,}.")
+    if name == "pictures" and not 1 <= int(value) <= MOST_IMAGES:
+        raise DataError(f"{name}={value} in {spec[:80]!r} is not between 1 and {MOST_IMAGES:,}.")
     return int(value)
 
 
@@ -282,7 +282,7 @@ def _kinds(option: str) -> tuple[str, ...]:
 
 
 def rows(spec: str) -> Iterator[Sample | BadRow]:
-    """Questions picture by picture, each picture drawn when its turn comes.
+    """Questions image by image, each image drawn when its turn comes.
 
     Raises:
         DataError: no such split, kind or option.
@@ -294,7 +294,7 @@ def _rows(asked: Wanted) -> Iterator[Sample]:
     base, _, half = asked.split.partition("-")
     for index in range(1 if half == "new" else 0, asked.pictures, 2 if half else 1):
         shown = scene(base, asked.seed, index)
-        where = f"scenes:{base}:seed={asked.seed} picture {index}"
+        where = f"scenes:{base}:seed={asked.seed} image {index}"
         image = ImageRef(data=png(shown.pixels()), origin=where)
         for name, text, answer in questions(shown, asked.kinds):
             ident = f"{base}-{asked.seed}-{index:06d}-{name}"
@@ -306,7 +306,7 @@ def png(pixels: np.ndarray[Any, Any]) -> bytes:
     height, width, _ = pixels.shape
     raw = b"".join(b"\0" + line.tobytes() for line in pixels)
     if len(raw) >= 1 << 16:
-        raise ValueError(f"a picture of {width} x {height} is more than one stored block")
+        raise ValueError(f"an image of {width} x {height} is more than one stored block")
     block = b"\x01" + struct.pack("<HH", len(raw), len(raw) ^ 0xFFFF) + raw
     packed = b"\x78\x01" + block + struct.pack(">I", zlib.adler32(raw))
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)

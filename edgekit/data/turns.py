@@ -1,4 +1,4 @@
-"""Turns of a conversation and their pictures: roles, content parts, `<image>` marks, and the answer at the end."""
+"""Turns of a conversation and their images: roles, content parts, `<image>` marks, and the answer at the end."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PART_KEYS = ("image", "url", "path", "image_url", "base64", "data", "bytes", "so
 
 MARK = "<image>"
 _MARKS = re.compile(r"<image>|<img>(.*?)</img>", re.DOTALL)
-# Words that one tokenizer or another takes for a picture, or for the end of a turn.
+# Words that one tokenizer or another takes for an image, or for the end of a turn.
 _SPECIAL = re.compile(
     r"<(\|?/?(?:image|img|IMG_CONTEXT|image_pad|image_soft_token|image_start|image_end|img_start|img_end|vision_start|"
     r"vision_end|start_of_image|end_of_image|fake_token_around_image|global-img|row_\d_col_\d|end_of_utterance|"
@@ -33,7 +33,7 @@ _escaping: ContextVar[bool] = ContextVar("escaping", default=False)
 
 @contextmanager
 def escaping() -> Iterator[None]:
-    """Within it, a mark that stands for no picture is taken for text, and written so that no tokenizer knows it."""
+    """Within it, a mark that stands for no image is taken for text, and written so that no tokenizer knows it."""
     token = _escaping.set(True)
     try:
         yield
@@ -42,7 +42,7 @@ def escaping() -> Iterator[None]:
 
 
 def escape(text: str) -> str:
-    """The text with blanks inside every word that a tokenizer may take for a picture or the end of a turn."""
+    """The text with blanks inside every word that a tokenizer may take for an image or the end of a turn."""
     return _SPECIAL.sub(r"< \1 >", text)
 
 
@@ -52,7 +52,7 @@ def escaped(text: str) -> str:
 
 
 def marks_in(text: str) -> list[str]:
-    """Words of a text that a tokenizer may take for a picture or the end of a turn."""
+    """Words of a text that a tokenizer may take for an image or the end of a turn."""
     return [found[0] for found in _SPECIAL.finditer(text)]
 
 
@@ -90,7 +90,7 @@ def _part(part: Any) -> Message:
         )
     carried = [given[key] for key in PART_KEYS if key in given]
     if len(carried) > 1:
-        raise DataError(f"an image part names {len(carried)} pictures")
+        raise DataError(f"an image part names {len(carried)} images")
     image: Message = {"type": "image"}
     if carried:
         image["value"], image["as"] = _carried(carried[0]), "image_url" if "image_url" in given else "part"
@@ -104,7 +104,7 @@ def _carried(value: Any) -> Any:
     if isinstance(value, dict) and not {"bytes", "path"} & set(value):
         inner = value.get("url", value.get("data"))
         if inner is None:
-            raise DataError("an image part names no picture")
+            raise DataError("an image part names no image")
         return inner
     return value
 
@@ -115,7 +115,7 @@ def split_answer(turns: list[Message]) -> tuple[list[Message], str | None]:
     if turns and turns[-1]["role"] == "assistant":
         *turns, last = turns
         if any(part["type"] != "text" for part in last["content"]):
-            raise DataError("the answer holds a picture")
+            raise DataError("the answer holds an image")
         answer = "".join(part["text"] for part in last["content"])
     if not turns or turns[-1]["role"] != "user":
         if answer is None:
@@ -124,11 +124,11 @@ def split_answer(turns: list[Message]) -> tuple[list[Message], str | None]:
     return turns, answer
 
 
-# ------------------------------------------------------------------------------------------------------------- pictures
+# ------------------------------------------------------------------------------------------------------------- images
 
 
 def place_images(turns: list[Message], loose: list[Any]) -> tuple[list[Message], list[Any], list[str]]:
-    """The turns with an image part for each picture, the pictures in their order, and how they were given."""
+    """The turns with an image part for each image, the images in their order, and how they were given."""
     parts = [part for turn in turns for part in turn["content"] if part["type"] == "image"]
     carrying = [part for part in parts if "value" in part]
     how = [
@@ -140,7 +140,7 @@ def place_images(turns: list[Message], loose: list[Any]) -> tuple[list[Message],
     named = sum(bool(found) for text in texts for found in _MARKS.findall(text))  # <img>PATH</img>
     open_parts = len(parts) - len(carrying)
     if loose and not open_parts and carrying and len(loose) == len(carrying) and not marks:
-        raise DataError("the pictures stand in the messages and in 'images' too; keep one of them")
+        raise DataError("the images stand in the messages and in 'images' too; keep one of them")
     if open_parts == len(loose) and (parts or not marks):
         turns = _literal(turns)
     elif not parts and marks - named == len(loose) and marks:
@@ -171,14 +171,14 @@ def _literal(turns: list[Message]) -> list[Message]:
 
 
 def _in_front(turns: list[Message], count: int) -> list[Message]:
-    """Pictures without a place come before the first question, as TRL puts them."""
+    """Images without a place come before the first question, as TRL puts them."""
     first = next(place for place, turn in enumerate(turns) if turn["role"] == "user")
     own = {**turns[first], "content": [*({"type": "image"} for _ in range(count)), *turns[first]["content"]]}
     return [*turns[:first], own, *turns[first + 1 :]]
 
 
 def _from_marks(turns: list[Message], loose: list[Any]) -> tuple[list[Message], list[Any]]:
-    """Image parts in the places of the marks; <img>PATH</img> brings its own picture."""
+    """Image parts in the places of the marks; <img>PATH</img> brings its own image."""
     rest = iter(loose)
     images: list[Any] = []
     turned = []
@@ -234,7 +234,7 @@ def _unloaded(turns: list[Message]) -> list[Message]:
 
 
 def _ordered(turns: list[Message], loose: list[Any]) -> list[Any]:
-    """The pictures in the order of their parts."""
+    """The images in the order of their parts."""
     parts = [part for turn in turns for part in turn["content"] if part["type"] == "image"]
     open_parts = [part for part in parts if "value" not in part]
     if (indices := [part["index"] for part in open_parts if "index" in part]) and len(indices) == len(open_parts):

@@ -47,7 +47,7 @@ class Shape:
 TEACHER = Shape(width=192, layers=4, head_dim=64, text_mlp=512)
 MID = Shape(width=128, layers=3, head_dim=64, text_mlp=384)
 STUDENT = Shape(width=96, layers=3, head_dim=32, text_mlp=256)
-# For `scenes`: 32 px, and as many image tokens as the picture has cells.
+# For `scenes`: 32 px, and as many image tokens as the image has cells.
 SCENES_TEACHER = Shape(128, 4, head_dim=32, text_mlp=256, patch=4, image_size=32, tower_layers=2)
 SCENES_MID = Shape(96, 3, head_dim=32, text_mlp=192, patch=4, image_size=32, tower_layers=2)
 SCENES_STUDENT = Shape(64, 2, head_dim=32, text_mlp=128, patch=4, image_size=32, tower_layers=2)

@@ -1,7 +1,7 @@
-"""Freshly drawn pictures in the manner of easy-VQA: one plain shape on a pale ground.
+"""Freshly drawn images in the manner of easy-VQA: one plain shape on a pale ground.
 
 They warm up the vision tower of the demo models (specs: trained end to end from scratch, shapes stay at chance).
-No picture of easy-VQA is read here, so none of its test split can leak in.
+No image of easy-VQA is read here, so none of its test split can leak in.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ COLORS = {
 
 
 def draw(seed: int, size: int = 64) -> tuple[Image.Image, int, int]:
-    """One picture and its labels, the same for the same seed.
+    """One image and its labels, the same for the same seed.
 
     Args:
         seed: Chooses shape, colour, place, size and ground.
         size: Edge in pixels.
 
     Returns:
-        The RGB picture, the index of its shape in `SHAPES`, the index of its colour in `COLORS`.
+        The RGB image, the index of its shape in `SHAPES`, the index of its colour in `COLORS`.
     """
     from PIL import Image, ImageDraw
 

@@ -80,14 +80,14 @@ class Features:
 
 @dataclass(frozen=True)
 class VisionPart:
-    """A vision encoder with everything that hangs on the picture's size baked in.
+    """A vision encoder with everything that hangs on the image's size baked in.
 
     Attributes:
         module: Tile families: pixel_values (M, 3, H, W) -> embeddings (M, N, D), any number M of tiles. Families of
-            free picture sizes: the patches (P, patch) of one picture -> (N, D). Where the decoder has inputs that are
+            free image sizes: the patches (P, patch) of one image -> (N, D). Where the decoder has inputs that are
             filled from features, those follow, (..., N, D) each.
         pixels: Shape of its input; None where an axis is free.
-        grid: Of the one picture it is for; None for tiles, which have no grid of their own.
+        grid: Of the one image it is for; None for tiles, which have no grid of their own.
         tokens: N.
     """
 
@@ -102,7 +102,7 @@ class Split:
     """The plain modules every target exports, and the sizes it needs to know.
 
     Attributes:
-        vision: By bucket, a picture size as "448x448"; the only one is named "".
+        vision: By bucket, an image size as "448x448"; the only one is named "".
         token_embedding: input_ids (B, T) -> embeddings (B, T, D).
         text: forward(inputs_embeds, attention_mask, position_ids, cache, *features) -> logits (B, T, V), with any
             `transformers.Cache`, for targets with a cache of their own. inputs_embeds (B, T, D), attention_mask
@@ -118,7 +118,7 @@ class Split:
         extra_inputs: What it takes beside embeddings and mask, `decoding.positions` first.
         pack: Grids, and features of all tiles (M, N, D) -> (K, D), where the family has a `pack`.
         source: The untouched model, for a target that writes its weights by name; put there by the exporter.
-        sizes: Picture sizes it was made for, where the family bakes them; put there by the exporter.
+        sizes: Image sizes it was made for, where the family bakes them; put there by the exporter.
     """
 
     vision: dict[str, VisionPart]
@@ -158,12 +158,12 @@ class Split:
 
 
 def uneven_sides(config: Any, field: str, factor: float) -> Iterator[tuple[str, str]]:
-    """Whether the patches of a square picture cannot be put together by `factor` each way; for `contradictions`."""
+    """Whether the patches of a square image cannot be put together by `factor` each way; for `contradictions`."""
     vision = config.vision_config
     edges = [size[0] if isinstance(size, list | tuple) else size for size in (vision.image_size, vision.patch_size)]
     side = edges[0] // edges[1]
     if side < factor or side % factor:
-        yield field, f"puts {factor:g} x {factor:g} patches together, and a picture has {side} x {side} of them"
+        yield field, f"puts {factor:g} x {factor:g} patches together, and an image has {side} x {side} of them"
 
 
 def known_strategy(config: Any) -> Iterator[tuple[str, str]]:
@@ -191,8 +191,8 @@ def no_split_error(model_type: str) -> CheckpointError:
     )
 
 
-def no_pictures(pixels: Pixels, params: dict[str, Any]) -> list[NDArray[np.uint8]]:
-    """The pictures of a family whose prepared pixels are never turned back.
+def no_images(pixels: Pixels, params: dict[str, Any]) -> list[NDArray[np.uint8]]:
+    """The images of a family whose prepared pixels are never turned back.
 
     Raises:
         CheckpointError: always.
@@ -208,19 +208,19 @@ class Family:
         name: Of its file; it stands in manifests.
         model_types: The `model_type` values of config.json it speaks for.
         prefixes: Of parameter names, of "vision" and of "language".
-        image_token: Of a picture, as `expand` writes it.
+        image_token: Of an image, as `expand` writes it.
         read_preprocessing: A checkpoint's folder -> its image parameters, as JSON has them.
-        preprocess: (pictures, parameters) -> `Pixels`, with pillow and numpy only.
+        preprocess: (images, parameters) -> `Pixels`, with pillow and numpy only.
         expand: (a rendered prompt, grids, parameters) -> it with the image placeholders that the model was trained on.
         positions: (a prompt's ids, grids, parameters) -> its rotary positions (T,), or (3, T) where an axis has its
             own.
         encode_images: (model, pixel_values, grids) -> `Features`, with gradients.
         forward_inputs: (model, pixel_values, ids, grids) -> what the untouched model's forward takes beside the ids.
-        fix_sizes: (parameters, sizes) -> the parameters of an export for pictures of these sizes; None: the default.
-        split: (a loaded model, picture sizes to bake) -> `Split`; left out, the family distils and cannot be exported.
-        pictures: (`Pixels`, parameters) -> pictures uint8 (H, W, 3) of each part, for a runtime that normalises.
+        fix_sizes: (parameters, sizes) -> the parameters of an export for images of these sizes; None: the default.
+        split: (a loaded model, image sizes to bake) -> `Split`; left out, the family distils and cannot be exported.
+        images: (`Pixels`, parameters) -> images uint8 (H, W, 3) of each part, for a runtime that normalises.
         mmproj: (config.json, parameters) -> the vision encoder in llama.cpp's names; goes with `pictures`, for gguf.
-        pack: (features of all tiles (M, N, D), grids, parameters) -> (K, D) in numpy, where a picture's tokens are not
+        pack: (features of all tiles (M, N, D), grids, parameters) -> (K, D) in numpy, where an image's tokens are not
             its tiles' one after the other.
         feature_inputs: (where image tokens are (B, T), features (..., K, D) by name) -> what the model's own decoder
             takes of the vision encoder's further outputs, by argument.
@@ -243,7 +243,7 @@ class Family:
     forward_inputs: Callable[[PreTrainedModel, Tensor, Tensor, list[Grid]], dict[str, Any]]
     fix_sizes: Callable[[dict[str, Any], Sequence[Size] | None], dict[str, Any]]
     split: Callable[[PreTrainedModel, Sequence[Size] | None], Split] = no_split
-    pictures: Callable[[Pixels, dict[str, Any]], list[NDArray[np.uint8]]] = no_pictures
+    images: Callable[[Pixels, dict[str, Any]], list[NDArray[np.uint8]]] = no_images
     mmproj: Callable[[Mapping[str, Any], dict[str, Any]], MmProj] | None = None
     pack: Callable[[NDArray[np.float32], list[Grid], dict[str, Any]], NDArray[np.float32]] | None = None
     feature_inputs: Callable[[Tensor, Mapping[str, Tensor]], dict[str, Any]] | None = None

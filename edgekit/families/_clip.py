@@ -20,7 +20,7 @@ class MmProj:
         metadata: What stands under `clip.vision.` beside the sizes that `sizes` gives.
         sizes: image_size and patch_size (pixels), embedding_length, feed_forward_length, block_count and
             attention.head_count.
-        placeholder: Text that stands for a picture in a rendered prompt, with what clip puts around it by itself.
+        placeholder: Text that stands for an image in a rendered prompt, with what clip puts around it by itself.
         pieces: Texts that the vocabulary must hold as one piece each; llama.cpp ends the process without them.
         cls_last: GGUF names whose first row goes to the end, where llama.cpp looks for the class token's.
         image_tokens: Least and most tokens of one of edgekit's prepared parts: with them mtmd leaves it as it is.

@@ -87,7 +87,7 @@ def _held(layer: Any, kind: str) -> Tensor:
 
 
 def siglip(tower: Any, *, layers: int | None = None, norm: bool = True) -> nn.Module:
-    """A SigLIP tower, or Idefics3's, which has the same parts, for whole pictures of the configured size.
+    """A SigLIP tower, or Idefics3's, which has the same parts, for whole images of the configured size.
 
     Args:
         tower: Weights are shared.

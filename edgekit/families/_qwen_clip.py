@@ -16,7 +16,7 @@ def qwen_blocks(rest: Mapping[str, str | tuple[str, ...]]) -> dict[str, str | tu
 
 
 def qwen_sizes(vision: dict[str, Any], image_size: int) -> dict[str, int]:
-    """Sizes of a Qwen-VL tower; the picture size is for warming up, and for positions where it has some."""
+    """Sizes of a Qwen-VL tower; the image size is for warming up, and for positions where it has some."""
     return {
         "image_size": image_size,
         "patch_size": vision["patch_size"],

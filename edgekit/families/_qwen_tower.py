@@ -1,4 +1,4 @@
-"""The vision tower of Qwen2.5-VL and Qwen3-VL for one picture size: what hangs on the size becomes constants.
+"""The vision tower of Qwen2.5-VL and Qwen3-VL for one image size: what hangs on the size becomes constants.
 
 Those are the order of the patches by attention window, the rotary tables, the learned positions resampled to the grid,
 and the bounds of the windows. The patch embedding, a convolution as large as its input, becomes a matrix product.
@@ -40,7 +40,7 @@ def split_of(model: Any, text_model: Any, sizes: Sequence[Size], features: tuple
 
 
 def vision_part(visual: Any, size: Size) -> VisionPart:
-    """The tower baked for pictures of one size.
+    """The tower baked for images of one size.
 
     Args:
         visual: Qwen2_5_VisionTransformerPretrainedModel or Qwen3VLVisionModel; weights are shared.
@@ -137,7 +137,7 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 def _windows_of(bounds: list[int]) -> nn.Module:
     """Cuts patches (H, P, D) that stand in the windows' order into windows (W, H, S, D), and joins them again.
 
-    Windows at the picture's edge may be smaller: they are filled up to S with a patch that the bias hides.
+    Windows at the image's edge may be smaller: they are filled up to S with a patch that the bias hides.
     """
     import torch
     from torch import nn

@@ -36,7 +36,7 @@ class Run:
         positions: (1, T), or (A, 1, T) where an axis has its own.
         image_token_id: Of the model.
         features: The vision encoder's further outputs (..., K, D) by name, of the K image tokens in `ids`; empty where
-            there are no pictures.
+            there are no images.
     """
 
     ids: NDArray[np.int64]
@@ -139,10 +139,10 @@ def positions(axes: int = 1) -> ExtraInput:
     """The decoder's positions.
 
     Args:
-        axes: 1; 3 for M-RoPE's frame, row and column; 2 where a picture's tokens see each other in both directions: the
-            first is the position, the second that of the first token of the same picture, for a token of text its own.
+        axes: 1; 3 for M-RoPE's frame, row and column; 2 where an image's tokens see each other in both directions: the
+            first is the position, the second that of the first token of the same image, for a token of text its own.
     """
-    kinds = {1: ("positions", ""), 2: ("blocks", "its decoder lets the tokens of a picture see each other")}
+    kinds = {1: ("positions", ""), 2: ("blocks", "its decoder lets the tokens of an image see each other")}
     kind, about = kinds.get(axes, ("axes", ""))
     shape: tuple[int | str, ...] = (BATCH, TOKENS) if axes == 1 else (axes, BATCH, TOKENS)
     return ExtraInput(POSITIONS, kind, shape, "int64", lambda run: run.positions, about)

@@ -1,7 +1,7 @@
-"""Gemma 3 with pictures (model type `gemma3`: 4B, 12B and 27B).
+"""Gemma 3 with images (model type `gemma3`: 4B, 12B and 27B).
 
-A picture becomes one square view of `image_seq_len` tokens, whatever its shape; pan and scan, which adds crops of long
-pictures, is off, as in the Hugging Face processor. The tokens of a picture see each other in both directions, and most
+An image becomes one square view of `image_seq_len` tokens, whatever its shape; pan and scan, which adds crops of long
+images, is off, as in the Hugging Face processor. The tokens of an image see each other in both directions, and most
 decoder layers see a window of the last tokens only. So positions have two axes: a token's position, and where the
 block begins of which all tokens see each other.
 """
@@ -52,11 +52,11 @@ def read_preprocessing(folder: Path) -> dict[str, Any]:
     if settings.flag("do_pan_and_scan", False):
         raise CheckpointError(
             f"{folder} asks for pan and scan, which is not known here.",
-            why="Its image processor adds crops of long pictures.",
+            why="Its image processor adds crops of long images.",
             fix="Set do_pan_and_scan to false in preprocessor_config.json, as the model's processor does by itself.",
         )
     if not settings.flag("do_resize", True):
-        settings.refuse("do_resize", "The model takes pictures of one size, and no other would reach it in that size.")
+        settings.refuse("do_resize", "The model takes images of one size, and no other would reach it in that size.")
     height, width = settings.square("size", 224)
     model = read_model_settings(folder)
     token = IMAGE_TOKEN_ID
@@ -87,7 +87,7 @@ def contradictions(config: Any) -> Iterator[tuple[str, str]]:
 
 
 def _image_seq_len(given: Settings, settings: Settings, model: Settings | None, tile: tuple[int, int]) -> int:
-    """Image tokens of a picture, which the processor and the model must agree on."""
+    """Image tokens of an image, which the processor and the model must agree on."""
     tokens = given.whole("image_seq_length", 256)
     if model is not None:
         edges = model.inner("vision_config").pair("image_size", 224)
@@ -98,14 +98,14 @@ def _image_seq_len(given: Settings, settings: Settings, model: Settings | None, 
 
 
 def preprocess(images: list[Image.Image], params: dict[str, Any]) -> Pixels:
-    """Pictures to normalised squares, as Gemma3ImageProcessor makes them.
+    """Images to normalised squares, as Gemma3ImageProcessor makes them.
 
     Args:
         images: Any mode and size.
         params: From `read_preprocessing`.
 
     Returns:
-        values (M, 3, H, W), one for each picture; every grid is (1,).
+        values (M, 3, H, W), one for each image; every grid is (1,).
     """
     views = [as_rgb(image) for image in images]
     if params["do_resize"]:
@@ -115,13 +115,13 @@ def preprocess(images: list[Image.Image], params: dict[str, Any]) -> Pixels:
 
 
 def expand(text: str, grids: list[Grid], params: dict[str, Any]) -> str:
-    """Replace each `<start_of_image>` of a rendered prompt by a picture's tokens between its marks."""
+    """Replace each `<start_of_image>` of a rendered prompt by an image's tokens between its marks."""
     filling = f"\n\n{START}{IMAGE * params['image_seq_len']}{END}\n\n"
     return fill_places(text, START, [filling for _ in grids])
 
 
 def positions(ids: Sequence[int], grids: list[Grid], params: dict[str, Any]) -> NDArray[np.int64]:
-    """(2, T): positions, and for a picture's tokens the position of its first, for each other token its own."""
+    """(2, T): positions, and for an image's tokens the position of its first, for each other token its own."""
     places = np.arange(len(ids), dtype=np.int64)
     inside = np.asarray(ids) == params["image_token_id"]
     goes_on = inside & np.concatenate([[False], inside[:-1]])
@@ -130,14 +130,14 @@ def positions(ids: Sequence[int], grids: list[Grid], params: dict[str, Any]) -> 
 
 
 def encode_images(model: PreTrainedModel, pixel_values: Tensor, grids: list[Grid]) -> Features:
-    """Embeddings of all pictures by the untouched model; keeps gradients."""
+    """Embeddings of all images by the untouched model; keeps gradients."""
     inner: Any = model.model
     views = inner.get_image_features(pixel_values, return_dict=True).pooler_output
     return Features(views.flatten(0, 1), [views.shape[1]] * len(grids))
 
 
 def forward_inputs(model: PreTrainedModel, pixel_values: Tensor, ids: Tensor, grids: list[Grid]) -> dict[str, Any]:
-    """The pictures as `forward` of the untouched model takes them."""
+    """The images as `forward` of the untouched model takes them."""
     return {"pixel_values": pixel_values, "token_type_ids": (ids == model.config.image_token_id).int()}
 
 

@@ -44,7 +44,7 @@ def read_preprocessing(folder: Path) -> dict[str, Any]:
 
     Returns:
         resample, do_resize, longest_edge and tile (pixels), split, rescale_factor, mean, std, image_seq_len; and
-        resized (width and height, pixels) where pictures are not resized by their longer edge.
+        resized (width and height, pixels) where images are not resized by their longer edge.
 
     Raises:
         CheckpointError: a setting that is none, or that the model contradicts.
@@ -97,7 +97,7 @@ def _image_seq_len(folder: Path, settings: Settings, tile: int) -> int:
 
 
 def preprocess(images: list[Image.Image], params: dict[str, Any]) -> Pixels:
-    """Pictures to normalised tiles, as Idefics3ImageProcessor makes them.
+    """Images to normalised tiles, as Idefics3ImageProcessor makes them.
 
     Args:
         images: Any mode and size.
@@ -172,8 +172,8 @@ def _placeholders(grid: Grid, seq_len: int) -> str:
     return "".join(line + "\n" for line in lines) + "\n" + whole
 
 
-def pictures(pixels: Pixels, params: dict[str, Any]) -> list[NDArray[np.uint8]]:
-    """The tiles as pictures (H, W, 3), for a runtime that normalises by itself."""
+def images(pixels: Pixels, params: dict[str, Any]) -> list[NDArray[np.uint8]]:
+    """The tiles as images (H, W, 3), for a runtime that normalises by itself."""
     return [denormalise(tile, params) for tile in pixels.values]
 
 
@@ -208,8 +208,8 @@ def mmproj(config: Mapping[str, Any], params: dict[str, Any]) -> MmProj:
             "clip.use_gelu": True,
             "clip.vision.attention.layer_norm_epsilon": float(vision["layer_norm_eps"]),
             "clip.vision.projector.scale_factor": int(config["scale_factor"]),
-            # llama.cpp cuts a picture into tiles by this edge. It always makes tiles and a view of the whole, even of
-            # a picture that is one tile: a student that never splits meets one tile too many in other programs.
+            # llama.cpp cuts an image into tiles by this edge. It always makes tiles and a view of the whole, even of
+            # an image that is one tile: a student that never splits meets one tile too many in other programs.
             "clip.vision.preproc_image_size": params["longest_edge"] if params["split"] else params["tile"],
         },
         sizes={
@@ -227,15 +227,15 @@ def mmproj(config: Mapping[str, Any], params: dict[str, Any]) -> MmProj:
 
 
 def encode_images(model: PreTrainedModel, pixel_values: Tensor, grids: list[Grid]) -> Features:
-    """Embeddings of all pictures by the untouched model; keeps gradients."""
+    """Embeddings of all images by the untouched model; keeps gradients."""
     inner: Any = model.model
     tiles: Tensor = inner.connector(inner.vision_model(pixel_values=pixel_values).last_hidden_state)
-    # A picture that was split has a tile of the whole beside its rows and columns.
+    # An image that was split has a tile of the whole beside its rows and columns.
     return Features(tiles.flatten(0, 1), [(rows * cols + 1) * tiles.shape[1] for rows, cols in grids])
 
 
 def forward_inputs(model: PreTrainedModel, pixel_values: Tensor, ids: Tensor, grids: list[Grid]) -> dict[str, Any]:
-    """The pictures as `forward` of the untouched model takes them."""
+    """The images as `forward` of the untouched model takes them."""
     return {"pixel_values": pixel_values[None]}
 
 
@@ -274,7 +274,7 @@ FAMILY = Family(
     forward_inputs=forward_inputs,
     fix_sizes=tiles_only,
     split=split,
-    pictures=pictures,
+    images=images,
     mmproj=mmproj,
     contradictions=contradictions,
 )

@@ -1,6 +1,6 @@
 """InternVL3 and InternVL3.5 in transformers' own format (model type `internvl`, hub folders that end in -hf).
 
-A picture becomes up to max_patches square tiles of the grid nearest to its shape, and a view of the whole; every tile
+An image becomes up to max_patches square tiles of the grid nearest to its shape, and a view of the whole; every tile
 becomes `image_seq_len` tokens. Positions are plain.
 """
 
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
 START, IMAGE, END = "<img>", "<IMG_CONTEXT>", "</img>"
 IMAGE_PROCESSORS = ("GotOcr2ImageProcessor",)
-MOST_TILES = 144  # the hub's folders say 12; all shapes up to it are tried for each picture
+MOST_TILES = 144  # the hub's folders say 12; all shapes up to it are tried for each image
 
 
 def read_preprocessing(folder: Path) -> dict[str, Any]:
@@ -109,7 +109,7 @@ def _image_seq_len(folder: Path, settings: Settings, tile: tuple[int, int]) -> i
 
 
 def preprocess(images: list[Image.Image], params: dict[str, Any]) -> Pixels:
-    """Pictures to normalised tiles, as InternVLProcessor makes them.
+    """Images to normalised tiles, as InternVLProcessor makes them.
 
     The processor always crops into tiles: the `crop_to_patches` of preprocessor_config.json, which says false in the
     hub's folders, is overruled by its own default.
@@ -119,7 +119,7 @@ def preprocess(images: list[Image.Image], params: dict[str, Any]) -> Pixels:
         params: From `read_preprocessing`.
 
     Returns:
-        values (M, 3, H, W); a grid is the (number,) of a picture's tiles.
+        values (M, 3, H, W); a grid is the (number,) of an image's tiles.
     """
     tiles = [_tiles(as_rgb(image), params) for image in images]
     values = np.stack([normalise(np.asarray(tile), params) for own in tiles for tile in own])
@@ -137,7 +137,7 @@ def _tiles(image: Image.Image, params: dict[str, Any]) -> list[Image.Image]:
 
 
 def _canvas(size: tuple[int, int], params: dict[str, Any]) -> tuple[int, int]:
-    """(columns, rows) nearest to the picture's shape; of two as near, the larger while the picture can fill half."""
+    """(columns, rows) nearest to the image's shape; of two as near, the larger while the image can fill half."""
     edge, limits = range(1, params["max_tiles"] + 1), range(params["min_tiles"], params["max_tiles"] + 1)
     shapes = sorted(((c, r) for c in edge for r in edge if c * r in limits), key=lambda shape: shape[0] * shape[1])
     ratio, area = size[0] / size[1], size[0] * size[1]
@@ -151,12 +151,12 @@ def _canvas(size: tuple[int, int], params: dict[str, Any]) -> tuple[int, int]:
 
 
 def expand(text: str, grids: list[Grid], params: dict[str, Any]) -> str:
-    """Replace each `<IMG_CONTEXT>` of a rendered prompt by the placeholders of its picture's tiles."""
+    """Replace each `<IMG_CONTEXT>` of a rendered prompt by the placeholders of its image's tiles."""
     return fill_places(text, IMAGE, [f"{START}{IMAGE * (params['image_seq_len'] * grid[0])}{END}" for grid in grids])
 
 
-def pictures(pixels: Pixels, params: dict[str, Any]) -> list[NDArray[np.uint8]]:
-    """The tiles as pictures (H, W, 3), for a runtime that normalises by itself."""
+def images(pixels: Pixels, params: dict[str, Any]) -> list[NDArray[np.uint8]]:
+    """The tiles as images (H, W, 3), for a runtime that normalises by itself."""
     return [denormalise(tile, params) for tile in pixels.values]
 
 
@@ -224,14 +224,14 @@ _PROJECTOR = (("layer_norm", 0), ("linear_1", 1), ("linear_2", 3))
 
 
 def encode_images(model: PreTrainedModel, pixel_values: Tensor, grids: list[Grid]) -> Features:
-    """Embeddings of all pictures by the untouched model; keeps gradients."""
+    """Embeddings of all images by the untouched model; keeps gradients."""
     inner: Any = model.model
     tiles = inner.get_image_features(pixel_values, return_dict=True).pooler_output
     return Features(tiles.flatten(0, 1), [grid[0] * tiles.shape[1] for grid in grids])
 
 
 def forward_inputs(model: PreTrainedModel, pixel_values: Tensor, ids: Tensor, grids: list[Grid]) -> dict[str, Any]:
-    """The pictures as `forward` of the untouched model takes them."""
+    """The images as `forward` of the untouched model takes them."""
     return {"pixel_values": pixel_values}
 
 
@@ -303,7 +303,7 @@ FAMILY = Family(
     forward_inputs=forward_inputs,
     fix_sizes=tiles_only,
     split=split,
-    pictures=pictures,
+    images=images,
     mmproj=mmproj,
     contradictions=contradictions,
     pairs=("image_size", "patch_size"),

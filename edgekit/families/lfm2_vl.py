@@ -1,8 +1,8 @@
-"""LFM2-VL: pictures of any size as flattened patches, and a decoder of attention and short convolutions.
+"""LFM2-VL: images of any size as flattened patches, and a decoder of attention and short convolutions.
 
-A small picture is one view in whole blocks of downsample x downsample patches, each block a token. A large one becomes
+A small image is one view in whole blocks of downsample x downsample patches, each block a token. A large one becomes
 tiles and a view of the whole. The decoder's cache holds keys and values of its attention layers, and the last inputs of
-its convolutions. An export is for one or a few picture sizes of one view, and resizes each picture to the nearest.
+its convolutions. An export is for one or a few image sizes of one view, and resizes each image to the nearest.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ NUMBERS = {
     "encoder_patch_size": 16,
     "tile_size": 512,
 }
-MOST_TILES = 144  # the hub's folders say 10; all shapes up to it are tried for each picture
+MOST_TILES = 144  # the hub's folders say 10; all shapes up to it are tried for each image
 IMAGE_PROCESSORS = ("Lfm2VlImageProcessor",)
 
 
@@ -64,7 +64,7 @@ def read_preprocessing(folder: Path) -> dict[str, Any]:
     Returns:
         resample, downsample_factor (patches per token, each way), min_tiles, max_tiles, min_image_tokens and
         max_image_tokens (of one view), encoder_patch_size and tile_size (pixels), use_thumbnail, max_pixels_tolerance
-        (a picture of more times max_image_tokens is cut into tiles), rescale_factor, mean, std.
+        (an image of more times max_image_tokens is cut into tiles), rescale_factor, mean, std.
 
     Raises:
         CheckpointError: a setting that is none, that is not known here, or that the model contradicts.
@@ -74,7 +74,7 @@ def read_preprocessing(folder: Path) -> dict[str, Any]:
     if (resample := settings.resample(Image.Resampling.BILINEAR)) != Image.Resampling.BILINEAR:
         settings.refuse("resample", "Only 2, bilinear, is known here.")
     if not settings.flag("do_pad", True):
-        settings.refuse("do_pad", "The model would not be told the shapes of its pictures.")
+        settings.refuse("do_pad", "The model would not be told the shapes of its images.")
     numbers = {name: settings.whole(name, default) for name, default in NUMBERS.items()}
     _check_numbers(settings, numbers, read_model_settings(folder))
     if not settings.flag("do_image_splitting", True):
@@ -99,7 +99,7 @@ def contradictions(config: Any) -> Iterator[tuple[str, str]]:
 
 
 def _check_numbers(settings: Settings, numbers: dict[str, int], model: Settings | None) -> None:
-    """What would end in pictures of no patches, or in other patches than the model's."""
+    """What would end in images of no patches, or in other patches than the model's."""
     if model is not None:
         patch = model.inner("vision_config").whole("patch_size", 16)
         settings.agree("encoder_patch_size", numbers["encoder_patch_size"], patch, "vision_config.patch_size")
@@ -117,7 +117,7 @@ def _check_numbers(settings: Settings, numbers: dict[str, int], model: Settings 
 
 
 def preprocess(images: list[Image.Image], params: dict[str, Any]) -> Pixels:
-    """Pictures to flattened patches, as Lfm2VlImageProcessor makes them.
+    """Images to flattened patches, as Lfm2VlImageProcessor makes them.
 
     Args:
         images: Any mode and size.
@@ -178,7 +178,7 @@ def _resized(width: int, height: int, params: dict[str, Any]) -> tuple[int, int]
 
 
 def _is_split(width: int, height: int, params: dict[str, Any]) -> bool:
-    """Whether a picture is too large for one view, and may be cut into tiles."""
+    """Whether an image is too large for one view, and may be cut into tiles."""
     if params["min_tiles"] == params["max_tiles"] == 1:
         return False
     block = _block(params)
@@ -188,7 +188,7 @@ def _is_split(width: int, height: int, params: dict[str, Any]) -> bool:
 
 
 def _tiling(width: int, height: int, params: dict[str, Any]) -> tuple[int, int]:
-    """(columns, rows) of tiles: the nearest to the picture's shape; of two as near, the one its area fills half."""
+    """(columns, rows) of tiles: the nearest to the image's shape; of two as near, the one its area fills half."""
     if not _is_split(width, height, params):
         return 1, 1
     counts = range(params["min_tiles"], params["max_tiles"] + 1)
@@ -204,7 +204,7 @@ def _tiling(width: int, height: int, params: dict[str, Any]) -> tuple[int, int]:
 
 
 def fix_sizes(params: dict[str, Any], sizes: Sequence[Size] | None) -> dict[str, Any]:
-    """The parameters of an export: `sizes` in them are the only ones a picture is resized to, of one view each.
+    """The parameters of an export: `sizes` in them are the only ones an image is resized to, of one view each.
 
     Args:
         params: From `read_preprocessing`.
@@ -220,7 +220,7 @@ def fix_sizes(params: dict[str, Any], sizes: Sequence[Size] | None) -> dict[str,
         tokens = (width // block) * (height // block)
         if width % block or height % block or not lowest <= tokens <= highest:
             raise EdgekitError(
-                f"This model takes no pictures of {width}x{height} pixels.",
+                f"This model takes no images of {width}x{height} pixels.",
                 why=f"Both edges must be multiples of {block}, and one view has {lowest} to {highest} tokens of "
                 f"{block} x {block} pixels; an export cuts no tiles.",
                 fix=f"For example:  --image-size {math.isqrt(highest) * block}x{math.isqrt(highest) * block}",
@@ -229,7 +229,7 @@ def fix_sizes(params: dict[str, Any], sizes: Sequence[Size] | None) -> dict[str,
 
 
 def expand(text: str, grids: list[Grid], params: dict[str, Any]) -> str:
-    """Replace each `<image>` of a rendered prompt by the placeholders of its picture's views."""
+    """Replace each `<image>` of a rendered prompt by the placeholders of its image's views."""
     return fill_places(text, IMAGE, [_placeholders(grid, params) for grid in grids])
 
 
@@ -244,10 +244,10 @@ def _placeholders(grid: Grid, params: dict[str, Any]) -> str:
 
 
 def _shapes(grids: list[Grid], patches: int) -> list[list[tuple[int, int]]]:
-    """(rows, columns) of patches of each picture's views, in order.
+    """(rows, columns) of patches of each image's views, in order.
 
     Args:
-        grids: Of the pictures.
+        grids: Of the images.
         patches: Of all of them; what the whole views leave is shared by the tiles alike.
     """
     tiles = sum(grid[0] * grid[1] for grid in grids if grid[0] * grid[1] > 1)
@@ -260,7 +260,7 @@ def _shapes(grids: list[Grid], patches: int) -> list[list[tuple[int, int]]]:
 
 
 def _padded(pixel_values: Tensor, grids: list[Grid]) -> dict[str, Tensor]:
-    """Patches of all pictures (P, patch) as the untouched model takes them: a row for each view, filled up."""
+    """Patches of all images (P, patch) as the untouched model takes them: a row for each view, filled up."""
     import torch
     from torch.nn.utils.rnn import pad_sequence
 
@@ -275,7 +275,7 @@ def _padded(pixel_values: Tensor, grids: list[Grid]) -> dict[str, Tensor]:
 
 
 def encode_images(model: PreTrainedModel, pixel_values: Tensor, grids: list[Grid]) -> Features:
-    """Embeddings of all pictures by the untouched model; keeps gradients."""
+    """Embeddings of all images by the untouched model; keeps gradients."""
     import torch
 
     inner: Any = model.model
@@ -286,7 +286,7 @@ def encode_images(model: PreTrainedModel, pixel_values: Tensor, grids: list[Grid
 
 
 def forward_inputs(model: PreTrainedModel, pixel_values: Tensor, ids: Tensor, grids: list[Grid]) -> dict[str, Any]:
-    """The pictures as `forward` of the untouched model takes them."""
+    """The images as `forward` of the untouched model takes them."""
     return dict(_padded(pixel_values, grids))
 
 

@@ -1,9 +1,9 @@
 """LLaVA-OneVision in transformers' own format (model type `llava_onevision`, hub folders that end in -hf).
 
-A picture is resized into the best of a list of canvases, its ratio kept, and cut into tiles ("anyres"); a view of the
-whole comes first. The tiles' features are laid out as the picture, the canvas's padding is cut off, more than
+An image is resized into the best of a list of canvases, its ratio kept, and cut into tiles ("anyres"); a view of the
+whole comes first. The tiles' features are laid out as the image, the canvas's padding is cut off, more than
 max_tiles' worth is scaled down, and a learned newline ends each row. The encoder gives that newline as the last token
-of every tile, and `pack` does the rest outside of it, so that one encoder serves pictures of any size.
+of every tile, and `pack` does the rest outside of it, so that one encoder serves images of any size.
 """
 
 from __future__ import annotations
@@ -150,17 +150,17 @@ def contradictions(config: Any) -> Iterator[tuple[str, str]]:
 
 
 def preprocess(images: list[Image.Image], params: dict[str, Any]) -> Pixels:
-    """Pictures to normalised tiles, the whole view first, as LlavaOnevisionImageProcessor makes them.
+    """Images to normalised tiles, the whole view first, as LlavaOnevisionImageProcessor makes them.
 
-    Each picture of a prompt is cut into tiles. So does the processor with a flat list of pictures; with a list for
-    each prompt it pads several pictures to squares of one tile instead.
+    Each image of a prompt is cut into tiles. So does the processor with a flat list of images; with a list for
+    each prompt it pads several images to squares of one tile instead.
 
     Args:
         images: Any mode and size.
         params: From `read_preprocessing`.
 
     Returns:
-        values (M, 3, H, W); a grid is the picture's own (height, width) in pixels.
+        values (M, 3, H, W); a grid is the image's own (height, width) in pixels.
     """
     values: list[NDArray[np.float32]] = []
     grids: list[Grid] = []
@@ -187,7 +187,7 @@ def _tiles(image: Image.Image, params: dict[str, Any]) -> list[Image.Image]:
 
 
 def _canvas(size: tuple[int, int], canvases: list[list[int]]) -> tuple[int, int]:
-    """(height, width) of the canvas that keeps most of a picture's pixels; of two as good, the one with less waste."""
+    """(height, width) of the canvas that keeps most of an image's pixels; of two as good, the one with less waste."""
     best, most, least = (0, 0), 0, math.inf
     for height, width in canvases:
         scale = min(width / size[1], height / size[0])
@@ -199,7 +199,7 @@ def _canvas(size: tuple[int, int], canvases: list[list[int]]) -> tuple[int, int]
 
 
 def _layout(grid: Grid, params: dict[str, Any]) -> tuple[int, int, int, int, int, int]:
-    """Of a picture's tiles: rows and columns of tiles, of tokens without the padding, and of tokens in the end."""
+    """Of an image's tiles: rows and columns of tiles, of tokens without the padding, and of tokens in the end."""
     per_side = params["per_side"]
     height, width = _canvas((grid[0], grid[1]), params["canvases"])
     rows, cols = height // params["tile"], width // params["tile"]
@@ -215,22 +215,22 @@ def _layout(grid: Grid, params: dict[str, Any]) -> tuple[int, int, int, int, int
 
 
 def tokens_of(grid: Grid, params: dict[str, Any]) -> int:
-    """Image tokens of a picture: the view of the whole, and its rows of tiles, each with a newline."""
+    """Image tokens of an image: the view of the whole, and its rows of tiles, each with a newline."""
     *_, rows, cols = _layout(grid, params)
     return int(params["per_side"] ** 2 + rows * (cols + 1))
 
 
 def expand(text: str, grids: list[Grid], params: dict[str, Any]) -> str:
-    """Repeat each `<image>` of a rendered prompt for every token of its picture."""
+    """Repeat each `<image>` of a rendered prompt for every token of its image."""
     return fill_places(text, IMAGE, [IMAGE * tokens_of(grid, params) for grid in grids])
 
 
 def pack(features: NDArray[np.float32], grids: list[Grid], params: dict[str, Any]) -> NDArray[np.float32]:
-    """Pictures' tokens from their tiles'.
+    """Images' tokens from their tiles'.
 
     Args:
         features: (M, N, D), the last token of each tile the newline.
-        grids: Of the pictures, in order.
+        grids: Of the images, in order.
         params: canvases, tile, per_side and max_tiles are looked at.
 
     Returns:
@@ -264,7 +264,7 @@ def _scaled(rows: NDArray[np.float32], count: int) -> NDArray[np.float32]:
 
 
 def encode_images(model: PreTrainedModel, pixel_values: Tensor, grids: list[Grid]) -> Features:
-    """Embeddings of all pictures by the untouched model; keeps gradients."""
+    """Embeddings of all images by the untouched model; keeps gradients."""
     import torch
 
     inner: Any = model.model
@@ -273,7 +273,7 @@ def encode_images(model: PreTrainedModel, pixel_values: Tensor, grids: list[Grid
 
 
 def forward_inputs(model: PreTrainedModel, pixel_values: Tensor, ids: Tensor, grids: list[Grid]) -> dict[str, Any]:
-    """The pictures as `forward` of the untouched model takes them."""
+    """The images as `forward` of the untouched model takes them."""
     import torch
 
     return {"pixel_values": pixel_values, "image_sizes": torch.tensor(grids)}

@@ -17,7 +17,7 @@ from edgekit.families.decoding import ExtraInput
 
 @dataclass(frozen=True)
 class Encoded:
-    """What exported vision encoders give for the K image tokens of a prompt, in the pictures' order.
+    """What exported vision encoders give for the K image tokens of a prompt, in the images' order.
 
     Attributes:
         embeds: (K, D).
@@ -29,14 +29,14 @@ class Encoded:
 
 
 def by_bucket(grids: Mapping[str, Grid | None], pixels: Pixels) -> Iterator[tuple[str, NDArray[np.float32]]]:
-    """Which vision encoder takes which part of a prompt's pixels, in the pictures' order.
+    """Which vision encoder takes which part of a prompt's pixels, in the images' order.
 
     Args:
-        grids: Of each bucket; None where a bucket takes tiles, all pictures' at once.
-        pixels: Of all pictures.
+        grids: Of each bucket; None where a bucket takes tiles, all images' at once.
+        pixels: Of all images.
 
     Raises:
-        DataError: a picture's grid has no bucket.
+        DataError: an image's grid has no bucket.
     """
     if set(grids.values()) == {None}:
         yield next(iter(grids)), pixels.values
@@ -46,9 +46,9 @@ def by_bucket(grids: Mapping[str, Grid | None], pixels: Pixels) -> Iterator[tupl
     for grid in pixels.grids:
         if grid not in names:
             raise DataError(
-                f"A picture of {' x '.join(map(str, grid))} patches has no vision encoder here.",
+                f"An image of {' x '.join(map(str, grid))} patches has no vision encoder here.",
                 why=f"There are encoders for {', '.join(' x '.join(map(str, known)) for known in names if known)}.",
-                fix="Prepare pictures with the bundle's own parameters.",
+                fix="Prepare images with the bundle's own parameters.",
             )
         size = math.prod(grid)
         yield names[grid], pixels.values[start : start + size]
@@ -97,7 +97,7 @@ def merge_images(
     if int(where.sum()) != flat.shape[0]:
         raise CheckpointError(
             f"The prompt has {int(where.sum())} image tokens but the vision encoder gave {flat.shape[0]} embeddings.",
-            why="The prompt and the pictures do not belong together, or a literal image token stands in the question.",
+            why="The prompt and the images do not belong together, or a literal image token stands in the question.",
         )
     merged = embeds.copy()
     merged[where] = flat

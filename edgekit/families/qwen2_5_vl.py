@@ -1,8 +1,8 @@
-"""Qwen2.5-VL: pictures of any size as flattened patches, and three-axis rotary positions (M-RoPE).
+"""Qwen2.5-VL: images of any size as flattened patches, and three-axis rotary positions (M-RoPE).
 
-A picture is resized to whole blocks of merge_size x merge_size patches, each block becomes one `<|image_pad|>`. A
-picture's tokens have a position of their own per row and column, and the text goes on after the longer edge.
-An export is for one or a few picture sizes, and resizes each picture to the nearest of them.
+An image is resized to whole blocks of merge_size x merge_size patches, each block becomes one `<|image_pad|>`. An
+image's tokens have a position of their own per row and column, and the text goes on after the longer edge.
+An export is for one or a few image sizes, and resizes each image to the nearest of them.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 IMAGE = "<|image_pad|>"
 IMAGE_TOKEN_ID = 151655  # transformers' default where config.json is silent
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-DEFAULT_EDGE = 448  # of an export's pictures where nobody chose: 256 tokens in blocks of 28 pixels, 196 of 32
+DEFAULT_EDGE = 448  # of an export's images where nobody chose: 256 tokens in blocks of 28 pixels, 196 of 32
 MOST_PIXELS = 1 << 31
 IMAGE_PROCESSORS = ("Qwen2VLImageProcessor", "Qwen2_5_VLImageProcessor")  # older folders name the second, now the first
 MAX_RATIO = 200  # the Hugging Face processor refuses a longer edge of more times the shorter
@@ -48,7 +48,7 @@ def read_preprocessing(folder: Path) -> dict[str, Any]:
     """Image parameters of a Qwen2.5-VL or Qwen3-VL checkpoint.
 
     Returns:
-        resample, do_resize, min_pixels and max_pixels (area of a resized picture), patch and temporal_patch (pixels
+        resample, do_resize, min_pixels and max_pixels (area of a resized image), patch and temporal_patch (pixels
         and frames), merge (patches per token, each way), rescale_factor, mean, std, image_token_id.
 
     Raises:
@@ -95,7 +95,7 @@ def _read_areas(settings: Settings) -> tuple[int, int]:
 
 
 def _check_patches(settings: Settings, model: Settings, patches: dict[str, int]) -> None:
-    """The picture is cut into patches by the image processor, and they must be the model's."""
+    """The image is cut into patches by the image processor, and they must be the model's."""
     vision = model.inner("vision_config")
     own = 16 if model.given("model_type", "") == "qwen3_vl" else 14
     for name, key, field, default in (
@@ -112,7 +112,7 @@ def contradictions(config: Any) -> Iterator[tuple[str, str]]:
     vision = config.vision_config
     blocks = vision.window_size // vision.patch_size // vision.spatial_merge_size
     if blocks < 1:
-        yield "vision_config.window_size", f"is {vision.window_size}, less than one token of a picture"
+        yield "vision_config.window_size", f"is {vision.window_size}, less than one token of an image"
     if (listed := vision.fullatt_block_indexes) is not None and not all(isinstance(one, int) for one in listed):
         yield "vision_config.fullatt_block_indexes", f"is {listed}; it is a list of layers"
 
@@ -133,18 +133,18 @@ def rotary_sections(config: Any) -> Iterator[tuple[str, str]]:
 
 
 def preprocess(images: list[Image.Image], params: dict[str, Any]) -> Pixels:
-    """Pictures to flattened patches, as Qwen2VLImageProcessor makes them.
+    """Images to flattened patches, as Qwen2VLImageProcessor makes them.
 
     Args:
         images: Any mode and size.
         params: From `read_preprocessing`.
 
     Returns:
-        values (patches of all pictures, 3 * temporal_patch * patch * patch); a grid is (frames, rows, columns) of
+        values (patches of all images, 3 * temporal_patch * patch * patch); a grid is (frames, rows, columns) of
         patches.
 
     Raises:
-        DataError: a picture of more than 200 : 1, or of no whole blocks where none is resized.
+        DataError: an image of more than 200 : 1, or of no whole blocks where none is resized.
     """
     patches, grids = zip(*(_patches(as_rgb(image), params) for image in images), strict=True)
     return Pixels(values=np.concatenate(patches), grids=list(grids))
@@ -166,14 +166,14 @@ def _patches(image: Image.Image, params: dict[str, Any]) -> tuple[NDArray[np.flo
 
 
 def _check_blocks(image: Image.Image, block: int) -> None:
-    """Only a picture that nobody resizes can fail.
+    """Only an image that nobody resizes can fail.
 
     Raises:
         DataError: an edge is no multiple of a block's.
     """
     if image.width % block or image.height % block:
         raise DataError(
-            f"A picture of {image.width} x {image.height} pixels does not divide into blocks of {block}.",
+            f"An image of {image.width} x {image.height} pixels does not divide into blocks of {block}.",
             why="This model's image processor resizes none: its do_resize is false.",
             fix="Resize it, or set do_resize to true.",
         )
@@ -183,7 +183,7 @@ def _resized(width: int, height: int, params: dict[str, Any]) -> tuple[int, int]
     """(width, height) in whole blocks, the area within min_pixels and max_pixels, the ratio kept where it can be."""
     if max(width, height) > MAX_RATIO * min(width, height):
         raise DataError(
-            f"A picture of {width} x {height} pixels is too long for this model.",
+            f"An image of {width} x {height} pixels is too long for this model.",
             why=f"Qwen's image processor takes edges of {MAX_RATIO} : 1 at most.",
             fix="Crop it, or leave it out.",
         )
@@ -199,7 +199,7 @@ def _resized(width: int, height: int, params: dict[str, Any]) -> tuple[int, int]
 
 
 def fix_sizes(params: dict[str, Any], sizes: Sequence[Size] | None) -> dict[str, Any]:
-    """The parameters of an export: `sizes` in them are the only ones a picture is resized to.
+    """The parameters of an export: `sizes` in them are the only ones an image is resized to.
 
     Args:
         params: From `read_preprocessing`.
@@ -223,45 +223,45 @@ def _check_size(width: int, height: int, block: int, params: dict[str, Any]) -> 
     if width % block or height % block or min(width, height) <= 0:
         near = "x".join(str(max(1, round(edge / block)) * block) for edge in (width, height))
         raise EdgekitError(
-            f"This model takes no pictures of {name} pixels.",
+            f"This model takes no images of {name} pixels.",
             why=f"Both edges must be multiples of {block}: patches of {params['patch']} pixels, merged "
             f"{params['merge']} x {params['merge']}.",
             fix=f"Nearest:  --image-size {near}",
         )
     if not lowest <= width * height <= highest:
         raise EdgekitError(
-            f"This model takes no pictures of {name} pixels.",
+            f"This model takes no images of {name} pixels.",
             why=f"Their area is {width * height:,}; its image processor keeps areas between {lowest:,} and "
             f"{highest:,} pixels, and would resize them again.",
             fix="Choose a size within that range.",
         )
     if max(width, height) > MAX_RATIO * min(width, height):
         raise EdgekitError(
-            f"This model takes no pictures of {name} pixels.", why=f"Edges may be {MAX_RATIO} : 1 at most."
+            f"This model takes no images of {name} pixels.", why=f"Edges may be {MAX_RATIO} : 1 at most."
         )
 
 
 def tokens_of(grid: Grid, params: dict[str, Any]) -> int:
-    """Image tokens of a picture."""
+    """Image tokens of an image."""
     return math.prod(grid) // int(params["merge"]) ** 2
 
 
 def expand(text: str, grids: list[Grid], params: dict[str, Any]) -> str:
-    """Repeat each `<|image_pad|>` of a rendered prompt for every token of its picture."""
+    """Repeat each `<|image_pad|>` of a rendered prompt for every token of its image."""
     return fill_places(text, IMAGE, [IMAGE * tokens_of(grid, params) for grid in grids])
 
 
 def positions(ids: Sequence[int], grids: list[Grid], params: dict[str, Any]) -> NDArray[np.int64]:
     """M-RoPE positions (3, T) of a prompt: frame, row and column.
 
-    A text token has the same position on all three axes; a picture's tokens start where the text before stopped, and
-    the text after goes on behind the picture's largest position.
+    A text token has the same position on all three axes; an image's tokens start where the text before stopped, and
+    the text after goes on behind the image's largest position.
 
     Source: Qwen2-VL, arXiv:2409.12191, section 2.1; transformers' get_rope_index.
 
     Args:
         ids: T tokens, placeholders expanded.
-        grids: Of the pictures in order.
+        grids: Of the images in order.
         params: From `read_preprocessing`.
     """
     parts: list[NDArray[np.int64]] = []
@@ -280,8 +280,8 @@ def positions(ids: Sequence[int], grids: list[Grid], params: dict[str, Any]) -> 
     return np.concatenate(parts, axis=1)
 
 
-def pictures(pixels: Pixels, params: dict[str, Any]) -> list[NDArray[np.uint8]]:
-    """The patches as the pictures (H, W, 3) they were cut from, for a runtime that normalises by itself."""
+def images(pixels: Pixels, params: dict[str, Any]) -> list[NDArray[np.uint8]]:
+    """The patches as the images (H, W, 3) they were cut from, for a runtime that normalises by itself."""
     patch, merge, frames = params["patch"], params["merge"], params["temporal_patch"]
     found, start = [], 0
     for _, rows, cols in pixels.grids:
@@ -341,7 +341,7 @@ _LLAMA_WINDOW = 112
 
 
 def encode_images(model: PreTrainedModel, pixel_values: Tensor, grids: list[Grid]) -> Features:
-    """Embeddings of all pictures by the untouched model; keeps gradients."""
+    """Embeddings of all images by the untouched model; keeps gradients."""
     import torch
 
     inner: Any = model.model
@@ -351,7 +351,7 @@ def encode_images(model: PreTrainedModel, pixel_values: Tensor, grids: list[Grid
 
 
 def forward_inputs(model: PreTrainedModel, pixel_values: Tensor, ids: Tensor, grids: list[Grid]) -> dict[str, Any]:
-    """The pictures as `forward` of the untouched model takes them."""
+    """The images as `forward` of the untouched model takes them."""
     import torch
 
     kinds = (ids == model.config.image_token_id).int()
@@ -384,7 +384,7 @@ FAMILY = Family(
     forward_inputs=forward_inputs,
     fix_sizes=fix_sizes,
     split=split,
-    pictures=pictures,
+    images=images,
     mmproj=mmproj,
     contradictions=contradictions,
 )

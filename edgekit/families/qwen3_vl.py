@@ -1,4 +1,4 @@
-"""Qwen3-VL: Qwen2.5-VL's pictures and positions, and deepstack: vision features added behind first decoder layers."""
+"""Qwen3-VL: Qwen2.5-VL's images and positions, and deepstack: vision features added behind first decoder layers."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def mmproj(config: Mapping[str, Any], params: dict[str, Any]) -> MmProj:
 
 
 def encode_images(model: PreTrainedModel, pixel_values: Tensor, grids: list[Grid]) -> Features:
-    """Embeddings of all pictures and their deepstack features, by the untouched model; keeps gradients."""
+    """Embeddings of all images and their deepstack features, by the untouched model; keeps gradients."""
     import torch
 
     inner: Any = model.model

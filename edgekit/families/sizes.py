@@ -1,4 +1,4 @@
-"""Picture sizes: of exports for some sizes, and of families that take pictures of any size."""
+"""Image sizes: of exports for some sizes, and of families that take images of any size."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ def read_size(text: str) -> Size:
     """
     width, cross, height = text.lower().partition("x")
     if not (cross and width.isascii() and height.isascii() and width.isdigit() and height.isdigit()):
-        raise EdgekitError(f"{text!r} is no picture size.", fix="Write width x height in pixels, such as 448x336.")
+        raise EdgekitError(f"{text!r} is no image size.", fix="Write width x height in pixels, such as 448x336.")
     return int(width), int(height)
 
 
 def prefer_size(image_size: Size, sizes: Sequence[Size]) -> Size:
-    """The size a picture is resized to: the nearest in shape, then in area, by their logarithms; then the first.
+    """The size an image is resized to: the nearest in shape, then in area, by their logarithms; then the first.
 
     Args:
-        image_size: (width, height) of the picture.
+        image_size: (width, height) of the image.
         sizes: At least one.
     """
 
@@ -42,7 +42,7 @@ def prefer_size(image_size: Size, sizes: Sequence[Size]) -> Size:
 
 
 def fit_image(image: Image, params: dict[str, Any]) -> Image:
-    """The picture as an export for some sizes takes it; itself where any size goes.
+    """The image as an export for some sizes takes it; itself where any size goes.
 
     It is what a reference must be shown, so that both see the same pixels: a second time it changes nothing.
 
@@ -60,15 +60,15 @@ def fit_image(image: Image, params: dict[str, Any]) -> Image:
 
 
 def tiles_only(params: dict[str, Any], sizes: Sequence[Size] | None) -> dict[str, Any]:
-    """`fix_sizes` of a family that cuts any picture into tiles of one size.
+    """`fix_sizes` of a family that cuts any image into tiles of one size.
 
     Raises:
         EdgekitError: sizes were chosen.
     """
     if sizes:
         raise EdgekitError(
-            f"This family has no picture sizes to choose, so {sizes[0][0]}x{sizes[0][1]} cannot be one.",
-            why="It cuts a picture of any size into tiles of one size, and takes any number of them.",
+            f"This family has no image sizes to choose, so {sizes[0][0]}x{sizes[0][1]} cannot be one.",
+            why="It cuts an image of any size into tiles of one size, and takes any number of them.",
             fix="Leave --image-size out.",
         )
     return params

@@ -59,7 +59,7 @@ class State:
 class Part:
     """One component: what it holds, and what one run of it does.
 
-    A run of a vision encoder is one picture, or one tile of it; a run of anything else is one token.
+    A run of a vision encoder is one image, or one tile of it; a run of anything else is one token.
 
     Attributes:
         operations: How often each occurs; constants are none.
@@ -99,5 +99,5 @@ READERS: Registry[Reader] = Registry(
 
 
 def is_encoder(component: str) -> bool:
-    """Whether a component takes pictures."""
+    """Whether a component takes images."""
     return component.startswith("vision_encoder")

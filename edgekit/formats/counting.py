@@ -1,7 +1,7 @@
-"""From what a reader found to figures: parameters, bits per weight, operations and bytes for a token and a picture.
+"""From what a reader found to figures: parameters, bits per weight, operations and bytes for a token and an image.
 
 Counted are the multiply-adds of matrix products, convolutions and attention, two operations each. Norms, activation
-functions and softmax are not. Bytes are those of weights, of the cache, and of a picture's pixels and features, each
+functions and softmax are not. Bytes are those of weights, of the cache, and of an image's pixels and features, each
 moved once a run; activations inside a program are not counted, because they may stay in caches on the chip.
 """
 
@@ -22,7 +22,7 @@ from edgekit.formats.coreml.programs import DECODE
 from edgekit.manifest import Component, Manifest
 
 QUESTION_TOKENS = 32
-"""Of text around the picture, in the prompt that figures are given for."""
+"""Of text around the image, in the prompt that figures are given for."""
 BITS = {
     "bool": 8, "float64": 64, "float32": 32, "float16": 16, "bfloat16": 16, "int64": 64, "int32": 32, "int16": 16,
     "int8": 8, "uint8": 8, "int4": 4, "uint4": 4,
@@ -101,7 +101,7 @@ class ComponentFacts:
 
 @dataclass(frozen=True)
 class Moved:
-    """One token, or one picture."""
+    """One token, or one image."""
 
     flops: int
     attention_flops: int
@@ -145,7 +145,7 @@ def summarise(
     *,
     heads: Heads,
     tokens: int,
-    pictures: Mapping[str, int],
+    images: Mapping[str, int],
     copied: bool,
     component_bytes: int,
     about: Mapping[str, Any],
@@ -156,7 +156,7 @@ def summarise(
         parts: From a reader; what is shared is counted with the first that holds it.
         heads: Of the decoder.
         tokens: In the cache.
-        pictures: Bytes that go in and out of each vision encoder, the first of them the one figures are given for.
+        images: Bytes that go in and out of each vision encoder, the first of them the one figures are given for.
         copied: The whole cache is written for each token, and not one row of it.
         component_bytes: Of the components' files.
         about: The rest of `Inspection`.
@@ -172,7 +172,7 @@ def summarise(
     row = heads.row_bytes(_cache_bits(decoder))
     per_token = [decoder, components["token_embedding"]]
     read = sum(one.read_bytes for one in per_token)
-    encoder = next(iter(pictures), None)
+    encoder = next(iter(images), None)
     return Inspection(
         components=components,
         parameters=parameters,
@@ -189,12 +189,12 @@ def summarise(
             read + row * tokens + row * (tokens if copied else 1),
             read,
         ),
-        per_image=None if encoder is None else _of_picture(components[encoder], pictures[encoder]),
+        per_image=None if encoder is None else _of_image(components[encoder], images[encoder]),
         **about,
     )
 
 
-def _of_picture(encoder: ComponentFacts, edges: int) -> Moved:
+def _of_image(encoder: ComponentFacts, edges: int) -> Moved:
     return Moved(encoder.flops, encoder.attention_flops, encoder.read_bytes + edges, encoder.read_bytes)
 
 
@@ -252,15 +252,15 @@ def _cache_bits(decoder: ComponentFacts) -> int:
 
 
 def image_edges(encoder: Component) -> int:
-    """Bytes of one picture or tile, and of its features."""
+    """Bytes of one image or tile, and of its features."""
     return sum(size_of(spec.dtype, spec.shape) for spec in (*encoder.inputs, *encoder.outputs))
 
 
 def prompt_tokens(manifest: Manifest) -> int:
-    """Tokens of a prompt of one picture, or tile, and QUESTION_TOKENS."""
+    """Tokens of a prompt of one image, or tile, and QUESTION_TOKENS."""
     bucket = next(iter(manifest.buckets.values()), None)
-    pictured = bucket.tokens if bucket is not None else int(manifest.preprocessing.get("image_seq_len", 0))
-    return pictured + QUESTION_TOKENS
+    seen = bucket.tokens if bucket is not None else int(manifest.preprocessing.get("image_seq_len", 0))
+    return seen + QUESTION_TOKENS
 
 
 def heads_of(bundle: Bundle) -> Heads:

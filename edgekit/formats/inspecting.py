@@ -16,7 +16,7 @@ def inspect(folder: Path, *, tokens: int | None = None, verify: bool = True) -> 
 
     Args:
         folder: Of either.
-        tokens: In the cache when a token is decoded; those of one picture and QUESTION_TOKENS by default.
+        tokens: In the cache when a token is decoded; those of one image and QUESTION_TOKENS by default.
         verify: Hash a bundle's files first.
 
     Raises:
@@ -51,7 +51,7 @@ def inspect_bundle(bundle: Bundle, *, tokens: int | None = None) -> Inspection:
         parts,
         heads=heads_of(bundle),
         tokens=tokens or prompt_tokens(manifest),
-        pictures={name: image_edges(part) for name, part in manifest.components.items() if is_encoder(name)},
+        images={name: image_edges(part) for name, part in manifest.components.items() if is_encoder(name)},
         copied=copies_cache(manifest),
         component_bytes=sum(manifest.files[name].bytes for name in files),
         about={

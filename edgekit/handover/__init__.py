@@ -2,8 +2,8 @@
 
     pieces     a chat template as literal pieces, and how a conversation is written with them
     prompt     finding the pieces of a template, and the proof that they write what Jinja writes
-    drawn      pictures that are always the same, for the golden vectors
-    golden     pictures, strings and conversations with what the bundle makes of them
+    drawn      images that are always the same, for the golden vectors
+    golden     images, strings and conversations with what the bundle makes of them
     model      the files that an app needs, with addresses and hashes
 
 docs/apps.md describes the files for those who read them in another language.

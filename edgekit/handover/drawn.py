@@ -1,4 +1,4 @@
-"""Pictures that are always the same, for the golden vectors: drawn by NumPy alone, so that no library's pen shows."""
+"""Images that are always the same, for the golden vectors: drawn by NumPy alone, so that no library's pen shows."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 ORIENTATION, QUARTER = 0x0112, 6
-"""The EXIF tag, and its value for a picture that is turned clockwise to be seen upright."""
+"""The EXIF tag, and its value for an image that is turned clockwise to be seen upright."""
 
 
 @cache
 def drawn_images() -> dict[str, tuple[str, bytes]]:
-    """The suffix and the bytes of each picture's file, by name."""
+    """The suffix and the bytes of each image's file, by name."""
     plain = {
         "square": (64, 64), "odd": (101, 67), "wide": (203, 31), "tall": (40, 233), "tiny": (3, 5), "large": (512, 384),
     }  # fmt: skip

@@ -1,4 +1,4 @@
-"""golden/: pictures, strings and conversations, and what this very bundle makes of them.
+"""golden/: images, strings and conversations, and what this very bundle makes of them.
 
 They are the test of every library that runs a bundle elsewhere, and the self-test of an app on its user's device.
 """
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 MOST_BYTES = 16 << 20
 MOST_ENTRIES = 1024
 MOST_RAW = 32 << 10
-"""Bytes of a picture that is also given as raw RGB."""
+"""Bytes of an image that is also given as raw RGB."""
 RUN = 4
 """So many times one token is written as a pair."""
 SAMPLES = 8
@@ -47,7 +47,7 @@ Entry = dict[str, Any]
 
 
 def write_golden(folder: Path, processor: Processor, pieces: Pieces | Unsupported) -> None:
-    """Put pictures and vectors into a bundle's folder; no answers, which take a runtime.
+    """Put images and vectors into a bundle's folder; no answers, which take a runtime.
 
     Args:
         folder: Not sealed yet.
@@ -74,7 +74,7 @@ def write_golden(folder: Path, processor: Processor, pieces: Pieces | Unsupporte
 
 
 def vectors(folder: Path, value: Entry, processor: Processor) -> Entry:
-    """The vectors of a bundle made again from its own pictures, texts and messages.
+    """The vectors of a bundle made again from its own images, texts and messages.
 
     Args:
         folder: The bundle's.
@@ -132,17 +132,17 @@ def no_answers(why: str) -> Entry:
 
 
 def opened(folder: Path, file: str) -> Image:
-    """A golden picture, upright, as `edgekit run` opens a file."""
+    """A golden image, upright, as `edgekit run` opens a file."""
     return ImageRef(path=inside(folder, f"{GOLDEN}/{file}")).open()
 
 
 def raw(folder: Path, file: str) -> NDArray[np.uint8]:
-    """A golden picture as RGB, uint8 (height, width, 3), what is transparent laid over white."""
+    """A golden image as RGB, uint8 (height, width, 3), what is transparent laid over white."""
     return np.asarray(as_rgb(opened(folder, file)))
 
 
 def image_entry(folder: Path, name: str, file: str, processor: Processor) -> Entry:
-    """A picture, and the pixels that the encoder is given for it."""
+    """An image, and the pixels that the encoder is given for it."""
     pixels = raw(folder, file)
     height, width = pixels.shape[:2]
     return {
@@ -204,7 +204,7 @@ def conversation(
 
 
 def _talks(pieces: Pieces | Unsupported) -> list[tuple[list[Message], tuple[str, ...]]]:
-    """Conversations that the pieces can write, with the names of their pictures."""
+    """Conversations that the pieces can write, with the names of their images."""
     if isinstance(pieces, Unsupported):
         return []
     found: list[tuple[list[Message], tuple[str, ...]]] = [

@@ -1,7 +1,7 @@
 """A chat template as literal pieces, and how a conversation is written with them.
 
 A conversation is a system text or none, then turns of user and assistant in alternation, the user's last; a user's
-turn is a list of pictures and texts. Any program that can put strings together writes it as the template does.
+turn is a list of images and texts. Any program that can put strings together writes it as the template does.
 """
 
 from __future__ import annotations
@@ -60,12 +60,12 @@ class User:
 
 
 @dataclass(frozen=True)
-class Picture:
-    """What stands for a picture."""
+class Image:
+    """What stands for an image."""
 
     piece: str
     first: bool
-    """All pictures of a turn stand before its texts, wherever they were."""
+    """All images of a turn stand before its texts, wherever they were."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ class Pieces:
     """Up to the content of the first turn, where there is no system text."""
     system: System | None
     user: User
-    image: Picture
+    image: Image
     assistant: Assistant | None
     generation: str
     tokens: Tokens

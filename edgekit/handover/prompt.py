@@ -21,8 +21,8 @@ from edgekit.handover.pieces import (
     ByFirst,
     Checked,
     Drop,
+    Image,
     Part,
-    Picture,
     Pieces,
     System,
     Tokens,
@@ -43,7 +43,7 @@ THOUGHT = "</think>"
 SHOWN = 60
 """Characters of a text in a reason."""
 Parts = list[dict[str, Any]]
-PICTURE: dict[str, Any] = {"type": "image"}
+IMAGE: dict[str, Any] = {"type": "image"}
 
 
 class _Misfit(Exception):
@@ -99,8 +99,8 @@ class _Probe:
 
 
 def user(*parts: str | None) -> Message:
-    """A user's turn of texts, and None for a picture."""
-    return {"role": "user", "content": [PICTURE if part is None else text_part(part) for part in parts]}
+    """A user's turn of texts, and None for an image."""
+    return {"role": "user", "content": [IMAGE if part is None else text_part(part) for part in parts]}
 
 
 def assistant(text: str) -> Message:
@@ -128,7 +128,7 @@ def _found(probe: _Probe) -> Pieces:
     for size in range(len(gap), -1, -1):  # what stands between two texts belongs to the second wherever it can
         around = Part(gap[len(gap) - size :], gap[: len(gap) - size], trim)
         try:
-            pieces = _with_pictures(probe, (before, after), around, generation)
+            pieces = _with_images(probe, (before, after), around, generation)
             break
         except _Misfit as found:
             why = why or str(found)
@@ -137,7 +137,7 @@ def _found(probe: _Probe) -> Pieces:
     return _with_answers(probe, _with_system(probe, pieces))
 
 
-def _with_pictures(probe: _Probe, ends: tuple[str, str], around: Part, generation: str) -> Pieces:
+def _with_images(probe: _Probe, ends: tuple[str, str], around: Part, generation: str) -> Pieces:
     """The pieces of one turn, once it is known how much of what stands around a text is its own."""
     mark = MARKS[0]
     begin = _cut(ends[0], around.before, "the beginning of a text")
@@ -145,22 +145,22 @@ def _with_pictures(probe: _Probe, ends: tuple[str, str], around: Part, generatio
     behind = _around(probe.ask([user(mark, None)], generation=False), [mark])
     ahead = _around(probe.ask([user(None, mark)], generation=False), [mark])
     if ahead[1] != ends[1]:
-        raise _Misfit("the template writes something behind a text that depends on the picture before it")
+        raise _Misfit("the template writes something behind a text that depends on the image before it")
     first = behind[1] == ends[1]
-    if first:  # so the picture stands before the text, although it was given behind it
-        piece = _cut(_rest(behind[0], begin, "", "a picture"), around.before, "the beginning of a text")
+    if first:  # so the image stands before the text, although it was given behind it
+        piece = _cut(_rest(behind[0], begin, "", "an image"), around.before, "the beginning of a text")
     else:
         piece = _cut(_rest(behind[1], around.after, "", "the end of a text"), after, "the end of a turn")
     if not piece:
-        raise _Misfit("the template writes nothing for a picture")
-    header = _cut(ahead[0], piece + around.before, "a picture before a text")
+        raise _Misfit("the template writes nothing for an image")
+    header = _cut(ahead[0], piece + around.before, "an image before a text")
     own = ByFirst(begin, header)
     return Pieces(
         format=FORMAT,
         begin=own,
         system=None,
         user=User(ByFirst("", ""), around, after),
-        image=Picture(piece, first),
+        image=Image(piece, first),
         assistant=None,
         generation=generation,
         tokens=Tokens(),

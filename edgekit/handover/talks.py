@@ -27,7 +27,7 @@ class Talk:
 
     Attributes:
         system: A text, or None.
-        turns: A user's turn, its parts in order and None for a picture; an answer is its text.
+        turns: A user's turn, its parts in order and None for an image; an answer is its text.
     """
 
     system: str | None

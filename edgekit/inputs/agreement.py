@@ -36,12 +36,12 @@ def odd_pictures() -> Iterator[Image]:
 def compare_inputs(
     processor: Processor, official: Any, prompts: Iterable[tuple[list[Message], list[Image]]]
 ) -> dict[str, Any]:
-    """edgekit's prompts and pixels beside the official processor's: given prompts, odd pictures, none and two.
+    """edgekit's prompts and pixels beside the official processor's: given prompts, odd images, none and two.
 
     Args:
-        processor: Of the checkpoint, for an export's picture sizes.
+        processor: Of the checkpoint, for an export's image sizes.
         official: From `load_processor`, of the same folder.
-        prompts: Messages and pictures.
+        prompts: Messages and images.
 
     Returns:
         inputs: how many prompts, and odd_pictures: how many of them; prompt_ids_equal: share of prompts with the same

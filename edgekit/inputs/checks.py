@@ -1,4 +1,4 @@
-"""Bounds of what a model folder says of its pictures and words, before anything of that size is made.
+"""Bounds of what a model folder says of its images and words, before anything of that size is made.
 
 A folder may come from anywhere. Bounds are some ten times above what any known model has.
 """
@@ -20,7 +20,7 @@ MOST_TOKENIZER_BYTES = 64 << 20
 MOST_GROWTH = 64
 """Characters that a normaliser may make of one."""
 MOST_AREA = 1 << 24
-"""Pixels of a picture that is resized."""
+"""Pixels of an image that is resized."""
 NUMBERS: dict[str, tuple[float, float]] = {
     "resample": (0, 5), "longest_edge": (1, 1 << 20), "tile": (1, 2048), "tile_size": (1, 2048),
     "min_pixels": (0, MOST_AREA), "max_pixels": (1, 1 << 28), "patch": (1, 1024), "encoder_patch_size": (1, 1024),

@@ -21,7 +21,7 @@ from edgekit.families import read_optional_json
 IMAGES, PROCESSOR, CONFIG = "preprocessor_config.json", "processor_config.json", "config.json"
 BILINEAR = 2
 FILTERS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}  # pillow's
-LARGEST_EDGE = 1 << 16  # no image processor in use comes near it; beyond it a picture is gigabytes
+LARGEST_EDGE = 1 << 16  # no image processor in use comes near it; beyond it an image is gigabytes
 SIZE_KEYS = ("height", "width", "shortest_edge", "longest_edge", "max_height", "max_width", "min_pixels", "max_pixels")
 SUFFIXES = ("Fast", "Pil")  # of one processor's other makes
 
@@ -158,7 +158,7 @@ class Settings:
             silent = "" if name in self.values else ", its default"
             raise CheckpointError(
                 f"{self.where}: {name} is {_shown(value)}{silent}; the model's is {_shown(model)}.",
-                why=f"config.json says so in {field}. Pictures or prompts would not fit the model.",
+                why=f"config.json says so in {field}. Images or prompts would not fit the model.",
                 fix="Make both the same; the model's original folder has them so.",
             )
 
@@ -212,14 +212,14 @@ def read_image_settings(folder: Path, classes: Sequence[str]) -> Settings:
         classes: Image processors that the family's own preprocessing is equal to.
 
     Raises:
-        CheckpointError: none, of another class, or one that leaves pictures in their mode.
+        CheckpointError: none, of another class, or one that leaves images in their mode.
     """
     settings = _image_processor(folder)
     kind = settings.text("image_processor_type", classes[0])
     for suffix in SUFFIXES:
         kind = kind.removesuffix(suffix)
     if kind not in classes:
-        settings.refuse("image_processor_type", f"This family's pictures are prepared by {' or '.join(classes)}.")
+        settings.refuse("image_processor_type", f"This family's images are prepared by {' or '.join(classes)}.")
     return settings
 
 
@@ -257,7 +257,7 @@ def read_normalisation(settings: Settings, mean: Sequence[float], std: Sequence[
 
 
 def refuse_other_modes(settings: Settings) -> None:
-    """Refuse an image processor that does not bring every picture to RGB.
+    """Refuse an image processor that does not bring every image to RGB.
 
     Raises:
         CheckpointError: do_convert_rgb is false, or null.
@@ -265,6 +265,6 @@ def refuse_other_modes(settings: Settings) -> None:
     if not settings.flag("do_convert_rgb", True):
         settings.refuse(
             "do_convert_rgb",
-            "A grey or transparent picture would then reach the model with one channel or four.",
-            "Set it to true; pictures in RGB are prepared the same.",
+            "A grey or transparent image would then reach the model with one channel or four.",
+            "Set it to true; images in RGB are prepared the same.",
         )

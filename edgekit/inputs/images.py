@@ -1,4 +1,4 @@
-"""What all families' preprocessing shares: a picture as RGB, and pixels as normalised numbers.
+"""What all families' preprocessing shares: an image as RGB, and pixels as normalised numbers.
 
 Both follow transformers' pillow image processors to the last bit, which is tested.
 """
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 MOST_TILES = 4096
-"""Of one picture."""
+"""Of one image."""
 
 
 def as_rgb(image: Image) -> Image:
-    """The picture in mode RGB, what is transparent laid over white, as the Hugging Face processors do.
+    """The image in mode RGB, what is transparent laid over white, as the Hugging Face processors do.
 
     Args:
-        image: Any mode; a picture that turned by EXIF is not turned here (the reference does not either).
+        image: Any mode; an image that turned by EXIF is not turned here (the reference does not either).
     """
     from PIL import Image as pillow
 
@@ -39,10 +39,10 @@ def as_rgb(image: Image) -> Image:
 
 
 def upright(image: Image) -> Image:
-    """The picture of a file as a person sees it: turned by its EXIF tag, 16-bit grey brought to 8 bits.
+    """The image of a file as a person sees it: turned by its EXIF tag, 16-bit grey brought to 8 bits.
 
-    transformers turns a picture when it loads a file or an address itself (`load_image`), and never when it is given
-    a loaded picture. It clips 16-bit grey at 255, so that nearly everything is white; that is not followed here.
+    transformers turns an image when it loads a file or an address itself (`load_image`), and never when it is given
+    a loaded image. It clips 16-bit grey at 255, so that nearly everything is white; that is not followed here.
 
     Args:
         image: As `PIL.Image.open` gives it.
@@ -58,7 +58,7 @@ def upright(image: Image) -> Image:
 
 
 def cut_tiles(image: Image, tile: tuple[int, int]) -> list[Image]:
-    """A picture's tiles, row by row.
+    """An image's tiles, row by row.
 
     Args:
         image: Of whole tiles.
@@ -68,7 +68,7 @@ def cut_tiles(image: Image, tile: tuple[int, int]) -> list[Image]:
     count = -(-image.width // width) * -(-image.height // height)
     if count > MOST_TILES:
         raise DataError(
-            f"A picture would be cut into {count:,} tiles of {width} x {height}.",
+            f"An image would be cut into {count:,} tiles of {width} x {height}.",
             why=f"No model takes more than {MOST_TILES:,}.",
             fix="Copy the model's own preprocessor_config.json.",
         )
@@ -77,9 +77,9 @@ def cut_tiles(image: Image, tile: tuple[int, int]) -> list[Image]:
 
 
 def resize_bilinear(image: Image, size: tuple[int, int]) -> Image:
-    """The picture resized as torch does it (uint8, bilinear, antialiased), for models with no other image processor.
+    """The image resized as torch does it (uint8, bilinear, antialiased), for models with no other image processor.
 
-    Pillow's own filter is the same, but torch rounds its weights to 15 bits: in pictures of noise one value in 65 then
+    Pillow's own filter is the same, but torch rounds its weights to 15 bits: in images of noise one value in 65 then
     differs by one. Columns come first, then rows, each rounded to whole numbers.
 
     Source: ATen's UpSampleKernel.cpp and UpSampleKernelAVXAntialias.h, torch 2.13.

@@ -2,7 +2,7 @@
 
 Nothing of edgekit's own reading of settings, templates or tokenizers is used here, so that it can stand as an
 independent oracle. Without torchvision transformers has no video processors, and for that refuses the processors of
-most families; pictures and words need none, so the family's own processor class is then loaded without one. One
+most families; images and words need none, so the family's own processor class is then loaded without one. One
 family, LFM2-VL, has no image processor at all without torchvision: only there pixels are edgekit's own, which is said,
 and a comparison of pixels says nothing.
 """
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 TEXT_INPUTS = frozenset({"input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids"})
-# Modes and shapes that preprocessing goes wrong on; pictures of more than a few megapixels are left to the tests.
+# Modes and shapes that preprocessing goes wrong on; images of more than a few megapixels are left to the tests.
 ODD = (
     ("RGB", (1, 1)), ("RGB", (1, 150)), ("RGB", (700, 9)), ("RGB", (1601, 1200)), ("L", (63, 65)), ("P", (120, 40)),
     ("RGBA", (50, 90)), ("LA", (33, 33)), ("1", (64, 64)), ("CMYK", (97, 41)), ("I;16", (80, 60)),
@@ -72,7 +72,7 @@ def _without_video(folder: Path) -> Any:
     name = _class_name(folder)
     kind: Any = getattr(transformers, name)
 
-    class Pictures(kind):  # type: ignore[misc]
+    class Images(kind):  # type: ignore[misc]
         """The official processor, which refuses to be built without a video processor."""
 
         video_processor = SimpleNamespace(num_frames=None, fps=None)  # SmolVLM's template asks it, for videos only
@@ -91,7 +91,7 @@ def _without_video(folder: Path) -> Any:
         @classmethod
         def _get_arguments_from_pretrained(cls, path: Any, *given: Any, **settings: Any) -> list[Any]:
             if name == "Lfm2VlProcessor":
-                return [_OwnPictures(folder), cls._load_tokenizer_from_pretrained("tokenizer", path, **settings)]
+                return [_OwnImages(folder), cls._load_tokenizer_from_pretrained("tokenizer", path, **settings)]
             parts: list[Any] = super()._get_arguments_from_pretrained(path, *given, **settings)
             takes = list(inspect.signature(kind.__init__).parameters)
             return [*parts, None] if "video_processor" in takes else parts
@@ -99,7 +99,7 @@ def _without_video(folder: Path) -> Any:
     words = processing_smolvlm.num2words
     processing_smolvlm.num2words = words or str  # wanted when it is built, used for videos only
     try:
-        return Pictures.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        return Images.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     finally:
         processing_smolvlm.num2words = words
 
@@ -124,7 +124,7 @@ def _class_name(folder: Path) -> str:
     return str(name)
 
 
-class _OwnPictures:
+class _OwnImages:
     """edgekit's preprocessing as LFM2-VL's image processor, which transformers has for torchvision only."""
 
     own_pixels = True
@@ -166,7 +166,7 @@ class _OwnPictures:
 def official_inputs(processor: Any, messages: list[Message], images: Sequence[Image]) -> dict[str, Any]:
     """A prompt as the official processor prepares it, in torch tensors.
 
-    As its `apply_chat_template(..., tokenize=True)` does, whose own pictures would have to stand in the messages: the
+    As its `apply_chat_template(..., tokenize=True)` does, whose own images would have to stand in the messages: the
     tokenizer's beginning is left out only where the template writes it.
 
     Args:
@@ -175,7 +175,7 @@ def official_inputs(processor: Any, messages: list[Message], images: Sequence[Im
         images: In order.
 
     Raises:
-        DataError: it refuses these messages or pictures.
+        DataError: it refuses these messages or images.
     """
     # The processor itself drops an image's place when given none, so the argument is left out then.
     given: dict[str, Any] = {"images": list(images)} if images else {}
@@ -204,7 +204,7 @@ def plain_pixels(processor: Any, inputs: dict[str, Any]) -> NDArray[np.float32] 
     pixels = inputs.get("pixel_values")
     if pixels is None:
         return None
-    if "image_sizes" in inputs and pixels.dim() == 5:  # a row of tiles for each picture
+    if "image_sizes" in inputs and pixels.dim() == 5:  # a row of tiles for each image
         from transformers.models.llava_onevision.modeling_llava_onevision import image_size_to_num_patches
 
         canvases, tile = processor.image_processor.image_grid_pinpoints, pixels.shape[-1]

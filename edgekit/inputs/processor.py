@@ -1,4 +1,4 @@
-"""Prompts and pictures to model inputs, without transformers: tokenizer, chat template, own preprocessing.
+"""Prompts and images to model inputs, without transformers: tokenizer, chat template, own preprocessing.
 
 It reads a checkpoint folder or a bundle alike, so what was trained, exported and run is fed by the same code; parity
 with the Hugging Face processors is a test and a field of every report. Only a checkpoint's tokenizer is transformers'
@@ -127,17 +127,17 @@ class Processor:
         return Inputs(np.array([ids], dtype=np.int64), pixels, positions[..., None, :])
 
     def preprocess(self, images: list[Image]) -> Pixels:
-        """What the vision encoder sees of pictures; one at a time, so that it is known which parts are whose.
+        """What the vision encoder sees of images; one at a time, so that it is known which parts are whose.
 
         Raises:
-            DataError: the family takes no such picture.
+            DataError: the family takes no such image.
         """
         each = [self.family.preprocess([image], self.params) for image in images]
         grids = [grid for pixels in each for grid in pixels.grids]
         return Pixels(np.concatenate([p.values for p in each]), grids, [len(p.values) for p in each])
 
     def for_sizes(self, sizes: Sequence[Size] | None) -> Processor:
-        """This processor as an export for pictures of these sizes has it; None for the family's own choice.
+        """This processor as an export for images of these sizes has it; None for the family's own choice.
 
         Raises:
             EdgekitError: the family has no sizes to choose, or the model cannot take one of them.
@@ -147,7 +147,7 @@ class Processor:
         return replace(self, params=params)
 
     def as_exported(self, preprocessing: Mapping[str, Any]) -> Processor:
-        """This processor as a bundle was made with it: its picture sizes, and its order of resizing.
+        """This processor as a bundle was made with it: its image sizes, and its order of resizing.
 
         Args:
             preprocessing: Of its manifest. Before schema 4 no order was recorded: columns first, as Pillow had it
@@ -190,7 +190,7 @@ class Processor:
 
 
 def check_image_token(folder: Path, config: dict[str, Any], token_to_id: Callable[[str], int | None]) -> None:
-    """The token that pictures take the places of must be the one that prompts are written with.
+    """The token that images take the places of must be the one that prompts are written with.
 
     Args:
         folder: Of a checkpoint or a bundle.
@@ -207,6 +207,6 @@ def check_image_token(folder: Path, config: dict[str, Any], token_to_id: Callabl
     if (found := token_to_id(placeholder)) != said:
         raise CheckpointError(
             f"{folder / 'config.json'}: {name} is {said}, and {placeholder} is {found} in tokenizer.json.",
-            why="So pictures would be looked for where none are.",
+            why="So images would be looked for where none are.",
             fix="Take both files from the same model.",
         )

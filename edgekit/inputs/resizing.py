@@ -1,8 +1,8 @@
 """Resizing as one recorded Pillow did it, whichever is installed.
 
 Pillow resizes in two passes, each rounded to whole numbers, and the order of the two shows in the pixels. Columns went
-first always up to 12.1; since 12.2 rows do for a picture more than a hundred times as high as wide that loses height
-(python-pillow/Pillow#9524), and since 13 wherever a picture loses much more height than width (#9549). So the order is
+first always up to 12.1; since 12.2 rows do for an image more than a hundred times as high as wide that loses height
+(python-pillow/Pillow#9524), and since 13 wherever an image loses much more height than width (#9549). So the order is
 part of what a model was fed by: a bundle records it, and it is followed here by two resizes of one axis each, which
 give what Pillow's own two passes give.
 """
@@ -40,7 +40,7 @@ def rows_first(size: Size, wanted: Size, order: str) -> bool:
 
 
 def resize(image: Image, size: Size, params: Mapping[str, Any]) -> Image:
-    """The picture in another size.
+    """The image in another size.
 
     Args:
         image: Mode RGB.

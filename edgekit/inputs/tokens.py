@@ -51,7 +51,7 @@ class PromptTokenizer:
             adds_special: Whether the processor lets the tokenizer put its beginning before a prompt that has none.
 
         Raises:
-            DataError: it is cut, and a part of a picture with it; or the tokenizer cannot take it.
+            DataError: it is cut, and a part of an image with it; or the tokenizer cannot take it.
         """
         begin = self.special.get("bos_token")
         adds = adds_special and not (begin is not None and text.startswith(begin))
@@ -65,7 +65,7 @@ class PromptTokenizer:
             encoding.truncate(max(room, 0), direction=self.side)
             if self._image_tokens(encoding.ids) != whole:
                 raise DataError(
-                    f"The prompt is cut to {self.limit} tokens, and a picture with it.",
+                    f"The prompt is cut to {self.limit} tokens, and an image with it.",
                     why=f"{TOKENIZER} says so in `truncation`, as a trainer left it; transformers refuses it too.",
                     fix='Set "truncation" to null there, and export again.',
                 )
@@ -145,7 +145,7 @@ def _of_checkpoint(folder: Path, image_token_id: int | None) -> PromptTokenizer:
     if theirs.split_special_tokens:
         raise CheckpointError(
             f"{folder / CONFIG}: split_special_tokens is true.",
-            why="Special tokens would be cut like any text, those that stand for a picture too.",
+            why="Special tokens would be cut like any text, those that stand for an image too.",
             fix="Set it to false.",
         )
     limit = _limit(folder, processor)

@@ -69,7 +69,7 @@ def add_options(parser: ArgumentParser, target: str) -> None:
         "--precision", default="fp32", help=f"How weights are stored, default fp32; `edgekit targets` lists {target}'s."
     )
     parser.add_argument(
-        "--image-size", action="append", metavar="WxH", help="Picture size, for families that bake it; may be repeated."
+        "--image-size", action="append", metavar="WxH", help="Image size, for families that bake it; may be repeated."
     )
     parser.add_argument("--data", help="Questions for the comparison with PyTorch; stock questions by default.")
     parser.add_argument("--samples", type=int, help="How many; as `edgekit export` by default.")

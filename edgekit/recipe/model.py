@@ -216,8 +216,8 @@ class Trainer:
     gradient_accumulation: int = 1
     """Forward passes per optimiser step."""
     order: Literal["questions", "pictures"] = "questions"
-    """Shuffle question by question, or picture by picture with all questions about one together, so that a batch
-    encodes few pictures for many questions. Each is visited once before any comes again, over the whole ladder."""
+    """Shuffle question by question, or image by image with all questions about one together, so that a batch
+    encodes few images for many questions. Each is visited once before any comes again, over the whole ladder."""
     gradient_checkpointing: bool = False
     """Compute activations again in the backward pass instead of keeping them: less memory, about a third more time."""
     lora: Lora | None = None

@@ -13,7 +13,7 @@ from edgekit.report.model import Example, Lineage, Report, Row
 from edgekit.report.text import COLUMNS, footnotes, speed_table, table
 from edgekit.visible import visible
 
-_PICTURE = re.compile(r"data:image/png;base64,[A-Za-z0-9+/=]*")
+_IMAGE = re.compile(r"data:image/png;base64,[A-Za-z0-9+/=]*")
 PALETTE = 8
 """Colours in the style sheet; rows beyond them begin again, and are told apart by their numbers."""
 
@@ -111,7 +111,7 @@ def _shown(example: Example, rows: Sequence[Row]) -> dict[str, Any]:
         for n, text in sorted(said.items())
         if n < len(rows)
     ]
-    picture = example.picture if example.picture and _PICTURE.fullmatch(example.picture) else None
+    picture = example.picture if example.picture and _IMAGE.fullmatch(example.picture) else None
     return {"example": example, "picture": picture, "answers": answers, "differs": any(a["differs"] for a in answers)}
 
 

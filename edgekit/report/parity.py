@@ -10,7 +10,7 @@ from typing import Literal
 from edgekit import schema
 from edgekit.errors import BundleError
 
-SCHEMA_VERSION = 3  # 2: components, odd pictures, attribution; 3: what apps are handed
+SCHEMA_VERSION = 3  # 2: components, odd images, attribution; 3: what apps are handed
 PARTS = ("preprocessing", "vision", "embedding", "decoder")
 
 
@@ -107,11 +107,11 @@ class Parity:
     tokens: int = 0
     """Of the reference's answers."""
     odd_pictures: int = 0
-    """Pictures of unusual modes and shapes that were prepared by both sides."""
+    """Images of unusual modes and shapes that were prepared by both sides."""
     pixel_max_abs: float | None = None
-    """Between the bundle's preprocessing and the Hugging Face processor, in normalised units, odd pictures included."""
+    """Between the bundle's preprocessing and the Hugging Face processor, in normalised units, odd images included."""
     prompt_ids_equal: float | None = None
-    """Share of prompts with the same token ids, placeholders expanded, odd pictures included."""
+    """Share of prompts with the same token ids, placeholders expanded, odd images included."""
     parameters_equal: float | None = None
     """1 where the manifest's image parameters are those of the bundle's processor files, else 0."""
     greedy_identical: float | None = None

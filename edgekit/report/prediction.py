@@ -36,7 +36,7 @@ class Prediction:
     memory_limit_entitled_bytes: int | None = None
     """Published, for an app with com.apple.developer.kernel.increased-memory-limit."""
     image_encode_ms: Estimate | None = None
-    """Of one picture; None where a peak of the device is not known, or the bundle does not tell its parts apart."""
+    """Of one image; None where a peak of the device is not known, or the bundle does not tell its parts apart."""
     prefill_tokens_per_s: Estimate | None = None
     ttft_ms: Estimate | None = None
     decode_tokens_per_s: Estimate | None = None

@@ -17,7 +17,7 @@ from edgekit.registry import BrokenPlugInError
 
 T = TypeVar("T")
 COMPONENTS = ("vision", "embedding", "decoder")
-# Whatever the precision: the runtime must see the picture and the words that PyTorch sees.
+# Whatever the precision: the runtime must see the image and the words that PyTorch sees.
 ALWAYS = {"pixel_max_abs": 1e-5, "prompt_ids_equal": 1.0, "parameters_equal": 1.0}
 # Prompts of a comparison, unless the caller says how many. One token of 64 cannot tell 98 % from 99 %, so short answers
 # need more of them: without a miss in 300 tokens the true share is above 99 % with 95 % confidence (the rule of three).

@@ -19,7 +19,7 @@ from edgekit.errors import EdgekitError
 from edgekit.system.timeouts import Timeouts, described
 
 READY = {"ready": 1}
-WORDS = {"start": "start", "load": "load", "encode": "picture's encoding", "prefill": "prefill", "decode": "token"}
+WORDS = {"start": "start", "load": "load", "encode": "image's encoding", "prefill": "prefill", "decode": "token"}
 NOISE_LINES = 200  # what may be printed before a worker speaks
 MISSED_BEATS = 5  # after so many it is not known what the worker does; native code may hold the interpreter
 

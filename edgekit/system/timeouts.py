@@ -20,7 +20,7 @@ class Timeouts:
     load_s: float = 3600.0
     """To load a model once; some runtimes compile it then."""
     encode_s: float = 1800.0
-    """To encode the pictures of one prompt."""
+    """To encode the images of one prompt."""
     prefill_s: float = 1800.0
     """To take in one prompt."""
     decode_s: float = 300.0

@@ -21,13 +21,13 @@ from edgekit.demo.shapes import draw
 from edgekit.errors import DataError, EdgekitError
 from edgekit.schema import field_docs
 
-PICTURE = draw(3)[0].convert("RGB").resize((48, 40))
-PIXELS = np.asarray(PICTURE)
+IMAGE = draw(3)[0].convert("RGB").resize((48, 40))
+PIXELS = np.asarray(IMAGE)
 
 
 def png() -> bytes:
     out = io.BytesIO()
-    PICTURE.save(out, "PNG")
+    IMAGE.save(out, "PNG")
     return out.getvalue()
 
 
@@ -38,47 +38,47 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-# ------------------------------------------------------------------------------------------------------------ pictures
+# ------------------------------------------------------------------------------------------------------------ images
 
 
-def test_every_kind_of_picture(file: Path) -> None:
-    kinds: list[Any] = [str(file), file, png(), bytearray(png()), PICTURE, PIXELS, Image.open(file)]
+def test_every_kind_of_image(file: Path) -> None:
+    kinds: list[Any] = [str(file), file, png(), bytearray(png()), IMAGE, PIXELS, Image.open(file)]
     for one in kinds:
-        (seen,) = arguments.pictures(one)
+        (seen,) = arguments.opened_images(one)
         np.testing.assert_array_equal(np.asarray(seen), PIXELS)
     for many in (kinds, tuple(kinds), iter(kinds), np.stack([PIXELS] * 7)):
-        found = arguments.pictures(many)
+        found = arguments.opened_images(many)
         assert len(found) == 7 and all(np.array_equal(np.asarray(image), PIXELS) for image in found)
-    assert arguments.pictures(None) == arguments.pictures([]) == arguments.pictures(()) == []
-    assert arguments.pictures(PIXELS[..., 0])[0].mode == "L"
-    assert arguments.pictures(np.dstack([PIXELS, PIXELS[..., :1]]))[0].mode == "RGBA"
+    assert arguments.opened_images(None) == arguments.opened_images([]) == arguments.opened_images(()) == []
+    assert arguments.opened_images(PIXELS[..., 0])[0].mode == "L"
+    assert arguments.opened_images(np.dstack([PIXELS, PIXELS[..., :1]]))[0].mode == "RGBA"
 
 
 def test_a_turned_photo_is_the_same_as_file_and_as_image(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
-    PICTURE.save(tmp_path / "turned.jpg", exif=exif, quality=95)
+    IMAGE.save(tmp_path / "turned.jpg", exif=exif, quality=95)
     given = [tmp_path / "turned.jpg", Image.open(tmp_path / "turned.jpg"), (tmp_path / "turned.jpg").read_bytes()]
-    seen = [np.asarray(image) for image in arguments.pictures(given)]
+    seen = [np.asarray(image) for image in arguments.opened_images(given)]
     assert seen[0].shape == (48, 40, 3) and all(np.array_equal(one, seen[0]) for one in seen)
 
 
 @pytest.mark.parametrize(
     "mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "I", "F", "I;16", "La", "RGBa"]
 )
-def test_pictures_as_files_are_the_same_pictures(mode: str) -> None:
+def test_images_as_files_are_the_same_images(mode: str) -> None:
     """For other processes, which open them as any file."""
     from edgekit.data import ImageRef
     from edgekit.inputs.images import as_rgb, upright
 
     image = (
         Image.fromarray(PIXELS[..., 0].astype(np.uint16) * 257) if mode == "I;16"
-        else PICTURE.convert("RGBA").convert(mode) if mode in ("La", "RGBa")
-        else PICTURE.convert("LA").convert("PA") if mode == "PA"
-        else PICTURE.convert(mode)
+        else IMAGE.convert("RGBA").convert(mode) if mode in ("La", "RGBa")
+        else IMAGE.convert("LA").convert("PA") if mode == "PA"
+        else IMAGE.convert(mode)
     )  # fmt: skip
-    (wanted,) = arguments.pictures(image)
-    with arguments.picture_files(image) as files:
+    (wanted,) = arguments.opened_images(image)
+    with arguments.image_files(image) as files:
         seen = upright(ImageRef(path=files[0]).open())
     assert not files[0].exists()
     if mode in ("La", "RGBa"):
@@ -92,24 +92,24 @@ def test_pictures_as_files_are_the_same_pictures(mode: str) -> None:
         (7, ["images", "7", "int"]), ([3.5], ["images[0]", "3.5"]), ({"a": 1}, ["images", "dict"]),
         (PIXELS.astype(np.float32), ["images", "40 x 48 x 3", "float32"]),
         (np.zeros((2, 3, 4, 5, 6), np.uint8), ["5 x 6"]),
-        (np.zeros((4, 4, 2), np.uint8), ["4 x 4 x 2"]), ([PICTURE, None], ["images[1]", "None"]), (True, ["images"]),
+        (np.zeros((4, 4, 2), np.uint8), ["4 x 4 x 2"]), ([IMAGE, None], ["images[1]", "None"]), (True, ["images"]),
     ],
 )  # fmt: skip
-def test_no_pictures(value: Any, words: list[str]) -> None:
+def test_no_images(value: Any, words: list[str]) -> None:
     with pytest.raises(EdgekitError) as error:
-        arguments.pictures(value)
+        arguments.opened_images(value)
     assert all(word in str(error.value) for word in words), str(error.value)
 
 
-def test_broken_pictures(tmp_path: Path) -> None:
+def test_broken_images(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"No image at .*c\.png"):
-        arguments.pictures(str(tmp_path / "c.png"))
+        arguments.opened_images(str(tmp_path / "c.png"))
     with pytest.raises(DataError, match="images"):
-        arguments.pictures(b"no picture")
+        arguments.opened_images(b"no image")
     (tmp_path / "cut.png").write_bytes(png()[:200])
     lazy = Image.open(tmp_path / "cut.png")
     with pytest.raises(DataError, match=r"images\[1\]"):
-        arguments.pictures([PICTURE, lazy])
+        arguments.opened_images([IMAGE, lazy])
 
 
 # --------------------------------------------------------------------------------------------------- paths and settings
@@ -167,7 +167,7 @@ def test_run_takes_what_is_at_hand(tiny_checkpoint: Path, file: Path) -> None:
     said = [
         api.run(model, "q", images, max_new_tokens=np.int64(3))  # type: ignore[arg-type]
         for model, images in (
-            (tiny_checkpoint, [file]), (str(tiny_checkpoint), str(file)), (tiny_checkpoint, PICTURE),
+            (tiny_checkpoint, [file]), (str(tiny_checkpoint), str(file)), (tiny_checkpoint, IMAGE),
             (tiny_checkpoint, PIXELS),
         )
     ]  # fmt: skip

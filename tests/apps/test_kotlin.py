@@ -50,7 +50,7 @@ def prove(*bundles: Path) -> None:
     counts = re.findall(r"^.*\): (\d+) checks, (\d+) failed$", said, re.MULTILINE)
     assert len(counts) == len(bundles)
     for checks, failed in counts:
-        assert int(checks) >= 26 and failed == "0"  # ten pictures, the strings, ten prompts, four answers, a chat
+        assert int(checks) >= 26 and failed == "0"  # ten images, the strings, ten prompts, four answers, a chat
 
 
 def test_golden_vectors_of_each_family_chats_and_caches(family_bundle: Callable[[str], Path]) -> None:
@@ -73,7 +73,7 @@ def test_the_demos_golden_vectors_and_answers_in_every_precision(
 
 
 def questions(folder: Path, bundles: list[Path], asked: list[Sample]) -> Path:
-    """Questions with their pictures as raw bytes, and what each bundle answers in Python."""
+    """Questions with their images as raw bytes, and what each bundle answers in Python."""
     entries = []
     for number, sample in enumerate(asked):
         (shown,) = [np.asarray(as_rgb(image.open())) for image in sample.images]

@@ -153,7 +153,7 @@ PIECES: dict[str, Any] = {
 
 
 def turn(role: str, *parts: str) -> dict[str, Any]:
-    """A message; "*" is a picture."""
+    """A message; "*" is an image."""
     content = [{"type": "image"} if part == "*" else {"type": "text", "text": part} for part in parts]
     return {"role": role, "content": content}
 

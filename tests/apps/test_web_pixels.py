@@ -1,4 +1,4 @@
-"""The web library's pixels, prompts' pictures and positions beside edgekit's own, bit for bit."""
+"""The web library's pixels, prompts' images and positions beside edgekit's own, bit for bit."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
-from web_library import array_of, ask, base64_of, picture_of
+from web_library import array_of, ask, base64_of, image_of
 
 from edgekit.families import FAMILIES, gemma3, llava_onevision
 from edgekit.inputs.images import as_rgb
@@ -25,7 +25,7 @@ SIZES = [
     ((3, 200), (64, 8)),
     ((120, 90), (121, 90)),
 ]
-PICTURES = [(64, 64), (90, 37), (37, 150), (1, 1), (200, 9), (130, 128), (61, 60)]
+IMAGES = [(64, 64), (90, 37), (37, 150), (1, 1), (200, 9), (130, 128), (61, 60)]
 HALF: dict[str, Any] = {"rescale_factor": 1 / 255, "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
 CLIP: dict[str, Any] = {
     "rescale_factor": 1 / 255,
@@ -147,7 +147,7 @@ def test_resizing_is_pillows(filter: int, tmp_path: Path) -> None:
 
 
 def _given(pixels: NDArray[np.uint8]) -> dict[str, Any]:
-    return {"picture": picture_of(pixels)}
+    return {"picture": image_of(pixels)}
 
 
 @pytest.mark.parametrize("order", ORDERS)
@@ -192,7 +192,7 @@ def test_pixels_and_places_are_edgekits(family: str, tmp_path: Path) -> None:
     module = FAMILIES.load(family)
     calls, wanted, fillings = [], [], []
     for params in ({**params, "resize_order": ORDER} for params in PARAMS[family]):
-        for number, (width, height) in enumerate(PICTURES):
+        for number, (width, height) in enumerate(IMAGES):
             pixels = noise(width, height, number)
             calls.append({"call": "preprocess", "family": family, "params": params, **_given(pixels)})
             wanted.append(module.preprocess([Image.fromarray(pixels)], params))
@@ -256,7 +256,7 @@ def test_a_prompt_with_another_number_of_places_is_refused(tmp_path: Path) -> No
     assert "No app library speaks for" in none["message"]
 
 
-def test_a_large_picture_at_random_sizes(tmp_path: Path) -> None:
+def test_a_large_image_at_random_sizes(tmp_path: Path) -> None:
     """Sizes nobody chose: coefficients of long filters, rounded to 22 bits."""
     draw, calls, wanted = random.Random(0), [], []
     pixels = noise(611, 403)

@@ -78,7 +78,7 @@ def test_what_is_wrong_is_said_without_a_traceback(registered: str, tiny_checkpo
     cases = (
         (("--model", str(tmp_path / "no"), str(tmp_path / "out")), "No model at"),
         (("--model", str(tiny_checkpoint), str(tmp_path / "out"), "--precision", "int3"), "has no precision 'int3'"),
-        (("--model", str(tiny_checkpoint), str(tmp_path / "out"), "--image-size", "64"), "no picture size"),
+        (("--model", str(tiny_checkpoint), str(tmp_path / "out"), "--image-size", "64"), "no image size"),
     )
     for given, message in cases:
         done = optimum_cli("export", "onnx-vlm", *given, path=registered)
@@ -120,14 +120,14 @@ def test_a_bundle_takes_optimums_dummy_inputs(tiny_bundle: Path) -> None:
     size = {"batch_size": batch, "sequence_length": new}
     words = DummyTextInputGenerator(TASK, both, **size)
     cache = MistralDummyPastKeyValuesGenerator(TASK, text, batch_size=batch, sequence_length=past)
-    pictures = DummyVisionInputGenerator(TASK, both, batch_size=batch)
+    images = DummyVisionInputGenerator(TASK, both, batch_size=batch)
     paths = {name: tiny_bundle / part.file for name, part in Bundle.load(tiny_bundle).manifest.components.items()}
     run = {name: onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]) for name, path in paths.items()}
 
     ids = words.generate("input_ids").numpy()
     embeds = run["token_embedding"].run(None, {"input_ids": ids})[0]
     assert embeds.shape == (batch, new, text.hidden_size)
-    pixels = pictures.generate("pixel_values").numpy()
+    pixels = images.generate("pixel_values").numpy()
     features = run["vision_encoder"].run(None, {"pixel_values": pixels[:, None]})[0]
     assert features.shape[0] == batch and features.shape[-1] == text.hidden_size
     feeds = {"inputs_embeds": embeds, "attention_mask": np.ones((batch, past + new), dtype=np.int64)}

@@ -22,7 +22,7 @@ cli = CliRunner()
 def spec(tmp_path: Path) -> str:
     Image.new("RGB", (10, 20)).save(tmp_path / "a.png")
     Image.new("L", (30, 5)).save(tmp_path / "b.png")
-    (tmp_path / "bad.png").write_bytes(b"no picture")
+    (tmp_path / "bad.png").write_bytes(b"no image")
     turned = Image.new("RGB", (4, 4))
     exif = turned.getexif()
     exif[0x0112] = 6
@@ -114,7 +114,7 @@ def test_damaged_exif_is_a_warning(tmp_path: Path, tags: bytes) -> None:
     Image.new("RGB", (4, 4)).save(tmp_path / "a.webp", exif=tags)
     found = check(write(tmp_path, {"question": "q", "image": "a.webp", "answer": "a"}))
     assert (found.good, found.warning_count) == (1, 1)
-    assert found.warnings[0].reason.startswith("the picture's EXIF tags cannot be read")
+    assert found.warnings[0].reason.startswith("the image's EXIF tags cannot be read")
 
 
 def test_closed_answers_from_a_file(tmp_path: Path) -> None:

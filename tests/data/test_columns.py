@@ -90,7 +90,7 @@ def test_shards_come_in_the_order_of_their_names(tmp_path: Path) -> None:
     assert described(tmp_path) == [f"q{i}" for i in range(10)]
 
 
-def test_messages_with_pictures(tmp_path: Path) -> None:
+def test_messages_with_images(tmp_path: Path) -> None:
     """As TRL stores them: every part of the column has all keys."""
     parts = [{"type": "image", "text": None}, {"type": "text", "text": "what?"}]
     row = {"messages": [{"role": "user", "content": parts}], "images": [{"bytes": png(), "path": None}], "answer": "a"}
@@ -102,7 +102,7 @@ def test_messages_with_pictures(tmp_path: Path) -> None:
 
 
 def test_parquet_is_never_whole_in_memory(tmp_path: Path) -> None:
-    """40 MB of pictures in two row groups: neither the file, nor a group, nor a large batch is held."""
+    """40 MB of images in two row groups: neither the file, nor a group, nor a large batch is held."""
     path = tmp_path / "q.parquet"
     schema = pa.schema([("question", pa.string()), ("image", pa.binary()), ("answer", pa.string())])
     rows = [{"question": "q", "image": os.urandom(50_000), "answer": "a"}] * 400
@@ -226,7 +226,7 @@ def test_an_imagefolder_by_the_library(tmp_path: Path) -> None:
     assert (sample.text, sample.answer, sample.images[0].open().size) == ("what?", "cat", (8, 6))
 
 
-def test_pictures_stay_encoded_and_other_columns_unread(tmp_path: Path) -> None:
+def test_images_stay_encoded_and_other_columns_unread(tmp_path: Path) -> None:
     import datasets as library
 
     rows = {"question": ["q"], "images": [[{"bytes": png(), "path": None}] * 2], "answer": ["a"], "other": [b"x"]}

@@ -62,7 +62,7 @@ ASKED = [user(IMAGE, text("what?"))]
 ROWS: list[tuple[str, dict[str, Any], list[dict[str, Any]], tuple[ImageRef, ...]]] = [
     ("question", {"question": "what?", "image": "a.png", "answer": "cat"}, ASKED, (A,)),
     (
-        "messages ending with the answer",  # TRL: texts, pictures beside them
+        "messages ending with the answer",  # TRL: texts, images beside them
         {
             "messages": [{"role": "user", "content": "what?"}, {"role": "assistant", "content": "cat"}],
             "images": ["a.png"],
@@ -132,7 +132,7 @@ ROWS: list[tuple[str, dict[str, Any], list[dict[str, Any]], tuple[ImageRef, ...]
         (A,),
     ),
     (
-        "conversations; <image> marks",  # MiniCPM-V: pictures by name, the order of the text counts
+        "conversations; <image> marks",  # MiniCPM-V: images by name, the order of the text counts
         {
             "image": {"<image_00>": "b.png", "<image_01>": "a.png", "<image_02>": None},
             "conversations": [
@@ -188,7 +188,7 @@ ROWS: list[tuple[str, dict[str, Any], list[dict[str, Any]], tuple[ImageRef, ...]
         (A,),
     ),
     (
-        "messages ending with the answer",  # the parts' own indices say whose picture is whose
+        "messages ending with the answer",  # the parts' own indices say whose image is whose
         {
             "messages": [user({**IMAGE, "index": 1}, text("?"), {**IMAGE, "index": 0}), said("cat")],
             "images": ["a.png", "b.png"],
@@ -232,7 +232,7 @@ def test_each_form_in_every_source(
     assert isinstance(streamed, Sample) and (streamed.messages, streamed.answer) == (messages, "cat")
 
 
-def test_pictures_in_parts_of_a_datasets_folder_stay_encoded(tmp_path: Path) -> None:
+def test_images_in_parts_of_a_datasets_folder_stay_encoded(tmp_path: Path) -> None:
     import datasets
 
     part = {"type": datasets.Value("string"), "text": datasets.Value("string"), "image": datasets.Image()}
@@ -259,7 +259,7 @@ def test_metadata_of_an_image_folder_may_hold_a_conversation(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("value", [f"data:image/png;base64,{B64}", B64, {"bytes": B64}, {"bytes": PNG, "path": None}])
-def test_embedded_pictures(value: Any) -> None:
+def test_embedded_images(value: Any) -> None:
     assert good({"question": "q", "image": value}).images == (ImageRef(data=PNG),)
 
 
@@ -290,8 +290,8 @@ TURNS = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "cat
             {"messages": [user({"type": "image", "image": "a.png"}, text("q"))], "images": ["a.png"]},
             "in the messages and in 'images' too",
         ),
-        ({"messages": [user({"type": "image", "url": "a", "path": "b"}, text("q"))]}, "names 2 pictures"),
-        ({"messages": [TURNS[0], {"role": "assistant", "content": [IMAGE]}]}, "the answer holds a picture"),
+        ({"messages": [user({"type": "image", "url": "a", "path": "b"}, text("q"))]}, "names 2 images"),
+        ({"messages": [TURNS[0], {"role": "assistant", "content": [IMAGE]}]}, "the answer holds an image"),
         (
             {"messages": [user({"type": "image_url", "image_url": {"url": "https://a.b/c.png"}}, text("q"))]},
             "an image is a URL, 'https://a.b/c.png'",
@@ -302,7 +302,7 @@ TURNS = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "cat
         ({"caption": "a cat", "image": "a.png"}, "neither 'question' nor 'messages', only 'caption'"),
         (
             {"image": {"<image_00>": "a.png"}, "conversations": [{"role": "user", "content": "q"}]},
-            "names 0 of the pictures",
+            "names 0 of the images",
         ),
     ],
 )
@@ -405,7 +405,7 @@ def test_where_it_cannot_be_written(tmp_path: Path) -> None:
 
 
 def test_parquet_is_written_as_it_streams(tmp_path: Path) -> None:
-    """30 MB of embedded pictures: no more than a row group is held at once."""
+    """30 MB of embedded images: no more than a row group is held at once."""
     schema = pa.schema([("question", pa.string()), ("image", pa.binary()), ("answer", pa.string())])
     with pq.ParquetWriter(tmp_path / "q.parquet", schema) as writer:
         for _ in range(4):

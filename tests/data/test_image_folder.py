@@ -15,7 +15,7 @@ from edgekit.errors import DataError
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Two answers, one picture each."""
+    """Two answers, one image each."""
     for answer in ("cat", "dog"):
         (tmp_path / answer).mkdir()
         Image.new("RGB", (3, 2)).save(tmp_path / answer / "1.png")
@@ -32,11 +32,11 @@ def test_what_is_no_row_and_what_is_a_bad_one(folder: Path) -> None:
     Image.new("RGB", (3, 2)).save(folder / ".hidden" / "1.png")
     (folder / "cat" / "notes.txt").write_text("x")
     (folder / "cat" / ".DS_Store").write_text("x")
-    (folder / "cat" / "2.HEIC").write_bytes(b"x")  # looks like a picture, so it is not passed by
+    (folder / "cat" / "2.HEIC").write_bytes(b"x")  # looks like an image, so it is not passed by
     (folder / "cat" / "inner").mkdir()
     Image.new("RGB", (3, 2)).save(folder / "loose.png")
     assert described(folder) == [
-        ("loose.png", "a picture in no answer's folder"),
+        ("loose.png", "an image in no answer's folder"),
         ("inner", "a folder inside an answer's folder is not read"),
         ("cat/1.png", "cat"),
         ("cat/2.HEIC", "cat"),
@@ -84,12 +84,12 @@ def test_splits_are_not_taken_for_answers(folder: Path) -> None:
     assert str(folder / "cat") in str(caught.value) and str(folder / "dog") not in str(caught.value)
 
 
-def test_the_pictures_of_a_file_are_not_taken_for_answers(folder: Path) -> None:
+def test_the_images_of_a_file_are_not_taken_for_answers(folder: Path) -> None:
     (folder / "q.jsonl").write_text("{}\n")
-    with pytest.raises(DataError, match=r"holds q\.jsonl beside folders of pictures"):
+    with pytest.raises(DataError, match=r"holds q\.jsonl beside folders of images"):
         open_data(str(folder))
     (folder / "q.jsonl").rename(folder / "q.parquet")
-    assert not image_folder.claims(str(folder))  # shards with pictures beside them are the Parquet source's
+    assert not image_folder.claims(str(folder))  # shards with images beside them are the Parquet source's
 
 
 def test_metadata_rows(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Pictures as they come: whole ones give the pixels that transformers' `load_image` gives, all others a reason."""
+"""Images as they come: whole ones give the pixels that transformers' `load_image` gives, all others a reason."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_a_whole_jpeg_is_read_to_the_last_pixel(options: dict[str, Any], end: by
         np.testing.assert_array_equal(np.asarray(ImageRef(data=data + end).open()), wanted)
 
 
-def test_pictures_of_several_parts_and_damaged_headers() -> None:
+def test_images_of_several_parts_and_damaged_headers() -> None:
     first, second = noise(seed=1), noise(seed=2)
     data = encoded(first, "MPO", save_all=True, append_images=[second])
     assert ImageRef(data=data).open().size == first.size
@@ -93,7 +93,7 @@ def test_half_a_file_of_any_kind_is_refused(kind: str) -> None:
         ImageRef(data=data[: len(data) // 2]).open()
 
 
-def test_nobody_else_can_let_half_pictures_in(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nobody_else_can_let_half_images_in(monkeypatch: pytest.MonkeyPatch) -> None:
     """A library may set Pillow's switch for the whole process."""
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
     for kind in ("JPEG", "PNG", "GIF"):
@@ -123,7 +123,7 @@ def special() -> dict[str, bytes]:
 
 @pytest.mark.parametrize(("name", "data"), special().items(), ids=special())
 def test_the_pixels_are_those_of_transformers(tmp_path: Path, name: str, data: bytes) -> None:
-    """Whatever the suffix says; a picture is turned by its tag, and of several frames the first is seen."""
+    """Whatever the suffix says; an image is turned by its tag, and of several frames the first is seen."""
     path = tmp_path / "wrong-suffix.bmp"
     path.write_bytes(data)
     wanted = np.asarray(load_image(str(path)))
@@ -196,8 +196,8 @@ def test_what_is_no_file_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.M
     ("data", "reason"),
     [
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "Git LFS pointer"),
-        (b"<!DOCTYPE html><title>404</title>", "It is text, not a picture"),
-        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "It is text, not a picture"),
+        (b"<!DOCTYPE html><title>404</title>", "It is text, not an image"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "It is text, not an image"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "cannot identify"),  # never handed to Ghostscript
     ],
 )
@@ -209,7 +209,7 @@ def test_what_it_is_instead(tmp_path: Path, data: bytes, reason: str) -> None:
                 read()
 
 
-def test_the_check_decodes_every_picture_and_keeps_the_order(tmp_path: Path) -> None:
+def test_the_check_decodes_every_image_and_keeps_the_order(tmp_path: Path) -> None:
     """More rows than are looked at ahead; the bad ones are named by file, line and reason."""
     data = encoded(noise(), "JPEG")
     cut = data[: len(data) // 2] + b"\xff\xd9"
@@ -222,7 +222,7 @@ def test_the_check_decodes_every_picture_and_keeps_the_order(tmp_path: Path) -> 
     spec.write_text("".join(json.dumps(row) + "\n" for row in rows))
     found = api.data_check(str(spec)).findings
     assert [row.location for row in found.bad] == [f"{spec}:{number + 1}" for number in (7, 57, 107)]
-    assert all("the picture ends early" in row.reason or "truncated" in row.reason for row in found.bad)
+    assert all("the image ends early" in row.reason or "truncated" in row.reason for row in found.bad)
     assert (found.good, found.widths, found.heights) == (147, (60, 60), (44, 44))
     assert api.data_check(str(spec), fast=True).findings.good == 150
     (tmp_path / "3.jpg").unlink()
@@ -231,9 +231,9 @@ def test_the_check_decodes_every_picture_and_keeps_the_order(tmp_path: Path) -> 
 
 def test_the_check_warns_of_what_is_seen_otherwise_than_stored(tmp_path: Path) -> None:
     names = {"animated GIF": "2 frames", "turned PNG": "turned by its EXIF tag", "CMYK": ""}
-    pictures = special() | {"deep": encoded(noise(mode="I;16"), "PNG")}
+    images = special() | {"deep": encoded(noise(mode="I;16"), "PNG")}
     for name, words in (names | {"deep": "16 bits"}).items():
-        (tmp_path / "a.png").write_bytes(pictures[name])
+        (tmp_path / "a.png").write_bytes(images[name])
         (tmp_path / "q.jsonl").write_text('{"question": "q", "image": "a.png", "answer": "a"}\n')
         found = api.data_check(str(tmp_path / "q.jsonl")).findings
         assert found.good == 1 and [words in row.reason for row in found.warnings] == [True] * bool(words)

@@ -116,7 +116,7 @@ def test_check_and_show(tmp_path: Path) -> None:
     assert found.bad[0].reason == "the answer 'paris' is not among the 3 allowed, did you mean 'Paris'?"
     cli = CliRunner()
     shown = cli.invoke(build(), ["data", "show", str(spec)]).stdout.splitlines()
-    assert shown[0] == "line-1           'one?' -> 'yes' (of 10, 2 different)  [no picture]  vqa  (question)"
+    assert shown[0] == "line-1           'one?' -> 'yes' (of 10, 2 different)  [no image]  vqa  (question)"
     (first, _) = json.loads(cli.invoke(build(), ["data", "show", str(spec), "--json"]).stdout)
     assert (first["answer"], first["answers"], first["dataset"]) == ("yes", TEN, "vqa")
 

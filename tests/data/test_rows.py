@@ -75,7 +75,7 @@ def test_null_is_absent() -> None:
 
 
 def test_null_keys_of_messages_are_dropped() -> None:
-    """A template that asks `'image' in part` would take every text part of a Parquet file for a picture."""
+    """A template that asks `'image' in part` would take every text part of a Parquet file for an image."""
     parts = [{"type": "image", "text": None}, {"type": "text", "text": "q", "image": None}]
     row = good(messages=[{"role": "user", "content": parts, "tool_calls": None, "name": "me"}], images=["a.png"])
     assert row.messages == [
@@ -90,11 +90,11 @@ def test_numbers_and_paths() -> None:
     assert [ref.path for ref in row.images] == [Path("/base/../up.png"), Path("/abs.png")]
 
 
-def test_an_embedded_picture_says_where_it_was() -> None:
-    (ref,) = good(question="q", image=b"no picture").images
+def test_an_embedded_image_says_where_it_was() -> None:
+    (ref,) = good(question="q", image=b"no image").images
     with pytest.raises(DataError, match="Cannot read the image embedded in here:7"):
         ref.open()
-    assert ref == ImageRef(data=b"no picture")  # the place is no part of the picture
+    assert ref == ImageRef(data=b"no image")  # the place is no part of the image
 
 
 @pytest.mark.parametrize("error", [RuntimeError("plug-in"), struct.error("short"), EOFError("cut")])

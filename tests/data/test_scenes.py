@@ -177,7 +177,7 @@ def test_ids_are_unique_and_do_not_depend_on_what_else_is_asked() -> None:
     assert other.isdisjoint(every) and other.isdisjoint(row.id for row in samples("scenes:train:pictures=60"))
 
 
-def test_seeds_draw_other_pictures() -> None:
+def test_seeds_draw_other_images() -> None:
     texts = [
         b"".join(row.images[0].encoded() for row in samples(f"scenes:{spec}:description:pictures=4"))
         for spec in ("train", "test", "train:seed=1", "test:seed=1")
@@ -187,7 +187,7 @@ def test_seeds_draw_other_pictures() -> None:
         assert scene("train", 0, index).placed != scene("test", 0, index).placed
 
 
-def test_streamed_one_picture_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_streamed_one_image_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[int] = []
     real = scenes.scene
     monkeypatch.setattr(scenes, "scene", lambda *args: drawn.append(args[2]) or real(*args))
@@ -198,10 +198,10 @@ def test_streamed_one_picture_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None
     held, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert drawn == list(range(300)) and ids[299] == "train-0-000299-description-0"
-    assert held < 300 * 1000  # ids alone: a picture is 3 kB
+    assert held < 300 * 1000  # ids alone: an image is 3 kB
 
 
-def test_questions_of_a_picture_share_it() -> None:
+def test_questions_of_an_image_share_it() -> None:
     rows = list(samples("scenes:train:pictures=2"))
     assert len({id(row.images[0]) for row in rows}) == 2
 

@@ -36,7 +36,7 @@ NOISE = noise()
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Path:
+def images(tmp_path: Path) -> Path:
     (tmp_path / "a.png").write_bytes(png())
     return tmp_path
 
@@ -47,14 +47,14 @@ def write_jsonl(folder: Path, *lines: Any, name: str = "q.jsonl") -> str:
     return str(path)
 
 
-def test_jsonl_good_rows(pictures: Path) -> None:
+def test_jsonl_good_rows(images: Path) -> None:
     parts = [{"type": "image"}, {"type": "text", "text": "two?"}]
     spec = write_jsonl(
-        pictures,
+        images,
         {"question": "one?", "image": "a.png", "answer": "yes"},
         b"\n",
         {"messages": [{"role": "user", "content": parts}], "images": ["a.png"], "answer": 3, "id": "x"},
-        {"question": "no picture?", "answer": None},
+        {"question": "no image?", "answer": None},
     )
     first, second, third = (row for row in open_data(spec))
     assert isinstance(first, Sample) and isinstance(second, Sample) and isinstance(third, Sample)
@@ -85,9 +85,9 @@ def test_jsonl_good_rows(pictures: Path) -> None:
         (b"[" * 100_000 + b"\n", "not valid JSON"),
     ],
 )
-def test_jsonl_bad_rows_name_their_line_and_do_not_stop(pictures: Path, line: Any, reason: str) -> None:
+def test_jsonl_bad_rows_name_their_line_and_do_not_stop(images: Path, line: Any, reason: str) -> None:
     good = {"question": "q", "answer": "a"}
-    spec = write_jsonl(pictures, good, line, good)
+    spec = write_jsonl(images, good, line, good)
     before, bad, after = open_data(spec)
     assert isinstance(before, Sample) and isinstance(after, Sample)
     assert isinstance(bad, BadRow)
@@ -95,8 +95,8 @@ def test_jsonl_bad_rows_name_their_line_and_do_not_stop(pictures: Path, line: An
     assert reason in bad.reason
 
 
-def test_jsonl_with_a_byte_order_mark(pictures: Path) -> None:
-    spec = write_jsonl(pictures, b"\xef\xbb\xbf" + json.dumps({"question": "q", "answer": "a"}).encode())
+def test_jsonl_with_a_byte_order_mark(images: Path) -> None:
+    spec = write_jsonl(images, b"\xef\xbb\xbf" + json.dumps({"question": "q", "answer": "a"}).encode())
     assert isinstance(next(open_data(spec)), Sample)
 
 
@@ -116,9 +116,9 @@ def test_jsonl_round_trip(tmp_path_factory: pytest.TempPathFactory, pairs: list[
     assert read == pairs
 
 
-def test_rows_are_streamed(pictures: Path) -> None:
+def test_rows_are_streamed(images: Path) -> None:
     """The hundred-thousandth line is not JSON and the file is never read that far."""
-    path = pictures / "long.jsonl"
+    path = images / "long.jsonl"
     with path.open("w") as stream:
         stream.writelines(json.dumps({"question": str(i), "answer": "a"}) + "\n" for i in range(100_000))
         stream.write("{broken\n")
@@ -129,21 +129,21 @@ def test_rows_are_streamed(pictures: Path) -> None:
         list(samples(str(path)))
 
 
-def test_parquet_with_bytes_structs_and_paths(pictures: Path) -> None:
+def test_parquet_with_bytes_structs_and_paths(images: Path) -> None:
     rows = [
         {"question": "bytes?", "images": [{"bytes": png(), "path": None}], "answer": "a"},
         {"question": "path?", "images": [{"bytes": None, "path": "a.png"}], "answer": "b"},
         {"question": None, "images": [], "answer": "c"},
     ]
-    pq.write_table(pa.Table.from_pylist(rows), pictures / "one.parquet")
-    first, second, third = open_data(str(pictures / "one.parquet"))
+    pq.write_table(pa.Table.from_pylist(rows), images / "one.parquet")
+    first, second, third = open_data(str(images / "one.parquet"))
     assert isinstance(first, Sample) and isinstance(second, Sample) and isinstance(third, BadRow)
     assert first.images[0].open().size == second.images[0].open().size == (8, 6)
     assert third.location.endswith("one.parquet row 3")
 
 
-def test_parquet_folder_and_damage(pictures: Path) -> None:
-    folder = pictures / "shards"
+def test_parquet_folder_and_damage(images: Path) -> None:
+    folder = images / "shards"
     folder.mkdir()
     for number in (1, 0):
         table = pa.Table.from_pylist([{"question": f"q{number}", "answer": "a"}])
@@ -158,39 +158,39 @@ def test_parquet_folder_and_damage(pictures: Path) -> None:
         list(samples(str(folder)))
 
 
-def test_image_folder_by_answer_and_by_metadata(pictures: Path) -> None:
+def test_image_folder_by_answer_and_by_metadata(images: Path) -> None:
     for answer in ("cat", "dog"):
-        (pictures / "sorted" / answer).mkdir(parents=True)
-        (pictures / "sorted" / answer / "1.png").write_bytes(png())
-    rows = [row for row in open_data(str(pictures / "sorted")) if isinstance(row, Sample)]
+        (images / "sorted" / answer).mkdir(parents=True)
+        (images / "sorted" / answer / "1.png").write_bytes(png())
+    rows = [row for row in open_data(str(images / "sorted")) if isinstance(row, Sample)]
     assert [(row.id, row.answer, row.text) for row in rows] == [
         ("cat/1.png", "cat", "What is this?"),
         ("dog/1.png", "dog", "What is this?"),
     ]
-    (pictures / "sorted" / "question.txt").write_text("Which animal?\n")
-    assert {row.text for row in samples(str(pictures / "sorted"))} == {"Which animal?"}
+    (images / "sorted" / "question.txt").write_text("Which animal?\n")
+    assert {row.text for row in samples(str(images / "sorted"))} == {"Which animal?"}
     listed = [{"file_name": "a.png", "question": "q", "answer": "x"}, {"question": "q"}]
-    write_jsonl(pictures, *listed, name="metadata.jsonl")
-    good, bad = open_data(str(pictures))
+    write_jsonl(images, *listed, name="metadata.jsonl")
+    good, bad = open_data(str(images))
     assert isinstance(good, Sample) and good.images[0].open().size == (8, 6)
     assert isinstance(bad, BadRow) and bad.reason == "no 'file_name'" and bad.location.endswith("metadata.jsonl:2")
 
 
-def test_datasets_folder_and_disk(pictures: Path) -> None:
+def test_datasets_folder_and_disk(images: Path) -> None:
     import datasets
 
     table = {"question": ["one?", "two?"], "image": [{"bytes": png(), "path": None}] * 2, "answer": ["a", "b"]}
     stored = datasets.Dataset.from_dict(table).cast_column("image", datasets.Image())
-    stored.save_to_disk(pictures / "disk")
-    (pictures / "folder").mkdir()
-    stored.to_parquet(pictures / "folder" / "train.parquet")
-    for spec in (f"datasets:{pictures / 'disk'}:train", f"datasets:{pictures / 'folder'}:train"):
+    stored.save_to_disk(images / "disk")
+    (images / "folder").mkdir()
+    stored.to_parquet(images / "folder" / "train.parquet")
+    for spec in (f"datasets:{images / 'disk'}:train", f"datasets:{images / 'folder'}:train"):
         rows = list(samples(spec))
         assert [(row.text, row.answer) for row in rows] == [("one?", "a"), ("two?", "b")]
         assert rows[0].images[0].open().size == (8, 6)
         assert isinstance(rows[0].images[0].data, bytes)  # left encoded until it is opened
     with pytest.raises(DataError, match="cannot load"):
-        next(open_data(f"datasets:{pictures / 'nowhere'}:train"))
+        next(open_data(f"datasets:{images / 'nowhere'}:train"))
     with pytest.raises(DataError, match="is not datasets:"):
         next(open_data("datasets:only"))
 
@@ -200,11 +200,11 @@ def test_unknown_spec() -> None:
         open_data("missing.jsonl")
 
 
-def test_empty_and_answerless(pictures: Path) -> None:
+def test_empty_and_answerless(images: Path) -> None:
     with pytest.raises(DataError, match="holds no samples"):
-        list(samples(write_jsonl(pictures, b"\n")))
+        list(samples(write_jsonl(images, b"\n")))
     with pytest.raises(DataError, match="no answer"):
-        list(samples(write_jsonl(pictures, {"question": "q"})))
+        list(samples(write_jsonl(images, {"question": "q"})))
 
 
 @pytest.mark.parametrize(
@@ -218,7 +218,7 @@ def test_images_that_cannot_be_read(tmp_path: Path, content: bytes) -> None:
         ImageRef(data=content).open()
 
 
-def test_a_picture_too_large_to_be_true(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_image_too_large_to_be_true(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
     with pytest.raises(DataError, match="decompression bomb"):
         ImageRef(data=png(size=(8, 8))).open()

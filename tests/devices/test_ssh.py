@@ -227,7 +227,7 @@ def test_questions_travel_whole(tmp_path: Path) -> None:
     for ours, theirs in zip(samples("easy-vqa:test", limit=12), there, strict=True):
         assert [a.open().tobytes() for a in ours.images] == [b.open().tobytes() for b in theirs.images]
         assert replace(ours, location="", images=()) == replace(theirs, location="", images=())
-    assert len(list((tmp_path / "packed" / "images").iterdir())) < 12  # shared pictures are stored once
+    assert len(list((tmp_path / "packed" / "images").iterdir())) < 12  # shared images are stored once
 
 
 def test_the_sources_that_travel_are_enough_and_few() -> None:

@@ -152,7 +152,7 @@ def test_a_failed_self_test_gives_no_figures() -> None:
     ]
     send(one, key, result(1, checks=files))
     assert one.visits[1].problem is None
-    assert one.visits[1].self_test == "passed: 14 checks, but 1 picture files read otherwise"
+    assert one.visits[1].self_test == "passed: 14 checks, but 1 image files read otherwise"
 
 
 def test_a_phone_gives_a_bundle_up_with_its_reason() -> None:

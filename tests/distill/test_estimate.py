@@ -142,7 +142,7 @@ def test_what_changes_what(place: Place) -> None:
     full = plan(place(masters={"gen_data": {"max_new_tokens": 8}, "kl_estimator": "full"}))
     assert full["memory_bytes"]["training"]["pi_ref weights"] == full["memory_bytes"]["training"]["student weights"]
     assert "pi_ref weights" not in plain["memory_bytes"]["training"]
-    # A forward pass of the student more, beside three of it; one of the teacher more where pictures are compared.
+    # A forward pass of the student more, beside three of it; one of the teacher more where images are compared.
     twice = plan(place(masters={"gen_data": {"max_new_tokens": 8}}, objective={"image_weighted": 1.0}))
     hours = [one["hours"]["train"] for one in (plain, full, twice)]
     assert 3 * (hours[1] - hours[0]) + (hours[2] - hours[0]) == pytest.approx(hours[0])

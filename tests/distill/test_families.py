@@ -55,20 +55,20 @@ def processor(folder: Path) -> Processor:
 
 @pytest.fixture(scope="module")
 def questions(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
-    """Prompts of different lengths over pictures of different shapes; two share one, one has none, one has two."""
+    """Prompts of different lengths over images of different shapes; two share one, one has none, one has two."""
     made = tmp_path_factory.mktemp("pictures")
     rng = np.random.default_rng(0)
-    pictures = []
+    images = []
     for number, size in enumerate([(60, 130), (200, 70), (40, 40), (90, 64)]):
         image = Image.fromarray(rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
         image.save(made / f"{number}.png")
-        pictures.append(ImageRef(path=made / f"{number}.png"))
-    tall, wide, small, other = pictures
+        images.append(ImageRef(path=made / f"{number}.png"))
+    tall, wide, small, other = images
     return [
         Sample("tall", (tall,), ask("what is there?"), "x"),
         Sample("wide", (wide,), ask("is there a circle in it, or what else?"), "x"),
         Sample("again", (tall,), ask("blue?"), "x"),
-        Sample("none", (), ask("no picture?", 0), "x"),
+        Sample("none", (), ask("no image?", 0), "x"),
         Sample("two", (small, tall), ask("which is larger?", 2), "x"),
         Sample("other", (other,), ask("what is there?"), "x"),
     ]
@@ -109,7 +109,7 @@ def own_logp(model: Any, processor: Processor, one: Sample, response: Sequence[i
 def test_batched_log_probabilities_equal_the_models_own(
     model: Any, processor: Processor, questions: list[Sample]
 ) -> None:
-    """Left padding, several shapes, shared pictures, several responses each: against whole forwards, one by one."""
+    """Left padding, several shapes, shared images, several responses each: against whole forwards, one by one."""
     responses = [[50, 9], [70], [33, 40, 41], [80, 81], [60], [90, 100, 110, 120], [50], [12, 13]]
     owners = [0, 1, 2, 3, 4, 5, 0, 4]
     prompts = embed(model, processor, encode_prompts(processor, questions), 0)
@@ -174,7 +174,7 @@ def test_greedy_equals_generate(model: Any, processor: Processor, questions: lis
 
 
 @torch.no_grad()
-def test_each_picture_is_encoded_once_and_sampled_tokens_have_the_right_probability(
+def test_each_image_is_encoded_once_and_sampled_tokens_have_the_right_probability(
     model: Any, processor: Processor, questions: list[Sample]
 ) -> None:
     """Prefill and decode with a cache, G rows a question, against the teacher-forced pass."""
@@ -187,17 +187,17 @@ def test_each_picture_is_encoded_once_and_sampled_tokens_have_the_right_probabil
 
     processor = replace(processor, family=replace(processor.family, encode_images=counted))
     prompts = encode_prompts(processor, questions)
-    # With one token to choose from, a wrong position or a missing picture shows as another token.
+    # With one token to choose from, a wrong position or a missing image shows as another token.
     narrow = GenData(max_new_tokens=6, top_k=1, top_p=1.0, repetition_penalty=1.0)
     drawn = sample(model, processor, prompts, 3, narrow, 1)
-    assert calls == [5]  # the picture that two prompts share once, the pair by itself
+    assert calls == [5]  # the image that two prompts share once, the pair by itself
     assert drawn == [[row] * 3 for row in greedy(model, processor, prompts, 6)]
     free = GenData(max_new_tokens=6, top_k=0, top_p=1.0, repetition_penalty=1.0)
     drawn = sample(model, processor, prompts, 3, free, 1)
     rows = reference_logps(Reference(model, processor, processor.vocab_size), questions, drawn)
     for q, (texts, logps) in enumerate(zip(drawn, rows, strict=True)):
         for tokens, logp in zip(texts, logps, strict=True):
-            if model.config.image_token_id not in tokens:  # the model's own forward would want a picture for it
+            if model.config.image_token_id not in tokens:  # the model's own forward would want an image for it
                 assert np.abs(np.array(logp) - own_logp(model, processor, questions[q], tokens)).max() < 1e-4
 
 
@@ -215,7 +215,7 @@ def test_gradients_reach_both_halves(model: Any, processor: Processor, questions
 
 
 @torch.no_grad()
-def test_another_picture_gives_other_probabilities_and_answers(
+def test_another_image_gives_other_probabilities_and_answers(
     model: Any, processor: Processor, questions: list[Sample]
 ) -> None:
     first = questions[0]
@@ -228,7 +228,7 @@ def test_another_picture_gives_other_probabilities_and_answers(
 
 
 def test_text_goes_on_behind_the_largest_position_of_any_axis() -> None:
-    """Two prompts that end in a picture: taller than wide, and wider than tall (no chat template ends so)."""
+    """Two prompts that end in an image: taller than wide, and wider than tall (no chat template ends so)."""
     flat = torch.zeros(2, 3)
     positions = torch.tensor([[[0, 1, 1], [0, 1, 1]], [[0, 1, 2], [0, 1, 1]], [[0, 1, 1], [0, 1, 2]]])
     prompts = Embedded(flat.unsqueeze(-1), flat, flat.long(), positions, flat.bool())
@@ -385,9 +385,9 @@ def test_a_run_whose_teacher_has_other_image_tokens(tiny_of: Maker, tmp_path: Pa
     path.write_text(
         json.dumps({**json.loads(path.read_text()), "min_pixels": 28 * 28 * 16, "max_pixels": 28 * 28 * 64})
     )
-    picture = Image.new("RGB", (64, 64), "red")
+    image = Image.new("RGB", (64, 64), "red")
     lengths = [
-        Processor.load(folder).encode(ask("q"), [picture]).ids.shape[1]
+        Processor.load(folder).encode(ask("q"), [image]).ids.shape[1]
         for folder in (teacher, tiny_of("qwen2_5_vl", seed=1))
     ]
     assert lengths[0] > lengths[1]

@@ -79,7 +79,7 @@ def asking(
 # ------------------------------------------------------------------------------------------------------ what is sent
 
 
-def test_a_request_holds_the_question_the_pictures_and_every_setting(
+def test_a_request_holds_the_question_the_images_and_every_setting(
     tiny_checkpoint: Path, questions: list[Sample], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MY_KEY", "s3cret")
@@ -99,13 +99,13 @@ def test_a_request_holds_the_question_the_pictures_and_every_setting(
     assert len(drawn[0]) == 3 and "s3cret" not in repr(vars(one.server))
 
 
-def test_pictures_a_server_would_show_otherwise_are_sent_as_pixels(tmp_path: Path) -> None:
+def test_images_a_server_would_show_otherwise_are_sent_as_pixels(tmp_path: Path) -> None:
     """The teacher behind a server is shown what the student is: turned by EXIF, over white where transparent."""
-    picture = Image.new("RGB", (8, 4), "red")
-    picture.paste("blue", (0, 0, 4, 4))
-    exif = picture.getexif()
+    image = Image.new("RGB", (8, 4), "red")
+    image.paste("blue", (0, 0, 4, 4))
+    exif = image.getexif()
     exif[openai.ORIENTATION] = 6  # a quarter clockwise: what is stored on the left is seen above
-    picture.save(tmp_path / "turned.jpg", exif=exif, quality=100, subsampling=0)
+    image.save(tmp_path / "turned.jpg", exif=exif, quality=100, subsampling=0)
     Image.new("RGBA", (8, 4), (0, 0, 0, 0)).save(tmp_path / "clear.png")
     Image.new("L", (8, 4), 7).save(tmp_path / "keyed.png", transparency=7)
     Image.fromarray(np.full((4, 8), 0x1234, dtype=np.uint16)).save(tmp_path / "deep.png")
@@ -119,8 +119,8 @@ def test_pictures_a_server_would_show_otherwise_are_sent_as_pixels(tmp_path: Pat
 
 
 def _sent(path: Path) -> Image.Image:
-    """What a server is given of a picture that is sent as pixels, which is what the student's processor starts from."""
-    (data,) = images({"messages": openai.chat_messages(_pictured(path))})
+    """What a server is given of an image that is sent as pixels, which is what the student's processor starts from."""
+    (data,) = images({"messages": openai.chat_messages(_imaged(path))})
     shown = Image.open(io.BytesIO(data))
     assert (shown.format, shown.mode) == ("PNG", "RGB") and not shown.getexif()
     assert shown.tobytes() == as_rgb(ImageRef(path=path).open()).tobytes()
@@ -128,18 +128,18 @@ def _sent(path: Path) -> Image.Image:
 
 
 @pytest.mark.parametrize("orientation", [None, 1])
-def test_pictures_that_all_see_alike_are_sent_as_they_are(tmp_path: Path, orientation: int | None) -> None:
-    picture = Image.new("RGB", (8, 4), "red")
-    exif = picture.getexif()
+def test_images_that_all_see_alike_are_sent_as_they_are(tmp_path: Path, orientation: int | None) -> None:
+    image = Image.new("RGB", (8, 4), "red")
+    exif = image.getexif()
     if orientation:
         exif[openai.ORIENTATION] = orientation
-    picture.save(tmp_path / "plain.jpg", exif=exif)
+    image.save(tmp_path / "plain.jpg", exif=exif)
     data = (tmp_path / "plain.jpg").read_bytes()
     for ref in (ImageRef(path=tmp_path / "plain.jpg"), ImageRef(data=data)):
         assert openai.data_url(ref) == f"data:image/jpeg;base64,{base64.b64encode(data).decode()}"
 
 
-def _pictured(path: Path) -> Sample:
+def _imaged(path: Path) -> Sample:
     return Sample("a", (ImageRef(path=path),), ask("q"), "x")
 
 
@@ -509,10 +509,10 @@ class LLM:
 
     def _one(self, prompt: dict[str, Any], params: SamplingParams) -> Any:
         assert set(prompt) <= {"prompt", "multi_modal_data"} and isinstance(prompt["prompt"], str)
-        pictures = prompt.get("multi_modal_data", {"image": []})["image"]
-        assert all(isinstance(picture, Image.Image) and picture.mode == "RGB" for picture in pictures)
-        assert prompt["prompt"].count("<image>") == len(pictures)
-        pixels = idefics3.preprocess(pictures, self.processor.params)
+        images = prompt.get("multi_modal_data", {"image": []})["image"]
+        assert all(isinstance(image, Image.Image) and image.mode == "RGB" for image in images)
+        assert prompt["prompt"].count("<image>") == len(images)
+        pixels = idefics3.preprocess(images, self.processor.params)
         expanded = idefics3.expand(prompt["prompt"], pixels.grids, self.processor.params)
         ids = self.processor.tokenizer.encode(expanded, add_special_tokens=False).ids
         import torch

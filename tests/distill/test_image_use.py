@@ -26,7 +26,7 @@ from edgekit.recipe.model import Data, GenData, Server
 
 @pytest.fixture(scope="module")
 def questions(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Shards of 200 questions about 187 pictures or so."""
+    """Shards of 200 questions about 187 images or so."""
     folder = tmp_path_factory.mktemp("questions")
     write_questions(Data("easy-vqa:train", "easy-vqa:test", train_limit=200), folder, 64, seed=1)
     return folder
@@ -36,7 +36,7 @@ def local(folder: Path) -> transformers.Local:
     return transformers.Local(load_model(folder), Processor.load(folder), GenData())
 
 
-def test_swaps_change_the_pictures_and_nothing_else(questions: Path) -> None:
+def test_swaps_change_the_images_and_nothing_else(questions: Path) -> None:
     swaps = make_swaps(questions)
     assert len(swaps) == 8 and len({swap.sample.text for swap in swaps}) == 8
     for swap in swaps:

@@ -1,4 +1,4 @@
-"""Tokens weighed by what the picture tells the teacher of them."""
+"""Tokens weighed by what the image tells the teacher of them."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from edgekit.inputs.processor import Processor
 
 
 def test_weights_by_hand() -> None:
-    # Three tokens: the picture adds 2 nats, nothing, and takes 1; then a response of one token.
+    # Three tokens: the image adds 2 nats, nothing, and takes 1; then a response of one token.
     seen, unseen = torch.tensor([-0.1, -0.5, -2.0, -0.1]), torch.tensor([-2.1, -0.5, -1.0, -9.0])
     raw = [math.log1p(math.exp(d)) for d in (2.0, 0.0, -1.0)]
     got = image_weights(seen, unseen, torch.tensor([3, 1]))
     assert got.tolist() == pytest.approx([*(3 * one / sum(raw) for one in raw), 1.0], abs=1e-5)
     soft = image_weights(seen, unseen, torch.tensor([3, 1]), softness=100.0)
     assert soft.tolist() == pytest.approx([1.0] * 4, abs=0.02)
-    # Where the picture says nothing all tokens weigh the same, and the smallest weight is above 0.
+    # Where the image says nothing all tokens weigh the same, and the smallest weight is above 0.
     assert image_weights(seen, seen, torch.tensor([3, 1])).tolist() == pytest.approx([1.0] * 4)
     extreme = image_weights(torch.tensor([0.0, -900.0]), torch.tensor([-900.0, 0.0]), torch.tensor([2]))
     assert torch.isfinite(extreme).all() and extreme.sum().item() == pytest.approx(2) and extreme.min() > 0
@@ -53,7 +53,7 @@ def test_a_blank_keeps_the_prompt(tiny_checkpoint: Path, size: tuple[int, int]) 
     given, empty = (encode_prompts(processor, [row]) for row in (one, blank))
     assert given.ids == empty.ids and given.pixels is not None and empty.pixels is not None
     assert given.pixels.shape[1:] == empty.pixels.shape[1:]
-    assert blanked(Sample("b", (), question("no picture", 0), "x")).images == ()
+    assert blanked(Sample("b", (), question("no image", 0), "x")).images == ()
 
 
 def test_the_batch_holds_blanks_only_where_wanted(tiny_checkpoint: Path) -> None:
@@ -68,7 +68,7 @@ def test_the_batch_holds_blanks_only_where_wanted(tiny_checkpoint: Path) -> None
 
 
 def test_in_a_run(tmp_path: Path, tiny_checkpoint: Path, tiny_teacher: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pictures make a difference to the teacher, and each response's weights have a mean of 1."""
+    """Images make a difference to the teacher, and each response's weights have a mean of 1."""
     rows = [
         {"id": one.id, "question": one.text, "image": str(one.images[0].path), "answer": one.answer}
         for one in samples("easy-vqa:test", limit=4)
@@ -102,6 +102,6 @@ def test_in_a_run(tmp_path: Path, tiny_checkpoint: Path, tiny_teacher: Path, mon
         weights = after / before.clamp_min(1e-12)
         assert sum(weights.tolist()) == pytest.approx(float(lengths.sum()), rel=1e-3)
         gaps = torch.split((told - untold).abs(), lengths.tolist())
-        # Of the question without a picture nothing is blanked.
+        # Of the question without an image nothing is blanked.
         assert sum(float(gap.max()) > 1e-4 for gap in gaps) > 0
         assert sum(float(gap.max()) < 1e-5 for gap in gaps) > 0

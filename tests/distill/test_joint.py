@@ -22,7 +22,7 @@ from edgekit.distill.gen_data import Reference, Writer, write_responses
 from edgekit.distill.generators.transformers import Local, greedy, sample
 from edgekit.distill.joint import Collator, Item, ScheduledQuestions
 from edgekit.distill.judges import rule
-from edgekit.distill.order import Order, picture_numbers
+from edgekit.distill.order import Order, image_numbers
 from edgekit.distill.pairing import shared_vocabulary
 from edgekit.distill.questions import write_questions
 from edgekit.distill.shards import open_shards
@@ -46,14 +46,14 @@ def processor(tiny_checkpoint: Path) -> Processor:
 
 @pytest.fixture(scope="module")
 def questions() -> list[Sample]:
-    """Prompts of different lengths; some share a picture, one has none, one has two."""
+    """Prompts of different lengths; some share an image, one has none, one has two."""
     rows = list(read("easy-vqa:test", limit=12))
     two = Sample("two", (rows[0].images[0], rows[-1].images[0]), ask("which is larger?", 2), "x")
-    return [*rows[:3], rows[-1], Sample("none", (), ask("no picture?", 0), "x"), two]
+    return [*rows[:3], rows[-1], Sample("none", (), ask("no image?", 0), "x"), two]
 
 
 def test_batched_log_probabilities_equal_one_by_one(model: Any, processor: Processor, questions: list[Sample]) -> None:
-    """Left padding, shared pictures and packed responses change nothing: against the whole model, one row at a time."""
+    """Left padding, shared images and packed responses change nothing: against the whole model, one row at a time."""
     responses = [[5, 9], [7], [3 + 30, 40, 41], [8, 8], [6], [9, 10, 11, 12]]
     owners = [0, 1, 2, 3, 4, 5]
     with torch.no_grad():
@@ -124,8 +124,8 @@ def test_sampling_keeps_the_nucleus_and_weighs_what_stands_there(
     assert {row[0] for row in told} == {best} and best != int(logits.argmax())
 
 
-def test_another_picture_gives_other_probabilities(model: Any, processor: Processor, questions: list[Sample]) -> None:
-    """The most expensive silent fault: a teacher that never saw the picture."""
+def test_another_image_gives_other_probabilities(model: Any, processor: Processor, questions: list[Sample]) -> None:
+    """The most expensive silent fault: a teacher that never saw the image."""
     one = questions[0]
     other = Sample("other", (questions[3].images[0],), one.messages, one.answer)
     with torch.no_grad():
@@ -200,7 +200,7 @@ def test_only_the_questions_asked_for_are_answered(model: Any, processor: Proces
         assert [response["question_id"] for response in answered.to(row, name)] == [name, name]
 
 
-def test_order_visits_each_question_once_a_pass_and_keeps_pictures_together(tmp_path: Path) -> None:
+def test_order_visits_each_question_once_a_pass_and_keeps_images_together(tmp_path: Path) -> None:
     order = Order(7, 3)
     assert sorted(order.visits(0, 7)) == list(range(7)) == sorted(order.visits(7, 14))
     assert order.visits(0, 7).tolist() != order.visits(7, 14).tolist()
@@ -211,14 +211,14 @@ def test_order_visits_each_question_once_a_pass_and_keeps_pictures_together(tmp_
     write_questions(Data("easy-vqa:train", "easy-vqa:test", train_limit=4000), tmp_path / "q", 512, seed=0)
     table = open_shards(tmp_path / "q", tmp_path / "c")
     paths = [row[0]["path"] for row in table["images"]]
-    numbers = picture_numbers(tmp_path / "q")
+    numbers = image_numbers(tmp_path / "q")
     assert len(numbers) == 4000 and len(set(numbers.tolist())) == len(set(paths)) < 4000
     for epoch in (0, 1):
         drawn = Order(4000, 5, numbers).epoch(epoch)
         assert sorted(drawn.tolist()) == list(range(4000))
         seen = [paths[row] for row in drawn]
         changes = 1 + sum(one != other for one, other in itertools.pairwise(seen))
-        assert changes == len(set(paths))  # each picture's questions stand together
+        assert changes == len(set(paths))  # each image's questions stand together
     assert Order(4000, 5, numbers).epoch(0).tolist() != Order(4000, 6, numbers).epoch(0).tolist()
 
 

@@ -23,17 +23,17 @@ SCORED = {"open": "anls", "ten": "vqa", "default": "exact"}
 
 def write(path: Path, said: list[str]) -> str:
     """Four rows; each data set's references are made of what the model says to its question."""
-    pictures = [str(sample.images[0].path) for sample in samples("easy-vqa:test", limit=4)]
+    images = [str(sample.images[0].path) for sample in samples("easy-vqa:test", limit=4)]
     answers: list[Any] = [
         said[0] + "x" * len(said[0]),
         [said[1]] * 2 + ["no"] * 8,
         [{"answer": "no"}, {"answer": said[2]}],
     ]
     rows = [
-        {"question": "what?", "image": pictures[0], "answer": answers[0], "dataset": "open"},
-        {"question": "which?", "image": pictures[1], "answer": answers[1], "dataset": "ten"},
-        {"question": "is it?", "image": pictures[2], "answer": answers[2], "dataset": "other"},
-        {"question": "is it?", "image": pictures[3], "answer": "no such"},
+        {"question": "what?", "image": images[0], "answer": answers[0], "dataset": "open"},
+        {"question": "which?", "image": images[1], "answer": answers[1], "dataset": "ten"},
+        {"question": "is it?", "image": images[2], "answer": answers[2], "dataset": "other"},
+        {"question": "is it?", "image": images[3], "answer": "no such"},
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return str(path)

@@ -15,7 +15,7 @@ import torch
 from edgekit.distill.clock import PhaseClock
 from edgekit.distill.embedded import Embedded
 from edgekit.distill.ladder import Ladder
-from edgekit.distill.order import Order, picture_numbers
+from edgekit.distill.order import Order, image_numbers
 from edgekit.distill.packing import Layout, _block_mask, can_pack, packed_hidden, takes_pairs, worth_packing
 from edgekit.distill.questions import write_questions
 from edgekit.recipe.model import Data
@@ -32,24 +32,24 @@ def test_visits_go_through_the_passes() -> None:
             assert order.visits(start, stop).tolist() == whole[start:stop]
 
 
-def test_questions_of_a_picture_stand_together_as_they_were_drawn() -> None:
-    pictures = np.array([0, 1, 0, 2, 1, 0, 3, 3])
+def test_questions_of_an_image_stand_together_as_they_were_drawn() -> None:
+    images = np.array([0, 1, 0, 2, 1, 0, 3, 3])
     rng = np.random.default_rng((7, 2))
     drawn, place = rng.permutation(8).tolist(), rng.permutation(4).tolist()
-    expected = sorted(drawn, key=lambda row: place[pictures[row]])
-    assert Order(8, 7, pictures).epoch(2).tolist() == expected
-    assert Order(0, 7, pictures[:0]).epoch(0).tolist() == []
+    expected = sorted(drawn, key=lambda row: place[images[row]])
+    assert Order(8, 7, images).epoch(2).tolist() == expected
+    assert Order(0, 7, images[:0]).epoch(0).tolist() == []
 
 
-def test_a_number_for_each_set_of_pictures(tmp_path: Path) -> None:
-    """By path or by bytes; questions without pictures are alone; numbers go on from shard to shard."""
+def test_a_number_for_each_set_of_images(tmp_path: Path) -> None:
+    """By path or by bytes; questions without images are alone; numbers go on from shard to shard."""
     a, b = ({"path": name, "bytes": None} for name in "ab")
     x, y = ({"path": None, "bytes": drawn} for drawn in (b"x", b"y"))
     shards: list[list[Any]] = [[[a], [b], [a], []], [[], [a, b], [x], [x], [y], [b], [b, a]]]
     kind = pa.list_(pa.struct([("path", pa.string()), ("bytes", pa.binary())]))
     for number, rows in enumerate(shards):
         pq.write_table(pa.table({"images": pa.array(rows, kind)}), tmp_path / f"shard-{number:05d}.parquet")
-    assert picture_numbers(tmp_path).tolist() == [0, 1, 0, 2, 3, 4, 5, 5, 6, 1, 7]
+    assert image_numbers(tmp_path).tolist() == [0, 1, 0, 2, 3, 4, 5, 5, 6, 1, 7]
 
 
 @pytest.mark.parametrize("kind", ["questions", "pictures"])
@@ -70,8 +70,8 @@ def test_the_legs_of_a_ladder_share_one_order(tmp_path: Path, kind: str) -> None
         for teacher_stage in teacher_stages
     ] == [(0, 4, 0, 6), (1, 2, 24, 6)]
     assert [teacher_stage.ratios for teacher_stage in teacher_stages] == [[0.4, 0.2, 0.0], [0.3, 0.0]]
-    pictures = picture_numbers(run.questions) if kind == "pictures" else None
-    whole = Order(count, 5, pictures).visits(0, 36).tolist()
+    images = image_numbers(run.questions) if kind == "pictures" else None
+    whole = Order(count, 5, images).visits(0, 36).tolist()
     assert teacher_stages[0].all_rows().tolist() == sorted(set(whole[:24]))
     assert teacher_stages[1].all_rows().tolist() == sorted(set(whole[24:]))
     # Three stages in four steps: floor(i 3 / 4) is 0, 0, 1, 2.

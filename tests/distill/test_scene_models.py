@@ -153,10 +153,10 @@ def test_rows_are_what_the_data_source_asks(folder: Path) -> None:
         assert text.count("<image>") == 16 and row.text in text
 
 
-def test_a_picture_once_for_all_its_questions_gives_what_each_alone_does(folder: Path) -> None:
+def test_an_image_once_for_all_its_questions_gives_what_each_alone_does(folder: Path) -> None:
     model, data = load(folder), SceneQuestions(Encoder(Processor.load(folder)), "train", 7, 3)
     items = [data[index] for index in range(3)]
-    assert len({len(item["rows"]) for item in items}) == 1  # answer_logits needs as many of each picture
+    assert len({len(item["rows"]) for item in items}) == 1  # answer_logits needs as many of each image
     batch = collate_scenes(items, model.config.image_token_id)
     pad = int(model.generation_config.pad_token_id)
     with torch.no_grad():
@@ -213,7 +213,7 @@ def test_kinds_of_questions_are_chosen(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("seed", [0, 3])
-def test_the_warm_up_is_measured_on_pictures_it_never_saw(
+def test_the_warm_up_is_measured_on_images_it_never_saw(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
     drawn: list[tuple[str, int, int]] = []
@@ -239,7 +239,7 @@ def test_the_warm_up_is_measured_on_pictures_it_never_saw(
 def test_answers_are_measured_on_the_test_splits_manner(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Pictures of seeds that no data spec has by default; every second one shows a composition held out of train."""
+    """Images of seeds that no data spec has by default; every second one shows a composition held out of train."""
     made: dict[str, Any] = {}
     monkeypatch.setattr(scene_models, "run_trainer", lambda *given: made.update(ran=given[2]))
     monkeypatch.setattr(scene_models, "SceneTrainer", lambda heads, **given: made.update(given))

@@ -186,7 +186,7 @@ def test_a_whole_run_killed_at_a_shard_and_resumed(served: Served, tmp_path: Pat
         assert all(row["token_ids"][-1] == 6 or len(row["token_ids"]) == 8 for row in rows)
         right, total = right + sum(row["r_acc"] for row in rows), total + len(rows)
         assert json.loads((folder / "sight.json").read_text())["moved"] > 0
-    assert right / total > 0.9  # it answers what is asked, on the pictures that were sent
+    assert right / total > 0.9  # it answers what is asked, on the images that were sent
 
 
 def stored(folder: Path) -> list[dict[str, Any]]:

@@ -169,7 +169,7 @@ def test_the_demo_passes_and_its_reverse_does_not() -> None:
 
 
 def place(folder: Path, answers: list[str], **gen: Any) -> Path:
-    """A workspace of the demo's models on pictures they were never shown."""
+    """A workspace of the demo's models on images they were never shown."""
     folder.mkdir()
     shades = [(40 * i, 255 - 40 * i, 90) for i in range(4)]
     for number, shade in enumerate(shades):

@@ -47,7 +47,7 @@ def an_image(size: tuple[int, int], seed: int = 0) -> Image.Image:
 
 
 def exported(checkpoint: Path, out: Path, precision: str = "fp16", **options: str) -> Bundle:
-    """With a short parity run; a calibrated precision is shown other pictures and questions."""
+    """With a short parity run; a calibrated precision is shown other images and questions."""
     shown = drawn_samples(12)[4:] if precision in CALIBRATED else []
     return export_checkpoint(
         checkpoint, "coreml", precision, out, samples=drawn_samples(4), calibration=shown,
@@ -56,7 +56,7 @@ def exported(checkpoint: Path, out: Path, precision: str = "fp16", **options: st
 
 
 def compare(checkpoint: Path, bundle: Bundle, gap: float, *, identical: bool = False) -> None:
-    """Greedy answers and logits along them, for one picture, two and none, and again after a rewind."""
+    """Greedy answers and logits along them, for one image, two and none, and again after a rewind."""
     theirs = RUNTIMES.load("pytorch").open_session(checkpoint, 1)
     ours = RUNTIMES.load("coreml").open_session(bundle.folder, 1)
     for sizes in ([(100, 60)], [(37, 300), (80, 80)], []):
@@ -103,7 +103,7 @@ def open_session(folder: Path) -> Any:
 # ------------------------------------------------------------------------------------------------------- the contract
 
 
-# Qwen3-VL has what the others have: three axes of positions, deepstack, chosen picture sizes, norms within heads.
+# Qwen3-VL has what the others have: three axes of positions, deepstack, chosen image sizes, norms within heads.
 # The slow run has each family and each precision once or more; the rest is marked `matrix` too.
 SLOW = {
     ("smolvlm", "fp32"), ("smolvlm", "pal4"), ("internvl", "fp16"), ("internvl", "int4"),

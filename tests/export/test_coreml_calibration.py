@@ -34,7 +34,7 @@ Array = NDArray[Any]
 
 
 def opened(checkpoint: Path) -> tuple[Split, Processor]:
-    """The modules and the processor of an export with its own picture sizes."""
+    """The modules and the processor of an export with its own image sizes."""
     processor, model = Processor.load(checkpoint).for_sizes(None), load_model(checkpoint)
     config: Any = model.config
     return family_of(config.model_type).split(model, processor.params.get("sizes")), processor
@@ -238,7 +238,7 @@ def test_layers_are_told_by_their_numbers() -> None:
 
 
 def test_what_is_measured(tiny_checkpoint: Path) -> None:
-    """The first decoder layer is given its norm of the embeddings, of the picture too; the head, last tokens alone."""
+    """The first decoder layer is given its norm of the embeddings, of the image too; the head, last tokens alone."""
     import torch
 
     split, processor = opened(tiny_checkpoint)
@@ -272,7 +272,7 @@ def test_nothing_to_calibrate_with(tiny_checkpoint: Path, tmp_path: Path) -> Non
     with pytest.raises(EdgekitError, match=r"pal4-calibrated needs questions[\s\S]*--calibration-data"):
         measure(split, [], {"vision": "pal4-calibrated"})
     words = [processor.encode(question("what?", 0), [])]
-    with pytest.raises(EdgekitError, match="pal4-calibrated needs pictures to calibrate the vision encoder"):
+    with pytest.raises(EdgekitError, match="pal4-calibrated needs images to calibrate the vision encoder"):
         measure(split, words, {"vision": "pal4-calibrated", "text": "pal4-calibrated"})
     assert measure(split, words, {"text": "int4-calibrated"}).layers
     if find_spec("coremltools") is not None:

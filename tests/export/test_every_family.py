@@ -169,8 +169,8 @@ def _holds(target: str, family: str, precision: str, checkpoint: Path, tmp_path:
     ours.close()
 
 
-def test_the_contract_notices_another_picture(tiny_of: Maker) -> None:
-    """What the bars on random weights are worth: PyTorch's own distributions for two pictures lie far outside them."""
+def test_the_contract_notices_another_image(tiny_of: Maker) -> None:
+    """What the bars on random weights are worth: PyTorch's own distributions for two images lie far outside them."""
     session = RUNTIMES.load("pytorch").open_session(tiny_of("internvl"), 1)
     a, b = (next(follow(session, question("what?"), [an_image((100, 60), seed)], [0])) for seed in (0, 1))
     assert kl_divergence(a, b) > random_bars_of("int8")["mean_kl"]
@@ -233,8 +233,8 @@ def test_any_cache_may_be_given(tiny_of: Maker) -> None:
     torch.testing.assert_close(logits, expected, atol=1e-5, rtol=0)
 
 
-def test_the_tokens_of_a_picture_see_each_other(tiny_of: Maker) -> None:
-    """Gemma 3 with positions that say nothing of pictures gives other logits, so that the parity above means much."""
+def test_the_tokens_of_an_image_see_each_other(tiny_of: Maker) -> None:
+    """Gemma 3 with positions that say nothing of images gives other logits, so that the parity above means much."""
     from edgekit.export.parity import TorchModules
     from edgekit.export.parity import follow as follow_parts
 
@@ -299,7 +299,7 @@ def test_targets_that_would_get_it_wrong_refuse(family: str, tiny_of: Maker) -> 
         check_genai(split)
 
 
-# ------------------------------------------------------------------------------------------------------- picture sizes
+# ------------------------------------------------------------------------------------------------------- image sizes
 
 
 def test_prefer_size() -> None:
@@ -312,7 +312,7 @@ def test_prefer_size() -> None:
 
 
 @pytest.mark.parametrize("family", BLOCK)
-def test_a_picture_is_resized_to_the_nearest_size(family: str, tiny_of: Maker) -> None:
+def test_an_image_is_resized_to_the_nearest_size(family: str, tiny_of: Maker) -> None:
     block = BLOCK[family]
     processor = Processor.load(tiny_of(family)).for_sizes(sizes_for(family))
     for size, grid in (((100, 60), (1, 4, 6)), ((10, 300), (1, 8, 2)), ((80, 80), (1, 4, 6))):
@@ -341,22 +341,22 @@ def test_sizes_that_cannot_be(tiny_of: Maker, tmp_path: Path) -> None:
         assert all(message in str(caught.value) for message in messages), caught.value
         assert list(tmp_path.iterdir()) == []
 
-    fails("qwen2_5_vl", [(84, 56), (100, 56)], "no pictures of 100x56", "multiples of 28", "--image-size 112x56")
-    fails("qwen3_vl", [(112, 112)], "no pictures of 112x112", "multiples of 32")
-    fails("qwen3_vl", [(0, 32)], "no pictures of 0x32")
+    fails("qwen2_5_vl", [(84, 56), (100, 56)], "no images of 100x56", "multiples of 28", "--image-size 112x56")
+    fails("qwen3_vl", [(112, 112)], "no images of 112x112", "multiples of 32")
+    fails("qwen3_vl", [(0, 32)], "no images of 0x32")
     fails("qwen2_5_vl", [(448, 448)], "area is 200,704", "between 784 and 12,544")
-    fails("lfm2_vl", [(96, 60)], "no pictures of 96x60", "multiples of 32")
-    fails("lfm2_vl", [(160, 128)], "no pictures of 160x128", "4 to 16 tokens", "--image-size 128x128")
-    fails("llava_onevision", [(384, 384)], "no picture sizes to choose")
-    fails("internvl", [(448, 448)], "no picture sizes to choose", "Leave --image-size out")
-    fails("smolvlm", [(64, 64)], "no picture sizes to choose")
+    fails("lfm2_vl", [(96, 60)], "no images of 96x60", "multiples of 32")
+    fails("lfm2_vl", [(160, 128)], "no images of 160x128", "4 to 16 tokens", "--image-size 128x128")
+    fails("llava_onevision", [(384, 384)], "no image sizes to choose")
+    fails("internvl", [(448, 448)], "no image sizes to choose", "Leave --image-size out")
+    fails("smolvlm", [(64, 64)], "no image sizes to choose")
     for text in ("448", "448x", "x448", "a4xb", "-28x28", "28×28"):
-        with pytest.raises(EdgekitError, match="is no picture size"):
+        with pytest.raises(EdgekitError, match="is no image size"):
             read_size(text)
     assert read_size("448X336") == (448, 336)
 
 
-def test_a_picture_without_a_bucket() -> None:
+def test_an_image_without_a_bucket() -> None:
     pixels = Pixels(np.zeros((8, 3), np.float32), [(1, 2, 4)])
     assert [name for name, _ in by_bucket({"": (1, 2, 4)}, pixels)] == [""]
     with pytest.raises(DataError, match="1 x 2 x 4 patches has no vision encoder"):
@@ -383,7 +383,7 @@ def test_internvl_with_features_from_elsewhere(tiny_of: Maker) -> None:
 
 
 @pytest.mark.parametrize("family", BLOCK)
-def test_a_prompt_without_pictures_after_one_with(family: str, tiny_of: Maker) -> None:
+def test_a_prompt_without_images_after_one_with(family: str, tiny_of: Maker) -> None:
     """Qwen-VL keeps the shift of the last prompt's positions; the reference must forget it."""
     session = RUNTIMES.load("pytorch").open_session(tiny_of(family), 1)
     fresh = answer(session, question("what?", 0), [], max_new_tokens=6)

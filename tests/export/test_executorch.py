@@ -252,8 +252,8 @@ def test_embeddings_in_rows_of_int8() -> None:
 
 
 @needs_executorch
-def test_static_quantisation_without_pictures(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    with pytest.raises(EdgekitError, match="vision_encoder: int8-static needs pictures to calibrate with"):
+def test_static_quantisation_without_images(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(EdgekitError, match="vision_encoder: int8-static needs images to calibrate with"):
         export_checkpoint(tiny_checkpoint, "executorch", "int8-static", tmp_path / "b")
     assert list(tmp_path.iterdir()) == []
 

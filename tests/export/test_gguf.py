@@ -65,21 +65,21 @@ def test_denormalise_undoes_normalise() -> None:
 
 
 @pytest.mark.parametrize("family", FAMILY_NAMES)
-def test_prepared_pixels_become_the_pictures_they_were_cut_from(family: str, tiny_of: Maker) -> None:
+def test_prepared_pixels_become_the_images_they_were_cut_from(family: str, tiny_of: Maker) -> None:
     processor = Processor.load(tiny(tiny_of, family))
     images = [drawn_samples(8)[4].images[0].open()]
     inputs = processor.encode(drawn_samples(1)[0].messages, images)
     assert inputs.pixels is not None
     module = processor.family
-    opened = module.pictures(Pixels(inputs.pixels.values, inputs.pixels.grids), processor.params)
-    again = [normalise(picture, processor.params) for picture in opened]
+    opened = module.images(Pixels(inputs.pixels.values, inputs.pixels.grids), processor.params)
+    again = [normalise(image, processor.params) for image in opened]
     if inputs.pixels.values.ndim == 4:
         assert largest_gap(np.stack(again), inputs.pixels.values) == 0.0
         return
     params = {**processor.params, "do_resize": False}
     from PIL import Image
 
-    back = module.preprocess([Image.fromarray(picture) for picture in opened], params)
+    back = module.preprocess([Image.fromarray(image) for image in opened], params)
     assert largest_gap(back.values, inputs.pixels.values) == 0.0 and back.grids == inputs.pixels.grids
 
 
@@ -298,7 +298,7 @@ def test_what_is_shared(tmp_path: Path) -> None:
 
 @with_llama
 @pytest.mark.parametrize("family", ["smolvlm", *(pytest.param(f, marks=pytest.mark.slow) for f in FAMILY_NAMES[1:])])
-def test_llama_cpp_leaves_prepared_pictures_as_they_are(family: str, bundle_of: Callable[..., Any]) -> None:
+def test_llama_cpp_leaves_prepared_images_as_they_are(family: str, bundle_of: Callable[..., Any]) -> None:
     bundle = bundle_of(family, "fp32")
     details, params = bundle.manifest.details, bundle.manifest.preprocessing
     limits = details["mmproj"]["image_tokens"]
@@ -311,9 +311,9 @@ def test_llama_cpp_leaves_prepared_pictures_as_they_are(family: str, bundle_of: 
         for size in own.SIZES:
             pixels = processor.encode(question("?"), [noise(size)]).pixels
             assert pixels is not None
-            for picture in processor.family.pictures(Pixels(pixels.values, pixels.grids), params):
+            for image in processor.family.images(Pixels(pixels.values, pixels.grids), params):
                 # What `encode` takes: the last part, where a view of the whole stands behind tiles.
-                assert np.array_equal(denormalise(model.pixels([picture])[-1], params), picture)
+                assert np.array_equal(denormalise(model.pixels([image])[-1], params), image)
     finally:
         model.close()
 
@@ -349,7 +349,7 @@ def noise(size: tuple[int, int]) -> Any:
 
 @with_llama
 def test_own_preprocessing_is_told_apart(bundle_of: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """SmolVLM: tile for tile the same, in the same order; and a picture that was tampered with is seen."""
+    """SmolVLM: tile for tile the same, in the same order; and an image that was tampered with is seen."""
     bundle = bundle_of("smolvlm", "fp32")
     found = bundle.manifest.details["own_preprocessing"]
     assert found["text_ids_equal"] == found["prompt_ids_equal"] == 1.0

@@ -57,7 +57,7 @@ def files_of(bundle: Bundle) -> tuple[Path, Path]:
 
 
 def as_llama_cpp(bundle: Bundle, asked: list[Sample], template: Callable[[Sample], str]) -> list[str]:
-    """Greedy answers where llama.cpp itself cuts words and pictures of a rendered prompt."""
+    """Greedy answers where llama.cpp itself cuts words and images of a rendered prompt."""
     session: Any = RUNTIMES.load("llamacpp").open_session(bundle.folder, 1)
     said = []
     try:
@@ -112,7 +112,7 @@ def server(bundle: Bundle) -> Iterator[str]:
 
 
 @pytest.mark.slow
-def test_the_server_answers_questions_on_pictures(bundle: Bundle, server: str) -> None:
+def test_the_server_answers_questions_on_images(bundle: Bundle, server: str) -> None:
     from openai import OpenAI
 
     asked = list(samples("easy-vqa:test", limit=12))
@@ -120,9 +120,9 @@ def test_the_server_answers_questions_on_pictures(bundle: Bundle, server: str) -
     said = []
     for sample in asked:
         assert sample.images[0].path is not None
-        picture = base64.b64encode(sample.images[0].path.read_bytes()).decode()
+        image = base64.b64encode(sample.images[0].path.read_bytes()).decode()
         content: Any = [
-            {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{picture}"}},
+            {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{image}"}},
             {"type": "text", "text": sample.text},
         ]
         reply = client.chat.completions.create(
@@ -131,7 +131,7 @@ def test_the_server_answers_questions_on_pictures(bundle: Bundle, server: str) -
         said.append((reply.choices[0].message.content or "").strip())
     processor = Processor.load(bundle.folder)
 
-    def template(sample: Sample) -> str:  # that server's handler shows the template a picture as a piece of text
+    def template(sample: Sample) -> str:  # that server's handler shows the template an image as a piece of text
         shown = [{"role": "user", "content": [{"type": "text", "text": MARKER}, {"type": "text", "text": sample.text}]}]
         return render(processor.template, shown, processor.special)  # type: ignore[arg-type]
 

@@ -251,7 +251,7 @@ def test_core_ml_cuts_no_prompt_whose_length_decides_its_angles(tiny_of: Maker) 
 @pytest.mark.parametrize("family", ["smolvlm", "qwen2_5_vl", "qwen3_vl"])
 @pytest.mark.parametrize("target", ["coreml", "executorch", "coreai"])
 def test_a_manifest_says_what_a_vision_encoder_gives(target: str, family: str, tiny_of: Maker) -> None:
-    """Patches of one picture give (N, D), a tile (1, N, D): runtimes compare what they load with it."""
+    """Patches of one image give (N, D), a tile (1, N, D): runtimes compare what they load with it."""
     import torch
 
     from edgekit.checkpoint.folder import load_model

@@ -155,7 +155,7 @@ def test_each_part_has_its_own(one_trace: None, tiny_checkpoint: Path, tmp_path:
 
 
 def genai_answers(folder: Path) -> None:
-    """The real package, where it is installed, on a picture and on words alone."""
+    """The real package, where it is installed, on an image and on words alone."""
     og = pytest.importorskip("onnxruntime_genai")
     from edgekit.demo.shapes import draw
     from edgekit.runtimes.generate import answer
@@ -223,7 +223,7 @@ def test_calibration_sees_what_decoding_sees(tiny_checkpoint: Path, split: Split
 def test_calibration_with_an_image_token_in_the_answer(
     tiny_checkpoint: Path, split: Split, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The answer's own image token is embedded as a word; the picture's features stay in the prompt."""
+    """The answer's own image token is embedded as a word; the image's features stay in the prompt."""
     (prompt,) = parity_inputs(Processor.load(tiny_checkpoint), (), stock=1)
     modules = TorchModules(split)
     monkeypatch.setattr(onnx_precision, "follow", lambda *_: ([], [5, split.image_token_id, 6]))

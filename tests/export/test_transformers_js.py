@@ -75,9 +75,9 @@ def test_a_bundle_answers_there_as_here(node: Path, precision: str, dtype: str) 
 
 @pytest.mark.slow
 def test_qwen2_5_vl_answers_there_as_here(node: Path, tiny_of: Callable[..., Path]) -> None:
-    """Token by token, on pictures of the bundle's one size: M-RoPE's positions are that program's own.
+    """Token by token, on images of the bundle's one size: M-RoPE's positions are that program's own.
 
-    It gives the vision graph a picture's grid too, and says that it is ignored.
+    It gives the vision graph an image's grid too, and says that it is ignored.
     """
     size, rng = (112, 84), np.random.default_rng(0)
     bundle = export_checkpoint(tiny_of("qwen2_5_vl"), "onnx", "fp32", node / "qwen" / "fp32", sizes=[size])

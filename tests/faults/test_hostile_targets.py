@@ -25,7 +25,7 @@ HARMLESS = {
         "heads and inputs wider by one", "encoder and decoder are exchanged", "encoder and embedding are exchanged",
         "an unknown family",
     ),
-    "gguf": (*ALL_OF_ONE, "a component that nobody asks for", "a grid that no picture has"),
+    "gguf": (*ALL_OF_ONE, "a component that nobody asks for", "a grid that no image has"),
     "coreml": ("an unknown family",),
     "coreai": ("an unknown family",),
 }  # fmt: skip

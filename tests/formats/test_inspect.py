@@ -186,7 +186,7 @@ def whole(parts: dict[str, Part], **changes: Any) -> Inspection:
         "name": "b", "target": "t", "precision": "p", "hash": None, "size_bytes": 10**6, "apart_means": "", "notes": (),
     }  # fmt: skip
     given = {
-        "heads": Heads(2, 4, 2, 8), "tokens": 10, "pictures": {}, "copied": False, "component_bytes": 10**5,
+        "heads": Heads(2, 4, 2, 8), "tokens": 10, "images": {}, "copied": False, "component_bytes": 10**5,
     } | changes  # fmt: skip
     return summarise({"token_embedding": Part({}, (), 0)} | parts, about=about, **given)
 

@@ -71,7 +71,7 @@ def test_what_an_app_needs_is_listed(bundle: Path) -> None:
     assert sum(row["bytes"] for row in model["files"] if row["for"] == "golden") < 300_000
 
 
-def test_pictures_are_what_they_say(bundle: Path) -> None:
+def test_images_are_what_they_say(bundle: Path) -> None:
     value = golden.read_golden(bundle)
     assert [entry["name"] for entry in value["pictures"]] == list(drawn_images())
     for entry in value["pictures"]:
@@ -169,7 +169,7 @@ def test_verify_finds_what_was_changed(bundle: Path, tmp_path: Path, fault: str)
     assert {name for name, share in shares.items() if share != 1.0} == missed
 
 
-def test_another_order_of_resizing_shows_on_the_tall_picture(bundle: Path, tmp_path: Path) -> None:
+def test_another_order_of_resizing_shows_on_the_tall_image(bundle: Path, tmp_path: Path) -> None:
     manifest = Bundle.load(bundle).manifest
     other = COLUMNS if installed_order() == TALL_ROWS else TALL_ROWS
     turned = resealed(bundle, tmp_path / "b", lambda _: None, preprocessing={**manifest.preprocessing, ORDER: other})

@@ -82,7 +82,7 @@ def test_pieces_of_smolvlm_are_its_own() -> None:
     assert pieces.render(talk) == written + "<end_of_utterance>\nAssistant:" == render(SMOLVLM, talk, SPECIAL)
 
 
-def test_pictures_that_stand_first() -> None:
+def test_images_that_stand_first() -> None:
     pieces = found(LLAVA)
     assert pieces.image.first
     assert pieces.render([user("a", None)]) == "<|im_start|>user <image>\na<|im_end|><|im_start|>assistant\n"
@@ -118,7 +118,7 @@ def test_thoughts_that_later_turns_leave_out() -> None:
         ("", "leaves a text out"),
         ("{{ 'a' * 10000000000 }}", "refuses a conversation"),
         ("{{ raise_exception('no') }}", "no"),
-        (CHAT_TEMPLATE.replace("<image>", ""), "nothing for a picture"),
+        (CHAT_TEMPLATE.replace("<image>", ""), "nothing for an image"),
         (SMOLVLM.replace("{{line['text']}}", "{{line['text'] | upper}}"), "leaves a text out"),
         (SMOLVLM.replace("{{line['text']}}", "{{line['text'] | replace('\n', ' ')}}"), "blanks around"),
         (SMOLVLM.replace("{{line['text']}}", "{{line['text'] | replace('12', '')}}"), "where its pieces give"),

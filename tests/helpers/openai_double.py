@@ -89,7 +89,7 @@ def said(*texts: str | None, reason: str = "stop", logp: float | None = None, **
 
 
 def images(body: dict[str, Any]) -> list[bytes]:
-    """The pictures of a request."""
+    """The images of a request."""
     found = []
     for message in body["messages"]:
         for part in message["content"] if isinstance(message["content"], list) else []:

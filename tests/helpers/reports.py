@@ -9,7 +9,7 @@ import numpy as np
 
 from edgekit.report.model import Example, Lineage, Report, Row, SpeedTest, Stretch
 
-PICTURE = (
+IMAGE = (
     "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJ"
     "RU5ErkJggg=="
 )
@@ -52,4 +52,4 @@ def raw(name: str = "onnx-int8") -> list[dict[str, Any]]:
 
 
 def example(text: str = "red") -> Example:
-    return Example(text, f"what colour? {text}", text, PICTURE, {"0": "it is red now", "1": f"it is {text} blue now"})
+    return Example(text, f"what colour? {text}", text, IMAGE, {"0": "it is red now", "1": f"it is {text} blue now"})

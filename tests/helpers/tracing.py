@@ -18,7 +18,7 @@ TRACED: dict[tuple[object, ...], bytes] = {}
 def traced_once(*key: object) -> Iterator[None]:
     """Within, each graph is traced the first time that any test asks for it by this key, and read back later.
 
-    What is traced is the weights, the modules and the picture sizes alone: not the precision, the processor, the
+    What is traced is the weights, the modules and the image sizes alone: not the precision, the processor, the
     tokenizer, the end tokens or the settings of generation, so checkpoints that differ in these may share a key.
 
     Args:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from web_library import picture_of
+from web_library import image_of
 
 from edgekit.data import Sample
 from edgekit.inputs.images import as_rgb
@@ -16,8 +16,8 @@ from edgekit.runtimes.generate import answer
 
 def asked(questions: list[Sample]) -> list[dict[str, Any]]:
     """As answer.mjs and browser.mjs take them."""
-    pictures = [[picture_of(np.asarray(as_rgb(image.open()))) for image in one.images] for one in questions]
-    return [{"text": one.text, "pictures": own} for one, own in zip(questions, pictures, strict=True)]
+    images = [[image_of(np.asarray(as_rgb(image.open()))) for image in one.images] for one in questions]
+    return [{"text": one.text, "pictures": own} for one, own in zip(questions, images, strict=True)]
 
 
 def wanted(bundle: Path, questions: list[Sample]) -> list[dict[str, Any]]:

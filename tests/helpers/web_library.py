@@ -85,6 +85,6 @@ def array_of(text: str, dtype: Any) -> NDArray[Any]:
     return np.frombuffer(base64.b64decode(text), dtype=dtype)
 
 
-def picture_of(pixels: NDArray[np.uint8]) -> dict[str, Any]:
+def image_of(pixels: NDArray[np.uint8]) -> dict[str, Any]:
     """uint8 (H, W, 3) as call.mjs takes it."""
     return {"width": pixels.shape[1], "height": pixels.shape[0], "rgb": base64_of(pixels)}

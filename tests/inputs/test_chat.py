@@ -22,7 +22,7 @@ QWEN = (
     "{% if loop.first and message['role'] != 'system' %}<|im_start|>system\nYou are helpful.<|im_end|>\n{% endif %}"
     "<|im_start|>{{ message['role'] }}\n{% for content in message['content'] %}"
     "{% if content['type'] == 'image' or 'image' in content %}{% set image_count.value = image_count.value + 1 %}"
-    "Picture {{ image_count.value }}: <|vision_start|><|image_pad|><|vision_end|>"
+    "Image {{ image_count.value }}: <|vision_start|><|image_pad|><|vision_end|>"
     "{% elif 'text' in content %}{{ content['text'] }}{% endif %}{% endfor %}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
@@ -49,8 +49,8 @@ def text(role: str, words: str) -> dict[str, Any]:
 
 TALKS = {
     "one": question("What is <this> & 'that' é?"),
-    "two pictures": question("Which?", 2),
-    "no picture": question("Why?", 0),
+    "two images": question("Which?", 2),
+    "no image": question("Why?", 0),
     "turns": [
         *question("One?"),
         text("assistant", " It is.\n"),

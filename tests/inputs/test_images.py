@@ -1,4 +1,4 @@
-"""Pictures that preprocessing goes wrong on, for every family, against the Hugging Face processor's pillow version.
+"""Images that preprocessing goes wrong on, for every family, against the Hugging Face processor's pillow version.
 
 The difference is 0 in every case: the same resizing by pillow, the same order of operations in the same precision.
 """
@@ -37,7 +37,7 @@ def noise(width: int, height: int, mode: str = "RGB", seed: int = 0) -> Image.Im
 
 
 def decoded(image: Image.Image, kind: str, **options: Any) -> Image.Image:
-    """Through a file, as pictures come."""
+    """Through a file, as images come."""
     data = io.BytesIO()
     image.save(data, kind, **options)
     return Image.open(data)
@@ -76,19 +76,19 @@ def special() -> dict[str, Image.Image]:
 
 
 @pytest.fixture(scope="module")
-def some_images() -> dict[str, Image.Image]:
+def images() -> dict[str, Image.Image]:
     return special() | {f"odd {number}": image for number, image in enumerate(odd_pictures())}
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_special_pictures_equal_the_hugging_face_processor(
-    tiny_of: Maker, name: str, pictures: dict[str, Image.Image]
+def test_special_images_equal_the_hugging_face_processor(
+    tiny_of: Maker, name: str, images: dict[str, Image.Image]
 ) -> None:
     folder = tiny_of(name)
     theirs, ours = load_processor(folder), Processor.load(folder)
     messages = question("what is there?")
     text = theirs.apply_chat_template(messages, add_generation_prompt=True)
-    for what, image in pictures.items():
+    for what, image in images.items():
         expected = theirs(text=[text], images=[image], return_tensors="np", add_special_tokens=False)
         got = ours.encode(messages, [image])
         np.testing.assert_array_equal(got.ids, expected["input_ids"], err_msg=what)
@@ -97,7 +97,7 @@ def test_special_pictures_equal_the_hugging_face_processor(
         np.testing.assert_array_equal(got.pixels.values, pixels[0] if pixels.ndim == 5 else pixels, err_msg=what)
 
 
-def test_a_turned_picture_is_seen_as_it_is_stored(tiny_of: Maker) -> None:
+def test_a_turned_image_is_seen_as_it_is_stored(tiny_of: Maker) -> None:
     """The processors look at no EXIF tag; whoever opens a file may turn it first, as `edgekit run` does."""
     processor = Processor.load(tiny_of("smolvlm"))
     stored = turned(noise(80, 40), 6)
@@ -108,8 +108,8 @@ def test_a_turned_picture_is_seen_as_it_is_stored(tiny_of: Maker) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_pictures_in_one_prompt_keep_their_parts(tiny_of: Maker, name: str) -> None:
-    """Pixels of several pictures stand one after the other, and it is known which are whose."""
+def test_images_in_one_prompt_keep_their_parts(tiny_of: Maker, name: str) -> None:
+    """Pixels of several images stand one after the other, and it is known which are whose."""
     processor = Processor.load(tiny_of(name))
     images = [noise(100, 40), noise(30, 90, seed=1), noise(64, 64, seed=2)]
     alone = [processor.encode(question("q"), [image]).pixels for image in images]
@@ -146,7 +146,7 @@ def test_photos_at_the_hubs_own_settings(name: str, size: tuple[int, int], tmp_p
     np.testing.assert_array_equal(got.values, expected[0] if expected.ndim == 5 else expected)
 
 
-def test_a_picture_both_refuse(tiny_of: Maker) -> None:
+def test_an_image_both_refuse(tiny_of: Maker) -> None:
     """More than 200 : 1, for Qwen."""
     folder = tiny_of("qwen3_vl")
     with pytest.raises(ValueError, match="aspect ratio"):

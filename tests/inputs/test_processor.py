@@ -100,14 +100,14 @@ def test_prompt_ids_equal_the_hugging_face_processor(tiled: Path, tiny_checkpoin
 
 
 @pytest.mark.slow
-def test_a_tiled_picture_end_to_end(tiled: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_a_tiled_image_end_to_end(tiled: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
     from exporting import export_checkpoint
 
     from edgekit.runtimes.verify import verify_bundle
 
     with traced_once(tiny_checkpoint):
         bundle = export_checkpoint(tiled, "onnx", "fp32", tmp_path / "b", prompts=2)
-    result = verify_bundle(bundle.folder, tiled, None, 16)  # 96x48, 48x96 and 640x480 pictures among them
+    result = verify_bundle(bundle.folder, tiled, None, 16)  # 96x48, 48x96 and 640x480 images among them
     assert result["passed"], result["checks"]
     assert result["pixel_max_abs"] == 0 and result["prompt_ids_equal"] == 1 and result["greedy_identical"] == 1
 

@@ -1,4 +1,4 @@
-"""Pictures are resized in the recorded order of passes, bit for bit as the Pillow did it that had that order."""
+"""Images are resized in the recorded order of passes, bit for bit as the Pillow did it that had that order."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_which_axis_goes_first_by_hand() -> None:
     assert rows_first((20, 30), (40, 29), TALL_ROWS)
 
 
-def test_the_orders_part_on_a_tall_picture_alone() -> None:
+def test_the_orders_part_on_a_tall_image_alone() -> None:
     tall, wide = noise(20, 200), noise(200, 20)
     made = {
         (name, order): resize(image, (12, 12), {"resample": 1, ORDER: order}).tobytes()

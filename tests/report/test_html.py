@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from reports import PICTURE, example, raw, report, rows
+from reports import IMAGE, example, raw, report, rows
 
 from edgekit.report import charts
 from edgekit.report.html import html
@@ -50,15 +50,15 @@ def test_hostile_text_stays_text() -> None:
 
 def test_nothing_is_fetched() -> None:
     read = Reader(html(report(), raw(), [example()]))
-    pictures = [attrs["src"] for tag, attrs in read.tags if tag == "img"]
-    assert pictures == [PICTURE]
+    images = [attrs["src"] for tag, attrs in read.tags if tag == "img"]
+    assert images == [IMAGE]
     addresses = [
         value for _, attrs in read.tags for name, value in attrs.items() if name in ("href", "src", "xlink:href")
     ]
-    assert addresses == pictures
+    assert addresses == images
     policy = next(attrs["content"] for _, attrs in read.tags if attrs.get("http-equiv"))
     assert policy == "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-    for bad in ("https://example.org/x.png", "data:image/svg+xml;base64,AAAA", f"{PICTURE}' onload='x"):
+    for bad in ("https://example.org/x.png", "data:image/svg+xml;base64,AAAA", f"{IMAGE}' onload='x"):
         assert "img" not in {t for t, _ in Reader(html(report(), [], [replace(example(), picture=bad)])).tags}
 
 
@@ -133,7 +133,7 @@ SHOTS = [(390, "light"), (390, "dark"), (1280, "light"), (1280, "dark")]
 
 
 def shoot(page: Path, out: Path, width: int, scheme: str) -> Image.Image:
-    """A picture of the page in headless Chromium."""
+    """An image of the page in headless Chromium."""
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if chromium is None:
         pytest.skip("no Chromium on this machine to look at the page with")

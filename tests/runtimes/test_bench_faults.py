@@ -57,7 +57,7 @@ def nothing_is_left(toys: Path) -> None:
 
 HANGS = {
     "load": ({"kind": "sleep", "where": "load", "seconds": 600}, "its load took longer than 2 s"),
-    "encode": ({"kind": "sleep", "where": "encode", "seconds": 600}, "its picture's encoding took longer than 2 s"),
+    "encode": ({"kind": "sleep", "where": "encode", "seconds": 600}, "its image's encoding took longer than 2 s"),
     "prefill": ({"kind": "sleep", "where": "prefill", "seconds": 600}, "its prefill took longer than 2 s"),
     "decode": ({"kind": "sleep", "where": "decode", "seconds": 600, "after": 2}, "its token took longer than 2 s"),
     "slow": ({"kind": "sleep", "where": "decode", "seconds": 1.5}, "its answer took longer than 2.5 s"),

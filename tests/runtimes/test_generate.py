@@ -162,7 +162,7 @@ def test_a_later_turn_prefills_only_what_is_new(tiny_bundle: Path) -> None:
     whole = session.prepare(chat.messages[:-1], chat.images).ids.shape[1]
     assert second.timings.cached_tokens == first.timings.prompt_tokens + len(first.token_ids) - 1
     assert second.timings.prompt_tokens == whole - second.timings.cached_tokens < first.timings.prompt_tokens
-    assert second.timings.image_encode_ms < 1  # no picture was encoded
+    assert second.timings.image_encode_ms < 1  # no image was encoded
     third = chat.say("and in this one?", some_images()[1:2])
     assert third.timings.cached_tokens > second.timings.cached_tokens and third.timings.image_encode_ms > 0
 
@@ -227,8 +227,8 @@ def test_a_turn_that_fails_leaves_the_conversation(tiny_bundle: Path) -> None:
     assert after.token_ids == fresh.token_ids
 
 
-def test_an_image_token_in_an_answer_is_no_picture(tiny_bundle: Path) -> None:
-    """A weak model may write one; the pictures in the cache stay."""
+def test_an_image_token_in_an_answer_is_no_image(tiny_bundle: Path) -> None:
+    """A weak model may write one; the images in the cache stay."""
     session = opened(tiny_bundle)
     written = iter([session.image_token_id, min(session.eos_token_ids - {0})] * 2)
     chat = Chat(session, max_new_tokens=4, choose=lambda logits, ids: next(written))

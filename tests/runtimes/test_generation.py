@@ -109,7 +109,7 @@ def with_settings(source: Path, folder: Path, **settings: Any) -> Path:
 
 
 def generated(folder: Path, prompt: str, limit: int, image: Any = None, **settings: Any) -> list[int]:
-    """What transformers says: its own loop, greedily, with the folder's settings; of a drawn picture by default."""
+    """What transformers says: its own loop, greedily, with the folder's settings; of a drawn image by default."""
     session: Any = RUNTIMES.load("pytorch").open_session(folder, 1)
     text = session.processor.apply_chat_template(question(prompt), add_generation_prompt=True)
     inputs = session.processor(text=[text], images=[image or draw(3)[0]], return_tensors="pt", add_special_tokens=False)
@@ -292,7 +292,7 @@ def test_every_runtime_says_what_generate_says(
     from edgekit.errors import MissingExtraError, UnsupportedError
     from edgekit.export import TARGETS
 
-    tiny = TARGETS.load(target).tiny.get(family, {})  # of any picture size
+    tiny = TARGETS.load(target).tiny.get(family, {})  # of any image size
     settings, limit = FAMILIES[family]
     folder = with_settings(tiny_of(family, **tiny), tmp_path / "model", **settings)
     image = draw(3)[0].resize((112, 112)) if family == "qwen2_5_vl" else draw(3)[0]  # one that no side resizes

@@ -18,9 +18,9 @@ from edgekit.runtimes.generate import Chat, Timings, _Held, _keep, answer, exhau
 from edgekit.runtimes.sampling import greedy
 from edgekit.runtimes.session import Prepared, Session, generation_of
 
-END, SPACE, USER, SELF, PICTURE = 0, 6, 7, 8, 9
+END, SPACE, USER, SELF, IMAGE = 0, 6, 7, 8, 9
 LETTERS = {1: "a", 2: "b", 3: "c", 4: "d", 5: "e", SPACE: " "}
-NUMBERS = {letter: number for number, letter in LETTERS.items()} | {".": END, "P": PICTURE}
+NUMBERS = {letter: number for number, letter in LETTERS.items()} | {".": END, "P": IMAGE}
 
 
 def ids(text: str) -> list[int]:
@@ -41,15 +41,15 @@ class Clock:
 
 
 class Toy:
-    """Says what it was told to, and notes what it is asked; a picture is a number, and has so many entries of pixels.
+    """Says what it was told to, and notes what it is asked; an image is a number, and has so many entries of pixels.
 
-    Preparing takes 1 ms, encoding 2, a prefill 4, a step 8. The conversation `ab` about a picture is USER PICTURE
-    PICTURE a b SELF, and an answer ends with END.
+    Preparing takes 1 ms, encoding 2, a prefill 4, a step 8. The conversation `ab` about an image is USER IMAGE
+    IMAGE a b SELF, and an answer ends with END.
     """
 
     eos_token_ids = frozenset({END})
     vocab_size = 10
-    image_token_id = PICTURE
+    image_token_id = IMAGE
 
     def __init__(self, says: str, clock: Clock | None = None, *, rewinds: bool = True) -> None:
         self.says, self.clock, self.rewinds = iter(ids(says)), clock or Clock(), rewinds
@@ -62,7 +62,7 @@ class Toy:
         for message in messages:
             found.append(USER if message["role"] == "user" else SELF)
             for part in message["content"]:
-                found += [PICTURE] * 2 if part["type"] == "image" else ids(part["text"])
+                found += [IMAGE] * 2 if part["type"] == "image" else ids(part["text"])
             found += [END] if message["role"] == "assistant" else []
         pixels = np.arange(sum(images), dtype=np.float32) if images else None
         grids = [(1, parts) for parts in images]
@@ -155,7 +155,7 @@ def test_an_answer_its_calls_and_its_times(clock: Clock, phases: list[str]) -> N
     said = answer(
         toy, question("ab"), [3], max_new_tokens=9, choose=choose, on_token=shown(tokens), on_text=shown(pieces)
     )
-    prompt = [USER, PICTURE, PICTURE, 1, 2, SELF]
+    prompt = [USER, IMAGE, IMAGE, 1, 2, SELF]
     assert (said.text, said.token_ids, said.finish) == ("cd", [3, 4, END], "eos")
     assert before == [prompt, [*prompt, 3], [*prompt, 3, 4]] and tokens == [3, 4, END] and pieces == ["c", "d"]
     steps = [("step", 3), ("step", 4)]
@@ -168,7 +168,7 @@ def test_an_answer_its_calls_and_its_times(clock: Clock, phases: list[str]) -> N
     assert phases == ["new", "encode", "prefill", "decode", "decode", "decode", "decode", "answer"]
 
 
-def test_without_pictures_nothing_is_encoded(clock: Clock) -> None:
+def test_without_images_nothing_is_encoded(clock: Clock) -> None:
     toy = Toy("a.", clock)
     said = answer(toy, question("b", 0), [], max_new_tokens=2)
     assert toy.calls[2:] == [("prefill", [USER, 2, SELF], None), ("step", 1)]
@@ -251,7 +251,7 @@ def test_a_chat_feeds_what_is_new(clock: Clock) -> None:
     assert toy.calls == ["reset"]
     first = chat.say("e", [2], on_text=shown.append)
     assert (first.text, shown) == ("ab", ["a", "b"])
-    assert toy.cache == [USER, PICTURE, PICTURE, 5, SELF, 1, 2]  # the end is chosen, and never fed
+    assert toy.cache == [USER, IMAGE, IMAGE, 5, SELF, 1, 2]  # the end is chosen, and never fed
     toy.calls.clear()
     second = chat.say("d")
     assert toy.calls == [("rewind", 7), ("prefill", [END, USER, 4, SELF], None), ("step", 3)]
@@ -261,7 +261,7 @@ def test_a_chat_feeds_what_is_new(clock: Clock) -> None:
     third = chat.say("", [1, 3])
     # Of six entries of pixels the first two are in the cache.
     assert toy.calls[:2] == [("rewind", 12), ("encode", [2, 3, 4, 5])]
-    assert toy.calls[2] == ("prefill", [END, USER, *[PICTURE] * 4, SELF], "features of [1, 3]")
+    assert toy.calls[2] == ("prefill", [END, USER, *[IMAGE] * 4, SELF], "features of [1, 3]")
     assert third.timings.cached_tokens == 12 and third.timings.prompt_tokens == 7
     assert chat.images == [2, 1, 3] and [one["role"] for one in chat.messages] == ["user", "assistant"] * 3
     assert chat.messages[1]["content"] == [{"type": "text", "text": "ab"}]
@@ -316,7 +316,7 @@ def test_a_runtime_that_keeps_nothing_begins_anew() -> None:
     assert toy.calls[:3] == [("rewind", 6), "reset", ("encode", [0, 1])]
 
 
-P = PICTURE
+P = IMAGE
 
 
 @pytest.mark.parametrize(
@@ -331,14 +331,14 @@ P = PICTURE
         ([7, 1, 8], 3, 0, [7, 1, 3, 5], 0, 2),  # the last but one is another
         ([7, 1, 8, 2], 3, 0, [6, 1, 8, 2, 0], 0, 0),
         ([7, P, P, 1, 8, 2], 5, 1, [7, P, P, 1, 8, 2, 0], 1, 6),
-        ([7, P, P, 1, 8, 2], 5, 1, [7, P, P, 3, 8, 2, 0], 1, 3),  # behind the picture
+        ([7, P, P, 1, 8, 2], 5, 1, [7, P, P, 3, 8, 2, 0], 1, 3),  # behind the image
         ([7, P, P, 1, 8, 2], 5, 1, [7, P, 3, 8, 2, 0], 1, 0),  # within it
         ([7, P, P, 1, 8, 2], 5, 1, [7, 3, P, P, 8, 2, 0], 1, 0),  # before it
-        ([7, P, P, 1, 8, 2], 5, 1, [7, P, P, 1, 8, 2, 0], 0, 0),  # a picture of the cache is gone
+        ([7, P, P, 1, 8, 2], 5, 1, [7, P, P, 1, 8, 2, 0], 0, 0),  # an image of the cache is gone
         ([7, P, P, 1, 8, 2], 5, 1, [7, P, P, 1, 8, 2, 0, P], 2, 6),  # one came
-        ([7, P, P, 1, 8, P], 5, 1, [7, P, P, 1, 8, 2, 0], 1, 5),  # the answer's own is no picture
+        ([7, P, P, 1, 8, P], 5, 1, [7, P, P, 1, 8, 2, 0], 1, 5),  # the answer's own is no image
         ([7, 1, 8, P], 3, 0, [7, 1, 8, 2, 0], 0, 3),
-        ([7, P, 8, 2], 3, 0, [7, 1, 8], 0, 1),  # without pictures the token is one like others
+        ([7, P, 8, 2], 3, 0, [7, 1, 8], 0, 1),  # without images the token is one like others
     ],
 )
 def test_what_of_a_cache_is_kept(
@@ -358,7 +358,7 @@ def test_following_given_tokens(phases: list[str]) -> None:
     toy = Toy("abcd")
     found = [int(logits.argmax()) for logits in follow(toy, question("e"), [2], [5, 4, 3])]
     assert found == [1, 2, 3]  # before each of the three
-    prompt = [USER, PICTURE, PICTURE, 5, SELF]
+    prompt = [USER, IMAGE, IMAGE, 5, SELF]
     assert toy.calls == ["reset", ("encode", [0, 1]), ("prefill", prompt, "features of [2]"), ("step", 5), ("step", 4)]
     assert phases == ["new", "encode", "prefill", "decode", "decode", "decode", "answer"]
     bare = Toy("a")

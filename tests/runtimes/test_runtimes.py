@@ -283,7 +283,7 @@ def test_gates() -> None:
     assert gates.failures([row(target="checkpoint", size_bytes=99)], Gates(max_size=1)) == []
 
 
-def test_a_hostile_picture_is_a_clear_error(tiny_bundle: Path, tmp_path: Path) -> None:
+def test_a_hostile_image_is_a_clear_error(tiny_bundle: Path, tmp_path: Path) -> None:
     from edgekit import api
 
     (tmp_path / "x.png").write_bytes(b"no")

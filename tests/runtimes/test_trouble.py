@@ -92,11 +92,11 @@ def test_entries_of_the_tokenizer_without_a_row_are_no_trouble(tiny_checkpoint: 
     tokenizer = AutoTokenizer.from_pretrained(grown)
     tokenizer.add_tokens([f"<extra {number}>" for number in range(9)])
     tokenizer.save_pretrained(grown)
-    picture = Image.new("RGB", (40, 40), (200, 30, 30))
+    image = Image.new("RGB", (40, 40), (200, 30, 30))
     with traced_once(tiny_checkpoint):
         bundle = export_checkpoint(grown, "onnx", "fp32", tmp_path / "bundle", prompts=2)
     said = [
-        api.run(place, prompt="what is there?", images=picture, max_new_tokens=4).token_ids
+        api.run(place, prompt="what is there?", images=image, max_new_tokens=4).token_ids
         for place in (tiny_checkpoint, grown, bundle.folder)
     ]
     assert said[0] == said[1] == said[2] and len(said[0]) == 4

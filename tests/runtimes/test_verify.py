@@ -84,7 +84,7 @@ def preprocessing(**values: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def tiled(tiny_of: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A checkpoint whose pictures are split into up to 2 x 2 tiles and a view of the whole, and its bundle."""
+    """A checkpoint whose images are split into up to 2 x 2 tiles and a view of the whole, and its bundle."""
     model = tiny_of("smolvlm")
     out = tmp_path_factory.mktemp("tiled") / "bundle"
     with traced_once(model, None):
@@ -137,7 +137,7 @@ def test_a_fault_is_found_in_its_part(tiled: tuple[Path, Path], tmp_path: Path, 
     assert found["largest"] == part
     for name in PARTS:
         loss = found["parts"][name]["loss"]["mean_kl"]
-        # Pictures and words that do not fit each other are a loss without a figure.
+        # Images and words that do not fit each other are a loss without a figure.
         assert (loss is None or loss > 1e-6) if name == part else (loss is not None and loss < ROUNDING_NATS)
     assert not result["passed"]
     if part == "preprocessing":
@@ -162,7 +162,7 @@ def one_row_of(bundle: Path, model: Path) -> Any:
 
 
 def test_tiles_in_another_order(tiled: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Columns before rows: no parameter says it, and only the picture's pixels tell."""
+    """Columns before rows: no parameter says it, and only the image's pixels tell."""
     model, bundle = tiled
     whole = idefics3._tiles
 
@@ -287,7 +287,7 @@ def test_a_module_gap_by_hand() -> None:
     assert same.result().snr_db is None and same.result().max_abs is None
 
 
-def test_odd_pictures_are_what_they_say() -> None:
+def test_odd_images_are_what_they_say() -> None:
     assert [(image.mode, image.size) for image in odd_pictures()] == list(ODD)
 
 

@@ -56,7 +56,7 @@ def inspect(folder: Path, tokens: int | None) -> Inspection:
         parts,
         heads=heads,
         tokens=tokens,
-        pictures=edges,
+        images=edges,
         copied=False,
         component_bytes=sum(path.stat().st_size for path in weight_files(folder)),
         about={

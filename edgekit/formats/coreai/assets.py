@@ -272,7 +272,7 @@ class Assets:
 
         Args:
             component: Name of the encoder.
-            pixels: Tiles (M, 3, H, W), which are run one by one, or the patches (P, patch) of one picture.
+            pixels: Tiles (M, 3, H, W), which are run one by one, or the patches (P, patch) of one image.
             tiles: Which of the two.
         """
         given = [tile[None] for tile in pixels] if tiles else [pixels]

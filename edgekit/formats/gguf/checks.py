@@ -24,7 +24,7 @@ class Files:
     Attributes:
         text, vision: Their headers.
         context: Tokens the cache holds.
-        image_tokens: Least and most tokens of a picture, where mtmd is told.
+        image_tokens: Least and most tokens of an image, where mtmd is told.
         kind: Of the text model, in llama.cpp's words.
     """
 
@@ -144,7 +144,7 @@ def _last(name: str, specs: Sequence[TensorSpec], width: int) -> list[Tensor]:
 
 
 def _check_tiles(name: str, part: Component, vision: Header) -> None:
-    """Raise BundleError where tiles are not of the size that clip makes of every picture."""
+    """Raise BundleError where tiles are not of the size that clip makes of every image."""
     shape = part.inputs[0].shape if part.inputs else ()
     edge = vision.number("clip.vision.image_size")
     patch = vision.number("clip.vision.patch_size")

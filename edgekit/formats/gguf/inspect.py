@@ -93,7 +93,7 @@ def _field(reader: Any, key: str) -> int:
 
 
 def _patches(component: Component, edge: int) -> int:
-    """Of the picture or tile that the manifest says goes in."""
+    """Of the image or tile that the manifest says goes in."""
     shape = component.inputs[0].shape
     if len(shape) == 2:
         return int(shape[0])

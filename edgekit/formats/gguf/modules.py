@@ -19,12 +19,12 @@ TABLE = "token_embd.weight"
 
 
 class LlamaModules:
-    """A loaded model whose pictures are edgekit's own tiles, in the order the model was trained on.
+    """A loaded model whose images are edgekit's own tiles, in the order the model was trained on.
 
     Args:
         model: Loaded, with its mmproj.
         text: The text model's file, for the embedding table.
-        family: Of the model; its `pictures` turns prepared pixels into pictures.
+        family: Of the model; its `pictures` turns prepared pixels into images.
         params: Of its preprocessing.
         inputs: The decoder's extra inputs; llama.cpp takes those that clip's further outputs fill as columns behind the
             embeddings, and gives them so.
@@ -39,8 +39,8 @@ class LlamaModules:
         self._rows: NDArray[np.float32] | None = None
 
     def encode(self, pixels: Pixels) -> Encoded:
-        """Features of all pictures, by clip; it normalises by itself."""
-        found = self.model.encode(self._family.pictures(pixels, self._params))
+        """Features of all images, by clip; it normalises by itself."""
+        found = self.model.encode(self._family.images(pixels, self._params))
         whole = np.concatenate(found)
         extra, start = {}, self._width
         for one in self._extra:
@@ -66,12 +66,12 @@ class LlamaModules:
     def prefill(
         self, ids: Sequence[int], positions: NDArray[np.int64], features: Encoded | None, image_token_id: int
     ) -> NDArray[np.float32]:
-        """Append a prompt as llama.cpp's own programs do: words as ids, pictures as embeddings.
+        """Append a prompt as llama.cpp's own programs do: words as ids, images as embeddings.
 
         Args:
             ids: (T,), placeholders expanded.
             positions: (T,), or (3, T) with M-RoPE.
-            features: Of its pictures.
+            features: Of its images.
             image_token_id: The placeholder; without features it is a word like others.
 
         Returns:

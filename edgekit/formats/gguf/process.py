@@ -165,12 +165,12 @@ class LlamaModel:
 
         Args:
             model, mmproj: GGUF files.
-            threads: For prompts, single tokens and pictures.
+            threads: For prompts, single tokens and images.
             context: Tokens the cache holds.
             exact: A cache in float32 and plain attention, where llama.cpp would take float16 and its fused one.
-            image_tokens: Least and most tokens of a picture, where mtmd is not to go by its own.
+            image_tokens: Least and most tokens of an image, where mtmd is not to go by its own.
             extra_bufts: Let llama.cpp repack weights for this processor.
-            watch: For `pixels` only; pictures are not encoded then.
+            watch: For `pixels` only; images are not encoded then.
 
         Raises:
             BundleError: llama.cpp does not load them.
@@ -190,9 +190,9 @@ class LlamaModel:
             self.process.close()
             raise
 
-    def encode(self, pictures: list[NDArray[np.uint8]]) -> list[NDArray[np.float32]]:
-        """Each picture (H, W, 3), of a size that mtmd leaves as it is, -> (N, width)."""
-        return self.process.ask("encode", *pictures)[1]
+    def encode(self, images: list[NDArray[np.uint8]]) -> list[NDArray[np.float32]]:
+        """Each image (H, W, 3), of a size that mtmd leaves as it is, -> (N, width)."""
+        return self.process.ask("encode", *images)[1]
 
     def feed_tokens(
         self, ids: NDArray[Any], positions: NDArray[Any], logits: bool = True
@@ -266,27 +266,27 @@ class LlamaModel:
         return ids
 
     def own(
-        self, text: str, pictures: list[NDArray[np.uint8]], *, evaluate: bool = False
+        self, text: str, images: list[NDArray[np.uint8]], *, evaluate: bool = False
     ) -> tuple[list[int], int, NDArray[np.float32] | None]:
         """A prompt as llama.cpp's own programs see it.
 
         Args:
-            text: With `<__media__>` where a picture stands.
-            pictures: (H, W, 3) each, of any size.
+            text: With `<__media__>` where an image stands.
+            images: (H, W, 3) each, of any size.
             evaluate: Append it to the cache.
 
         Returns:
-            Ids, -1 for a picture's; the position after them and the logits (V,) that follow, if evaluated.
+            Ids, -1 for an image's; the position after them and the logits (V,) that follow, if evaluated.
         """
-        reply, _ = self.process.ask("own", *pictures, text=text, evaluate=evaluate)
+        reply, _ = self.process.ask("own", *images, text=text, evaluate=evaluate)
         return reply["ids"], reply["position"], np.array(self._shared.logits) if evaluate else None
 
-    def pixels(self, pictures: list[NDArray[np.uint8]]) -> list[NDArray[np.float32]]:
-        """Pictures (H, W, 3) of any size as mtmd cuts, resizes and normalises them: (3, H, W) each, in its order.
+    def pixels(self, images: list[NDArray[np.uint8]]) -> list[NDArray[np.float32]]:
+        """Images (H, W, 3) of any size as mtmd cuts, resizes and normalises them: (3, H, W) each, in its order.
 
         A float16 convolution has rounded them. The model must have been opened with `watch`.
         """
-        return self.process.ask("pixels", *pictures)[1]
+        return self.process.ask("pixels", *images)[1]
 
     def perf(self) -> dict[str, float]:
         """llama.cpp's own counters since the last call: t_p_eval_ms, t_eval_ms, n_p_eval, n_eval; and cpu_ms, the

@@ -104,7 +104,7 @@ class Model:
         return callback
 
     def pixels(self, chunk: Any) -> Arrays:
-        """(3, H, W) float32 of each picture of an image chunk, as clip gives them to its network."""
+        """(3, H, W) float32 of each image of an image chunk, as clip gives them to its network."""
         self.seen.clear()
         self.mtmd.mtmd_encode_chunk(self.vision, chunk)  # it is stopped on purpose
         return [_whole(one) for patches in self.seen for one in patches]
@@ -146,7 +146,7 @@ class Model:
     def encode_chunk(self, chunk: Any) -> NDArray[np.float32]:
         """(N, width) of an image chunk."""
         if self.mtmd.mtmd_encode_chunk(self.vision, chunk):
-            raise Refused("mtmd does not encode the picture")
+            raise Refused("mtmd does not encode the image")
         tokens = self.mtmd.mtmd_input_chunk_get_n_tokens(chunk)
         found = self.mtmd.mtmd_get_output_embd(self.vision)
         return np.ctypeslib.as_array(found, (tokens, self.width)).copy()
@@ -239,16 +239,16 @@ class Worker:
         return self._model.about(), []
 
     def encode(self, head: dict[str, Any], arrays: Arrays) -> Reply:
-        """Each uint8 picture (H, W, 3) -> (N, width): the last image chunk, which is the whole picture."""
+        """Each uint8 image (H, W, 3) -> (N, width): the last image chunk, which is the whole image."""
         found = []
         for image in arrays:
             with self.model.chunks(MARKER, [image]) as chunks:
-                pictures = [chunk for kind, chunk in chunks if kind == self.model.mtmd.MTMD_INPUT_CHUNK_TYPE_IMAGE]
-                found.append(self.model.encode_chunk(pictures[-1]))
+                images = [chunk for kind, chunk in chunks if kind == self.model.mtmd.MTMD_INPUT_CHUNK_TYPE_IMAGE]
+                found.append(self.model.encode_chunk(images[-1]))
         return {}, found
 
     def pixels(self, head: dict[str, Any], arrays: Arrays) -> Reply:
-        """Pictures of any size as mtmd cuts, resizes and normalises them: (3, H, W) each, in its order."""
+        """Images of any size as mtmd cuts, resizes and normalises them: (3, H, W) each, in its order."""
         found = []
         with self.model.chunks(MARKER * len(arrays), arrays) as chunks:
             for kind, chunk in chunks:
@@ -257,7 +257,7 @@ class Worker:
         return {}, found
 
     def own(self, head: dict[str, Any], arrays: Arrays) -> Reply:
-        """A prompt as llama.cpp's own programs cut and see it: ids, the picture's as -1; its logits if evaluated."""
+        """A prompt as llama.cpp's own programs cut and see it: ids, the image's as -1; its logits if evaluated."""
         model, mtmd = self.model, self.model.mtmd
         ids: list[int] = []
         position = 0
@@ -410,7 +410,7 @@ def _ggml_base() -> Any:
 
 
 def _whole(patches: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Patches (rows, columns, 3 * edge * edge) -> the picture (3, H, W) they were cut from."""
+    """Patches (rows, columns, 3 * edge * edge) -> the image (3, H, W) they were cut from."""
     rows, columns, size = patches.shape
     edge = math.isqrt(size // 3)
     parts = patches.reshape(rows, columns, 3, edge, edge).transpose(2, 0, 3, 1, 4)

@@ -185,7 +185,7 @@ def _bytes(tensor: Any) -> int:
 
 
 def _shapes(model: Any, path: Path) -> dict[str, list[int]]:
-    """The shape of every tensor of a vision encoder for one picture or tile."""
+    """The shape of every tensor of a vision encoder for one image or tile."""
     import onnx
     from onnxruntime.tools.symbolic_shape_infer import SymbolicShapeInference
 

@@ -1,4 +1,4 @@
-"""LLaVA 1.5 (model type `llava`): a picture is one square tile of a CLIP tower, whose class token is left out."""
+"""LLaVA 1.5 (model type `llava`): an image is one square tile of a CLIP tower, whose class token is left out."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def read_preprocessing(folder: Path) -> dict[str, Any]:
 
 
 def preprocess(images: list[Image.Image], params: dict[str, Any]) -> Pixels:
-    """Each picture as one tile."""
+    """Each image as one tile."""
     size = (params["tile"][0], params["tile"][1])
     tiles = [normalise(np.asarray(resize(as_rgb(image), size, params)), params) for image in images]
     return Pixels(np.stack(tiles), [(1,)] * len(tiles))

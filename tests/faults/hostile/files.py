@@ -49,7 +49,7 @@ def cases() -> Iterator[tuple[str, Change]]:
     yield "chat template deep", file("chat_template", "{% if 1 %}" * 10_000)
     yield "chat template not UTF-8", file("chat_template", b"\xff\xfe")
     yield "chat template that runs code", file("chat_template", "{{ ''.__class__.__mro__[1].__subclasses__() }}")
-    yield "chat template without a picture", file("chat_template", "hello")
+    yield "chat template without an image", file("chat_template", "hello")
     yield "chat template of nothing", file("chat_template", "")
     for name in ("text_decoder", "token_embedding", "vision_encoder"):
         yield f"{name} garbage", file(name, b"\xff" * 5000)

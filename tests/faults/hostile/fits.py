@@ -35,7 +35,7 @@ def cases() -> Iterator[tuple[str, Change]]:
     yield "an input of many axes", field("components.text_decoder.inputs.0.shape", [1] * 1000)
     yield "a negative size", field("components.text_decoder.inputs.0.shape.2", -5)
     yield "a huge size", field("components.text_decoder.inputs.2.shape.0", 1 << 31)
-    yield "a picture of another size", field("components.vision_encoder.inputs.0.shape", [1, 1, 3, 9999, 9999])
+    yield "an image of another size", field("components.vision_encoder.inputs.0.shape", [1, 1, 3, 9999, 9999])
     yield "two components are one", _exchange("token_embedding", "text_decoder", copy=True)
     yield "two components are exchanged", _exchange("token_embedding", "text_decoder")
     yield "encoder and decoder are exchanged", _exchange("vision_encoder", "text_decoder")
@@ -48,7 +48,7 @@ def cases() -> Iterator[tuple[str, Change]]:
         field("components.extra", {"file": "config.json", "inputs": [], "outputs": []}),
     )
     yield "a bucket of another component", field("buckets.*.component", "token_embedding")
-    yield "a grid that no picture has", field("buckets.*.grid", [1, 9999, 9999])
+    yield "a grid that no image has", field("buckets.*.grid", [1, 9999, 9999])
     yield "a grid of huge numbers", field("buckets.*.grid", [HUGE, HUGE])
     yield "a grid of nothing", field("buckets.*.grid", [0, 0])
     yield "sizes huge", field("preprocessing.sizes", [[1 << 30, 1 << 30]])

@@ -20,7 +20,7 @@ def cases() -> Iterator[tuple[str, Change]]:
     yield from _headers()
     yield from _tensors()
     yield from _models()
-    yield from _pictures()
+    yield from _images()
     yield from _manifests()
 
 
@@ -97,7 +97,7 @@ def _models() -> Iterator[tuple[str, Change]]:
     yield "no table", file(TEXT, lambda data: data.replace(TABLE, TABLE[::-1]))
 
 
-def _pictures() -> Iterator[tuple[str, Change]]:
+def _images() -> Iterator[tuple[str, Change]]:
     keys = (
         "image_size", "patch_size", "embedding_length", "feed_forward_length", "block_count", "attention.head_count",
         "projection_dim",

@@ -53,17 +53,17 @@ def check(found: Outcome, names: str = "", codes: tuple[int, ...] = (1,)) -> Non
 def arguments(verb: str, bundle: Path, place: Path) -> list[str]:
     """A verb's command line."""
     if verb == "run":
-        shown = ["--prompt", "what is there?", "--image", str(picture(place))]
+        shown = ["--prompt", "what is there?", "--image", str(image(place))]
         return ["run", str(bundle), *shown, "--max-new-tokens", "3"]
     if verb == "bench":
         questions = place / "questions.jsonl"
-        line = {"images": [str(picture(place))], "question": "what is there?", "answer": "circle", "id": "1"}
+        line = {"images": [str(image(place))], "question": "what is there?", "answer": "circle", "id": "1"}
         questions.write_text(json.dumps(line) + "\n")
         return ["bench", str(bundle), "--data", str(questions), "--out", str(bundle.parent / "report"), "--limit", "1"]
     return [verb, str(bundle)]
 
 
-def picture(place: Path) -> Path:
+def image(place: Path) -> Path:
     """A drawn one."""
     from edgekit.demo.shapes import draw
 

@@ -61,7 +61,7 @@ def matmul(x: Tensor, y: Tensor, transpose_x: bool = False, transpose_y: bool = 
         return torch.matmul(x, y)
     count = max(x.numel(), y.numel(), math.prod(x.shape[:-1]) * y.shape[-1])
     if x.dim() == y.dim() > 2 and x.shape[:-2] == y.shape[:-2] and count > AT_ONCE:
-        # One matrix after another, so that attention over a picture holds no float32 scores of all heads.
+        # One matrix after another, so that attention over an image holds no float32 scores of all heads.
         out = torch.empty(*x.shape[:-1], y.shape[-1], dtype=torch.float16)
         for left, right, into in zip(x.flatten(0, -3), y.flatten(0, -3), out.flatten(0, -3), strict=True):
             into.copy_(left.float() @ right.float())
