@@ -86,7 +86,7 @@ def make_bundles(work: Path, words: Sequence[str]) -> dict[str, list[Path]]:
             target, _, precision = word.partition(":")
             if not folder.exists():
                 command = [*EDGEKIT, "export", checkpoint, "--target", target, "--precision", precision]
-                # Random weights may miss a bar on single tokens, which exits with 3 and keeps the bundle.
+                # Random weights may miss a tolerance on single tokens, which exits with 3 and keeps the bundle.
                 code = subprocess.run([*map(str, command), "--samples", "2", "--out", str(folder)], check=False)
                 if code.returncode not in (0, 3):
                     sys.exit(code.returncode)

@@ -39,7 +39,7 @@ def main() -> None:
         bundles.append(given.work / f"{target}-{precision}")
         if not bundles[-1].exists():
             export = ["export", checkpoint, "--target", target, "--precision", precision, "--out", bundles[-1]]
-            # Random weights may miss a bar on single tokens, which exits with 3 and keeps the bundle.
+            # Random weights may miss a tolerance on single tokens, which exits with 3 and keeps the bundle.
             code = subprocess.run([*EDGEKIT, *map(str, export), "--samples", "2"], check=False).returncode
             if code not in (0, 3):
                 sys.exit(code)

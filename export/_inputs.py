@@ -74,6 +74,8 @@ def with_inputs(parity: dict[str, Any], figures: dict[str, Any]) -> dict[str, An
     """
     if figures["pixels_by"] == "edgekit":  # both sides were the same code, which says nothing
         figures = {**figures, "pixel_max_abs": None}
-    bars = {name: ALWAYS[name] for name in COMPARED if name != "pixel_max_abs" or figures["pixels_by"] != "edgekit"}
-    checks = {**judge(figures, bars), **parity["checks"]}
+    tolerances = {
+        name: ALWAYS[name] for name in COMPARED if name != "pixel_max_abs" or figures["pixels_by"] != "edgekit"
+    }
+    checks = {**judge(figures, tolerances), **parity["checks"]}
     return {**parity, **figures, "checks": checks, "passed": all(check["held"] for check in checks.values())}

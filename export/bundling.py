@@ -129,7 +129,7 @@ def export_checkpoint(
         opens: Opens the bundle by its own runtime, for the parity run.
         sizes: Image sizes (width, height) in pixels, where the family has a choice; its own when None.
         samples: Questions for the parity run; drawn images and stock questions when there are none.
-        prompts: How many of them; as many as the bars need (`edgekit.report.tolerances.settling`) when None.
+        prompts: How many of them; as many as the tolerances need (`edgekit.report.tolerances.settling`) when None.
         calibration: Questions, for a precision that the target calibrates; never those of the parity run.
         with_genai: Write what onnxruntime-genai needs into an ONNX bundle.
         options: Of the target's own (OPTIONS of its module), by name.
@@ -138,7 +138,7 @@ def export_checkpoint(
         answers: Asks the bundle for its golden answers, by its own runtime; it has none when None.
 
     Returns:
-        The bundle; `manifest.parity["passed"]` says whether the bars held.
+        The bundle; `manifest.parity["passed"]` says whether the tolerances held.
     """
     chosen = check_request(target, precision, options)
     _check_place(out)

@@ -22,7 +22,7 @@ from edgekit.families.decoding import Given, Run, filled, next_positions
 from edgekit.families.merging import Encoded, by_bucket, gather, merge_images
 from edgekit.inputs.processor import Inputs
 from edgekit.report.tally import Tally
-from edgekit.report.tolerances import bars_of, judge, settling
+from edgekit.report.tolerances import judge, settling, tolerances_of
 from edgekit.stats import finite_or_none, largest_gap
 
 Array = NDArray[Any]
@@ -150,18 +150,18 @@ def measure(
         split: The modules it was exported from.
         exported: The bundle, opened.
         inputs: Prompts.
-        precision: Common name; chooses the bars.
+        precision: Common name; chooses the tolerances.
         steps: Tokens per answer at most.
-        target: Whose own bars go before, where it has some.
-        count: So many of the prompts; as many as the bars need (`edgekit.report.tolerances.settling`) when None.
+        target: Whose own tolerances go before, where it has some.
+        count: So many of the prompts; as many as the tolerances need (`edgekit.report.tolerances.settling`) when None.
 
     Returns:
-        The figures (None where the bundle gave NaN or infinity), each bar with its figure, and whether every bar held.
+        The figures (None where the bundle gave NaN or infinity), each tolerance with its figure, and whether all held.
 
     Raises:
         NotFiniteError: the PyTorch modules themselves gave NaN or infinity.
     """
-    bars = bars_of(precision, target)
+    tolerances = tolerances_of(precision, target)
     reference, tally = TorchModules(split), Tally()
     vision = [0.0]  # prompts without an image have none
     for item in settling(inputs, tally.best, f"comparing {precision} with PyTorch", count=count):
@@ -184,5 +184,5 @@ def measure(
         "vision_max_abs": finite_or_none(max(vision)),
         "mean_kl": tally.mean_kl,
     }
-    checks = judge(figures, bars)
+    checks = judge(figures, tolerances)
     return {**figures, "checks": checks, "passed": all(check["held"] for check in checks.values())}

@@ -23,8 +23,9 @@ from edgekit.recipe.model import Gates
 from edgekit.recipe.per_dataset import describe, pick
 from edgekit.report.model import SCHEMA_VERSION, Lineage, Report, Row
 from edgekit.report.write import write_report
-from edgekit.runtimes import RUNTIMES, gates, guests, placement, runtime_for
+from edgekit.runtimes import RUNTIMES, guests, placement, runtime_for
 from edgekit.runtimes.examples import choose_examples
+from edgekit.runtimes.gates import failures
 from edgekit.runtimes.journal import Journal
 from edgekit.runtimes.measure import Measured, Settings, measure, turn_lengths, turns_of_process
 from edgekit.runtimes.rows import METHODS, adjust, fill
@@ -42,7 +43,7 @@ def bench(
     settings: Settings,
     out: Path,
     *,
-    bars: Gates | None = None,
+    gates: Gates | None = None,
     device: str = "host",
     run: str | None = None,
     extra: Sequence[Path] = (),
@@ -55,7 +56,7 @@ def bench(
         reference: The student's checkpoint; None leaves the comparison out and says so.
         settings: Questions and repetitions.
         out: Folder of the report.
-        bars: Gates; a miss is in the report's verdict, the exit code is the caller's.
+        gates: Gates; a miss is in the report's verdict, the exit code is the caller's.
         device: Address of a device, see edgekit.devices: the bundles run there, checkpoints always here.
         run: Of the workspace, for the report.
         extra: Further checkpoints to measure beside the reference.
@@ -83,7 +84,7 @@ def bench(
     if not subjects:
         raise EdgekitError("Nothing to measure.", fix="Make a bundle:  edgekit export --target onnx")
     found = [Measured(f"{one.name} on {one.runtime}", problem=one.problem) for one in subjects]
-    state = _State(subjects, found, settings, out, total, reference, bars or Gates(), run)
+    state = _State(subjects, found, settings, out, total, reference, gates or Gates(), run)
     try:
         _measure(state, address)
     except BaseException as error:  # Ctrl-C, or a fault of ours: what was measured by then is kept
@@ -104,7 +105,7 @@ class _State:
 
     Attributes:
         subjects, found: What is measured, and what is known of each.
-        settings, out, total, reference, bars, run: As of `bench`; `total` is the number of questions.
+        settings, out, total, reference, gates, run: As of `bench`; `total` is the number of questions.
         at, about: Where it runs, and what the device said of itself.
         timed: Rows of a device that only times bundles, and their raw samples.
         visits: Of devices that came by themselves.
@@ -118,7 +119,7 @@ class _State:
     out: Path
     total: int
     reference: Path | None
-    bars: Gates
+    gates: Gates
     run: str | None
     at: placement.Place | None = None
     about: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -186,7 +187,7 @@ def _write(state: _State) -> Report:
         threads=settings.threads,
         machine=machine.describe(),
         rows=(*rows, *(row for row, _ in state.timed)),
-        gates={key: value for key, value in to_json(state.bars).items() if value is not None},
+        gates={key: value for key, value in to_json(state.gates).items() if value is not None},
         run=state.run,
         versions=_versions(),
         notes=_stopped(state)
@@ -201,7 +202,7 @@ def _write(state: _State) -> Report:
         methods=METHODS,
         lineage=tuple(one.lineage for one in subjects if one.lineage is not None),
     )
-    verdict = f"FAIL: ended early: {state.stopped}" if state.stopped else _verdict(report, state.bars)
+    verdict = f"FAIL: ended early: {state.stopped}" if state.stopped else _verdict(report, state.gates)
     report = replace(report, verdict=verdict)
     found = [*measured, *(one.measured for one in came)]
     samples_of = [one.answers for one in found] + [raw for _, raw in state.timed]
@@ -345,10 +346,10 @@ def _rows(
     return rows
 
 
-def _verdict(report: Report, bars: Gates) -> str:
+def _verdict(report: Report, gates: Gates) -> str:
     failed = [row.name for row in report.rows if row.status == "failed"]
     if report.gates:
-        missed = gates.failures(report.rows, bars)
+        missed = failures(report.rows, gates)
         return f"FAIL: {'; '.join(missed)}" if missed else f"PASS: every bundle holds {len(report.gates)} gate(s)"
     return f"FAIL: not measured: {', '.join(failed)}" if failed else ""
 

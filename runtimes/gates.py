@@ -1,4 +1,4 @@
-"""Bars a bundle is held to, and the one-line verdict for CI."""
+"""Gates a bundle is held to, and the one-line verdict for CI."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from edgekit.report.model import Row
 
 
 def failures(rows: Sequence[Row], gates: Gates) -> list[str]:
-    """Every bar that some bundle misses; a bundle that could not be measured misses all of them.
+    """Every gate that some bundle misses; a bundle that could not be measured misses all of them.
 
     Args:
         rows: The reference's row is not held to anything, nor is one that was measured elsewhere.
-        gates: Absent bars hold.
+        gates: Absent gates hold.
     """
     found = []
     for row in rows:
@@ -37,13 +37,13 @@ def _missed(row: Row, gates: Gates) -> list[str]:
         ("bytes of memory", row.peak_memory_bytes, gates.max_memory, True),
     ]
     missed = []
-    for name, value, bar, upper in checks:
-        if bar is None:
+    for name, value, gate, upper in checks:
+        if gate is None:
             continue
         if row.timing_note is not None and name in ("TTFT ms", "decode tokens/s"):
-            missed.append(f"{name} cannot be judged here, timings are not representative, bar {bar:g}")
+            missed.append(f"{name} cannot be judged here, timings are not representative, gate {gate:g}")
         elif value is None:
-            missed.append(f"{name} unknown, bar {bar:g}")
-        elif (value > bar) if upper else (value < bar):
-            missed.append(f"{name} {value:.4g}, bar {bar:g}")
+            missed.append(f"{name} unknown, gate {gate:g}")
+        elif (value > gate) if upper else (value < gate):
+            missed.append(f"{name} {value:.4g}, gate {gate:g}")
     return missed

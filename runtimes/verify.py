@@ -24,7 +24,7 @@ from edgekit.inputs.processor import Processor
 from edgekit.inputs.resizing import COLUMNS, ORDER
 from edgekit.report.parity import SCHEMA_VERSION, Check, Files, ModuleParity, Parity
 from edgekit.report.tally import Tally
-from edgekit.report.tolerances import ALWAYS, MOST_PROMPTS, bars_of, component_bars, judge, settling
+from edgekit.report.tolerances import ALWAYS, MOST_PROMPTS, component_tolerances, judge, settling, tolerances_of
 from edgekit.runtimes import RUNTIMES, runtime_for
 from edgekit.runtimes.attribute import Followed, attribute
 from edgekit.runtimes.generate import answer, follow
@@ -61,7 +61,7 @@ def verify_bundle(
         reference: The checkpoint it was exported from; without it only its files are checked, and what it hands over
             to apps, and the result says so.
         data: Questions; stock questions on drawn images when None.
-        count: How many; as many as the bars need (`edgekit.report.tolerances.settling`) when None.
+        count: How many; as many as the tolerances need (`edgekit.report.tolerances.settling`) when None.
         threads: CPU threads of each side.
         attribution: Find out which part costs what.
         plain: The same checkpoint's fp32 bundle of the same target, for the share of quantisation.
@@ -69,7 +69,7 @@ def verify_bundle(
 
     Returns:
         `edgekit.report.parity.Parity` as JSON: figures (None where the bundle gave NaN or infinity, or images of
-        another shape), the bars they are held to, and `passed`.
+        another shape), the tolerances they are held to, and `passed`.
 
     Raises:
         BundleError: not whole, or made from another checkpoint; no attribution where the runtime shows no modules.
@@ -252,9 +252,9 @@ class _Gap:
 def _compare(
     result: Parity, sides: _Sides, prompts: Iterable[Prompt], count: int | None, attribution: bool, note: str
 ) -> Parity:
-    bars = {**ALWAYS, **bars_of(sides.precision, sides.target)}
+    tolerances = {**ALWAYS, **tolerances_of(sides.precision, sides.target)}
     if sides.modules is not None:
-        bars |= component_bars(sides.precision, sides.target, sides.parts)
+        tolerances |= component_tolerances(sides.precision, sides.target, sides.parts)
     elif attribution:
         raise BundleError(
             f"The runtime {result.runtime!r} does not show its modules one by one.",
@@ -283,9 +283,9 @@ def _compare(
         components=components,
         verified_by=sides.ours.verified_by,
     )
-    figures = {name: getattr(result, name) for name in bars if hasattr(result, name)}
+    figures = {name: getattr(result, name) for name in tolerances if hasattr(result, name)}
     figures |= {f"{name}_snr_db": module.snr_db for name, module in components.items()}
-    judged = judge(figures, {name: bar for name, bar in bars.items() if name in figures})
+    judged = judge(figures, {name: tolerance for name, tolerance in tolerances.items() if name in figures})
     checks = {name: Check(**check) for name, check in judged.items()}  # type: ignore[arg-type]
     found = None
     if attribution and sides.modules is not None:
@@ -300,7 +300,7 @@ def _one(sides: _Sides, messages: list[Message], images: list[Image], tally: _Fo
     try:
         said = answer(sides.ours, messages, images, max_new_tokens=16).token_ids
     except NotFiniteError:
-        said = []  # a bar missed, not an error of the check
+        said = []  # a tolerance missed, not an error of the check
     tally.add(theirs, follow(sides.ours, messages, images, wanted), identical=wanted == said)
     prepared = _prepare_both(sides, messages, images, tally)
     tally.followed.append(Followed(messages, seen, wanted, theirs))

@@ -104,7 +104,9 @@ def bundles(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Exported by the command, in fp32 and in the target's own precision."""
     out = tmp_path_factory.mktemp("bundles")
     asked = ("--target", "example", "--precision", "fp32,e5m2", "--out", str(out))
-    cli.invoke(build(), ["export", str(checkpoint), *asked])  # exit 3: random weights do not keep the bars of trained
+    cli.invoke(
+        build(), ["export", str(checkpoint), *asked]
+    )  # exit 3: random weights do not keep the tolerances of trained
     return out
 
 

@@ -32,4 +32,4 @@ def test_help_shows_each_summary_whole() -> None:
         [sys.executable, "-m", "edgekit", "--help"], capture_output=True, text=True, check=True
     ).stdout
     told = told.partition("Commands:")[2]
-    assert "..." not in told and "exit 3 when a bar is missed" in " ".join(told.split())
+    assert "..." not in told and "exit 3 when a gate is missed" in " ".join(told.split())

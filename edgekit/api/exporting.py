@@ -248,19 +248,19 @@ def _matrix_row(apart: Apart, family: str, target: str, precision: str, folder: 
 
     from edgekit.errors import MissingExtraError, UnsupportedError
     from edgekit.export.bundling import check_request
-    from edgekit.report.tolerances import ALWAYS, judge, random_bars_of
+    from edgekit.report.tolerances import ALWAYS, judge, random_tolerances_of
 
     row: dict[str, Any] = {"family": family, "target": target, "precision": precision}
     started = time.monotonic()
     try:
         check_request(target, precision)
-        bars = random_bars_of(precision, target)
+        tolerances = random_tolerances_of(precision, target)
         figures = apart.call(__name__, "measure_row", **row, folder=str(folder))
     except (MissingExtraError, UnsupportedError) as error:
         return MatrixRow(**row, passed=None, why=" ".join(str(error).split()))
     except EdgekitError as error:
         return MatrixRow(**row, passed=False, why=" ".join(str(error).split()))
-    checks = judge(figures, {**ALWAYS, **bars})
+    checks = judge(figures, {**ALWAYS, **tolerances})
     passed = all(check["held"] for check in checks.values())
     seconds = time.monotonic() - started
     return MatrixRow(**row, passed=passed, checks=checks, seconds=seconds, verified_by=figures["verified_by"])

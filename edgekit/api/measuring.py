@@ -42,8 +42,9 @@ def verify(
         attribute: Find out which part costs what; the target's fp32 export is made for it and thrown away.
 
     Returns:
-        `edgekit.report.parity.Parity` as JSON: figures, bars, and `passed`. Both sides run in a process of their own:
-        where that dies, nothing is compared, `passed` is false, and `why` says how it ended, with its last lines.
+        `edgekit.report.parity.Parity` as JSON: figures, tolerances, and `passed`. Both sides run in a process of
+        their own: where that dies, nothing is compared, `passed` is false, and `why` says how it ended, by its
+        last lines.
     """
     from edgekit.bundle import Bundle
     from edgekit.handover import PROMPT
@@ -138,7 +139,7 @@ def bench(bundles: Folders | None = None, settings: BenchSettings = BenchSetting
         reference_of(_model(settings.reference), chosen),
         _resolved(settings, run),
         place,
-        bars=_gates(settings.bars, run),
+        gates=_gates(settings.gates, run),
         device=settings.device,
         run=run.name if run is not None else None,
         prepared=run.students()[1:] if run is not None and settings.reference is None else (),
@@ -194,10 +195,10 @@ def _lengths(given: int | Iterable[int] | None, usual: tuple[int, ...], name: st
 
 
 def _gates(given: Mapping[str, float | int | None], run: Run | None) -> Gates:
-    """The recipe's bars, and over them those given.
+    """The recipe's gates, and over them those given.
 
     Raises:
-        EdgekitError: one is not a bar's name, or no number.
+        EdgekitError: one is not a gate's name, or no number.
     """
     from dataclasses import fields, replace
 
@@ -206,9 +207,9 @@ def _gates(given: Mapping[str, float | int | None], run: Run | None) -> Gates:
     names = [field.name for field in fields(Gates)]
     for name, value in given.items():
         if name not in names:
-            raise EdgekitError(f"There is no bar {name!r}.", fix=f"There are: {', '.join(names)}.")
+            raise EdgekitError(f"There is no gate {name!r}.", fix=f"There are: {', '.join(names)}.")
         if value is not None:
-            arguments.reals(value, f"bars[{name!r}]")
+            arguments.reals(value, f"gates[{name!r}]")
     changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     return replace(run.recipe().gates if run is not None else Gates(), **changes)
 

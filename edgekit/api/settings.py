@@ -26,7 +26,7 @@ class BenchSettings:
     """Where: an address, see `edgekit.devices`."""
     out: PathLike | None = None
     """Folder of the report; `reports/bench` of the run when None."""
-    bars: Mapping[str, float | int | None] = field(default_factory=dict)
+    gates: Mapping[str, float | int | None] = field(default_factory=dict)
     """Fields of `edgekit.recipe.model.Gates` that override the recipe's; None leaves one as it is."""
     prompt_tokens: int | Iterable[int] | None = None
     """One length or several of the speed test `pp`, 0 for none."""

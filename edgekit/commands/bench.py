@@ -39,17 +39,17 @@ def command(
     ] = "host",
     out: Annotated[Path | None, typer.Option(help="Folder of the report.", show_default=False)] = None,
     max_drop: Annotated[
-        float | None, typer.Option(help="Bar: points of accuracy below PyTorch.", show_default=False)
+        float | None, typer.Option(help="Gate: points of accuracy below PyTorch.", show_default=False)
     ] = None,
     max_ttft_ms: Annotated[
-        float | None, typer.Option(help="Bar: median milliseconds to the first token.", show_default=False)
+        float | None, typer.Option(help="Gate: median milliseconds to the first token.", show_default=False)
     ] = None,
     min_decode: Annotated[
-        float | None, typer.Option(help="Bar: decoded tokens per second.", show_default=False)
+        float | None, typer.Option(help="Gate: decoded tokens per second.", show_default=False)
     ] = None,
-    max_size: Annotated[int | None, typer.Option(help="Bar: bytes on disk.", show_default=False)] = None,
+    max_size: Annotated[int | None, typer.Option(help="Gate: bytes on disk.", show_default=False)] = None,
     max_memory: Annotated[
-        int | None, typer.Option(help="Bar: bytes, high-water mark of the process.", show_default=False)
+        int | None, typer.Option(help="Gate: bytes, high-water mark of the process.", show_default=False)
     ] = None,
     prompt_tokens: Annotated[
         str | None, typer.Option("--prompt-tokens", "-p", help="Lengths of the pp tests, 0 for none.", metavar="N,N")
@@ -90,7 +90,7 @@ def command(
     wide: Wide = False,
     json_out: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
-    """Accuracy and latency of each bundle beside PyTorch's, with intervals; exit 3 when a bar is missed.
+    """Accuracy and latency of each bundle beside PyTorch's, with intervals; exit 3 when a gate is missed.
 
     Example:  edgekit bench --limit 2000 --max-drop 1
 
@@ -99,10 +99,10 @@ def command(
     from edgekit import api
     from edgekit.schema import to_json
 
-    bars = {"max_drop": max_drop, "max_ttft_ms": max_ttft_ms, "min_decode": min_decode, "max_size": max_size}
+    gates = {"max_drop": max_drop, "max_ttft_ms": max_ttft_ms, "min_decode": min_decode, "max_size": max_size}
     settings = api.BenchSettings(
         reference=reference, data=data, limit=limit, threads=threads, device=device, out=out,
-        bars={**bars, "max_memory": max_memory}, prompt_tokens=_lengths(prompt_tokens, "-p"),
+        gates={**gates, "max_memory": max_memory}, prompt_tokens=_lengths(prompt_tokens, "-p"),
         new_tokens=_lengths(new_tokens, "-n"), repetitions=repetitions, processes=processes,
         sustain_s=_seconds(sustain), timeouts=timeout or [], imports=imports or [], measure=measure,
     )  # fmt: skip

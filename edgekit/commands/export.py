@@ -81,7 +81,7 @@ def command(
     ] = None,
     json_out: Annotated[bool, typer.Option("--json", help="Print the manifests as JSON.")] = False,
 ) -> None:
-    """Export a student and compare it with PyTorch; exit 3 when a bar of that comparison is missed.
+    """Export a student and compare it with PyTorch; exit 3 when a tolerance of that comparison is missed.
 
     Example:  edgekit export ./student --target onnx --precision fp32,int8 --out bundles
     """
@@ -118,7 +118,7 @@ def command(
             )
             _print_inputs(parity)
     if not all((bundle.manifest.parity or {}).get("passed") for bundle in bundles):
-        note("A bundle misses its bars against PyTorch; it is kept.  Look closer:  edgekit verify BUNDLE")
+        note("A bundle misses its tolerances against PyTorch; it is kept.  Look closer:  edgekit verify BUNDLE")
         raise typer.Exit(3)
 
 

@@ -66,7 +66,8 @@ def _line(row: MatrixRow, room: int | None = None) -> str:
         return f"{start} {row.why}"
     checks = sorted(row.checks.items(), key=lambda item: bool(item[1]["held"]))  # what was missed first
     figures = [
-        f"{name} {'not finite' if check['value'] is None else format(check['value'], '.2g')} (bar {check['bar']:g})"
+        f"{name} {'not finite' if check['value'] is None else format(check['value'], '.2g')} "
+        f"(tolerance {check['bar']:g})"
         for name, check in checks
     ]
     source = "" if row.verified_by == "runtime" else f", verified_by: {row.verified_by}"

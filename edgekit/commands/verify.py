@@ -33,7 +33,7 @@ def command(
     ] = False,
     json_out: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Check a bundle's files, and its answers against PyTorch's; exit 3 when a bar is missed.
+    """Check a bundle's files, and its answers against PyTorch's; exit 3 when a tolerance is missed.
 
     Example:  edgekit verify runs/demo/bundles/onnx-int8
     """
@@ -60,7 +60,7 @@ def _show(result: dict[str, Any]) -> None:
     for name, check in result["checks"].items():
         print_text(
             f"{'held  ' if check['held'] else 'MISSED'}    {name:18} {_figure(check['value'])}  "
-            f"(bar {check['bar']:g}){source}"
+            f"(tolerance {check['bar']:g}){source}"
         )
     if result["handover"]:
         print_text(f"          apps: {result['handover']}")

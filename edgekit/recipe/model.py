@@ -309,7 +309,7 @@ class Bench:
 
 @dataclass(frozen=True)
 class Gates:
-    """Bars that `edgekit bench` holds each bundle to; absent means no bar."""
+    """Gates that `edgekit bench` holds each bundle to; absent means no gate."""
 
     max_drop: float | None = None
     """Accuracy below PyTorch's, in points of 100."""

@@ -27,10 +27,10 @@ class Files:
 
 @dataclass(frozen=True)
 class Check:
-    """A figure and the bar it is held to."""
+    """A figure and the tolerance it is held to."""
 
     value: float | None
-    """None: not finite, which holds no bar."""
+    """None: not finite, which holds no tolerance."""
     bar: float
     held: bool
 

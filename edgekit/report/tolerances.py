@@ -25,28 +25,28 @@ PROMPTS, MOST_PROMPTS, TOKENS = 32, 160, 300
 UPPER = frozenset({*UPPER_TOKENS, "pixel_max_abs"})
 
 
-def bars_of(precision: str, target: str = "") -> Mapping[str, float]:
-    """The bars of a precision, by its common name; of a mixture the loosest of its parts'.
+def tolerances_of(precision: str, target: str = "") -> Mapping[str, float]:
+    """The tolerances of a precision, by its common name; of a mixture the loosest of its parts'.
 
     Args:
         precision: Common name, or a mixture.
-        target: Whose precision it is; its own bars go before the common ones.
+        target: Whose precision it is; its own tolerances go before the common ones.
 
     Raises:
         EdgekitError: none are declared, so nothing could be judged.
     """
     words = sorted(set(by_part(precision).values())) if is_mixed(precision) else [precision]
     held = [_of(word, target).trained for word in words]
-    # Without a bar on single tokens every answer must be the same: nothing is stricter.
-    return min(held, key=lambda bars: bars.get("top1_agreement", 1.0))
+    # Without a tolerance on single tokens every answer must be the same: nothing is stricter.
+    return min(held, key=lambda tolerances: tolerances.get("top1_agreement", 1.0))
 
 
-def random_bars_of(precision: str, target: str = "") -> Mapping[str, float]:
-    """The bars of a precision for a model with random weights.
+def random_tolerances_of(precision: str, target: str = "") -> Mapping[str, float]:
+    """The tolerances of a precision for a model with random weights.
 
     Args:
         precision: Common name.
-        target: As for `bars_of`.
+        target: As for `tolerances_of`.
 
     Raises:
         EdgekitError: none are declared.
@@ -54,12 +54,12 @@ def random_bars_of(precision: str, target: str = "") -> Mapping[str, float]:
     return _of(precision, target).random
 
 
-def component_bars(precision: str, target: str = "", parts: Mapping[str, str] | None = None) -> dict[str, float]:
-    """The bars of each module: its output's signal over error, dB.
+def component_tolerances(precision: str, target: str = "", parts: Mapping[str, str] | None = None) -> dict[str, float]:
+    """The tolerances of each module: its output's signal over error, dB.
 
     Args:
         precision: Common name; of a mixture each module is held to its own part's.
-        target: As for `bars_of`.
+        target: As for `tolerances_of`.
         parts: What a bundle says of vision, embedding and text itself, for a target whose word means something else.
     """
     commons = {name: one.common for name, one in _known_to(target).items()} if precision not in COMMON else {}
@@ -99,11 +99,13 @@ def _known_to(target: str) -> dict[str, TargetPrecision]:
     return {**dict(parts), **found.precisions}
 
 
-def judge(figures: Mapping[str, float | None], bars: Mapping[str, float]) -> dict[str, dict[str, float | bool | None]]:
-    """Each bar with the figure it is for, and whether it holds; None, a figure that is not finite, holds no bar."""
+def judge(
+    figures: Mapping[str, float | None], tolerances: Mapping[str, float]
+) -> dict[str, dict[str, float | bool | None]]:
+    """Each tolerance with the figure it is for, and whether it holds; None, a figure that is not finite, holds none."""
     return {
-        name: {"value": figures[name], "bar": bar, "held": _held(name, figures[name], bar)}
-        for name, bar in bars.items()
+        name: {"value": figures[name], "bar": tolerance, "held": _held(name, figures[name], tolerance)}
+        for name, tolerance in tolerances.items()
     }
 
 
@@ -135,7 +137,7 @@ def _shown(prompts: Iterator[T], count: int, bar: Bar, label: str) -> Generator[
     return number
 
 
-def _held(name: str, value: float | None, bar: float) -> bool:
+def _held(name: str, value: float | None, tolerance: float) -> bool:
     if value is None:
         return False
-    return value <= bar if name in UPPER else value >= bar
+    return value <= tolerance if name in UPPER else value >= tolerance

@@ -24,7 +24,7 @@ from edgekit.export.bundling import check_request, drawn_samples, export_hash
 from edgekit.families.sizes import fit_image
 from edgekit.formats.coreml import programs as mlprogram
 from edgekit.inputs.chat import question
-from edgekit.report.tolerances import judge, random_bars_of
+from edgekit.report.tolerances import judge, random_tolerances_of
 from edgekit.runtimes import RUNTIMES
 from edgekit.runtimes.generate import answer, follow
 from edgekit.stats import largest_gap
@@ -133,7 +133,7 @@ def test_contract(family: str, precision: str, tiny_of: Maker, tmp_path: Path) -
     made = exported(tiny_of(family), tmp_path / "b", precision)
     parity = made.manifest.parity
     assert parity is not None and parity["verified_by"] == "evaluator"
-    assert all(check["held"] for check in judge(parity, random_bars_of(precision)).values()), parity
+    assert all(check["held"] for check in judge(parity, random_tolerances_of(precision)).values()), parity
     compare(tiny_of(family), made, GAP[precision], identical=precision == "fp32")
 
 

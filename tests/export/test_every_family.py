@@ -32,7 +32,7 @@ from edgekit.formats.counting import Inspection
 from edgekit.formats.inspecting import inspect
 from edgekit.inputs.chat import question
 from edgekit.inputs.processor import Processor
-from edgekit.report.tolerances import judge, random_bars_of
+from edgekit.report.tolerances import judge, random_tolerances_of
 from edgekit.runtimes import RUNTIMES, runtime_for
 from edgekit.runtimes.generate import answer, follow
 from edgekit.stats import kl_divergence, largest_gap
@@ -66,7 +66,7 @@ def sizes_for(family: str) -> list[Size] | None:
 
 GGUF = ["smolvlm", "internvl", "qwen2_5_vl", "qwen3_vl"]
 # Largest difference of a logit, of standard deviation 1.0 to 1.1. Measured: fp32 9.5e-6, fp16 2.5e-2, int8 0.44, int4
-# 5.4, where every token is a close call; the mean KL of the bundle's parity run is the sharper bar there.
+# 5.4, where every token is a close call; the mean KL of the bundle's parity run is the sharper tolerance there.
 GAP = {**dict.fromkeys(gguf.PRECISIONS, 12.0), "bf16": 1.0, "q6_k": 3.0}
 GAP |= {"pal8": 1.5, "pal6": 3.0, "pal4": 12.0}
 GAP |= {"fp32": 1e-4, "fp16": 0.1, "int8": 1.5, "int8-static": 3.0, "int4": 12.0}
@@ -151,7 +151,7 @@ def _holds(target: str, family: str, precision: str, checkpoint: Path, tmp_path:
     parity, params = bundle.manifest.parity, bundle.manifest.preprocessing
     assert parity is not None and parity["samples"] == 6 and parity["questions"] == "given"
     assert parity["baked_vision_max_abs"] < 5e-5 and parity["baked_logits_max_abs"] < 5e-5
-    assert all(check["held"] for check in judge(parity, random_bars_of(precision, target)).values()), parity
+    assert all(check["held"] for check in judge(parity, random_tolerances_of(precision, target)).values()), parity
     assert of_this_machine(bundle.folder, checkpoint) == []
     compare_insides(inspect(bundle.folder, tokens=50), inspect(checkpoint, tokens=50))
     theirs = RUNTIMES.load("pytorch").open_session(checkpoint, 1)
@@ -170,10 +170,10 @@ def _holds(target: str, family: str, precision: str, checkpoint: Path, tmp_path:
 
 
 def test_the_contract_notices_another_image(tiny_of: Maker) -> None:
-    """What the bars on random weights are worth: PyTorch's own distributions for two images lie far outside them."""
+    """What tolerances on random weights are worth: PyTorch's distributions for two images lie far outside them."""
     session = RUNTIMES.load("pytorch").open_session(tiny_of("internvl"), 1)
     a, b = (next(follow(session, question("what?"), [an_image((100, 60), seed)], [0])) for seed in (0, 1))
-    assert kl_divergence(a, b) > random_bars_of("int8")["mean_kl"]
+    assert kl_divergence(a, b) > random_tolerances_of("int8")["mean_kl"]
 
 
 @pytest.mark.parametrize("family", FAMILIES)

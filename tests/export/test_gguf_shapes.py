@@ -14,7 +14,7 @@ from exporting import export_checkpoint
 from edgekit.demo.tiny import write_checkpoint
 from edgekit.export.bundling import drawn_samples
 from edgekit.inputs.chat import question
-from edgekit.report.tolerances import judge, random_bars_of
+from edgekit.report.tolerances import judge, random_tolerances_of
 from edgekit.runtimes import RUNTIMES
 from edgekit.runtimes.generate import answer
 
@@ -125,7 +125,7 @@ def test_shapes_of_released_models(
         bundle = export_checkpoint(checkpoint, "gguf", precision, tmp_path / precision, samples=drawn_samples(2))
         parity = bundle.manifest.parity
         assert parity is not None
-        assert all(check["held"] for check in judge(parity, random_bars_of(precision, "gguf")).values()), parity
+        assert all(check["held"] for check in judge(parity, random_tolerances_of(precision, "gguf")).values()), parity
     session = RUNTIMES.load("llamacpp").open_session(bundle.folder, 1)
     try:
         sample = drawn_samples(16)[12]

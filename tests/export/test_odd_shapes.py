@@ -17,7 +17,7 @@ from tracing import traced_once
 from edgekit.errors import EdgekitError
 from edgekit.export import TARGETS, coreai, coreml, executorch, onnx, onnx_attention
 from edgekit.export.parity import TorchModules, follow
-from edgekit.report.tolerances import judge, random_bars_of
+from edgekit.report.tolerances import judge, random_tolerances_of
 from edgekit.runtimes import _onnx_cache
 from edgekit.stats import largest_gap
 
@@ -25,7 +25,7 @@ Maker = Callable[..., Path]
 
 
 def held(figures: dict[str, Any], precision: str, target: str = "") -> bool:
-    return all(check["held"] for check in judge(figures, random_bars_of(precision, target)).values())
+    return all(check["held"] for check in judge(figures, random_tolerances_of(precision, target)).values())
 
 
 # --------------------------------------------------------------------------------------------- rotary, in PyTorch alone
@@ -126,7 +126,7 @@ def test_plain_attention_in_every_precision(precision: str, tiny_of: Maker, tmp_
 @pytest.mark.slow
 def test_large_gains_are_rounded_as_pytorch_rounds_them(tiny_of: Maker, tmp_path: Path) -> None:
     """Gains of norms above 1 make large logits, whose float32 steps are large too: PyTorch's own distance to float64 is
-    above the bar of 1e-4, and ONNX Runtime's is as large, no larger."""
+    above the tolerance of 1e-4, and ONNX Runtime's is as large, no larger."""
     heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 72}
     wide = {"hidden_size": 288, "intermediate_size": 576, "num_hidden_layers": 2, "layer_types": ["full_attention"] * 2}
     model = model_of(tiny_of("qwen2_5_vl"), heads | wide, {"mrope_section": [12, 12, 12]})

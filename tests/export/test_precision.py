@@ -31,7 +31,7 @@ from edgekit.inputs.chat import question
 from edgekit.inputs.processor import Processor
 from edgekit.precision import by_part, canonical, folder_name, split_list
 from edgekit.recipe.reading import demo_recipe_path, load_recipe
-from edgekit.report.tolerances import bars_of
+from edgekit.report.tolerances import tolerances_of
 from edgekit.runtimes import _onnx_cache
 from edgekit.runtimes.onnxruntime import open_session
 
@@ -103,11 +103,11 @@ def test_what_a_part_can_be() -> None:
 
 
 def test_bars_of_a_mixture_are_the_loosest() -> None:
-    assert bars_of("vision=fp16,text=int4") == {"top1_agreement": 0.95}
-    assert bars_of("vision=fp16") == {"top1_agreement": 0.99}
-    assert bars_of("int8-static") == {"top1_agreement": 0.99}
+    assert tolerances_of("vision=fp16,text=int4") == {"top1_agreement": 0.95}
+    assert tolerances_of("vision=fp16") == {"top1_agreement": 0.99}
+    assert tolerances_of("int8-static") == {"top1_agreement": 0.99}
     with pytest.raises(EdgekitError, match="No tolerances are declared for precision 'int3'"):
-        bars_of("vision=int3")
+        tolerances_of("vision=int3")
 
 
 def test_a_recipe_names_mixtures() -> None:

@@ -1,10 +1,18 @@
-"""Bars of parity: how many prompts settle one."""
+"""Tolerances of parity: how many prompts settle one."""
 
 from __future__ import annotations
 
 import pytest
 
-from edgekit.report.tolerances import MOST_PROMPTS, PROMPTS, TOKENS, bars_of, component_bars, random_bars_of, settling
+from edgekit.report.tolerances import (
+    MOST_PROMPTS,
+    PROMPTS,
+    TOKENS,
+    component_tolerances,
+    random_tolerances_of,
+    settling,
+    tolerances_of,
+)
 
 
 def _taken(tokens_each: int, prompts: int = 1000, count: int | None = None) -> int:
@@ -50,17 +58,21 @@ def test_prompts_are_drawn_one_at_a_time() -> None:
 
 
 def test_a_targets_own_tolerances_go_before_the_common_ones() -> None:
-    assert bars_of("fp32", "gguf") == {"greedy_identical": 1.0, "logits_max_abs": 1e-2}
-    assert bars_of("fp32", "onnx") == bars_of("fp32", "not there") == {"greedy_identical": 1.0, "logits_max_abs": 1e-4}
-    assert random_bars_of("fp32", "gguf") == {"logits_max_abs": 1e-2, "mean_kl": 1e-6}
-    assert component_bars("vision=int8,text=fp32", "gguf") == {
+    assert tolerances_of("fp32", "gguf") == {"greedy_identical": 1.0, "logits_max_abs": 1e-2}
+    assert (
+        tolerances_of("fp32", "onnx")
+        == tolerances_of("fp32", "not there")
+        == {"greedy_identical": 1.0, "logits_max_abs": 1e-4}
+    )
+    assert random_tolerances_of("fp32", "gguf") == {"logits_max_abs": 1e-2, "mean_kl": 1e-6}
+    assert component_tolerances("vision=int8,text=fp32", "gguf") == {
         "vision_snr_db": 15.0, "embedding_snr_db": 40.0, "decoder_snr_db": 40.0,
     }  # fmt: skip
 
 
 def test_each_module_is_held_to_its_own_precision() -> None:
-    assert component_bars("int4") == {"vision_snr_db": 8.0, "embedding_snr_db": 80.0, "decoder_snr_db": 8.0}
+    assert component_tolerances("int4") == {"vision_snr_db": 8.0, "embedding_snr_db": 80.0, "decoder_snr_db": 8.0}
     said = {"vision": "int8", "embedding": "int8"}  # what a manifest says goes before what the word means
-    assert component_bars("int4", "executorch", said) == {
+    assert component_tolerances("int4", "executorch", said) == {
         "vision_snr_db": 15.0, "embedding_snr_db": 15.0, "decoder_snr_db": 8.0,
     }  # fmt: skip

@@ -407,17 +407,23 @@ TARGET = Target("own", %s, "", {}, ("Linux", "Darwin"), (), refuse)
 
 def test_another_packages_target_brings_a_precision_of_its_own(toys: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from edgekit.export.bundling import check_request
-    from edgekit.report.tolerances import bars_of, component_bars, random_bars_of
+    from edgekit.report.tolerances import component_tolerances, random_tolerances_of, tolerances_of
 
     source = OWN % "by_name(TargetPrecision(FP32, 'f'), OWN)"
     install(monkeypatch, toys / "more", {("edgekit.export", "own"): source}, name="own")
     check_request("own", "fp32")
     with pytest.raises(EdgekitError, match=r"no_such_package is not installed.\n.*pip install no-such$"):
         check_request("own", "fp8")
-    assert bars_of("fp8", "own") == {"top1_agreement": 0.9} and random_bars_of("fp8", "own") == {"mean_kl": 0.3}
-    assert component_bars("fp8", "own") == {"vision_snr_db": 12.0, "embedding_snr_db": 80.0, "decoder_snr_db": 12.0}
+    assert tolerances_of("fp8", "own") == {"top1_agreement": 0.9} and random_tolerances_of("fp8", "own") == {
+        "mean_kl": 0.3
+    }
+    assert component_tolerances("fp8", "own") == {
+        "vision_snr_db": 12.0,
+        "embedding_snr_db": 80.0,
+        "decoder_snr_db": 12.0,
+    }
     with pytest.raises(EdgekitError, match="No tolerances are declared for precision 'fp8' of target 'onnx'"):
-        bars_of("fp8", "onnx")
+        tolerances_of("fp8", "onnx")
     (row,) = [row for row in api.doctor() if row.name == "extra own"]
     assert not row.ready and row.fix == "pip install no-such"
     (row,) = [row for row in api.targets() if row.target == "own"]
@@ -436,14 +442,14 @@ def test_another_packages_target_brings_a_precision_of_its_own(toys: Path, monke
 def test_a_target_whose_precisions_could_not_be_judged_is_broken(
     precisions: str, why: str, toys: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from edgekit.report.tolerances import bars_of
+    from edgekit.report.tolerances import tolerances_of
 
     install(monkeypatch, toys / "more", {("edgekit.export", "own"): OWN % precisions}, name="own")
     (row,) = [row for row in api.doctor() if row.name == "target own"]
     assert why in row.detail
-    assert bars_of("fp16", "own") == bars_of("fp16")  # its bundles are held to what the name says
+    assert tolerances_of("fp16", "own") == tolerances_of("fp16")  # its bundles are held to what the name says
     with pytest.raises(EdgekitError, match="'own' cannot be loaded"):
-        bars_of("fp8", "own")
+        tolerances_of("fp8", "own")
 
 
 # ------------------------------------------------------------------------------------------ what was measured is kept

@@ -1,4 +1,4 @@
-"""Verify: bars, modules one by one, and faults put into a bundle, each to be found in the part it was put into."""
+"""Verify: tolerances, modules one by one, and faults put into a bundle, each found in the part it was put into."""
 
 from __future__ import annotations
 
