@@ -167,7 +167,7 @@ def answer_by_runner(folder: Path, messages: list[Message], images: list[Image],
     if more or packs or encoder is None or len(encoder.inputs[0].shape) != 4:
         raise BundleError(
             f"ExecuTorch's C++ runner cannot run {folder}.",
-            why="It passes a decoder embeddings and where they begin, an encoder pictures (3, H, W) of one size, and "
+            why="It passes a decoder embeddings and where they begin, an encoder images (3, H, W) of one size, and "
             f"its features on as they are; {manifest.family} needs more.",
             fix="Run it with edgekit:  edgekit run BUNDLE",
         )

@@ -75,12 +75,12 @@ def test_a_conversation_is_prefilled_anew(bundle: Path) -> None:
     """States of convolutions cannot go back: a second turn keeps nothing, and answers as if asked at once."""
     session = RUNTIMES.load(runtime_for(bundle)).open_session(bundle, 1)
     chat = Chat(session, max_new_tokens=4)
-    picture = Image.fromarray(np.random.default_rng(2).integers(0, 256, (60, 90, 3), dtype=np.uint8))
-    first = chat.say("what?", [picture])
+    image = Image.fromarray(np.random.default_rng(2).integers(0, 256, (60, 90, 3), dtype=np.uint8))
+    first = chat.say("what?", [image])
     second = chat.say("and then?")
     assert second.timings.cached_tokens == 0
     messages = [*question("what?"), {"role": "assistant", "content": first.text.strip()}, *question("and then?", 0)]
-    assert second.token_ids == answer(session, messages, [picture], max_new_tokens=4).token_ids
+    assert second.token_ids == answer(session, messages, [image], max_new_tokens=4).token_ids
     assert session.rewind(2) == 0
     session.close()
 
