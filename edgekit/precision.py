@@ -7,14 +7,13 @@ several targets share stand here, with the measurements behind their tolerances;
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TypeVar
 
-from edgekit.errors import EdgekitError
+from edgekit.errors import EdgekitError, did_you_mean
 from edgekit.quantisation import Scheme
 
 WHOLE = "fp32"
@@ -230,9 +229,8 @@ def by_part(precision: str, known: Mapping[str, CommonPrecision] = COMMON) -> di
                 fix="For example:  --precision vision=fp16,text=int4",
             )
         if part not in PARTS:
-            near = difflib.get_close_matches(part, PARTS, n=1)
-            hint = f"Did you mean {near[0]!r}? " if near else ""
-            raise EdgekitError(f"A bundle has no part {part!r}.", fix=f"{hint}There are: {', '.join(PARTS)}.")
+            hint = f"{did_you_mean(part, PARTS)} There are: {', '.join(PARTS)}."
+            raise EdgekitError(f"A bundle has no part {part!r}.", fix=hint.lstrip())
         if part in chosen:
             raise EdgekitError(f"Precision {precision!r} names {part} twice.", fix="Name each part once.")
         chosen[part] = word

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 import platform
 import shutil
@@ -20,7 +19,14 @@ from edgekit.checkpoint.folder import check_checkpoint, checkpoint_hash, load_mo
 from edgekit.checkpoint.generation import FILE as GENERATION
 from edgekit.checkpoint.generation import recorded
 from edgekit.data import Sample
-from edgekit.errors import CheckpointError, EdgekitError, MissingExtraError, StorageError, UnsupportedError
+from edgekit.errors import (
+    CheckpointError,
+    EdgekitError,
+    MissingExtraError,
+    StorageError,
+    UnsupportedError,
+    did_you_mean,
+)
 from edgekit.export import TARGETS, Target, vision_name
 from edgekit.export._handover import Answers, hand_over
 from edgekit.export._inputs import compare_with_official, with_inputs, write_inputs
@@ -78,10 +84,9 @@ def check_request(target: str, precision: str, options: Mapping[str, str] | None
 def _check_options(target: str, known: Mapping[str, tuple[str, ...] | str], given: Mapping[str, str]) -> None:
     for name, value in given.items():
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"Did you mean {near[0]!r}? " if near else ""
             there = f"There are: {', '.join(known)}." if known else "It has none."
-            raise EdgekitError(f"Target {target!r} has no option {name!r}.", fix=f"{hint}{there}")
+            fix = f"{did_you_mean(name, known)} {there}".lstrip()
+            raise EdgekitError(f"Target {target!r} has no option {name!r}.", fix=fix)
         words = known[name]
         if not isinstance(words, str) and value not in words:
             raise EdgekitError(f"--option {name}={value}: no such choice.", fix=f"There are: {', '.join(words)}.")

@@ -20,6 +20,7 @@ from edgekit import families, registry
 from edgekit.bundle import Bundle
 from edgekit.cli import build
 from edgekit.demo import tiny
+from edgekit.demo.tiny import _parts
 from edgekit.errors import EdgekitError
 from edgekit.runtimes import RUNTIMES, Runtime
 
@@ -69,10 +70,10 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from transformers import LlavaConfig, PreTrainedTokenizerFast
 
     folder = tmp_path_factory.mktemp("llava")
-    tokenizer = tiny._tokenizer(tiny.LLAVA_SPECIAL, [])
+    tokenizer = tiny.make_tokenizer(tiny.BLUEPRINTS.load("llava_onevision").special, [])
     tower = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
     config = LlavaConfig(
-        text_config=tiny._text("llama", tokenizer, tiny.TINY, tokenizer.get_vocab_size()),
+        text_config=_parts.text_fields("llama", tiny.TINY, tokenizer.get_vocab_size()),
         vision_config={"model_type": "clip_vision_model", **tower, "image_size": 42, "patch_size": 14},
         image_token_index=tokenizer.token_to_id("<image>"),
         image_seq_length=9,
@@ -81,14 +82,15 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tie_word_embeddings=False,
     )
     torch.manual_seed(0)
-    model = tiny._model(config, 32)
+    model = tiny.make_model(config, 32)
     model.generation_config.eos_token_id, model.generation_config.pad_token_id = [2], 0
     model.save_pretrained(folder)
     wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>")
     wrapped.chat_template = TEMPLATE
     wrapped.save_pretrained(folder)
     image = {
-        **tiny.STEPS, **tiny.CLIP, "image_processor_type": "CLIPImageProcessor", "processor_class": "LlavaProcessor",
+        **_parts.STEPS, **_parts.CLIP,
+        "image_processor_type": "CLIPImageProcessor", "processor_class": "LlavaProcessor",
         "size": {"height": 42, "width": 42}, "do_center_crop": False, "resample": 3,
     }  # fmt: skip
     words = {"patch_size": 14, "vision_feature_select_strategy": "default", "num_additional_image_tokens": 1}

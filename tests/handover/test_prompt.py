@@ -19,8 +19,8 @@ from edgekit.handover.prompt import assistant, find_pieces, system_text, user
 from edgekit.inputs.chat import render
 
 SPECIAL = {"bos_token": "<bos>"}
-SMOLVLM, GEMMA3, LLAVA = tiny.SMOLVLM_TEMPLATE, tiny.GEMMA3_TEMPLATE, tiny.LLAVA_TEMPLATE
-TEMPLATES = {"demo": CHAT_TEMPLATE, **{name: made[1] for name, made in tiny._FAMILIES.items()}}
+SMOLVLM, GEMMA3, LLAVA = (tiny.BLUEPRINTS.load(name).template for name in ("smolvlm", "gemma3", "llava_onevision"))
+TEMPLATES = {"demo": CHAT_TEMPLATE, **{name: made.template for name, made in tiny.BLUEPRINTS.working()}}
 # As the hub's folders have it: a system text is written into the first turn, in one of two forms.
 GEMMA3_WHOLE = GEMMA3.replace(
     "{{ bos_token }}{%- for message in messages -%}",
