@@ -62,11 +62,11 @@ def decoder(split: Split, dtype: Any) -> nn.Module:
                 state.scatter_(3, self.places[None, None, None, :, None].expand_as(stacked), stacked)
 
         def get_seq_length(self, layer_idx: int = 0) -> int:
-            """Nothing of this module's forward may depend on it: positions and mask are given."""
-            return 0
+            """Tokens before the new ones, for a model that makes its masks of it; others are given theirs."""
+            return self.length - self.places.shape[0] if split.blocks else 0
 
         def get_mask_sizes(self, query_length: int, layer_idx: int = 0) -> tuple[int, int]:
-            return query_length, 0
+            return (self.length if split.blocks else query_length), 0
 
     class Decoder(nn.Module):
         def __init__(self) -> None:
@@ -80,9 +80,12 @@ def decoder(split: Split, dtype: Any) -> nn.Module:
             tokens, length = inputs_embeds.shape[1], position_ids.shape[1]
             new = torch.arange(tokens) + (length - tokens)
             places = position_ids[0].index_select(0, new)
-            unseen = torch.arange(length)[None] > places[:, None]
-            mask = torch.zeros(1, 1, tokens, length, dtype=dtype)
-            mask = mask.masked_fill(unseen, torch.finfo(dtype).min)
+            if split.blocks:
+                mask = torch.ones(1, length, dtype=dtype)
+            else:
+                unseen = torch.arange(length)[None] > places[:, None]
+                mask = torch.zeros(1, 1, tokens, length, dtype=dtype)
+                mask = mask.masked_fill(unseen, torch.finfo(dtype).min)
             rotary = given.pop(0) if split.position_axes > 1 else places[None]
             cache = States(keys, values, places.to(torch.int64), length)
             logits: Tensor = self.text(inputs_embeds, mask, rotary, cache, *given)
@@ -94,9 +97,13 @@ def decoder(split: Split, dtype: Any) -> nn.Module:
 
 def plain_embedding(embedding: nn.Module, dtype: Any) -> nn.Module:
     """A lookup by int32 ids: Core AI's own for nn.Embedding wants int64, which its runtime is not given."""
+    import torch
     from torch import nn
 
     table: Any = embedding.weight
+    if type(embedding) is not nn.Embedding:  # Gemma's scales its rows
+        with torch.no_grad():
+            table = embedding(torch.arange(table.shape[0]))
 
     class Lookup(nn.Module):
         def __init__(self) -> None:

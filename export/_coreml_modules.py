@@ -13,10 +13,12 @@ What stands here in another form, the same mathematics each time:
 from __future__ import annotations
 
 import copy
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from edgekit.errors import EdgekitError
-from edgekit.families._rotary import limit_of
+from edgekit.families._modules import epsilon_of, last_token, rms_weight
+from edgekit.families._rotary import layer_kinds, limit_of
 from edgekit.formats.coreml.programs import HIDDEN
 
 if TYPE_CHECKING:
@@ -64,9 +66,7 @@ def _norm_class() -> Any:
 
         def __init__(self, norm: Any) -> None:
             super().__init__()
-            self.weight = norm.weight
-            epsilon = getattr(norm, "variance_epsilon", None)
-            self.epsilon: float = norm.eps if epsilon is None else epsilon
+            self.weight, self.epsilon = rms_weight(norm), epsilon_of(norm)
 
         def forward(self, hidden: Tensor) -> Tensor:
             width = hidden.shape[-1]
@@ -109,6 +109,11 @@ def rotary_tables(rotary: Any, every: Tensor, axes: int, width: int) -> list[tup
     return [(cos * mine, sin * mine) for (cos, sin), mine in zip(found, owned, strict=True)]
 
 
+def _of(kind: str | None) -> str:
+    """Before the names of a kind of layer's tables."""
+    return "" if kind is None else f"{kind}_"
+
+
 def switch(rotary: Any, context: int) -> int | None:
     """Tokens beyond which a text of such a context takes other angles; None where none does."""
     limit = limit_of(rotary)
@@ -135,29 +140,34 @@ def decoder(split: Split, context: int, *, states: bool, fixed: bool) -> nn.Modu
     from torch import nn
     from transformers import Cache
 
+    axes = 1 if split.blocks else split.position_axes  # the second axis says blocks, and turns nothing
+
     class Rotary(nn.Module):
         def __init__(self, own: Any) -> None:
             super().__init__()
             every, self.limit = torch.arange(context), switch(own, context)
-            if self.limit is None:
-                self._keep("", rotary_tables(own, every, split.position_axes, split.width))
-                return
-            # A text within the limit has no position beyond it; one above has the limit itself among its positions.
-            within, above = every.clamp(max=self.limit - 1), torch.cat([every, torch.tensor([self.limit])])
-            self._keep("", rotary_tables(own, within, split.position_axes, split.width))
-            self._keep("far_", rotary_tables(own, above, split.position_axes, split.width))
+            for kind in layer_kinds(own):
+                angles = own if kind is None else partial(own, layer_type=kind)
+                if self.limit is None:
+                    self._keep(_of(kind), rotary_tables(angles, every, axes, split.width))
+                    continue
+                # A text within the limit has no position beyond it; one above has the limit among its positions.
+                within, above = every.clamp(max=self.limit - 1), torch.cat([every, torch.tensor([self.limit])])
+                self._keep(_of(kind), rotary_tables(angles, within, axes, split.width))
+                self._keep(f"{_of(kind)}far_", rotary_tables(angles, above, axes, split.width))
 
         def _keep(self, prefix: str, tables: list[tuple[Tensor, Tensor]]) -> None:
             for axis, (cos, sin) in enumerate(tables):
                 self.register_buffer(f"{prefix}cos_{axis}", cos[:context], persistent=False)
                 self.register_buffer(f"{prefix}sin_{axis}", sin[:context], persistent=False)
 
-        def forward(self, x: Tensor, position_ids: Tensor) -> tuple[Tensor, ...]:
+        def forward(self, x: Tensor, position_ids: Tensor, layer_type: str | None = None) -> tuple[Tensor, ...]:
             """cos and sin (1, T, D_head)."""
-            places = [position_ids] if split.position_axes == 1 else list(position_ids.unbind(0))
+            places = [position_ids] if axes == 1 else list(position_ids.unbind(0))
 
             def found(kind: str) -> Any:
-                return sum(getattr(self, f"{kind}_{axis}")[place] for axis, place in enumerate(places))
+                name = f"{_of(layer_type)}{kind}"
+                return sum(getattr(self, f"{name}_{axis}")[place] for axis, place in enumerate(places))
 
             if self.limit is None:
                 return found("cos"), found("sin")
@@ -183,17 +193,21 @@ def decoder(split: Split, context: int, *, states: bool, fixed: bool) -> nn.Modu
                 return keys, values
             return keys[:, :, : self.end], values[:, :, : self.end]
 
-        def get_seq_length(self, layer_idx: int = 0) -> int:
-            """Nothing of this module's forward may depend on it: positions and the mask are given."""
-            return 0
+        def get_seq_length(self, layer_idx: int = 0) -> Any:
+            """Tokens before the new ones, for a model that makes its masks of it; others are given theirs."""
+            return self.start if split.blocks else 0
+
+        def get_mask_sizes(self, query_length: int, layer_idx: int = 0) -> tuple[Any, int]:
+            return (self.end if split.blocks else query_length), 0
 
     class Decoder(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             text: Any = rewritten(split.text)
-            self.text_model, self.lm_head = text.text_model, text.lm_head
-            self.text_model.rotary_emb = Rotary(self.text_model.rotary_emb)
-            self.text_model.config._attn_implementation = "sdpa"  # a copy's own
+            text.lm_head = last_token(text.lm_head)
+            text.text_model.rotary_emb = Rotary(text.text_model.rotary_emb)
+            text.text_model.config._attn_implementation = "sdpa"  # a copy's own
+            self.text = text
             if states:
                 for layer in range(split.layers):
                     for kind in ("key", "value"):
@@ -209,9 +223,7 @@ def decoder(split: Split, context: int, *, states: bool, fixed: bool) -> nn.Modu
             else:
                 end = attention_mask.shape[-1]
                 start = end - tokens
-            extra: dict[str, Any] = {}
-            for one in split.features:
-                extra |= one.arguments(given.pop(0))
+            extra = [given.pop(0) for _ in split.features]
             if states:
                 keys, values = (
                     [getattr(self, f"{kind}_{n}") for n in range(split.layers)] for kind in ("key", "value")
@@ -219,15 +231,9 @@ def decoder(split: Split, context: int, *, states: bool, fixed: bool) -> nn.Modu
             else:
                 keys, values = given[::2], given[1::2]
             cache = Held(keys, values, start, end)
-            hidden = self.text_model(
-                inputs_embeds=inputs_embeds,
-                attention_mask=attention_mask,
-                position_ids=position_ids,
-                past_key_values=cache,
-                use_cache=True,
-                **extra,
-            ).last_hidden_state
-            logits = self.lm_head(hidden[:, -1:])
+            # The last token sees all that are there.
+            mask = (attention_mask[:, 0, -1] > HIDDEN / 2).int() if split.blocks else attention_mask
+            logits = self.text(inputs_embeds, mask, position_ids, cache, *extra)
             if states:
                 return logits
             return (logits, *(part for pair in zip(cache.keys, cache.values, strict=True) for part in pair))

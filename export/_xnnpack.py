@@ -25,6 +25,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from edgekit.families._modules import epsilon_of, last_token, rms_weight
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
@@ -54,7 +56,7 @@ def _replace_parts(module: nn.Module) -> None:
 
     rms, layer, gelu = _parts()
     for name, child in module.named_children():
-        if type(child).__name__.endswith("RMSNorm") and hasattr(child, "variance_epsilon"):
+        if type(child).__name__.endswith("RMSNorm") and hasattr(child, "weight"):
             setattr(module, name, rms(child))
         elif isinstance(child, nn.LayerNorm) and child.elementwise_affine and len(child.normalized_shape) == 1:
             setattr(module, name, layer(child))
@@ -75,7 +77,7 @@ def _parts() -> tuple[Any, Any, Any]:
     class Rms(nn.Module):
         def __init__(self, norm: Any) -> None:
             super().__init__()
-            self.weight, self.epsilon = norm.weight, norm.variance_epsilon
+            self.weight, self.epsilon = rms_weight(norm), epsilon_of(norm)
             self.mean = _mean_of(norm.weight)
 
         def forward(self, hidden: Tensor) -> Tensor:
@@ -220,11 +222,12 @@ def _plain_attention(
 def _cached_attention(
     module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, scaling: float | None = None, **_: Any
 ) -> tuple[Tensor, None]:
-    """Causal attention (B, H, T, D) over the cache: key and value are its whole buffers."""
+    """Attention (B, H, T, D) over the cache, causal without a mask: key and value are its whole buffers."""
     import torch
 
-    start = module.edgekit_start
-    out = torch.ops.llama.custom_sdpa(query.transpose(1, 2), key, value, start, None, 0.0, True, scaling)
+    start, causal = module.edgekit_start, attention_mask is None
+    mask = None if causal else attention_mask[0, 0]
+    out = torch.ops.llama.custom_sdpa(query.transpose(1, 2), key, value, start, mask, 0.0, causal, scaling)
     return out, None
 
 
@@ -266,26 +269,18 @@ def cached_decoder(split: Split, context: int) -> nn.Module:
             state.copy_(whole[..., -state.shape[-1] :])
             return whole
 
-        def get_seq_length(self, layer_idx: int = 0) -> int:
-            """Nothing of this module's forward may depend on it: positions are given, no mask is built."""
-            return 0
+        def get_seq_length(self, layer_idx: int = 0) -> Any:
+            """Tokens before the new ones, for a model that makes its masks of it; for others no mask is built."""
+            return self.start if split.blocks else 0
 
         def get_mask_sizes(self, query_length: int, layer_idx: int = 0) -> tuple[int, int]:
-            return query_length, 0
-
-    class LastToken(nn.Module):
-        def __init__(self, head: Any) -> None:
-            super().__init__()
-            self.head = head
-
-        def forward(self, hidden: Tensor) -> Any:
-            return self.head(hidden[:, -1:])
+            return (context if split.blocks else query_length), 0
 
     class Decoder(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.text: Any = rewritten(split.text, CACHED)
-            self.text.lm_head = LastToken(self.text.lm_head)
+            self.text.lm_head = last_token(self.text.lm_head)
             for state in split.states:
                 shape = state.sized(context)
                 shape = (shape[0], shape[2], shape[1], shape[3]) if state.grows else shape  # as update_cache has it
@@ -303,7 +298,8 @@ def cached_decoder(split: Split, context: int) -> nn.Module:
             given = list(more)
             positions = given.pop(0) if split.position_axes > 1 else torch.arange(tokens).unsqueeze(0) + start_pos
             cache = BufferCache(held, start, start_pos > 0)
-            return self.text(inputs_embeds, None, positions, cache, *given)
+            mask = torch.ones(1, context) if split.blocks else None
+            return self.text(inputs_embeds, mask, positions, cache, *given)
 
     return Decoder().eval()
 

@@ -346,5 +346,5 @@ TARGET = Target(
     hosts=("Linux", "Darwin"),
     runtimes=("coreai",),
     write=write,
-    knows=frozenset({"pack"}),
+    knows=frozenset({"blocks", "pack"}),
 )

@@ -226,6 +226,10 @@ def _within(chosen: Plan, split: Split) -> Plan:
         f"this model rotates a text of more than {limit} tokens by other angles, and a prompt in pieces is not yet "
         "known to be one",
     )  # fmt: skip
+    _refuse(
+        bool(chosen.lengths) and split.blocks, "lengths=buckets",
+        "the tokens of an image see each other in this model, and a prompt in pieces could part them",
+    )  # fmt: skip
     return replace(chosen, context=context, lengths=tuple(size for size in chosen.lengths if size < context))
 
 
@@ -306,5 +310,5 @@ TARGET = Target(
     options=OPTIONS,
     plan=plan,
     label=label,
-    knows=frozenset({"pack"}),
+    knows=frozenset({"blocks", "pack"}),
 )

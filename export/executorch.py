@@ -314,5 +314,5 @@ TARGET = Target(
     hosts=("Linux", "Darwin"),
     runtimes=("executorch",),
     write=write,
-    knows=frozenset({"conv", "pack"}),
+    knows=frozenset({"blocks", "conv", "pack"}),
 )

@@ -144,6 +144,15 @@ class Split:
         return int(manifest_fields(self.extra_inputs)["position_axes"])
 
     @property
+    def blocks(self) -> bool:
+        """Whether `text` makes its masks itself, because the tokens of an image see each other.
+
+        Of `attention_mask` (B, P+T) it asks then which tokens are there, and of the cache how many came before and
+        where its keys lie (`get_seq_length`, `get_mask_sizes`); `position_ids` are (2, B, T).
+        """
+        return self.extra_inputs[0].kind == "blocks"
+
+    @property
     def features(self) -> tuple[ExtraInput, ...]:
         """The extra inputs behind the positions."""
         return self.extra_inputs[1:]

@@ -86,6 +86,41 @@ def _held(layer: Any, kind: str) -> Tensor:
     return held
 
 
+def last_token(head: Any) -> nn.Module:
+    """Hidden states (B, T, D) -> the logits of the last token (B, 1, V)."""
+    from torch import nn
+
+    class LastToken(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = head
+
+        def forward(self, hidden: Tensor) -> Any:
+            return self.head(hidden[:, -1:])
+
+    return LastToken()
+
+
+def epsilon_of(norm: Any) -> float:
+    """What an RMSNorm adds to the mean square."""
+    epsilon = getattr(norm, "variance_epsilon", None)
+    return float(norm.eps if epsilon is None else epsilon)
+
+
+def rms_weight(norm: Any) -> Tensor:
+    """What an RMSNorm multiplies by: its weight, or 1 + its weight, as Gemma's.
+
+    Args:
+        norm: In float32.
+    """
+    import torch
+
+    with torch.no_grad():
+        scale = norm(torch.ones_like(norm.weight)[None])[0] * (1 + epsilon_of(norm)) ** 0.5
+        shifted = (scale - norm.weight).abs().max() > (scale - norm.weight - 1).abs().max()
+        return torch.nn.Parameter(1 + norm.weight, requires_grad=False) if shifted else norm.weight
+
+
 def siglip(tower: Any, *, layers: int | None = None, norm: bool = True) -> nn.Module:
     """A SigLIP tower, or Idefics3's, which has the same parts, for whole images of the configured size.
 

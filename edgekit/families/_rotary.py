@@ -44,6 +44,12 @@ def limit_of(rotary: Any) -> int | None:
     return min(limits.values()) if limits else None
 
 
+def layer_kinds(rotary: Any) -> tuple[str | None, ...]:
+    """Kinds of layers that a rotary embedding has angles of their own for; (None,) where all share them."""
+    kinds = getattr(getattr(rotary, "own", rotary), "rope_type", None)
+    return tuple(kinds) if isinstance(kinds, dict) else (None,)
+
+
 def _stand_in(own: Any, kinds: dict[str | None, str]) -> nn.Module:
     from torch import nn
 

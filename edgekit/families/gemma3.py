@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 START, IMAGE, END = "<start_of_image>", "<image_soft_token>", "<end_of_image>"
+HIDDEN = -1e4
+"""Added to the score of a token that may not be seen; float16 holds it, and exp of it is 0."""
 IMAGE_TOKEN_ID = 262144  # transformers' default where config.json is silent
 IMAGE_PROCESSORS = ("Gemma3ImageProcessor",)
 
@@ -166,7 +168,7 @@ def decoder_inputs(model: PreTrainedModel, embeds: Tensor, mask: Tensor, positio
 def _visible(
     blocks: Tensor, mask: Tensor, embeds: Tensor, seen: int, sizes: tuple[int, int], window: int | None
 ) -> Tensor:
-    """What new tokens see of the keys, as transformers' create_masks_for_vision_model has it: 0, or very little.
+    """What new tokens see of the keys, as transformers' create_masks_for_vision_model has it: 0, or HIDDEN.
 
     Args:
         blocks: (B, T), where each new token's block begins.
@@ -186,14 +188,18 @@ def _visible(
     queries = (torch.arange(tokens, device=mask.device) + seen)[:, None]
     # Keys behind the new tokens are room that a static cache has not filled. Looking the others up by their places,
     # and not taking the mask as it is, leaves tracing no two lengths to compare.
-    real = mask.index_select(1, keys.clamp(max=mask.shape[1] - 1)).bool() & (keys < seen + tokens)
-    whose = blocks.index_select(1, (keys - seen).clamp(0, tokens - 1))
-    together = (blocks[:, :, None] == whose[:, None, :]) & (keys >= seen)
-    seen_by = (keys <= queries) | together
+    # A choice and no clamp: coremltools clamps whole numbers as floats; and it knows no `|`.
+    first, known = torch.zeros_like(keys), keys < seen + tokens
+    real = mask.index_select(1, torch.where(keys < mask.shape[1], keys, first)).bool() & known
+    new = (keys >= seen) & known
+    whose = blocks.index_select(1, torch.where(new, keys - seen, first))
+    together = (blocks[:, :, None] == whose[:, None, :]) & new
+    seen_by = (keys <= queries).logical_or(together)
     if window is not None:
         seen_by = seen_by & (keys > queries - window)
-    seen_by = (seen_by & real[:, None, :]) | (keys == queries)  # padding sees itself, or its row would be undefined
-    hidden = torch.zeros_like(seen_by, dtype=embeds.dtype).masked_fill(~seen_by, torch.finfo(embeds.dtype).min)
+    # Padding sees itself, or its row would be undefined.
+    seen_by = (seen_by & real[:, None, :]).logical_or(keys == queries)
+    hidden = torch.zeros_like(seen_by, dtype=embeds.dtype).masked_fill(~seen_by, HIDDEN)
     return hidden[:, None]
 
 

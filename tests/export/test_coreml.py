@@ -33,7 +33,7 @@ needs_coremltools = pytest.mark.skipif(
     find_spec("coremltools") is None, reason="coremltools is not installed: pip install 'edgekit[coreml]'"
 )
 Maker = Callable[..., Path]
-FAMILIES = ["smolvlm", "internvl", "qwen2_5_vl", "qwen3_vl", "llava_onevision"]
+FAMILIES = ["smolvlm", "internvl", "qwen2_5_vl", "qwen3_vl", "llava_onevision", "gemma3"]
 SMALL = {"context": "320"}
 # Largest difference of a logit, of standard deviation 1.0 to 1.1.
 GAP = {"fp32": 1e-4, "fp16": 0.1, "int8": 1.5, "pal6": 3.0, "int4": 12.0, "pal4": 12.0}
@@ -109,7 +109,7 @@ SLOW = {
     ("smolvlm", "fp32"), ("smolvlm", "pal4"), ("internvl", "fp16"), ("internvl", "int4"),
     ("qwen2_5_vl", "fp16"), ("qwen2_5_vl", "int8"), ("qwen3_vl", "pal6"),
     ("smolvlm", "pal4-calibrated"), ("qwen3_vl", "int4-calibrated"),
-    ("llava_onevision", "fp16"),
+    ("llava_onevision", "fp16"), ("gemma3", "int8"),
 }  # fmt: skip
 
 

@@ -91,6 +91,7 @@ SLOW = {
     ("coreai", "qwen2_5_vl", "pal8"),
     ("gguf", "qwen3_vl", "q4_k_m-imatrix"), ("gguf", "internvl", "int4"), ("gguf", "qwen2_5_vl", "iq4_nl"),
     ("executorch", "llava_onevision", "fp32"), ("coreai", "llava_onevision", "int8"),
+    ("executorch", "gemma3", "int8"), ("coreai", "gemma3", "fp16"),
 }  # fmt: skip
 
 
@@ -103,11 +104,15 @@ def row(target: str, family: str, precision: str) -> Any:
 ROWS = [row("onnx", family, precision) for family in FAMILIES for precision in PRECISIONS]
 ROWS += [
     row("executorch", family, precision)
-    for family in (*GGUF, "lfm2_vl", "llava_onevision")
+    for family in (*GGUF, "lfm2_vl", "llava_onevision", "gemma3")
     for precision in ("fp32", "int8", "int8-static", "int4")
 ]
 ROWS += [row("gguf", family, precision) for family in GGUF for precision in gguf.PRECISIONS]
-ROWS += [row("coreai", family, precision) for family in (*GGUF, "llava_onevision") for precision in coreai.PRECISIONS]
+ROWS += [
+    row("coreai", family, precision)
+    for family in (*GGUF, "llava_onevision", "gemma3")
+    for precision in coreai.PRECISIONS
+]
 
 
 def compare_insides(ours: Inspection, theirs: Inspection) -> None:

@@ -80,7 +80,7 @@
             var inputs: [String: ([Float], [Int])] = [:]
             inputs["inputs_embeds"] = (embeds, [1, tokens, width])
             inputs["position_ids"] = ((0..<length + tokens).map { Float($0) }, [1, length + tokens])
-            if positions.count == 3 { inputs["rotary_ids"] = (positions.joined().map { Float($0) }, [3, 1, tokens]) }
+            if positions.count > 1 { inputs["rotary_ids"] = (positions.joined().map { Float($0) }, [positions.count, 1, tokens]) }
             if let deepstack { inputs["deepstack_embeds"] = (deepstack, [bundle.deepstack, 1, tokens, width]) }
             let arrays = try arrays("text_decoder", inputs)
             let name = try bundle.component("text_decoder").outputs[0].name
