@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
-import sys
 import tomllib
 from dataclasses import replace
 from pathlib import Path
@@ -12,20 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scripts import script
 
 from edgekit.data import samples
 from edgekit.recipe.model import GenData
 
 ROOT = Path(__file__).parent.parent
-
-
-def script(name: str) -> Any:
-    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_generate_counts_the_same_tokens_each_way() -> None:
