@@ -228,7 +228,7 @@ def probe_checkpoint(
     seed: int,
     max_new_tokens: int,
     threads: int | None,
-) -> tuple[dict[str, Any], list[Path]]:
+) -> tuple[Probe, list[Path]]:
     """`probe` on a checkpoint folder, written to `out`; see `edgekit.api.probe` for the arguments.
 
     Raises:
@@ -258,7 +258,7 @@ def probe_checkpoint(
         max_new_tokens=max_new_tokens,
         title=title,
     )
-    return result.as_dict(), save(result, out, folder.name)
+    return result, save(result, out, folder.name)
 
 
 def save(result: Probe, folder: Path, name: str) -> list[Path]:

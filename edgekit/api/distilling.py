@@ -7,9 +7,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from edgekit import schema
 from edgekit.api import arguments
 from edgekit.api.arguments import Folder, Overrides, PathLike, Texts, checked
-from edgekit.api.results import Masked
+from edgekit.api.results import Distilled, DistillPlan, Gain, Masked, Probed
 from edgekit.console import note
 from edgekit.errors import EdgekitError, RecipeError
 
@@ -108,7 +109,7 @@ def distill(
     fresh: bool = False,
     overrides: Overrides | None = None,
     workspace: PathLike | None = None,
-) -> dict[str, Any]:
+) -> Distilled:
     """Run MASTERS, or go on with the run this recipe has begun.
 
     Args:
@@ -120,7 +121,7 @@ def distill(
         workspace: The folder, text or Path; found from the current one when None.
 
     Returns:
-        The run's manifest.
+        The run's folder, its manifest, and the accuracy before and after.
     """
     from edgekit.distill import processes
     from edgekit.distill.masters import Pipeline
@@ -133,7 +134,21 @@ def distill(
     run = processes.from_main(lambda: place.open_run(resolved, name=name, fresh=fresh))
     note(f"Run {run.name!r} in {run.folder}")
     processes.from_main(lambda: place.name_latest(run))
-    return pipeline.go(run)
+    return _distilled(run.folder, pipeline.go(run))
+
+
+def _distilled(folder: Path, manifest: dict[str, Any]) -> Distilled:
+    """The result of a finished run, from its manifest."""
+    problems: list[str] = []
+    accuracy = schema.read(Gain, manifest["accuracy"], problems, "accuracy")
+    kept = schema.read(Gain, manifest["retention"], problems, "retention") if "retention" in manifest else None
+    if accuracy is None or problems:
+        raise EdgekitError(
+            f"{folder / 'manifest.json'} is not as `edgekit distill` writes it.",
+            why=schema.listed(problems),
+            fix="Start a new run:  edgekit distill --fresh",
+        )
+    return Distilled(folder, manifest, accuracy, kept, manifest["student_sha256"])
 
 
 def _workspace(folder: PathLike | None) -> Workspace:
@@ -229,7 +244,7 @@ def probe(
     max_new_tokens: int = 16,
     threads: int | None = None,
     out: PathLike = "edgekit-probe",
-) -> tuple[dict[str, Any], list[Path]]:
+) -> Probed:
     """Measure a teacher at rising mask ratios, and propose r_max.
 
     Args:
@@ -262,7 +277,7 @@ def probe(
             note(f"Asking the train questions of {'the demo' if path == demo_recipe_path() else path.name}, {data}.")
             scoring = scoring or recipe.data.scoring
     folder = resolve_checkpoint(arguments.model(teacher, "teacher"), place.folder)
-    return probe_checkpoint(
+    sweep, files = probe_checkpoint(
         folder,
         data,
         arguments.path(out, "out"),
@@ -276,6 +291,7 @@ def probe(
         max_new_tokens=max_new_tokens,
         threads=threads,
     )
+    return Probed(sweep, files)
 
 
 @checked
@@ -329,7 +345,7 @@ def distill_plan(
     response_tokens: float | None = None,
     distinct_responses: float | None = None,
     processes: int = 1,
-) -> dict[str, Any]:
+) -> DistillPlan:
     """What `distill` would need, from configurations and a few questions; no weights are read, nothing is written.
 
     Args:
@@ -345,7 +361,7 @@ def distill_plan(
     from edgekit.distill.estimate import estimate
 
     resolved, base = _recipe(recipe, _workspace(workspace), overrides)
-    return estimate(
+    found = estimate(
         resolved,
         base,
         flops=flops,
@@ -353,6 +369,7 @@ def distill_plan(
         distinct_responses=distinct_responses,
         processes=processes,
     )
+    return DistillPlan(**found)
 
 
 def demo_cards() -> dict[str, dict[str, Any]]:

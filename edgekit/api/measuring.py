@@ -17,6 +17,7 @@ from edgekit.errors import EdgekitError
 if TYPE_CHECKING:
     from edgekit.recipe.model import Gates
     from edgekit.report.model import Report
+    from edgekit.report.parity import Parity
     from edgekit.runtimes.bench import Settings
     from edgekit.workspace import Run
 
@@ -30,7 +31,7 @@ def verify(
     samples: int | None = None,
     threads: int = 1,
     attribute: bool = False,
-) -> dict[str, Any]:
+) -> Parity:
     """Check a bundle's files, and run it beside its student; also written to parity.json in the bundle.
 
     Args:
@@ -42,10 +43,17 @@ def verify(
         attribute: Find out which part costs what; the target's fp32 export is made for it and thrown away.
 
     Returns:
-        `edgekit.report.parity.Parity` as JSON: figures, tolerances, and `passed`. Both sides run in a process of
-        their own: where that dies, nothing is compared, `passed` is false, and `why` says how it ended, by its
-        last lines.
+        Figures, tolerances, and `passed`. Both sides run in a process of their own: where that dies, nothing is
+        compared, `passed` is false, and `why` says how it ended, by its last lines.
     """
+    from edgekit.report.parity import of_verify
+
+    return of_verify(_verified(bundle, reference, data, samples, threads, attribute), str(bundle))
+
+
+def _verified(
+    bundle: Folder, reference: Folder | None, data: PathLike | None, samples: int | None, threads: int, attribute: bool
+) -> dict[str, Any]:
     from edgekit.bundle import Bundle
     from edgekit.handover import PROMPT
     from edgekit.runtimes.verify import died, verify_bundle

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from edgekit.console import is_main_process, note, print_json, print_text
 from edgekit.units import bytes_text, hours_text
+
+if TYPE_CHECKING:
+    from edgekit.api.results import DistillPlan
 
 
 def command(
@@ -71,28 +74,32 @@ def command(
             distinct_responses=distinct_responses,
             processes=processes,
         )
-        print_json(plan) if json_out else _print_plan(plan)
+        print_json(plan.as_json()) if json_out else _print_plan(plan)
         return
     if (flops, response_tokens, distinct_responses, processes) != (None, None, None, 1):
         raise typer.BadParameter("--flops, --response-tokens, --distinct-responses and --processes go with --dry-run.")
-    manifest = api.distill(recipe, name=name, fresh=fresh, overrides=settings)
+    made = api.distill(recipe, name=name, fresh=fresh, overrides=settings)
+    manifest = made.manifest
     if not is_main_process():
         return
     if json_out:
-        print_json(manifest)
+        print_json(made.as_json())
         return
-    score = manifest["accuracy"]
-    for when in ("before", "after"):
-        low, high = score[f"{when}_ci95"]
-        print_text(f"accuracy {when + ':':8} {score[when]:.2%}  [{low:.2%}, {high:.2%}]")
-    low, high = score["delta_ci95"]
-    tested = f"on {score['n']:,} questions of {score['test']}"
-    print_text(f"difference:       {score['delta']:+.2%}  [{low:+.2%}, {high:+.2%}]  {tested}")
-    if kept := manifest.get("retention"):
-        low, high = kept["delta_ci95"]
+    score = made.accuracy
+    for when, value, (low, high) in (
+        ("before:", score.before, score.before_ci95),
+        ("after:", score.after, score.after_ci95),
+    ):
+        print_text(f"accuracy {when:8} {value:.2%}  [{low:.2%}, {high:.2%}]")
+    low, high = score.delta_ci95
+    print_text(
+        f"difference:       {score.delta:+.2%}  [{low:+.2%}, {high:+.2%}]  on {score.n:,} questions of {score.test}"
+    )
+    if kept := made.retention:
+        low, high = kept.delta_ci95
         print_text(
-            f"what else it could: {kept['before']:.2%} -> {kept['after']:.2%}  {kept['delta']:+.2%}  "
-            f"[{low:+.2%}, {high:+.2%}]  on {kept['n']:,} questions of {kept['test']}"
+            f"what else it could: {kept.before:.2%} -> {kept.after:.2%}  {kept.delta:+.2%}  "
+            f"[{low:+.2%}, {high:+.2%}]  on {kept.n:,} questions of {kept.test}"
         )
     drafts = manifest["acceptance"]
     print_text(
@@ -108,9 +115,9 @@ def command(
             f"[{low:+.2%}, {high:+.2%}]"
         )
     print_text(f"student:          runs/{manifest['run']}/student")
-    if not score["after"]:
+    if not score.after:
         note(
-            f"No question of {score['test']} is answered right; what was said instead:  "
+            f"No question of {score.test} is answered right; what was said instead:  "
             f"runs/{manifest['run']}/reports/accuracy-after.json"
         )
     note("Next:  edgekit export --target onnx")
@@ -130,12 +137,12 @@ def _print_training(found: dict[str, Any]) -> None:
         )
 
 
-def _print_plan(plan: dict[str, Any]) -> None:
-    sizes, memory, disk = plan["parameters"], plan["memory_bytes"], plan["disk_bytes"]
+def _print_plan(plan: DistillPlan) -> None:
+    sizes, memory, disk = plan.parameters, plan.memory_bytes, plan.disk_bytes
     lines = [(f"parameters    {name}", f"{count:,}") for name, count in sizes["teachers"].items()]
     lines.append(("parameters    student", f"{sizes['student']:,} ({sizes['trainable']:,} trained)"))
-    counts = plan["responses"]
-    lines.append(("questions     train, test", f"{plan['questions']['train']:,}, {plan['questions']['test']:,}"))
+    counts = plan.responses
+    lines.append(("questions     train, test", f"{plan.questions['train']:,}, {plan.questions['test']:,}"))
     lines.append(("responses     teachers, student", f"{counts['teacher']:,}, {counts['student']:,}"))
     for phase, title in (("gen_data", "Gen-Data"), ("training", "training")):
         lines += [(f"memory        {title}: {part}", bytes_text(value)) for part, value in memory[phase].items()]
@@ -144,9 +151,9 @@ def _print_plan(plan: dict[str, Any]) -> None:
         lines.append((f"memory        not counted: {part}", bytes_text(memory[part])))
     lines += [(f"disk          {part}", bytes_text(value)) for part, value in disk.items()]
     names = {"gen_data": "Gen-Data", "train": "training", "measure": "accuracy before and after", "total": "total"}
-    lines += [(f"time          {names[part]}", hours_text(value)) for part, value in plan["hours"].items()]
+    lines += [(f"time          {names[part]}", hours_text(value)) for part, value in plan.hours.items()]
     width = max(len(name) for name, _ in lines)
     for name, value in lines:
         print_text(f"{name:{width}}  {value:>12}")
-    for text in plan["assumptions"]:
+    for text in plan.assumptions:
         note(f"- {text}")

@@ -41,7 +41,7 @@ def command(
     """
     from edgekit import api
 
-    result, files = api.probe(
+    probed = api.probe(
         teacher,
         data=data,
         questions=questions,
@@ -56,18 +56,19 @@ def command(
         out=out,
     )
     if json_out:
-        print_json(result)
+        print_json(probed.as_json())
         return
+    sweep = probed.sweep
     print_text("mask r   accuracy  [95 % interval]       lost, points  [95 % paired]      JSD to itself, nats")
-    for row in result["rows"]:
-        (low, high), (least, most) = row["ci95"], row["drop_ci95"]
+    for row in sweep.rows:
+        (low, high), (least, most) = row.ci95, row.drop_ci95
         interval, lost = f"[{low:.2%}, {high:.2%}]", f"[{100 * least:+.2f}, {100 * most:+.2f}]"
-        mark = "  <- proposed r_max" if row["ratio"] == result["r_max"] else ""
+        mark = "  <- proposed r_max" if row.ratio == sweep.r_max else ""
         print_text(
-            f"{row['ratio']:<8.2f} {row['accuracy']:>8.2%}  {interval:<20}  {100 * row['drop']:>+6.2f}"
-            f"        {lost:<18} {row['jsd']:.4f}{mark}"
+            f"{row.ratio:<8.2f} {row.accuracy:>8.2%}  {interval:<20}  {100 * row.drop:>+6.2f}"
+            f"        {lost:<18} {row.jsd:.4f}{mark}"
         )
-    print_text(f"{result['questions']:,} questions; r_max is the largest ratio up to which no more than")
-    print_text(f"{100 * result['max_drop']:g} points are lost. In a recipe:  masters: {{mask: {{r_max: auto}}}}")
-    for path in files:
+    print_text(f"{sweep.questions:,} questions; r_max is the largest ratio up to which no more than")
+    print_text(f"{100 * sweep.max_drop:g} points are lost. In a recipe:  masters: {{mask: {{r_max: auto}}}}")
+    for path in probed.files:
         note(f"Wrote {path}")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from edgekit import schema
 from edgekit.console import print_json, print_text
+from edgekit.report.parity import Attribution, Parity, PartLoss
 
 
 def command(
@@ -41,57 +43,56 @@ def command(
 
     result = api.verify(bundle, reference=reference, data=data, samples=samples, threads=threads, attribute=attribute)
     if json_out:
-        print_json(result)
+        print_json(schema.to_json(result))
     else:
         _show(result)
-    if not result["passed"]:
+    if not result.passed:
         raise typer.Exit(3)
 
 
-def _show(result: dict[str, Any]) -> None:
-    files = result["files"]
-    print_text(f"files     whole: {files['count']} files, {files['bytes']:,} bytes, {result['bundle'][:12]}")
-    if not files["sealed"]:
+def _show(result: Parity) -> None:
+    files = result.files
+    print_text(f"files     whole: {files.count} files, {files.bytes:,} bytes, {result.bundle[:12]}")
+    if not files.sealed:
         print_text("manifest  has no seal: it is of an older schema, and a change of manifest.json would not be seen")
-    source = "" if result["verified_by"] == "runtime" else f"  verified_by: {result['verified_by']}"
-    if not result["compared"]:
-        died = not (result["passed"] or result["checks"])
-        print_text(f"{'FAILED    answers' if died else 'answers   not compared'}: {result['why']}")
-    for name, check in result["checks"].items():
+    source = "" if result.verified_by == "runtime" else f"  verified_by: {result.verified_by}"
+    if not result.compared:
+        died = not (result.passed or result.checks)
+        print_text(f"{'FAILED    answers' if died else 'answers   not compared'}: {result.why}")
+    for name, check in result.checks.items():
         print_text(
-            f"{'held  ' if check['held'] else 'MISSED'}    {name:18} {_figure(check['value'])}  "
-            f"(tolerance {check['bar']:g}){source}"
+            f"{'held  ' if check.held else 'MISSED'}    {name:18} {_figure(check.value)}  "
+            f"(tolerance {check.bar:g}){source}"
         )
-    if result["handover"]:
-        print_text(f"          apps: {result['handover']}")
-    if not result["compared"]:
+    if result.handover:
+        print_text(f"          apps: {result.handover}")
+    if not result.compared:
         return
-    for name, module in result["components"].items():
+    for name, module in result.components.items():
         print_text(
-            f"          {name:18} cosine {_figure(module['cosine'])}, SNR {_figure(module['snr_db'])} dB, "
-            f"max difference {_figure(module['max_abs'])}{source}"
+            f"          {name:18} cosine {_figure(module.cosine)}, SNR {_figure(module.snr_db)} dB, "
+            f"max difference {_figure(module.max_abs)}{source}"
         )
-    seen = f"{result['tokens']} tokens of {result['samples']} answers, generation {result['generation']}"
-    print_text(f"          mean KL {_figure(result['mean_kl'])} nats over {seen}{source}")
-    if result["attribution"] is not None:
-        _show_attribution(result["attribution"])
+    seen = f"{result.tokens} tokens of {result.samples} answers, generation {result.generation}"
+    print_text(f"          mean KL {_figure(result.mean_kl)} nats over {seen}{source}")
+    if result.attribution is not None:
+        _show_attribution(result.attribution)
 
 
-def _show_attribution(found: dict[str, Any]) -> None:
+def _show_attribution(found: Attribution) -> None:
     print_text(
         f"{'part taken from the bundle':28}{'mean KL':>12}{'best differs':>14}{'fp32 export':>13}{'quantisation':>14}"
     )
-    rows = {**found["parts"], "all of them": {"loss": found["total"], "export": None, "quantisation": None}}
-    for part, row in rows.items():
-        loss = row["loss"]
+    for part, row in {**found.parts, "all of them": PartLoss(found.total)}.items():
+        loss = row.loss
         shares = "".join(
-            f"{'' if row[key] is None else _figure(row[key]['mean_kl']):>{width}}"
-            for key, width in (("export", 13), ("quantisation", 14))
+            f"{'' if one is None else _figure(one.mean_kl):>{width}}"
+            for one, width in ((row.export, 13), (row.quantisation, 14))
         )
-        print_text(f"{part:28}{_figure(loss['mean_kl']):>12}{loss['top1_disagreement']:>14.2%}{shares}")
-    print_text(f"costs most: {found['largest'] or 'none, all is within rounding'}")
-    if found["note"]:
-        print_text(f"no share of quantisation: {found['note']}")
+        print_text(f"{part:28}{_figure(loss.mean_kl):>12}{loss.top1_disagreement:>14.2%}{shares}")
+    print_text(f"costs most: {found.largest or 'none, all is within rounding'}")
+    if found.note:
+        print_text(f"no share of quantisation: {found.note}")
 
 
 def _figure(value: float | None) -> str:

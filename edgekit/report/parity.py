@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from edgekit import schema
 from edgekit.errors import BundleError
@@ -140,6 +140,19 @@ def read_parity(path: Path) -> Parity:
         raise BundleError(f"There is no {path}.", fix=f"Make it:  edgekit verify {path.parent}") from error
     except ValueError as error:
         raise BundleError(f"{path} is damaged.", why=str(error), fix=f"edgekit verify {path.parent}") from error
+    return of_verify(value, str(path))
+
+
+def of_verify(value: Any, source: str) -> Parity:
+    """A parity report from its JSON value.
+
+    Args:
+        value: As parity.json holds it.
+        source: Where it is from, for messages.
+
+    Raises:
+        BundleError: it is none, or of a newer schema.
+    """
     return schema.read_document(
-        Parity, value, newest=SCHEMA_VERSION, what="parity report", source=str(path), error=BundleError
+        Parity, value, newest=SCHEMA_VERSION, what="parity report", source=source, error=BundleError
     )

@@ -70,7 +70,7 @@ def workspace(
 
 
 def distil(place: Path) -> str:
-    return str(api.distill(place / "edgekit.yaml", workspace=place)["student_sha256"])
+    return str(api.distill(place / "edgekit.yaml", workspace=place).student_sha256)
 
 
 def rates(place: Path) -> list[float]:

@@ -56,7 +56,7 @@ def place(tmp_path: Path, tiny_checkpoint: Path, tiny_teacher: Path) -> Place:
 
 
 def plan(folder: Path, **settings: Any) -> dict[str, Any]:
-    return api.distill_plan(folder / "edgekit.yaml", workspace=folder, flops=1e12, **settings)
+    return api.distill_plan(folder / "edgekit.yaml", workspace=folder, flops=1e12, **settings).as_json()
 
 
 def test_sizes_are_the_loaded_models(tiny_checkpoint: Path) -> None:
@@ -229,7 +229,7 @@ def test_against_a_measured_run(tmp_path: Path) -> None:
         },
     }  # fmt: skip
     (tmp_path / "edgekit.yaml").write_text(yaml.safe_dump(recipe))
-    plan = api.distill_plan(tmp_path / "edgekit.yaml", workspace=tmp_path)
+    plan = api.distill_plan(tmp_path / "edgekit.yaml", workspace=tmp_path).as_json()
     command = [sys.executable, "-m", "edgekit", "distill", "--json"]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(Path.cwd())}
     started, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -92,7 +92,7 @@ def test_a_look_changes_nothing_of_the_training(
         place.mkdir()
         recipe["trainer"]["log_gradients"] = every  # type: ignore[index]
         (place / "edgekit.yaml").write_text(yaml.safe_dump(recipe))
-        manifest = api.distill(place / "edgekit.yaml", workspace=place)
+        manifest = api.distill(place / "edgekit.yaml", workspace=place).as_json()
         hashes.append(manifest["student_sha256"])
         logs.append(json.loads((place / "runs/masters/reports/training-1.json").read_text()))
     assert hashes[0] == hashes[1]

@@ -68,7 +68,7 @@ def ladder(
 
 
 def distil(place: Path) -> dict[str, Any]:
-    return api.distill(place / "edgekit.yaml", workspace=place)
+    return api.distill(place / "edgekit.yaml", workspace=place).as_json()
 
 
 def test_three_teachers_killed_at_the_second(

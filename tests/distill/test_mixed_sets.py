@@ -108,7 +108,7 @@ def test_a_run_with_a_local_judge(tiny_checkpoint: Path, tiny_teacher: Path, spe
     assert not (tmp_path / "runs").exists()
     rewards["llm"] = {"judge_model": "student", "judge_concurrency": 4}
     (tmp_path / "edgekit.yaml").write_text(yaml.safe_dump(value))
-    assert api.distill(workspace=tmp_path)["accuracy"]["n"] == 4
+    assert api.distill(workspace=tmp_path).accuracy.n == 4
     run = tmp_path / "runs" / "mixed"
     found = json.loads((run / "reports" / "judge-agreement.json").read_text())
     assert {name: one["n"] for name, one in found["datasets"].items()} == {"open": 4}

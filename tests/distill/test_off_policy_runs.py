@@ -47,7 +47,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path, t
 
 def distil(place: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Manifest and training log."""
-    manifest = api.distill(place / "edgekit.yaml", workspace=place)
+    manifest = api.distill(place / "edgekit.yaml", workspace=place).as_json()
     return manifest, json.loads((place / "runs/tiny/reports/training-1.json").read_text())
 
 

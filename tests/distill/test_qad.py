@@ -284,11 +284,11 @@ def test_a_tiny_run_end_to_end(
 ) -> None:
     place = workspace(tmp_path / "w", tiny_checkpoint, tiny_teacher)
     monkeypatch.chdir(place)
-    plain = api.distill(overrides={"qad.steps": "0"})
+    plain = api.distill(overrides={"qad.steps": "0"}).manifest
     run = Workspace(place).latest_run()
     assert run.students() == [run.student] and "qad" not in plain
     written = {path: path.stat().st_mtime_ns for path in run.folder.rglob("*.parquet")}
-    made = api.distill()["qad"]  # the finished run, and this stage alone
+    made = api.distill().manifest["qad"]  # the finished run, and this stage alone
     assert Workspace(place).latest_run() == run and run.finished
     assert written == {path: path.stat().st_mtime_ns for path in run.folder.rglob("*.parquet")}
     assert checkpoint_hash(run.student) == plain["student_sha256"]  # the full-precision student stays as it was
@@ -297,11 +297,11 @@ def test_a_tiny_run_end_to_end(
     assert made["settings"] == to_json(load_recipe(place / "edgekit.yaml").qad) and made["n"] == 12
     assert made["before_ci95"][0] <= made["before"] <= made["before_ci95"][1]
     assert made["delta"] == pytest.approx(made["after"] - made["before"])
-    assert api.distill()["qad"] == made  # nothing left to do
+    assert api.distill().manifest["qad"] == made  # nothing left to do
 
     [bundle] = api.export(targets=["onnx"], precisions=["int4"], samples=2)
     assert bundle.manifest.student_sha256 == made["student_sha256"]
-    assert api.verify(bundle.folder, samples=2)["compared"]  # with student-int4: any other one is refused
+    assert api.verify(bundle.folder, samples=2).compared  # with student-int4: any other one is refused
     assert exporting.student_for(run, "onnx", "int8") == exporting.student_for(run, "onnx", "fp32") == run.student
 
 
@@ -310,7 +310,7 @@ def test_a_stage_that_broke_off_ends_in_the_same_student(
     tmp_path: Path, tiny_checkpoint: Path, tiny_teacher: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(workspace(tmp_path / "straight", tiny_checkpoint, tiny_teacher))
-    wanted = api.distill()["qad"]
+    wanted = api.distill().manifest["qad"]
     monkeypatch.chdir(workspace(tmp_path / "broken", tiny_checkpoint, tiny_teacher))
     real, calls = qad.QadTrainer.compute_loss, []
 
@@ -325,7 +325,7 @@ def test_a_stage_that_broke_off_ends_in_the_same_student(
         api.distill()
     run = Workspace(tmp_path / "broken").latest_run()
     assert not run.finished and len(run.students()) == 1
-    got = api.distill()["qad"]
+    got = api.distill().manifest["qad"]
     assert calls == [0, 1, 2, 3, 4, 5, 4, 5]  # from the checkpoint at step 4
     assert got["student_sha256"] == wanted["student_sha256"] and got["after"] == wanted["after"]
 

@@ -56,7 +56,7 @@ def workspace(folder: Path, student: Path, teacher: Path, **gen: Any) -> Path:
 
 def distil(folder: Path, **overrides: str) -> dict[str, Any]:
     named = {key.replace("__", "."): value for key, value in overrides.items()}
-    return api.distill(folder / "edgekit.yaml", workspace=folder, overrides=named)
+    return api.distill(folder / "edgekit.yaml", workspace=folder, overrides=named).as_json()
 
 
 def shards(folder: Path) -> dict[str, bytes]:

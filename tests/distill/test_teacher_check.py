@@ -239,7 +239,7 @@ def test_the_student_is_the_same_whether_the_teacher_was_asked_or_not(tmp_path: 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(teacher_check, "NEAR_ZERO", -1.0)
             patch.setattr(teacher_check, "paired", lambda *_: type("P", (), {"ci95": (0, 0), "p_value": 1.0})())
-            made.append(api.distill(folder / "edgekit.yaml", workspace=folder, overrides=overrides))
+            made.append(api.distill(folder / "edgekit.yaml", workspace=folder, overrides=overrides).manifest)
         assert len(list((folder / "runs/r/reports").glob("teacher-check-*.json"))) == check
     assert made[0]["student_sha256"] == made[1]["student_sha256"]
     assert made[0]["recipe_sha256"] == made[1]["recipe_sha256"]

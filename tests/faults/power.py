@@ -110,7 +110,7 @@ def distil(folder: Path) -> dict[str, Any]:
     """`edgekit distill` there, in this process."""
     from edgekit import api
 
-    return api.distill(folder / "edgekit.yaml", workspace=folder)
+    return api.distill(folder / "edgekit.yaml", workspace=folder).as_json()
 
 
 def cut_at(folder: Path, owner: Any, name: str, calls: int) -> None:

@@ -25,7 +25,7 @@ from edgekit.families import idefics3
 from edgekit.families.sizes import fit_image
 from edgekit.inputs.agreement import odd_pictures
 from edgekit.inputs.official import ODD
-from edgekit.report.parity import PARTS, read_parity
+from edgekit.report.parity import PARTS, of_verify, read_parity
 from edgekit.runtimes import RUNTIMES, runtime_for
 from edgekit.runtimes.attribute import ROUNDING_NATS
 from edgekit.runtimes.generate import Chat, answer, follow
@@ -183,16 +183,17 @@ def test_the_share_of_quantisation(tiny_checkpoint: Path, tmp_path: Path) -> Non
 
     bundle = export_checkpoint(tiny_checkpoint, "onnx", "int8", tmp_path / "b").folder
     result = api.verify(bundle, reference=tiny_checkpoint, samples=4, attribute=True)
-    found = result["attribution"]
-    assert "fp32" in TARGETS.load("onnx").precisions and found["note"] == ""
+    found = result.attribution
+    assert found is not None
+    assert "fp32" in TARGETS.load("onnx").precisions and found.note == ""
     for part in ("vision", "decoder"):
-        row = found["parts"][part]
-        assert row["export"]["mean_kl"] < ROUNDING_NATS < row["loss"]["mean_kl"]
-        assert row["quantisation"]["mean_kl"] == pytest.approx(row["loss"]["mean_kl"] - row["export"]["mean_kl"])
-    assert found["parts"]["embedding"]["loss"]["mean_kl"] < ROUNDING_NATS  # it stays float32 in int8
-    assert found["parts"]["preprocessing"]["quantisation"] is None
-    assert found["largest"] in ("vision", "decoder")
-    assert {"vision_snr_db", "embedding_snr_db", "decoder_snr_db"} <= set(result["checks"])
+        row = found.parts[part]
+        assert row.export.mean_kl < ROUNDING_NATS < row.loss.mean_kl
+        assert row.quantisation.mean_kl == pytest.approx(row.loss.mean_kl - row.export.mean_kl)
+    assert found.parts["embedding"].loss.mean_kl < ROUNDING_NATS  # it stays float32 in int8
+    assert found.parts["preprocessing"].quantisation is None
+    assert found.largest in ("vision", "decoder")
+    assert {"vision_snr_db", "embedding_snr_db", "decoder_snr_db"} <= set(result.checks)
 
 
 def test_the_command_line(
@@ -206,7 +207,7 @@ def test_the_command_line(
     assert "no share of quantisation: the bundle is fp32" in bad.stdout
     with pytest.raises(EdgekitError, match="without the checkpoint"):
         verify_bundle(bundle, None, None, 1, attribution=True)
-    monkeypatch.setattr("edgekit.api.verify", lambda *_, **__: good)
+    monkeypatch.setattr("edgekit.api.verify", lambda *_, **__: of_verify(good, "here"))
     shown = CliRunner().invoke(build(), ["verify", str(bundle), *given])
     assert shown.exit_code == 0 and "none, all is within rounding" in shown.stdout
 
