@@ -134,10 +134,10 @@ def distill(
     run = processes.from_main(lambda: place.open_run(resolved, name=name, fresh=fresh))
     note(f"Run {run.name!r} in {run.folder}")
     processes.from_main(lambda: place.name_latest(run))
-    return _distilled(run.folder, pipeline.go(run))
+    return distilled(run.folder, pipeline.go(run))
 
 
-def _distilled(folder: Path, manifest: dict[str, Any]) -> Distilled:
+def distilled(folder: Path, manifest: dict[str, Any]) -> Distilled:
     """The result of a finished run, from its manifest."""
     problems: list[str] = []
     accuracy = schema.read(Gain, manifest["accuracy"], problems, "accuracy")

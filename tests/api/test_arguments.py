@@ -183,7 +183,7 @@ def test_recipes_take_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         api.distill_plan(overrides={"trainer.steps": steps, "trainer.warmup_steps": 1}, flops=10**12, workspace=place)
         for steps, place in ((40, tmp_path), ("40", str(tmp_path)), (np.int64(40), None))
     ]
-    assert plans[0]["flops"] == plans[1]["flops"] == plans[2]["flops"]
+    assert plans[0].flops == plans[1].flops == plans[2].flops
     with pytest.raises(EdgekitError, match=r"trainer\.steps"):
         api.distill_plan(overrides={"trainer.steps": "many"}, flops=1e12)
     assert api.init("made", teachers="a", student=Path("b"), train="t.jsonl", test="u.jsonl") == Path(

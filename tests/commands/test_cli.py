@@ -18,7 +18,9 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from edgekit import __version__
+from edgekit.api.distilling import distilled
 from edgekit.cli import VERBS, build
+from edgekit.errors import EdgekitError
 
 cli = CliRunner()
 
@@ -60,19 +62,24 @@ def test_a_finished_run_says_what_was_learnt_and_unlearnt(monkeypatch: pytest.Mo
     def score(test: str, n: int, before: float, after: float) -> dict[str, Any]:
         ends = {f"{when}_ci95": [value - 0.01, value + 0.02] for when, value in (("before", before), ("after", after))}
         delta = {"delta": after - before, "delta_ci95": [after - before - 0.03, after - before + 0.04]}
-        return {"test": test, "n": n, "before": before, "after": after, **ends, **delta}
+        rest = {"p_value_mcnemar": 0.5, "gained": 1, "lost": 2}
+        return {"test": test, "n": n, "before": before, "after": after, **ends, **delta, **rest}
 
     drafts = {"before": {"expected": 0.5}, "after": {"expected": 0.75}}
-    manifest = {"run": "r", "accuracy": score("new", 1200, 0.5, 0.75), "acceptance": drafts}
+    manifest = {"run": "r", "accuracy": score("new", 1200, 0.5, 0.75), "acceptance": drafts, "student_sha256": "0"}
     for more, line in (
         ({"retention": score("old", 3400, 0.875, 0.75)}, "87.50% -> 75.00%  -12.50%  [-15.50%, -8.50%]  on 3,400"),
         ({}, None),
     ):
-        monkeypatch.setattr("edgekit.api.distill", lambda *_, told=manifest | more, **__: told)
+        made = distilled(Path("runs/r"), manifest | more)
+        monkeypatch.setattr("edgekit.api.distill", lambda *_, made=made, **__: made)
         said = call("distill").stdout
         assert "accuracy before:  50.00%  [49.00%, 52.00%]" in said and "75.00%  [74.00%, 77.00%]" in said
         assert "+25.00%  [+22.00%, +29.00%]  on 1,200 questions of new" in said
         assert f"what else it could: {line} questions of old" in said if line else "what else" not in said
+    del manifest["accuracy"]["delta"]
+    with pytest.raises(EdgekitError, match=r"accuracy\.delta|accuracy: .*delta"):
+        distilled(Path("runs/r"), manifest)
 
 
 def test_lists() -> None:
