@@ -47,6 +47,7 @@ class Target:
         appends_in_place: (split, the decoder's precision) -> whether such a decoder appends to one buffer that it takes
             as past and as present.
         knows: Kinds of inputs and states that it can hold beside `decoding.USUAL`, and pack, as `Split.needs` asks.
+        lacks: Of such kinds that it cannot hold why, in a sentence, where more is known than that it knows of none.
         tiny: Family -> settings of its tiny checkpoint, where the target cannot take the plain one.
     """
 
@@ -64,6 +65,7 @@ class Target:
     details: Callable[[Path], dict[str, Any]] | None = None
     appends_in_place: Callable[[Split, str], bool] | None = None
     knows: frozenset[str] = frozenset()
+    lacks: Mapping[str, str] = field(default_factory=dict)
     tiny: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

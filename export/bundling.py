@@ -293,9 +293,14 @@ def _check_needs(target: Target, split: Split) -> None:
     if missing := split.needs().keys() - target.knows:
         raise UnsupportedError(
             f"Target {target.name!r} cannot hold this model.",
-            why="\n".join(f"It knows of no such model: {split.needs()[name]}." for name in sorted(missing)),
+            why="\n".join(_lacking(target, name, split.needs()[name]) for name in sorted(missing)),
             fix=f"Targets that can: {', '.join(_knowing(set(split.needs())))}.",
         )
+
+
+def _lacking(target: Target, kind: str, about: str) -> str:
+    known = target.lacks.get(kind)
+    return f"It knows of no such model: {about}." if known is None else f"{about[0].upper()}{about[1:]}. {known}"
 
 
 def _knowing(needs: set[str]) -> list[str]:

@@ -290,6 +290,13 @@ def details(folder: Path) -> dict[str, Any]:
     return {**found, "own_preprocessing": own_preprocessing(folder, found)}
 
 
+LACKS = {
+    "pack": "llama.cpp gives a LLaVA's tiles one after the other, with no newlines and the canvas's padding in: its "
+    "programs would see other tokens than the model was trained on.",
+    "blocks": "llama.cpp has such a mask (llama_set_causal_attn); this target does not write such a model yet, nor "
+    "does its runtime switch the mask.",
+}
+"""Seen in llama.cpp's tools/mtmd/models/llava.cpp and mtmd.cpp (add_media)."""
 TARGET = Target(
     name="gguf",
     precisions=PRECISIONS,
@@ -300,5 +307,6 @@ TARGET = Target(
     write=write,
     parts=PARTS,
     details=details,
+    lacks=LACKS,
     tiny={"qwen2_5_vl": {"window": 112}},  # the only window llama.cpp knows
 )

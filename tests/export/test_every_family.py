@@ -295,13 +295,20 @@ def test_states_are_part_of_the_cache(tiny_of: Maker) -> None:
 @pytest.mark.parametrize("family", ["gemma3", "lfm2_vl", "llava_onevision"])
 def test_targets_that_would_get_it_wrong_refuse(family: str, tiny_of: Maker) -> None:
     split = family_of(family).split(load_model(tiny_of(family)))
-    knowing_none = replace(TARGETS.load("gguf"), knows=frozenset())
+    knowing_none = replace(TARGETS.load("gguf"), knows=frozenset(), lacks={"pack": "No newlines."})
     with pytest.raises(EdgekitError, match="Target 'gguf' cannot hold this model") as caught:
         _check_needs(knowing_none, split)
-    (about,) = split.needs().values()
-    assert about in str(caught.value) and "onnx" in str(caught.value).rpartition("Targets that can: ")[2]
+    ((kind, about),) = split.needs().items()
+    said = f"{about[0].upper()}{about[1:]}. No newlines." if kind == "pack" else f"It knows of no such model: {about}."
+    assert said in str(caught.value) and "onnx" in str(caught.value).rpartition("Targets that can: ")[2]
     with pytest.raises(EdgekitError, match="onnxruntime-genai cannot run this family"):
         check_genai(split)
+
+
+def test_why_gguf_holds_no_tiles_that_are_packed(tiny_of: Maker, tmp_path: Path) -> None:
+    with pytest.raises(EdgekitError, match="with no newlines and the canvas's padding in") as caught:
+        export_checkpoint(tiny_of("llava_onevision"), "gguf", "fp32", tmp_path / "b")
+    assert "Targets that can: coreai, coreml, executorch, onnx." in str(caught.value) and list(tmp_path.iterdir()) == []
 
 
 # ------------------------------------------------------------------------------------------------------- image sizes
