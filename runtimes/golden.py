@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgekit.bundle import Bundle
+from edgekit.bundle import MANIFEST, Bundle
 from edgekit.errors import BundleError, EdgekitError
 from edgekit.handover import PROMPT, golden
 from edgekit.handover.pieces import Pieces, read_pieces
@@ -202,15 +202,18 @@ def _without_version(value: dict[str, Any]) -> dict[str, Any]:
 
 
 def _model_fits(bundle: Bundle) -> bool:
-    """Whether app/model.json says of its files, and of the model, what the manifest says."""
+    """Whether app/model.json says of its files, and of the model, what the manifest says.
+
+    Both as they stand there: an older edgekit's have fewer fields, and the same ones.
+    """
     from edgekit import strict_json
     from edgekit.handover import MODEL
     from edgekit.handover.model import KEPT
     from edgekit.schema import to_json
 
-    value = strict_json.read(bundle.path(MODEL))
+    value, written = strict_json.read(bundle.path(MODEL)), strict_json.read(bundle.path(MANIFEST))
     entries = to_json(bundle.manifest.files)
-    manifest = {key: to_json(getattr(bundle.manifest, key)) for key in KEPT}
+    manifest = {key: written.get(key) for key in KEPT}
     listed = {row["path"]: {"bytes": row["bytes"], "sha256": row["sha256"]} for row in value["files"]}
     owned = {part.file for part in bundle.manifest.components.values()}
     return (

@@ -16,7 +16,7 @@ from exporting import export_checkpoint
 from PIL import Image
 from tracing import traced_once
 
-from edgekit.bundle import Bundle, seal
+from edgekit.bundle import MANIFEST, Bundle, seal, sealed
 from edgekit.errors import BundleError
 from edgekit.handover import GOLDEN, MODEL, PROMPT, VECTORS, golden
 from edgekit.handover.drawn import drawn_images
@@ -207,6 +207,16 @@ def test_a_bundle_from_before_says_so(bundle: Path, tmp_path: Path) -> None:
     assert shares == {} and "nothing for an app" in left
     session = RUNTIMES.load("onnxruntime").open_session(before.folder, 1)
     assert session.processor.params[ORDER] == COLUMNS
+
+
+def test_an_older_bundle_says_the_same_twice(bundle: Path, tmp_path: Path) -> None:
+    """From before a field of the manifest: what is read for it, its default, stands in neither file."""
+    old = resealed(bundle, tmp_path / "b", edited(MODEL, lambda value: value["cache"].pop("rewinds")))
+    assert check_handover(old)[0]["app_model"] == 0  # the manifest says it and the model does not
+    value = json.loads((old.folder / MANIFEST).read_text())
+    del value["cache"]["rewinds"], value["seal"]
+    (old.folder / MANIFEST).write_bytes(sealed(value))
+    assert check_handover(Bundle.load(old.folder))[0]["app_model"] == 1
 
 
 def test_a_template_that_no_app_can_write_still_exports(tiny_checkpoint: Path, tmp_path: Path) -> None:
