@@ -78,12 +78,20 @@ def place_at(address: Address) -> Iterator[Place]:
             yield Place(address, missing=missing)
             return
     with ExitStack() as stack:
-        yield Place(
-            address,
-            None if device.board is None else stack.enter_context(device.board(address)),
-            None if device.timer is None else stack.enter_context(device.timer(address)),
-            None if device.guests is None else stack.enter_context(device.guests(address)),
-        )
+        try:
+            place = Place(
+                address,
+                None if device.board is None else stack.enter_context(device.board(address)),
+                None if device.timer is None else stack.enter_context(device.timer(address)),
+                None if device.guests is None else stack.enter_context(device.guests(address)),
+            )
+        except EdgekitError as error:
+            if device.models is None or address.place in device.models():
+                raise
+            known = ", ".join(f"{address.device}://{name}" for name in device.models())
+            fix = f"{error.fix}\nOr name a model, to have it predicted:  {known}"
+            raise EdgekitError(error.what, why=error.why, fix=fix) from error
+        yield place
 
 
 def time_on(timer: Timer, bundle: Path, runtime: str, threads: int, row: Row, place: Path) -> tuple[Row, list[Any]]:

@@ -200,9 +200,12 @@ def test_a_bench_without_the_android_phone(tiny_bundle: Path, tmp_path: Path) ->
 
 
 def test_an_android_phone_that_is_away_is_an_error_and_no_prediction() -> None:
-    for place in ("", "R5CT10"):
+    for place in ("", "R5CT10", "galaxy-s99"):
         assert not DEVICES.load("android").can_predict(Address("android", place))
-        with pytest.raises(EdgekitError, match="adb"), place_at(Address("android", place, {"port": "1"})):
+        with (
+            pytest.raises(EdgekitError, match=r"(?s)adb.*Start it:.*android://galaxy-s25, .*android://pixel-9"),
+            place_at(Address("android", place, {"port": "1"})),
+        ):
             pass
     assert DEVICES.load("android").can_predict(Address("android", "pixel-9"))
     assert DEVICES.load("iphone").can_predict(Address("iphone", ""))
