@@ -95,6 +95,10 @@ class UnsupportedError(EdgekitError):
     """A target cannot hold a model of this kind, by its design."""
 
 
+class NotHereError(EdgekitError):
+    """A bundle's runtime is not on this machine, whatever is installed: it was lowered, and is run elsewhere."""
+
+
 class ContextError(DataError):
     """A prompt and its answer do not fit into a bundle's cache.
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+NOT_RUN = "lowered, not run"
+"""`verified_by` of a bundle that nothing on the exporting machine runs."""
+
 
 @dataclass(frozen=True)
 class FileEntry:
@@ -107,7 +110,8 @@ class Manifest:
     tools: dict[str, str] = field(default_factory=dict)
     """Versions of what made it."""
     parity: dict[str, Any] | None = None
-    """Measured at export, against the PyTorch modules."""
+    """Measured at export, against the PyTorch modules; `verified_by` NOT_RUN where no runtime was there to run it, and
+    `passed` is null then."""
     buckets: dict[str, Bucket] = field(default_factory=dict)
     """Vision encoders by bucket; the only one is named "". Empty in schema 1, whose one encoder took tiles."""
     position_axes: int = 1

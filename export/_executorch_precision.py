@@ -42,6 +42,27 @@ def quantise(module: nn.Module, precision: str) -> None:
         quantize_(module, config, filter_fn=wanted)
 
 
+def in_weights_alone(module: nn.Module, precision: str) -> None:
+    """Put the weights of linear layers on their grid, in place, and leave the inputs as they are.
+
+    int8 and int4 in groups of 32; a layer whose width is no multiple of 32 keeps float32.
+    """
+    import torch
+    from torch import nn
+
+    if precision == "fp32":
+        return
+    from torchao.quantization import quantize_
+    from torchao.quantization.granularity import PerGroup
+    from torchao.quantization.quant_api import IntxWeightOnlyConfig
+
+    def in_groups(part: nn.Module, _: str) -> bool:
+        return isinstance(part, nn.Linear) and part.in_features % GROUP == 0
+
+    config = IntxWeightOnlyConfig(weight_dtype=getattr(torch, precision), granularity=PerGroup(GROUP))
+    quantize_(module, config, filter_fn=in_groups)
+
+
 def static(name: str, module: nn.Module, example: tuple[Any, ...], images: Sequence[Any]) -> nn.Module:
     """A vision encoder with int8 inputs and weights of its linear layers and convolutions, by PT2E.
 

@@ -153,6 +153,8 @@ def check_shapes(config: Mapping[str, Any], plan: MmProj) -> str:
         problems.append(f"{heads} heads are no multiple of {kv_heads} key-value heads")
     if head_dim % 2:
         problems.append(f"its heads have an odd width, {head_dim}")
+    if text.get("attention_bias") and ARCHITECTURES.get(text["model_type"]) != "llama":
+        problems.append("its attention has biases, and llama.cpp knows of none behind such attention")
     if text.get("mlp_bias") or text["hidden_act"] != "silu":
         problems.append("its feed-forward layers are not SwiGLU without biases")
     if (kind := _rope(text).get("rope_type", "default")) not in ("default", "linear"):

@@ -78,4 +78,5 @@ def with_inputs(parity: dict[str, Any], figures: dict[str, Any]) -> dict[str, An
         name: ALWAYS[name] for name in COMPARED if name != "pixel_max_abs" or figures["pixels_by"] != "edgekit"
     }
     checks = {**judge(figures, tolerances), **parity["checks"]}
-    return {**parity, **figures, "checks": checks, "passed": all(check["held"] for check in checks.values())}
+    passed = None if parity["passed"] is None else all(check["held"] for check in checks.values())
+    return {**parity, **figures, "checks": checks, "passed": passed}

@@ -18,21 +18,17 @@ All are the same mathematics: parity at export is measured against the untouched
 
 from __future__ import annotations
 
-import copy
 import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from edgekit.families._modules import epsilon_of, last_token, rms_weight
+from edgekit.export._executorch_backend import HEADS, PLACES, WIDTH, CacheWay, as_it_is, attention_known
+from edgekit.families._modules import epsilon_of, rms_weight
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-
-    from edgekit.families import Split
-
-CACHED, PLAIN = "edgekit_cached", "edgekit_plain"
 
 
 def rewritten(module: nn.Module, attention: str) -> nn.Module:
@@ -42,13 +38,26 @@ def rewritten(module: nn.Module, attention: str) -> nn.Module:
         module: In float32.
         attention: CACHED for a decoder, PLAIN for a vision encoder.
     """
-    twin = copy.deepcopy(module).eval()
+    twin = as_it_is(module, attention)
     _replace_parts(twin)
-    for part in twin.modules():
-        config: Any = getattr(part, "config", None)
-        if hasattr(config, "_attn_implementation"):
-            config._attn_implementation = attention
     return twin
+
+
+def gelu_written_out(module: nn.Module, attention: str) -> nn.Module:
+    """A copy of a module, as it was but for its attention and its GELU by tanh, which lowering makes one by erf."""
+    twin = as_it_is(module, attention)
+    _, _, gelu = _parts()
+    for owner in list(twin.modules()):
+        for name, child in list(owner.named_children()):
+            if _is_gelu_by_tanh(child):
+                setattr(owner, name, gelu())
+    return twin
+
+
+def _is_gelu_by_tanh(module: nn.Module) -> bool:
+    from torch import nn
+
+    return type(module).__name__ == "GELUTanh" or (isinstance(module, nn.GELU) and module.approximate == "tanh")
 
 
 def _replace_parts(module: nn.Module) -> None:
@@ -60,7 +69,7 @@ def _replace_parts(module: nn.Module) -> None:
             setattr(module, name, rms(child))
         elif isinstance(child, nn.LayerNorm) and child.elementwise_affine and len(child.normalized_shape) == 1:
             setattr(module, name, layer(child))
-        elif type(child).__name__ == "GELUTanh" or (isinstance(child, nn.GELU) and child.approximate == "tanh"):
+        elif _is_gelu_by_tanh(child):
             setattr(module, name, gelu())
         elif type(child).__name__.endswith("ShortConv"):
             setattr(module, name, _short_convolution(child))
@@ -160,9 +169,6 @@ def _mean_of(weight: Tensor) -> Any:
 @contextmanager
 def traceable(module: nn.Module) -> Iterator[None]:
     """While a rewritten module is traced: its attention is known to transformers, and rotate_half is a linear layer."""
-    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
-    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-
     places = {type(part).__module__ for part in module.modules()}
     homes: list[Any] = [sys.modules[name] for name in places if hasattr(sys.modules[name], "rotate_half")]
     before = [home.rotate_half for home in homes]
@@ -170,18 +176,12 @@ def traceable(module: nn.Module) -> Iterator[None]:
     turn = _turns(width for width in widths if isinstance(width, int))
     for home in homes:
         home.rotate_half = turn
-    ALL_ATTENTION_FUNCTIONS.register(PLAIN, _plain_attention)
-    ALL_ATTENTION_FUNCTIONS.register(CACHED, _cached_attention)
-    for name in (PLAIN, CACHED):
-        ALL_MASK_ATTENTION_FUNCTIONS.register(name, lambda *_, **__: None)
     try:
-        yield
+        with attention_known(LLAMA, _plain_attention):
+            yield
     finally:
         for home, function in zip(homes, before, strict=True):
             home.rotate_half = function
-        for functions in (ALL_ATTENTION_FUNCTIONS, ALL_MASK_ATTENTION_FUNCTIONS):
-            for name in (PLAIN, CACHED):
-                functions._global_mapping.pop(name, None)
 
 
 def _turns(widths: Iterable[int]) -> Callable[[Tensor], Tensor]:
@@ -219,89 +219,24 @@ def _plain_attention(
     return mixed.view(batch, heads, tokens, width).transpose(1, 2), None
 
 
-def _cached_attention(
-    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, scaling: float | None = None, **_: Any
-) -> tuple[Tensor, None]:
-    """Attention (B, H, T, D) over the cache, causal without a mask: key and value are its whole buffers."""
+def _write(buffer: Tensor, new: Tensor, start: Any) -> None:
     import torch
 
-    start, causal = module.edgekit_start, attention_mask is None
-    mask = None if causal else attention_mask[0, 0]
-    out = torch.ops.llama.custom_sdpa(query.transpose(1, 2), key, value, start, mask, 0.0, causal, scaling)
-    return out, None
+    torch.ops.llama.update_cache(new.transpose(1, 2), buffer, start)
 
 
-def cached_decoder(split: Split, context: int) -> nn.Module:
-    """The text decoder with its cache as buffers, as ExecuTorch's runners call it.
-
-    forward(inputs_embeds (1, T, D), start_pos (1,)) -> logits of the last token (1, 1, V), T free; then
-    position_ids (A, 1, T) where the positions have several axes, and `Split.features`.
-
-    Args:
-        split: Of the model.
-        context: Tokens the cache holds.
-    """
+def _attend(query: Tensor, keys: Tensor, values: Tensor, start: Any, mask: Any, scaling: float | None) -> Tensor:
     import torch
-    from torch import nn
-    from transformers import Cache
 
-    check: Any = torch._check
+    causal = mask is None
+    found: Tensor = torch.ops.llama.custom_sdpa(
+        query.transpose(1, 2), keys, values, start, None if causal else mask[0, 0], 0.0, causal, scaling
+    )
+    return found
 
-    class BufferCache(Cache):
-        """The states of each layer: keys and values (1, S, H, D_head), written in place from `start` on, and others."""
 
-        def __init__(self, held: dict[tuple[int, str], Tensor], start: Any, going_on: Tensor) -> None:
-            super().__init__(layers=[])
-            self.held, self.start, self.going_on = held, start, going_on
-
-        def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any) -> Any:
-            key, value = (self.held[layer_idx, kind] for kind in ("key", "value"))
-            torch.ops.llama.update_cache(key_states.transpose(1, 2), key, self.start)
-            torch.ops.llama.update_cache(value_states.transpose(1, 2), value, self.start)
-            return key, value
-
-        def with_context(self, new: Tensor, layer_idx: int) -> Tensor:
-            """Inputs (1, D, T) of a convolution behind the last ones of before, so many as its kernel reaches back."""
-            state = self.held[layer_idx, "conv"]
-            # A text begins at place 0, whatever the buffer still holds of another; it may be NaN.
-            past = torch.where(self.going_on, state, torch.zeros(()))
-            whole = torch.cat([past[..., 1:], new], dim=-1)
-            state.copy_(whole[..., -state.shape[-1] :])
-            return whole
-
-        def get_seq_length(self, layer_idx: int = 0) -> Any:
-            """Tokens before the new ones, for a model that makes its masks of it; for others no mask is built."""
-            return self.start if split.blocks else 0
-
-        def get_mask_sizes(self, query_length: int, layer_idx: int = 0) -> tuple[int, int]:
-            return (context if split.blocks else query_length), 0
-
-    class Decoder(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.text: Any = rewritten(split.text, CACHED)
-            self.text.lm_head = last_token(self.text.lm_head)
-            for state in split.states:
-                shape = state.sized(context)
-                shape = (shape[0], shape[2], shape[1], shape[3]) if state.grows else shape  # as update_cache has it
-                self.register_buffer(f"{state.kind}_{state.layer}", torch.zeros(shape), persistent=False)
-
-        def forward(self, inputs_embeds: Tensor, start_pos: Tensor, *more: Tensor) -> Any:
-            tokens = inputs_embeds.shape[1]
-            start: Any = start_pos[0].item()
-            for holds in (start >= 0, start < context, start + tokens <= context):
-                check(holds)
-            held = {(one.layer, one.kind): getattr(self, f"{one.kind}_{one.layer}") for one in split.states}
-            for part in self.text.modules():
-                if hasattr(part, "layer_idx"):
-                    part.edgekit_start = start
-            given = list(more)
-            positions = given.pop(0) if split.position_axes > 1 else torch.arange(tokens).unsqueeze(0) + start_pos
-            cache = BufferCache(held, start, start_pos > 0)
-            mask = torch.ones(1, context) if split.blocks else None
-            return self.text(inputs_embeds, mask, positions, cache, *given)
-
-    return Decoder().eval()
+LLAMA = CacheWay((1, PLACES, HEADS, WIDTH), _write, _attend)
+"""ExecuTorch's own operators."""
 
 
 def write_free_sizes_as_minus_one(graph_module: Any) -> None:

@@ -23,6 +23,7 @@ from edgekit.errors import (
     CheckpointError,
     EdgekitError,
     MissingExtraError,
+    NotHereError,
     StorageError,
     UnsupportedError,
     did_you_mean,
@@ -39,7 +40,7 @@ from edgekit.files import clear_left_behind, new_folder, scratch, sha256_json, t
 from edgekit.inputs.chat import JINJA
 from edgekit.inputs.processor import Inputs, Processor
 from edgekit.inputs.resizing import ORDER, installed_order
-from edgekit.manifest import Bucket, Cache, Precision, Text
+from edgekit.manifest import NOT_RUN, Bucket, Cache, Precision, Text
 from edgekit.precision import TargetPrecision, by_part, is_mixed
 from edgekit.report.tolerances import MOST_PROMPTS, PROMPTS
 from edgekit.seal import FOLDER_SEAL
@@ -232,8 +233,11 @@ def _parity(
     precision: str,
     prompts: int | None,
 ) -> dict[str, Any]:
-    """What ships, opened by its own runtime, against PyTorch; and who ran it."""
-    exported = opens(folder)
+    """What ships, opened by its own runtime, against PyTorch; and who ran it, or why nobody did."""
+    try:
+        exported = opens(folder)
+    except NotHereError as error:
+        return {"checks": {}, "passed": None, "verified_by": NOT_RUN, "why": str(error)}
     try:
         figures = measure(split, exported, inputs, precision, target=target, count=prompts)
         return figures | {"verified_by": exported.verified_by}

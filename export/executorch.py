@@ -26,10 +26,16 @@ import numpy as np
 
 from edgekit.export import NO_OPTIONS, Options, Target, Written, vision_name
 from edgekit.export._context import context_of
-from edgekit.export._executorch_precision import int8_rows, quantise, static
-from edgekit.export._xnnpack import PLAIN, cached_decoder, rewritten, traceable, write_free_sizes_as_minus_one
+from edgekit.export._executorch_backend import PLAIN, Backend
+from edgekit.export._executorch_coreml import BACKEND as COREML
+from edgekit.export._executorch_decoder import cached_decoder
+from edgekit.export._executorch_mlx import BACKEND as MLX
+from edgekit.export._executorch_precision import int8_rows, static
+from edgekit.export._executorch_vulkan import BACKEND as VULKAN
+from edgekit.export._executorch_xnnpack import BACKEND as XNNPACK
 from edgekit.families import Split, VisionPart, read_optional_json
 from edgekit.families.merging import by_bucket
+from edgekit.formats.executorch.delegates import FILE, details
 from edgekit.formats.executorch.program import load_custom_ops
 from edgekit.inputs.processor import Inputs
 from edgekit.manifest import Component, TensorSpec
@@ -68,8 +74,8 @@ PRECISIONS = by_name(
         parts=("int8", "int8", "int4"),
     ),
 )
+BACKENDS = {backend.name: backend for backend in (XNNPACK, VULKAN, COREML, MLX)}
 PACKAGES = {name: name for name in ("executorch", "torchao")}
-FILE = "model.pte"
 CONTEXT = 2048  # tokens the cache holds, unless the model knows fewer positions
 TILES = 32  # images or tiles of each size that static quantisation sees, at most: its histograms are slow to fill
 
@@ -104,7 +110,7 @@ def write(
         precision: One of PRECISIONS.
         folder: The bundle's.
         calibration: Prompts, for a precision that is calibrated.
-        options: It has none.
+        options: `backend`.
 
     Returns:
         The components by name, all in one file, and the versions of the tools.
@@ -112,16 +118,33 @@ def write(
     Raises:
         EdgekitError: a precision that is calibrated, and no images.
     """
+    backend = chosen(options)
+    backend.check_needs(split)
     with quiet():
         _import_tools()
-        made = methods(split, precision, context_of(split, CONTEXT), _images(split, calibration))
-        program = lower(made, constants(split, folder)).to_executorch()
+        made = methods(split, precision, context_of(split, CONTEXT), _images(split, calibration), backend)
+        program = lower(made, constants(split, folder), backend).to_executorch()
         with (folder / FILE).open("wb") as stream:
             program.write_to_file(stream)
     return (
         {method.name: Component(FILE, method.inputs, method.outputs, method.precision) for method in made},
         {package: version(package) for package in PACKAGES.values()},
     )
+
+
+def chosen(options: Options) -> Backend:
+    """The back-end that `--option backend=` names."""
+    return BACKENDS[options.get("backend", XNNPACK.name)]
+
+
+def plan(precision: str, options: Options) -> None:
+    """Refuse what a back-end is not lowered in.
+
+    Raises:
+        UnsupportedError: it has no such precision.
+        MissingExtraError: a package that lowers for it is not installed.
+    """
+    chosen(options).check(precision)
 
 
 def _import_tools() -> None:
@@ -152,25 +175,30 @@ def constants(split: Split, folder: Path) -> dict[str, Any]:
 
 
 def methods(
-    split: Split, precision: str, context: int, images: Mapping[str, Sequence[Any]] | None = None
+    split: Split,
+    precision: str,
+    context: int,
+    images: Mapping[str, Sequence[Any]] | None = None,
+    backend: Backend = XNNPACK,
 ) -> list[Method]:
-    """The program's methods, their modules rewritten for XNNPACK and their weights quantised.
+    """The program's methods, their modules written as a back-end takes them and their weights quantised.
 
     Args:
         split: The modules, float32; they stay as they are.
         precision: One of PRECISIONS.
         context: Tokens the cache holds.
         images: Bucket -> inputs of its encoder, for a precision that is calibrated.
+        backend: Which.
     """
     vision, embedding, text = PRECISIONS[precision].parts
     shown = images or {}
     return [
         *(
-            _vision(vision_name(bucket), part, split, vision, shown.get(bucket, ()))
+            _vision(vision_name(bucket), part, split, vision, shown.get(bucket, ()), backend)
             for bucket, part in split.vision.items()
         ),
         _embedding(split, embedding),
-        _decoder(split, text, context),
+        _decoder(split, text, context, backend),
     ]
 
 
@@ -188,18 +216,25 @@ def _images(split: Split, prompts: Sequence[Inputs]) -> dict[str, list[Any]]:
     return {name: runs[:TILES] for name, runs in found.items()}
 
 
-def _vision(name: str, part: VisionPart, split: Split, precision: str, images: Sequence[Any]) -> Method:
+def _vision(
+    name: str,
+    part: VisionPart,
+    split: Split,
+    precision: str,
+    images: Sequence[Any],
+    backend: Backend = XNNPACK,
+) -> Method:
     import torch
 
     # One tile a run: XNNPACK plans a fixed shape, and the runners give one image at a time.
     shape = tuple(1 if size is None else size for size in part.pixels)
     outputs = [TensorSpec("image_features", "float32", (*shape[:-3], part.tokens, split.width))]
     outputs += [TensorSpec(one.feature, one.dtype, one.encoded(part.tokens)) for one in split.features]
-    module, example = rewritten(part.module, PLAIN), (torch.randn(shape),)
+    module, example = backend.written(part.module, PLAIN), (torch.randn(shape),)
     if precision == "int8-static":
         module = static(name, module, example, images)
     else:
-        quantise(module, precision)
+        backend.quantise(module, precision)
     pixels = TensorSpec("pixel_values", "float32", shape)
     return Method(name, module, example, (pixels,), tuple(outputs), precision)
 
@@ -226,12 +261,12 @@ def _embedding(split: Split, precision: str) -> Method:
     )
 
 
-def _decoder(split: Split, precision: str, context: int) -> Method:
+def _decoder(split: Split, precision: str, context: int, backend: Backend) -> Method:
     import torch
 
     tokens = 5  # above 1: torch.export takes a size of 0 or 1 for a constant
-    module = cached_decoder(split, context)
-    quantise(module, precision)
+    module = cached_decoder(split, context, backend)
+    backend.quantise(module, precision)
     example = [torch.randn(1, tokens, split.width), torch.tensor([3])]
     inputs = [
         TensorSpec("inputs_embeds", "float32", (1, "tokens", split.width)),
@@ -248,34 +283,24 @@ def _decoder(split: Split, precision: str, context: int) -> Method:
     return Method("text_decoder", module, tuple(example), tuple(inputs), (logits,), precision)
 
 
-def lower(made: list[Method], constant_methods: dict[str, Any]) -> Any:
-    """Trace the methods and hand to XNNPACK what it takes.
-
-    `to_edge_transform_and_lower` would decompose each method three times; the modules here hold nothing that its second
-    and third passes are for, so `to_edge`, which decomposes once, and `to_backend` do the same work.
+def lower(made: list[Method], constant_methods: dict[str, Any], backend: Backend = XNNPACK) -> Any:
+    """Trace the methods and hand to a back-end what it takes; the embedding is a look-up in every one of them.
 
     Args:
-        made: From `methods`.
+        made: From `methods`, for the same back-end.
         constant_methods: From `constants`.
+        backend: Which.
 
     Returns:
         An EdgeProgramManager.
     """
     import torch
-    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
-    from executorch.exir import EdgeCompileConfig, to_edge
 
     traced = {}
     for method in made:
-        with torch.no_grad(), traceable(method.module):
+        with torch.no_grad(), backend.traced(method.module):
             traced[method.name] = _trace(method, constant_methods["get_max_seq_len"])
-    partitioner = {name: XnnpackPartitioner() for name in traced if name != "token_embedding"}
-    kept = {op for name, taker in partitioner.items() for op in taker.ops_to_not_decompose(traced[name])[0]}
-    config = EdgeCompileConfig(preserve_ops=list(kept), _check_ir_validity=False)
-    edge = to_edge(traced, constant_methods=constant_methods, compile_config=config)
-    for name in traced:
-        write_free_sizes_as_minus_one(edge.exported_program(name).graph_module)
-    return edge.to_backend(partitioner)
+    return backend.lower(traced, [name for name in traced if name != "token_embedding"], constant_methods)
 
 
 def _trace(method: Method, context: int) -> Any:
@@ -315,4 +340,7 @@ TARGET = Target(
     runtimes=("executorch",),
     write=write,
     knows=frozenset({"blocks", "conv", "pack"}),
+    options={"backend": tuple(BACKENDS)},
+    plan=plan,
+    details=details,
 )

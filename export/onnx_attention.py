@@ -17,14 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.families import Split
+from edgekit.formats.onnx import HEAD, ROTATED
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 NAME = "edgekit_group_query_attention"
 OPERATOR = "com.microsoft::GroupQueryAttention"
-# Widths of a head that the operator takes, and those that it rotates (ONNX Runtime 1.31).
-HEAD, ROTATED = 8, 16
 
 
 def fits(split: Split) -> bool:

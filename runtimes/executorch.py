@@ -14,7 +14,8 @@ from edgekit.errors import BundleError, ContextError, MissingExtraError
 from edgekit.families import FAMILIES, Grid
 from edgekit.families.decoding import Given
 from edgekit.formats.declared import check_numbers, check_tensors
-from edgekit.formats.executorch.program import Program, load_custom_ops
+from edgekit.formats.executorch.delegates import BACKENDS, backend_of, check_here
+from edgekit.formats.executorch.program import Program, load_custom_ops, registered
 from edgekit.formats.executorch.program import rehearse as try_out
 from edgekit.inputs.chat import Message
 from edgekit.inputs.processor import Processor
@@ -59,7 +60,21 @@ def rehearse(folder: Path) -> None:
     """
     bundle = Bundle.load(folder)
     bundle.check_parts()
-    _rehearse(bundle)
+    if not _evaluated(bundle):
+        _rehearse(bundle)
+
+
+def _evaluated(bundle: Bundle) -> bool:
+    """Whether edgekit's own evaluator stands in for a back-end that is not here.
+
+    Raises:
+        NotHereError: the back-end is not here, and nothing stands in for it.
+    """
+    name, here = backend_of(bundle.manifest.details), registered()
+    if BACKENDS[name].delegate not in here and BACKENDS[name].evaluated:
+        return True
+    check_here(name, here)
+    return False
 
 
 def _rehearse(bundle: Bundle) -> None:
@@ -74,7 +89,10 @@ class ExecutorchSession(BundleSession):
     def __init__(self, bundle: Bundle, threads: int) -> None:
         super().__init__(bundle)
         components = self.manifest.components
-        _rehearse(bundle)
+        self._program: Program
+        evaluated = _evaluated(bundle)
+        if not evaluated:
+            _rehearse(bundle)
         for name, part in components.items():
             if part.file != components["text_decoder"].file:
                 raise BundleError(
@@ -82,7 +100,13 @@ class ExecutorchSession(BundleSession):
                     why=f"All methods are in {components['text_decoder'].file}.",
                     fix="Copy or export the bundle again.",
                 )
-        self._program = Program(bundle.path(components["text_decoder"].file), threads)
+        if evaluated:
+            from edgekit.formats.executorch.coreml_delegate import EvaluatedProgram
+
+            self.verified_by = "evaluator"
+            self._program = EvaluatedProgram(bundle.path(components["text_decoder"].file), threads)
+        else:
+            self._program = Program(bundle.path(components["text_decoder"].file), threads)
         check_tensors(components, {name: self._program.declared(name) for name in components})
         check_numbers(self.manifest, {path: self._number(method) for path, method in NUMBERS.items()})
         self._context = self._number("get_max_context_len")
@@ -139,6 +163,7 @@ class ExecutorchSession(BundleSession):
 
     def close(self) -> None:
         """Drop the program."""
+        self._program.close()
         del self._program
 
 
@@ -174,6 +199,7 @@ def answer_by_runner(folder: Path, messages: list[Message], images: list[Image],
     import torch
     from executorch.extension.llm import runner
 
+    check_here(backend_of(manifest.details), registered())
     _rehearse(bundle)
     load_custom_ops()  # an app links them beside the runner
     inputs = Processor.load(folder).encode(messages, images)

@@ -86,11 +86,13 @@ class Reader:
         apart: What `Part.apart` counts: the operations that leave the target's fast path.
         notes: What a reader of the figures should know of this target.
         read: The parts of a bundle by component; imports what it needs when it is called.
+        told: What a reader should know of one bundle, beside `notes`.
     """
 
     apart: str
     notes: tuple[str, ...]
     read: Callable[[Bundle], dict[str, Part]]
+    told: Callable[[Bundle], tuple[str, ...]] | None = None
 
 
 READERS: Registry[Reader] = Registry(

@@ -61,7 +61,11 @@ def inspect_bundle(bundle: Bundle, *, tokens: int | None = None) -> Inspection:
             "hash": bundle.hash,
             "size_bytes": bundle.size_bytes,
             "apart_means": reader.apart,
-            "notes": (*reader.notes, *([bundle.unsealed] if bundle.unsealed else [])),
+            "notes": (
+                *reader.notes,
+                *(reader.told(bundle) if reader.told else ()),
+                *([bundle.unsealed] if bundle.unsealed else []),
+            ),
             "apps": summary(bundle),
         },
     )

@@ -21,6 +21,7 @@ from edgekit.errors import BundleError, MissingExtraError
 from edgekit.formats import Held, Part, Reader, Role, State, is_encoder
 from edgekit.formats.counting import size_of
 from edgekit.formats.declared import check_numbers
+from edgekit.formats.executorch.delegates import backend_of, told
 from edgekit.formats.executorch.program import SCALARS
 from edgekit.registry import missing_extra
 
@@ -292,11 +293,18 @@ def xnnpack_graph(data: bytes) -> dict[str, Any]:
     return found
 
 
+def _told(bundle: Bundle) -> tuple[str, ...]:
+    details = bundle.manifest.details
+    methods = details.get("methods")
+    return told(backend_of(details), methods) if isinstance(methods, dict) else ()
+
+
 READER = Reader(
-    "operations that stay off the XNNPACK delegate and run as kernels of their own",
+    "operations that stay off the delegates and run as kernels of their own",
     (
         "operations inside the delegate have XNNPACK's names; the matrices that compute the means of norms and turn "
         "the halves of a head for rotary positions are no parameters, and their products are not counted",
     ),
     read,
+    told=_told,
 )

@@ -52,6 +52,11 @@ def _portable_lib() -> Any:
     return portable_lib
 
 
+def registered() -> list[str]:
+    """Names of the delegates that the ExecuTorch of this process runs."""
+    return [str(name) for name in _portable_lib()._get_registered_backend_names()]
+
+
 def rehearse(path: Path, sha256: str, methods: Sequence[str], cache: Path | None = None) -> None:
     """Load a program's methods in a process of its own: a damaged one can end the process that loads it.
 
@@ -157,6 +162,9 @@ class Program:
             except RuntimeError as error:
                 raise BundleError(f"ExecuTorch does not load the method {name!r}.", why=str(error)[:500]) from error
         return self._methods[name]
+
+    def close(self) -> None:
+        """Free what it holds beside itself: nothing."""
 
     def run(self, name: str, *arrays: NDArray[Any]) -> list[Any]:
         """Run a method.

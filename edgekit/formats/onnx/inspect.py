@@ -13,6 +13,7 @@ from typing import Any
 from edgekit.bundle import Bundle
 from edgekit.errors import BundleError, MissingExtraError
 from edgekit.formats import Held, Part, Reader, Role, State, is_encoder
+from edgekit.formats.onnx import HEAD
 from edgekit.manifest import Component
 
 # Where the quantised operators keep a weight and what belongs to it.
@@ -249,8 +250,20 @@ def _in_float(model: Any, tensors: Mapping[str, Any], weights: list[Weight]) -> 
     return dict(counted)
 
 
+def _told(bundle: Bundle) -> tuple[str, ...]:
+    """Why a decoder's attention is plain, where it is for its heads' width."""
+    width = bundle.manifest.cache.head_dim
+    if width % HEAD == 0:
+        return ()
+    return (
+        f"plain attention, and a cache that is handed on: GroupQueryAttention takes heads of a multiple of {HEAD}, and "
+        f"these are {width} wide",
+    )
+
+
 READER = Reader(
     "operations of a quantised graph that are left in floating point: they were not put into its quantised form",
     ("operations are those of the graph as stored; ONNX Runtime fuses some of them when it loads it",),
     read,
+    told=_told,
 )
