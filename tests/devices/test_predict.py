@@ -203,7 +203,7 @@ def test_an_android_phone_that_is_away_is_an_error_and_no_prediction() -> None:
     for place in ("", "R5CT10", "galaxy-s99"):
         assert not DEVICES.load("android").can_predict(Address("android", place))
         with (
-            pytest.raises(EdgekitError, match=r"(?s)adb.*Start it:.*android://galaxy-s25, .*android://pixel-9"),
+            pytest.raises(EdgekitError, match=r"(?s)adb.*Start it:.*android://pixel-9, android://galaxy-s25"),
             place_at(Address("android", place, {"port": "1"})),
         ):
             pass
