@@ -26,6 +26,8 @@ DESCRIPTIONS = {
     **{f"{time}_{kind}_": f"{kind.capitalize()}s of a layer {when}."
        for time, when in (("past", "before this call; the first place is never looked at"), ("present", "after it"))
        for kind in ("key", "value")},
+    "past_conv_": "Last inputs of a layer's convolution before this call, zeros at first.",
+    "present_conv_": "Last inputs of a layer's convolution after it.",
 }  # fmt: skip
 
 

@@ -124,8 +124,8 @@ def decoder(split: Split, context: int, *, states: bool, fixed: bool) -> nn.Modu
     """The text decoder, last token's logits only.
 
     forward(inputs_embeds (1, T, D), attention_mask (1, 1, T, S), position_ids (1, T) or (3, 1, T), then [start (1,)],
-    `Split.features`, and without states key and value (1, H, P, D_head) per layer) -> logits (1, 1, V), and
-    without states the grown keys and values (1, H, P + T, D_head).
+    `Split.features`, and without states those of `Split.states`) -> logits (1, 1, V), and without states the new ones,
+    keys and values grown by T.
 
     attention_mask is added to the scores: 0 where a token may look. S is P + T, tokens in the cache after the call; the
     T new ones are its last. With `fixed` S is the whole context and `start` says where the new ones go.
@@ -133,7 +133,7 @@ def decoder(split: Split, context: int, *, states: bool, fixed: bool) -> nn.Modu
     Args:
         split: Of the model.
         context: Tokens the cache holds, and positions there are tables for.
-        states: Keep the cache in buffers `key_0`, `value_0`, ...; else take and give it.
+        states: Keep the cache in buffers `key_0`, `value_0`, `conv_0`, ...; else take and give it.
         fixed: Attend to the whole buffer, so that only T has a free size; with states only.
     """
     import torch
@@ -175,23 +175,42 @@ def decoder(split: Split, context: int, *, states: bool, fixed: bool) -> nn.Modu
             return tuple(torch.where(far, found(f"far_{kind}"), found(kind)) for kind in ("cos", "sin"))
 
     class Held(Cache):
-        """Keys and values of the call that is traced."""
+        """The states of the call that is traced, by layer and kind."""
 
-        def __init__(self, keys: list[Tensor], values: list[Tensor], start: Any, end: Any) -> None:
+        def __init__(self, held: dict[tuple[int, str], Tensor], start: Any, end: Any) -> None:
             super().__init__(layers=[])
-            self.keys, self.values, self.start, self.end = keys, values, start, end
+            self.held, self.start, self.end = held, start, end
 
         def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any) -> Any:
+            return tuple(
+                self._appended((layer_idx, kind), new) for kind, new in (("key", key_states), ("value", value_states))
+            )
+
+        def _appended(self, place: tuple[int, str], new: Tensor) -> Tensor:
             if not states:
-                self.keys[layer_idx] = torch.cat([self.keys[layer_idx], key_states], 2)
-                self.values[layer_idx] = torch.cat([self.values[layer_idx], value_states], 2)
-                return self.keys[layer_idx], self.values[layer_idx]
-            keys, values = self.keys[layer_idx], self.values[layer_idx]
-            keys[:, :, self.start : self.end] = key_states
-            values[:, :, self.start : self.end] = value_states
-            if fixed:
-                return keys, values
-            return keys[:, :, : self.end], values[:, :, : self.end]
+                self.held[place] = torch.cat([self.held[place], new], 2)
+                return self.held[place]
+            buffer = self.held[place]
+            buffer[:, :, self.start : self.end] = new
+            return buffer if fixed else buffer[:, :, : self.end]
+
+        def get_conv_state(self, layer_idx: int, *_: Any, **__: Any) -> None:
+            """None: one token goes the way of many."""
+
+        def is_recording_past(self, layer_idx: int) -> bool:
+            return False
+
+        def update_conv_state(self, conv_states: Tensor, layer_idx: int, *_: Any, **__: Any) -> Tensor:
+            """Inputs (1, D, T) of a convolution behind the last ones of before, so many as its kernel reaches back."""
+            buffer = self.held[layer_idx, "conv"]
+            shape = [int(size) for size in buffer.shape]  # constants of the trace, or the program's would be free
+            whole = torch.cat([buffer[:, :, 1:], conv_states], 2)
+            last = whole[:, :, -shape[-1] :].reshape(shape)
+            if states:
+                buffer[:, :, 0 : shape[-1]] = last
+            else:
+                self.held[layer_idx, "conv"] = last
+            return whole
 
         def get_seq_length(self, layer_idx: int = 0) -> Any:
             """Tokens before the new ones, for a model that makes its masks of it; others are given theirs."""
@@ -209,10 +228,8 @@ def decoder(split: Split, context: int, *, states: bool, fixed: bool) -> nn.Modu
             text.text_model.config._attn_implementation = "sdpa"  # a copy's own
             self.text = text
             if states:
-                for layer in range(split.layers):
-                    for kind in ("key", "value"):
-                        empty = torch.zeros(1, split.kv_heads, context, split.head_dim)
-                        self.register_buffer(f"{kind}_{layer}", empty, persistent=False)
+                for one in split.states:
+                    self.register_buffer(f"{one.kind}_{one.layer}", torch.zeros(one.sized(context)), persistent=False)
 
         def forward(self, inputs_embeds: Tensor, attention_mask: Tensor, position_ids: Tensor, *more: Tensor) -> Any:
             given = list(more)
@@ -224,18 +241,14 @@ def decoder(split: Split, context: int, *, states: bool, fixed: bool) -> nn.Modu
                 end = attention_mask.shape[-1]
                 start = end - tokens
             extra = [given.pop(0) for _ in split.features]
-            if states:
-                keys, values = (
-                    [getattr(self, f"{kind}_{n}") for n in range(split.layers)] for kind in ("key", "value")
-                )
-            else:
-                keys, values = given[::2], given[1::2]
-            cache = Held(keys, values, start, end)
+            own = [getattr(self, f"{one.kind}_{one.layer}") for one in split.states] if states else given
+            places = [(one.layer, one.kind) for one in split.states]
+            cache = Held(dict(zip(places, own, strict=True)), start, end)
             # The last token sees all that are there.
             mask = (attention_mask[:, 0, -1] > HIDDEN / 2).int() if split.blocks else attention_mask
             logits = self.text(inputs_embeds, mask, position_ids, cache, *extra)
             if states:
                 return logits
-            return (logits, *(part for pair in zip(cache.keys, cache.values, strict=True) for part in pair))
+            return (logits, *cache.held.values())
 
     return Decoder().eval()

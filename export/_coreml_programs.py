@@ -9,6 +9,7 @@ from typing import Any
 from edgekit.export import vision_name
 from edgekit.export._coreml_modules import decoder, rewritten
 from edgekit.families import Split, VisionPart
+from edgekit.families.decoding import State
 from edgekit.formats.coreml.programs import DECODE
 from edgekit.manifest import TensorSpec
 
@@ -69,9 +70,9 @@ def programs(split: Split, chosen: Plan) -> Iterator[Program]:
     for bucket, part in split.vision.items():
         yield _vision(vision_name(bucket), part, split, _float(chosen, "vision"))
     yield _embedding(split, _float(chosen, "embedding"))
-    yield _decoder("text_decoder", split, chosen, one=False)
+    yield _decoder("text_decoder", split, chosen, single=False)
     if chosen.shared:
-        yield _decoder(DECODE, split, chosen, one=True)
+        yield _decoder(DECODE, split, chosen, single=True)
 
 
 def _float(chosen: Plan, part: str) -> str:
@@ -111,14 +112,14 @@ def _embedding(split: Split, dtype: str) -> Program:
     )  # fmt: skip
 
 
-def _decoder(name: str, split: Split, chosen: Plan, *, one: bool) -> Program:
+def _decoder(name: str, split: Split, chosen: Plan, *, single: bool) -> Program:
     import torch
 
     fixed = bool(chosen.lengths)
-    tokens, past = (1 if one else 3), 2
+    tokens, past = (1 if single else 3), 2
     total = chosen.context if fixed else past + tokens
     places = split.extra_inputs[0]
-    new: Any = 1 if one else "tokens"
+    new: Any = 1 if single else "tokens"
     dtype = _float(chosen, "text")
     example = [
         torch.randn(1, tokens, split.width),
@@ -137,17 +138,22 @@ def _decoder(name: str, split: Split, chosen: Plan, *, one: bool) -> Program:
         example.append(torch.randn(extra.sized(1, tokens)))
         inputs.append(TensorSpec(extra.name, dtype, extra.sized(1, new)))
     outputs = [TensorSpec("logits", dtype, (1, 1, split.vocab_size))]
-    keys = [f"{kind}_{layer}" for layer in range(split.layers) for kind in ("key", "value")]
     states: dict[str, tuple[int, ...]] = {}
     if chosen.states:
-        states = dict.fromkeys(keys, (1, split.kv_heads, chosen.context, split.head_dim))
+        states = {f"{one.kind}_{one.layer}": one.sized(chosen.context) for one in split.states}
     else:
-        example += [torch.randn(1, split.kv_heads, past, split.head_dim) for _ in keys]
-        inputs += [TensorSpec(f"past_{key}", dtype, (1, split.kv_heads, "past", split.head_dim)) for key in keys]
-        outputs += [TensorSpec(f"present_{key}", dtype, (1, split.kv_heads, "total", split.head_dim)) for key in keys]
+        example += [torch.randn(one.sized(past)) for one in split.states]
+        inputs += [_handed_on("past", one, dtype, "past") for one in split.states]
+        outputs += [_handed_on("present", one, dtype, "total") for one in split.states]
     module = decoder(split, chosen.context, states=chosen.states, fixed=fixed)
-    about = "one token" if one else "a prompt, or more of a conversation,"
+    about = "one token" if single else "a prompt, or more of a conversation,"
     return Program(
         name, module, tuple(example), tuple(inputs), tuple(outputs), "text",
         f"{about} and the cache to the logits of the next token", states,
     )  # fmt: skip
+
+
+def _handed_on(word: str, state: State, dtype: str, length: str) -> TensorSpec:
+    """A state as an input or output of the program."""
+    shape = (1, *(length if size is None else size for size in state.shape))
+    return TensorSpec(f"{word}_{state.kind}_{state.layer}", dtype, shape)

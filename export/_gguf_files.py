@@ -23,6 +23,7 @@ from edgekit.inputs.images import from_unit
 
 # transformers' name of a decoder -> llama.cpp's.
 ARCHITECTURES = {
+    "lfm2": "lfm2",
     "llama": "llama",
     "qwen2": "qwen2",
     "qwen2_5_vl_text": "qwen2vl",
@@ -155,7 +156,7 @@ def check_shapes(config: Mapping[str, Any], plan: MmProj) -> str:
         problems.append(f"its heads have an odd width, {head_dim}")
     if text.get("attention_bias") and ARCHITECTURES.get(text["model_type"]) != "llama":
         problems.append("its attention has biases, and llama.cpp knows of none behind such attention")
-    if text.get("mlp_bias") or text["hidden_act"] != "silu":
+    if text.get("mlp_bias") or text.get("hidden_act", "silu") != "silu":
         problems.append("its feed-forward layers are not SwiGLU without biases")
     if (kind := _rope(text).get("rope_type", "default")) not in ("default", "linear"):
         problems.append(f"its rotary positions are scaled by {kind!r}; known are 'default' and 'linear'")
@@ -194,27 +195,43 @@ def text_metadata(config: Mapping[str, Any], architecture: str, rows: int) -> di
     rope = _rope(text)
     heads = text["num_attention_heads"]
     head_dim = text.get("head_dim") or text["hidden_size"] // heads
+    kinds = text.get("layer_types") or ()
+    keys = [0 if kind == "conv" else text["num_key_value_heads"] for kind in kinds]
     found: dict[str, Any] = {
         "vocab_size": rows,
         "context_length": text["max_position_embeddings"],
         "embedding_length": text["hidden_size"],
         "block_count": text["num_hidden_layers"],
-        "feed_forward_length": text["intermediate_size"],
+        "feed_forward_length": _feed_forward(text),
         "attention.head_count": heads,
-        "attention.head_count_kv": text["num_key_value_heads"],
+        "attention.head_count_kv": keys if 0 in keys else text["num_key_value_heads"],
         "attention.key_length": head_dim,
         "attention.value_length": head_dim,
-        "attention.layer_norm_rms_epsilon": float(text["rms_norm_eps"]),
+        "attention.layer_norm_rms_epsilon": float(text["rms_norm_eps" if "rms_norm_eps" in text else "norm_eps"]),
         "rope.dimension_count": head_dim,
         "rope.freq_base": float(rope.get("rope_theta", text.get("rope_theta", 10000.0))),
     }
     if rope.get("rope_type") == "linear":
         found |= {"rope.scaling.type": "linear", "rope.scaling.factor": float(rope["factor"])}
+    if "conv" in kinds:
+        found["shortconv.l_cache"] = text["conv_L_cache"]
     if "mrope_section" in rope:
         found["rope.dimension_sections"] = [*rope["mrope_section"], 0, 0, 0, 0][:4]
     if taps := (config.get("vision_config") or {}).get("deepstack_visual_indexes"):
         found["n_deepstack_layers"] = len(taps)
     return {f"{architecture}.{key}": value for key, value in found.items()}
+
+
+def _feed_forward(text: Mapping[str, Any]) -> int:
+    """Width of the feed-forward layers; LFM2 may make it from the number in its configuration."""
+    width = int(text["intermediate_size"])
+    if not text.get("block_auto_adjust_ff_dim"):
+        return width
+    width = int(2 * width / 3)
+    if (factor := text.get("block_ffn_dim_multiplier")) is None:
+        return width
+    multiple = int(text["block_multiple_of"])
+    return -(-int(factor * width) // multiple) * multiple
 
 
 def text_tensors(source: Any, architecture: str) -> Iterator[tuple[str, NDArray[np.float32]]]:
@@ -241,6 +258,8 @@ def text_tensors(source: Any, architecture: str) -> Iterator[tuple[str, NDArray[
                 f"llama.cpp's {architecture!r} has no place for {name}.", fix="Export to another target."
             )
         values = weight.detach().float().numpy()
+        if values.ndim == 3:  # a kernel (D, 1, K) over each channel by itself
+            values = values[:, 0]
         if architecture == "llama" and ".q_proj." in name:
             values = interleave(values, settings.num_attention_heads)
         if architecture == "llama" and ".k_proj." in name:
@@ -275,6 +294,9 @@ def vision_tensors(source: Any, plan: MmProj, prefixes: tuple[str, ...]) -> Iter
             continue
         values = weight.detach().float().numpy()
         for theirs, part in _placed(name, values, plan.tensors):
+            if theirs in plan.flat_kernels:
+                edge = plan.sizes["patch_size"]
+                part = part.reshape(len(part), edge, edge, 3).transpose(0, 3, 1, 2)
             yield theirs, np.roll(part, -1, axis=-2) if theirs in plan.cls_last else part
 
 

@@ -230,6 +230,10 @@ def _within(chosen: Plan, split: Split) -> Plan:
         bool(chosen.lengths) and split.blocks, "lengths=buckets",
         "the tokens of an image see each other in this model, and a prompt in pieces could part them",
     )  # fmt: skip
+    _refuse(
+        bool(chosen.lengths) and not all(state.rewinds for state in split.states), "lengths=buckets",
+        "a prompt in such pieces ends in padding, and this model's states could not forget it",
+    )  # fmt: skip
     return replace(chosen, context=context, lengths=tuple(size for size in chosen.lengths if size < context))
 
 
@@ -310,5 +314,5 @@ TARGET = Target(
     options=OPTIONS,
     plan=plan,
     label=label,
-    knows=frozenset({"blocks", "pack"}),
+    knows=frozenset({"blocks", "conv", "pack"}),
 )

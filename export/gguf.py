@@ -232,7 +232,7 @@ def importances(split: Split, architecture: str, calibration: Sequence[Inputs]) 
         raise EdgekitError("An importance matrix needs prompts.", fix="Give some:  --calibration-data questions.jsonl")
     text: Any = split.text
     arch = {name: key for key, name in gguf.MODEL_ARCH_NAMES.items()}[architecture]
-    names = gguf.get_tensor_name_map(arch, split.layers)
+    names = gguf.get_tensor_name_map(arch, text.text_model.config.num_hidden_layers)  # not all have keys
     sums: dict[str, Any] = {}
     counts: dict[str, int] = {}
     hooks = []
@@ -307,6 +307,7 @@ TARGET = Target(
     write=write,
     parts=PARTS,
     details=details,
+    knows=frozenset({"conv"}),
     lacks=LACKS,
     tiny={"qwen2_5_vl": {"window": 112}},  # the only window llama.cpp knows
 )

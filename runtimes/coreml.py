@@ -142,6 +142,8 @@ class CoremlSession(BundleSession):
 
     def rewind(self, length: int) -> int:
         """Go back: what lies behind the position is never read, and the next prefill says its positions."""
+        if not self.manifest.cache.rewinds:
+            return 0
         self._programs.rewind(length)
         return length
 

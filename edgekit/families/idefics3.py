@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from edgekit.families import Family, Features, Grid, Pixels, Size, Split, fill_places, plain_positions, uneven_sides
-from edgekit.families._clip import MmProj, vit
+from edgekit.families._clip import SIGLIP, MmProj, vit
 from edgekit.families.sizes import tiles_only
 from edgekit.inputs.image_settings import (
     Settings,
@@ -192,17 +192,7 @@ def mmproj(config: Mapping[str, Any], params: dict[str, Any]) -> MmProj:
             "model.vision_model.embeddings.position_embedding": "v.position_embd",
             "model.vision_model.post_layernorm": "v.post_ln",
             "model.connector.modality_projection.proj": "mm.model.fc",
-            **vit(
-                "model.vision_model.encoder.layers",
-                {
-                    **{f"self_attn.{name}_proj": f"attn_{name}" for name in "qkv"},
-                    "self_attn.out_proj": "attn_out",
-                    "mlp.fc1": "ffn_up",
-                    "mlp.fc2": "ffn_down",
-                    "layer_norm1": "ln1",
-                    "layer_norm2": "ln2",
-                },
-            ),
+            **vit("model.vision_model.encoder.layers", SIGLIP),
         },
         metadata={
             "clip.use_gelu": True,

@@ -64,7 +64,7 @@ def sizes_for(family: str) -> list[Size] | None:
     return None if block is None else [(3 * block, 2 * block), (block, 4 * block)]
 
 
-GGUF = ["smolvlm", "internvl", "qwen2_5_vl", "qwen3_vl"]
+GGUF = ["smolvlm", "internvl", "qwen2_5_vl", "qwen3_vl", "lfm2_vl"]
 # Largest difference of a logit, of standard deviation 1.0 to 1.1. Measured: fp32 9.5e-6, fp16 2.5e-2, int8 0.44, int4
 # 5.4, where every token is a close call; the mean KL of the bundle's parity run is the sharper tolerance there.
 GAP = {**dict.fromkeys(gguf.PRECISIONS, 12.0), "bf16": 1.0, "q6_k": 3.0}
@@ -85,6 +85,7 @@ SLOW = {
     ("executorch", "internvl", "int4"), ("executorch", "qwen3_vl", "int8"),
     ("executorch", "lfm2_vl", "fp32"), ("executorch", "lfm2_vl", "int4"),
     ("executorch", "smolvlm", "int8-static"), ("executorch", "qwen2_5_vl", "fp32"),
+    ("gguf", "lfm2_vl", "fp32"), ("gguf", "lfm2_vl", "int4"), ("gguf", "lfm2_vl", "q4_k_m-imatrix"),
     ("gguf", "qwen2_5_vl", "fp32"), ("gguf", "internvl", "fp16"), ("gguf", "smolvlm", "bf16"),
     ("gguf", "qwen3_vl", "int8"), ("gguf", "internvl", "q6_k"), ("gguf", "qwen2_5_vl", "q5_k_m"),
     ("coreai", "internvl", "fp16"), ("coreai", "qwen3_vl", "int8"), ("coreai", "smolvlm", "int4"),
@@ -110,7 +111,7 @@ ROWS += [
 ROWS += [row("gguf", family, precision) for family in GGUF for precision in gguf.PRECISIONS]
 ROWS += [
     row("coreai", family, precision)
-    for family in (*GGUF, "llava_onevision", "gemma3")
+    for family in (*GGUF[:-1], "llava_onevision", "gemma3")
     for precision in coreai.PRECISIONS
 ]
 

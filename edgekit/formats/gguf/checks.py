@@ -11,7 +11,7 @@ from edgekit.bundle_checks import MOST_TOKENS
 from edgekit.errors import BundleError
 from edgekit.families.decoding import inputs_of
 from edgekit.formats.declared import Declared, Tensor, UpTo, check_numbers, check_tensors
-from edgekit.formats.gguf.header import Header, read_header
+from edgekit.formats.gguf.header import Header, Listed, read_header
 from edgekit.manifest import Cache, Component, Manifest, TensorSpec
 
 TABLE = "token_embd.weight"
@@ -98,6 +98,8 @@ def _numbers(text: Header, width: int, rows: int) -> dict[str, int]:
         text.number(f"{architecture}.{key}")
         for key in ("attention.head_count", "attention.head_count_kv", "block_count", "context_length")
     )
+    if isinstance(each := text.fields.get(f"{architecture}.attention.head_count_kv"), Listed):
+        keys = max((one for one in each.kept if isinstance(one, int)), default=None)  # 0 where a layer has none
     blocks = {int(found[1]) for name in text.tensors if (found := re.match(r"blk\.(\d{1,9})\.", name))}
     if not heads or not keys or not context or layers != len(blocks):
         raise _unclear(
@@ -107,12 +109,13 @@ def _numbers(text: Header, width: int, rows: int) -> dict[str, int]:
         )
     head_dim = text.number(f"{architecture}.attention.key_length") or width // heads
     wanted = (keys * head_dim, width)
-    for name, stored in text.tensors.items():
-        if name.endswith(".attn_k.weight") and stored.shape != wanted:
+    attending = {name: stored for name, stored in text.tensors.items() if name.endswith(".attn_k.weight")}
+    for name, stored in attending.items():
+        if stored.shape != wanted:
             raise _unclear(text, f"{name} is {stored.shape}, and {keys} heads of {head_dim} would be {wanted}.")
     return {
         "vocab_size": rows,
-        "cache.layers": len(blocks),
+        "cache.layers": len(attending),
         "cache.kv_heads": keys,
         "cache.head_dim": head_dim,
         "deepstack": text.number(f"{architecture}.n_deepstack_layers") or 0,

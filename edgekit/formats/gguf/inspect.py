@@ -15,6 +15,7 @@ from edgekit.manifest import Component
 
 CACHE = "float16"
 ADDED = ("v.position_embd", "v.class_embd")  # added to embeddings, and in no product
+CONVOLUTION = ".shortconv.conv.weight"
 TABLE, HEAD = "token_embd.weight", "output.weight"
 
 
@@ -46,6 +47,13 @@ def _part(bundle: Bundle, name: str, component: Component) -> Part:
         State(f"{kind} of layer {layer}", CACHE, (context, cache.kv_heads, cache.head_dim))
         for layer in range(cache.layers)
         for kind in ("keys", "values")
+    )
+    states += tuple(
+        State(
+            f"inputs of {key.removesuffix('.weight')}", "float32", tuple(int(size) for size in reversed(tensor.shape))
+        )
+        for key, tensor in tensors.items()
+        if key.endswith(CONVOLUTION)
     )
     return Part(
         _names(chosen),
