@@ -8,7 +8,7 @@ its convolutions. An export is for one or a few image sizes of one view, and res
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +29,7 @@ from edgekit.families import (
     fill_places,
     plain_positions,
 )
-from edgekit.families._clip import SIGLIP, MmProj, vit
+from edgekit.families._lfm2_clip import mmproj
 from edgekit.families.decoding import State, convolution
 from edgekit.families.sizes import fit_image
 from edgekit.inputs.image_settings import (
@@ -275,7 +275,7 @@ def _padded(pixel_values: Tensor, grids: list[Grid]) -> dict[str, Tensor]:
     }
 
 
-def pictures(pixels: Pixels, params: dict[str, Any]) -> list[NDArray[np.uint8]]:
+def images(pixels: Pixels, params: dict[str, Any]) -> list[NDArray[np.uint8]]:
     """The views as images (H, W, 3), for a runtime that normalises by itself."""
     patch, made, start = params["encoder_patch_size"], [], 0
     for rows, cols in (shape for own in _shapes(pixels.grids, len(pixels.values)) for shape in own):
@@ -284,45 +284,6 @@ def pictures(pixels: Pixels, params: dict[str, Any]) -> list[NDArray[np.uint8]]:
         made.append(denormalise(view, params))
         start += rows * cols
     return made
-
-
-def mmproj(config: Mapping[str, Any], params: dict[str, Any]) -> MmProj:
-    """The vision encoder as llama.cpp's clip reads it.
-
-    Args:
-        config: config.json, every default filled in.
-        params: From `read_preprocessing`.
-    """
-    vision = config["vision_config"]
-    return MmProj(
-        projector="lfm2",
-        tensors={
-            "model.vision_tower.embeddings.patch_embedding": "v.patch_embd",
-            "model.vision_tower.embeddings.position_embedding": "v.position_embd",
-            "model.vision_tower.post_layernorm": "v.post_ln",
-            "model.multi_modal_projector.layer_norm": "mm.input_norm",
-            "model.multi_modal_projector.linear_1": "mm.1",
-            "model.multi_modal_projector.linear_2": "mm.2",
-            **vit("model.vision_tower.encoder.layers", SIGLIP),
-        },
-        metadata={
-            "clip.use_gelu": True,
-            "clip.vision.attention.layer_norm_epsilon": float(vision["layer_norm_eps"]),
-            "clip.vision.projector.scale_factor": int(config["downsample_factor"]),
-        },
-        sizes={
-            "image_size": math.isqrt(vision["num_patches"]) * vision["patch_size"],  # of the table of positions
-            "patch_size": vision["patch_size"],
-            "embedding_length": vision["hidden_size"],
-            "feed_forward_length": vision["intermediate_size"],
-            "block_count": vision["num_hidden_layers"],
-            "attention.head_count": vision["num_attention_heads"],
-        },
-        placeholder=IMAGE,
-        pieces=(START, END),
-        flat_kernels=frozenset({"v.patch_embd.weight"}),
-        image_tokens=(params["min_image_tokens"], params["max_image_tokens"]),
-    )
 
 
 def encode_images(model: PreTrainedModel, pixel_values: Tensor, grids: list[Grid]) -> Features:
@@ -421,7 +382,7 @@ FAMILY = Family(
     forward_inputs=forward_inputs,
     fix_sizes=fix_sizes,
     split=split,
-    pictures=pictures,
+    images=images,
     mmproj=mmproj,
     contradictions=contradictions,
     adds_special_tokens=False,  # its processor leaves the beginning to the template
