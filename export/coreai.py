@@ -347,4 +347,8 @@ TARGET = Target(
     runtimes=("coreai",),
     write=write,
     knows=frozenset({"blocks", "pack"}),
+    lacks={
+        "conv": "Its decoder has two states, k_cache and v_cache, of one shape for all layers; this target writes no "
+        "third one yet."
+    },
 )
