@@ -16,8 +16,14 @@ if TYPE_CHECKING:
 GROUP = 32
 
 
-def quantise(module: nn.Module, precision: str) -> None:
-    """Put the weights of linear layers on their grid, in place; the inputs' grid is chosen as the program runs."""
+def quantise(module: nn.Module, precision: str, rows: int = 1) -> None:
+    """Put the weights of linear layers on their grid, in place; the inputs' grid is chosen as the program runs.
+
+    Args:
+        module: Holds the layers.
+        precision: int8, int4, or fp32, which changes nothing.
+        rows: A layer has four bits only where its outputs are a multiple of so many; else it keeps eight.
+    """
     import torch
     from torch import nn
 
@@ -28,7 +34,9 @@ def quantise(module: nn.Module, precision: str) -> None:
     from torchao.quantization.quant_api import Int8DynamicActivationIntxWeightConfig
 
     def in_groups(part: nn.Module, _: str) -> bool:
-        return precision == "int4" and isinstance(part, nn.Linear) and part.in_features % GROUP == 0
+        if precision != "int4" or not isinstance(part, nn.Linear):
+            return False
+        return part.in_features % GROUP == 0 and part.out_features % rows == 0
 
     def per_channel(part: nn.Module, _: str) -> bool:
         return isinstance(part, nn.Linear) and not in_groups(part, _)

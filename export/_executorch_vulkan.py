@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any
 
 from edgekit.export._executorch_backend import Backend
@@ -33,7 +34,7 @@ BACKEND = Backend(
     precisions=("fp32", "int8", "int4"),
     cache=LLAMA,
     written=rewritten,
-    quantise=quantise,
+    quantise=partial(quantise, rows=8),  # of other layers it stores rows that its own shapes then do not know
     lower=lower,
     traced=traceable,
     refused={"int8-static": "The static grid here is XNNPACK's own quantiser's."},
