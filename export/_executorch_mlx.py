@@ -10,6 +10,7 @@ import atexit
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import cache
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 SCHEMA = "executorch.backends.mlx.serialization"
 MADE = ("mlx_graph_schema.py", "_generated_serializers.py", "_generated")
 LIMIT_S = 300
+LASTING = Path(tempfile.gettempdir())  # read here: while an export writes, temporary files go with its own folder
 
 
 def _write(buffer: Tensor, new: Tensor, start: Any) -> None:
@@ -65,7 +67,7 @@ def make_importable() -> None:
     own = Path(next(iter(backends.submodule_search_locations))) / "mlx" / "serialization"
     if (own / MADE[0]).is_file():
         return
-    folder = _HELD.enter_context(room("mlx")) / "mlx" / "serialization"
+    folder = _HELD.enter_context(room("mlx", LASTING)) / "mlx" / "serialization"
     shutil.copytree(own, folder)
     compiler = own.parents[2] / "data" / "bin" / "flatc"
     ran = subprocess.run(  # it ends with an error where it looks for templates of C++, behind what is wanted here
