@@ -128,6 +128,16 @@ def test_a_delegates_file_outside(name: str, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["in"] and not any((tmp_path / "in").iterdir())
 
 
+def test_files_that_share_a_delegates_bytes(tmp_path: Path) -> None:
+    """A hundred thousand names of the same megabyte would be 100 GB on disk."""
+    place = {"children": {}, "kind": 0, "dataRegion": {"offset": 0, "size": 900}}
+    root = {"children": {str(n): n for n in range(9)}, "kind": 1, "dataRegion": {"offset": 0, "size": 0}}
+    data = bytes(1000) + json.dumps({"nodes": [place] * 9 + [root]}).encode()[::-1]
+    with pytest.raises(BundleError, match="larger than itself"):
+        coreml_delegate.unpack(data, tmp_path)
+    assert not any(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("size", [-1, 10**9])
 def test_a_delegates_file_that_does_not_lie_in_it(size: int, tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="does not lie in it"):

@@ -140,6 +140,9 @@ def unpack(data: bytes, folder: Path) -> None:
     rows = nodes["nodes"]
     children = {int(child) for row in rows for child in row["children"].values()}
     (root,) = (number for number in range(len(rows)) if number not in children)
+    sizes = [int(row["dataRegion"]["size"]) for row in rows if not row["kind"]]
+    if max(sizes, default=0) <= len(data) < sum(sizes):  # files that share bytes would fill a disk
+        raise BundleError("A delegate's files are larger than itself.", fix="Do not use this bundle.")
     _write(data, rows, root, folder, 0)
 
 
