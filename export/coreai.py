@@ -106,7 +106,7 @@ def write(
     with Apart(quiet=True) as apart:
         try:
             made = apart.call(
-                __name__, "write_from", checkpoint=str(source.name_or_path), sizes=split.sizes, precision=precision,
+                write_from, checkpoint=str(source.name_or_path), sizes=split.sizes, precision=precision,
                 folder=str(folder),
             )  # fmt: skip
         except ProcessDied as error:

@@ -99,8 +99,9 @@ def test_a_dying_process_last_words(tmp_path: Path) -> None:
         "def die():\n    sys.stderr.write('\\x1b[2Jlast\\x9b words\\n'); sys.stderr.flush(); os._exit(3)\n"
     )
     code = (
-        "from edgekit.system.isolated import Apart, ProcessDied\nfrom edgekit.console import print_error\n"
-        "try:\n    with Apart() as apart: apart.call('dying', 'die')\nexcept ProcessDied as error: print_error(error)\n"
+        "import dying\nfrom edgekit.system.isolated import Apart, ProcessDied\n"
+        "from edgekit.console import print_error\n"
+        "try:\n    with Apart() as apart: apart.call(dying.die)\nexcept ProcessDied as error: print_error(error)\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True,

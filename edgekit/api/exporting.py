@@ -255,7 +255,7 @@ def _matrix_row(apart: Apart, family: str, target: str, precision: str, folder: 
     try:
         check_request(target, precision)
         tolerances = random_tolerances_of(precision, target)
-        figures = apart.call(__name__, "measure_row", **row, folder=str(folder))
+        figures = apart.call(measure_row, **row, folder=str(folder))
     except (MissingExtraError, UnsupportedError) as error:
         return MatrixRow(**row, passed=None, why=" ".join(str(error).split()))
     except EdgekitError as error:

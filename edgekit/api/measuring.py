@@ -71,12 +71,9 @@ def _verified(
     asked["reference"] = None if found is None else str(found)
     try:
         with Apart() as apart:
-            result: dict[str, Any] = apart.call(
-                __name__, "verify_here", **asked, threads=threads, attribution=attribute
-            )
+            return apart.call(verify_here, **asked, threads=threads, attribution=attribute)
     except ProcessDied as error:
         return died(place, str(error))
-    return result
 
 
 def _model(reference: Folder | None) -> str | None:

@@ -1,7 +1,7 @@
 """Work in a process of its own, so that a crash in native code is an answer and not the end of the program.
 
     with Apart() as apart:
-        apart.call("edgekit.some.module", "function", argument=1)
+        apart.call(function, argument=1)
 
 One process serves call after call; one that died is replaced at the next.
 """
@@ -17,15 +17,16 @@ import subprocess
 import sys
 import threading
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from importlib import import_module
-from typing import Any
+from typing import Any, TypeVar
 
 from edgekit import errors
 from edgekit.errors import EdgekitError
 from edgekit.system.child import Channel
 from edgekit.visible import visible
 
+T = TypeVar("T")
 TOLD = {"name", "what", "why", "fix"}  # of an error
 LAST = 5  # lines of standard error that a death is reported with
 
@@ -72,23 +73,26 @@ class Apart:
         if self._channel is not None:
             self._end(self._channel)
 
-    def call(self, module: str, function: str, *, limit_s: float = math.inf, **arguments: Any) -> Any:
-        """Call a function of edgekit's.
+    def call(self, function: Callable[..., T], *, limit_s: float = math.inf, **arguments: Any) -> T:
+        """Call a function there.
 
         Args:
-            module, function: Where it is.
+            function: Of a module's top level; the process finds it by its name.
             limit_s: Seconds until the process is ended.
             arguments: JSON values.
 
         Returns:
-            What it returns, by way of JSON.
+            What it returns, by way of JSON: tuples come back as lists.
 
         Raises:
+            ValueError: another process cannot find it: it stands in a function or class, or in the program itself.
             ProcessDied: the process ended before it answered, took too long, or what it answered is no answer.
             EdgekitError: the function's own, of its own class.
         """
+        if function.__module__ == "__main__" or "." in function.__qualname__:
+            raise ValueError(f"{function.__module__}.{function.__qualname__} is not found by name in another process")
         channel = self._started()
-        channel.tell([module, function, arguments])
+        channel.tell([function.__module__, function.__qualname__, arguments])
         try:
             line = channel.read(limit_s)
             answer = None if line is None else _read(line)
@@ -102,7 +106,8 @@ class Apart:
             raise ProcessDied(how_it_ended(self._end(channel), self._lines))
         if "error" in answer:
             raise _error(**answer["error"])
-        return answer["result"]
+        result: T = answer["result"]
+        return result
 
     def _started(self) -> Channel:
         if self._channel is None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -46,33 +49,36 @@ def dies(how):
 
 
 @pytest.fixture
-def called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     (tmp_path / "called.py").write_text(CALLED)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.syspath_prepend(tmp_path)
+    yield import_module("called")
+    del sys.modules["called"]
 
 
-def test_a_limit_of_time_and_a_quiet_one(called: None, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_limit_of_time_and_a_quiet_one(called: Any, capfd: pytest.CaptureFixture[str]) -> None:
     with Apart(quiet=True) as apart:
-        apart.call("called", "twice", value=1, limit_s=60)
+        apart.call(called.twice, value=1, limit_s=60)
         with pytest.raises(ProcessDied, match=r"took longer than 0\.5 s, and was ended"):
-            apart.call("called", "sleeps", limit_s=0.5)
+            apart.call(called.sleeps, limit_s=0.5)
         with pytest.raises(ProcessDied, match="SIGABRT: line 25 / line 26"):
-            apart.call("called", "dies", how="SIGABRT")
+            apart.call(called.dies, how="SIGABRT")
     assert capfd.readouterr().err == ""
 
 
-def test_answers_and_errors(called: None, capfd: pytest.CaptureFixture[str]) -> None:
+def test_answers_and_errors(called: Any, capfd: pytest.CaptureFixture[str]) -> None:
     with Apart() as apart:
-        first, second = (apart.call("called", "twice", value="ü") for _ in range(2))
+        first, second = (apart.call(called.twice, value="ü") for _ in range(2))
         assert first == second and first["value"] == ["ü", "ü"] and first["pid"] != os.getpid()
         with pytest.raises(DataError) as caught:
-            apart.call("called", "fails", kind="data")
+            apart.call(called.fails, kind="data")
         assert (caught.value.what, caught.value.why, caught.value.fix) == ("what", "why", "fix")
         with pytest.raises(MissingExtraError, match="Cannot fly here: wings is not installed"):
-            apart.call("called", "fails", kind="extra")
+            apart.call(called.fails, kind="extra")
         with pytest.raises(EdgekitError, match="mine"):
-            apart.call("called", "fails", kind="own")
-        assert apart.call("called", "twice", value=1)["pid"] == first["pid"]
+            apart.call(called.fails, kind="own")
+        assert apart.call(called.twice, value=1)["pid"] == first["pid"]
     out, err = capfd.readouterr()
     assert out == "" and err.count("and native ones") == 3
 
@@ -86,21 +92,37 @@ def test_answers_and_errors(called: None, capfd: pytest.CaptureFixture[str]) -> 
         ("bug", "ended with exit code 1: "),
     ],
 )
-def test_a_death_is_told_and_the_next_call_has_a_new_process(how: str, said: str, called: None) -> None:
+def test_a_death_is_told_and_the_next_call_has_a_new_process(how: str, said: str, called: Any) -> None:
     with Apart() as apart:
-        before = apart.call("called", "twice", value=1)["pid"]
+        before = apart.call(called.twice, value=1)["pid"]
         with pytest.raises(ProcessDied) as caught:
-            apart.call("called", "dies", how=how)
+            apart.call(called.dies, how=how)
         assert str(caught.value).startswith(f"its process {said}"), caught.value
         assert str(caught.value).endswith("KeyError: 'nothing'" if how == "bug" else "line 29")
-        assert apart.call("called", "twice", value=1)["pid"] != before
+        assert apart.call(called.twice, value=1)["pid"] != before
 
 
-def test_a_process_that_died_between_calls(called: None) -> None:
+def test_a_process_that_died_between_calls(called: Any) -> None:
     with Apart() as apart:
-        os.kill(apart.call("called", "twice", value=1)["pid"], 9)
+        os.kill(apart.call(called.twice, value=1)["pid"], 9)
         with pytest.raises(ProcessDied, match="SIGKILL"):
-            apart.call("called", "twice", value=2)
+            apart.call(called.twice, value=2)
+
+
+def test_a_function_that_no_name_leads_to() -> None:
+    def inner() -> None:
+        """Of this test."""
+
+    for function in (inner, lambda: None, Own.method):
+        with Apart() as apart, pytest.raises(ValueError, match="not found by name"):
+            apart.call(function)
+
+
+class Own:
+    """Whose method has no name of a module's."""
+
+    def method(self) -> None:
+        """Nothing."""
 
 
 def test_how_it_ended() -> None:

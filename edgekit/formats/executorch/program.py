@@ -76,7 +76,7 @@ def rehearse(path: Path, sha256: str, methods: Sequence[str], cache: Path | None
         return
     with Apart(quiet=True) as apart:
         try:
-            apart.call(__name__, "load_all", path=str(path), methods=list(methods), limit_s=LIMIT_S)
+            apart.call(load_all, path=str(path), methods=list(methods), limit_s=LIMIT_S)
         except ProcessDied as error:
             raise BundleError(
                 f"ExecuTorch does not load {path}.", why=error.what[:500], fix="Copy or export the bundle again."
