@@ -293,18 +293,22 @@ def xnnpack_graph(data: bytes) -> dict[str, Any]:
     return found
 
 
+IN_XNNPACK = (
+    "operations inside the delegate have XNNPACK's names; the matrices that compute the means of norms and turn the "
+    "halves of a head for rotary positions are no parameters, and their products are not counted"
+)
+
+
 def _told(bundle: Bundle) -> tuple[str, ...]:
     details = bundle.manifest.details
-    methods = details.get("methods")
-    return told(backend_of(details), methods) if isinstance(methods, dict) else ()
+    name, methods = backend_of(details), details.get("methods")
+    notes = told(name, methods) if isinstance(methods, dict) else ()
+    return (*((IN_XNNPACK,) if name == "xnnpack" else ()), *notes)
 
 
 READER = Reader(
     "operations that stay off the delegates and run as kernels of their own",
-    (
-        "operations inside the delegate have XNNPACK's names; the matrices that compute the means of norms and turn "
-        "the halves of a head for rotary positions are no parameters, and their products are not counted",
-    ),
+    (),
     read,
     told=_told,
 )
