@@ -85,7 +85,7 @@ SLOW = {
     ("executorch", "internvl", "int4"), ("executorch", "qwen3_vl", "int8"),
     ("executorch", "lfm2_vl", "fp32"), ("executorch", "lfm2_vl", "int4"),
     ("executorch", "smolvlm", "int8-static"), ("executorch", "qwen2_5_vl", "fp32"),
-    ("gguf", "lfm2_vl", "fp32"), ("gguf", "lfm2_vl", "int4"), ("gguf", "lfm2_vl", "q4_k_m-imatrix"),
+    ("gguf", "lfm2_vl", "fp32"), ("gguf", "lfm2_vl", "int4"),
     ("gguf", "qwen2_5_vl", "fp32"), ("gguf", "internvl", "fp16"), ("gguf", "smolvlm", "bf16"),
     ("gguf", "qwen3_vl", "int8"), ("gguf", "internvl", "q6_k"), ("gguf", "qwen2_5_vl", "q5_k_m"),
     ("coreai", "internvl", "fp16"), ("coreai", "qwen3_vl", "int8"), ("coreai", "smolvlm", "int4"),

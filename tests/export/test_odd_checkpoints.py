@@ -71,8 +71,13 @@ def checkpoint_of(name: str, tiny_of: Maker, folder: Path) -> Path:
     return folder
 
 
-EVERY = [(target, name) for target in ("executorch", "coreml", "coreai") for name in list(CASES)[:5]]
-ROWS = [("onnx", name) for name in CASES] + EVERY + [("gguf", "40, one key head"), ("gguf", "72, nine and three")]
+CI = ("24, grouped", "40, one key head")
+EVERY = [
+    pytest.param(target, name, marks=() if name in CI else pytest.mark.matrix)
+    for target in ("executorch", "coreml", "coreai")
+    for name in list(CASES)[:5]
+]
+ROWS = [*(("onnx", name) for name in CASES), *EVERY, ("gguf", "40, one key head"), ("gguf", "72, nine and three")]
 
 
 @pytest.mark.slow
