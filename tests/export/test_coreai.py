@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -225,7 +226,7 @@ def test_an_interrupted_export_leaves_nothing(
 ) -> None:
     """Ctrl-C while the second asset is converted: the first is written by then."""
 
-    def call(apart: Apart, module: str, function: str, **given: Any) -> None:
+    def call(apart: Apart, function: Callable[..., Any], **given: Any) -> None:
         written.append(Path(given["folder"]) / "vision.aimodel")
         written[0].mkdir()
         raise KeyboardInterrupt
@@ -258,7 +259,10 @@ def test_a_writer_that_ends_its_process(
         f"    {ending}\n"
     )
     called = Apart.call
-    monkeypatch.setattr(Apart, "call", lambda own, *_, **given: called(own, "dying", "write", folder=given["folder"]))
+    monkeypatch.syspath_prepend(tmp_path)
+    write = import_module("dying").write
+    monkeypatch.delitem(sys.modules, "dying")
+    monkeypatch.setattr(Apart, "call", lambda own, *_, **given: called(own, write, folder=given["folder"]))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
     out = tmp_path / "made"
     with pytest.raises(EdgekitError, match=said) as caught:
@@ -268,9 +272,8 @@ def test_a_writer_that_ends_its_process(
 
 @needs_coreai
 def test_families_that_it_has_no_place_for(tiny_of: Callable[..., Path], tmp_path: Path) -> None:
-    for family in ("gemma3", "lfm2_vl", "llava_onevision"):
-        with pytest.raises(UnsupportedError, match="Target 'coreai' cannot hold this model"):
-            export_checkpoint(tiny_of(family), "coreai", "fp32", tmp_path / "b")
+    with pytest.raises(UnsupportedError, match="Target 'coreai' cannot hold this model"):
+        export_checkpoint(tiny_of("lfm2_vl"), "coreai", "fp32", tmp_path / "b")
     assert list(tmp_path.iterdir()) == []
 
 
