@@ -87,13 +87,15 @@ def estimate(
 
 
 def matmul_flops(*, bf16: bool) -> float:
-    """FLOP/s of the best of a few large matrix products on this machine's GPU, else its CPU."""
+    """FLOP/s of the best of the large matrix products of a second on this machine's GPU, else its CPU.
+
+    A second and not a few products: another program may have the core for a tenth of one.
+    """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     size = 8192 if device == "cuda" else 1024
     one = torch.randn(size, size, device=device, dtype=torch.bfloat16 if bf16 else torch.float32)
-    best = math.inf
-    for _ in range(5):
-        begun = time.perf_counter()
+    best, end = math.inf, time.perf_counter() + 1.0
+    while (begun := time.perf_counter()) < end or best == math.inf:
         (one @ one).sum().item()
         best = min(best, time.perf_counter() - begun)
     return 2 * size**3 / best

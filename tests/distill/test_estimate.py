@@ -229,16 +229,19 @@ def test_against_a_measured_run(tmp_path: Path) -> None:
         },
     }  # fmt: skip
     (tmp_path / "edgekit.yaml").write_text(yaml.safe_dump(recipe))
-    plan = api.distill_plan(tmp_path / "edgekit.yaml", workspace=tmp_path).as_json()
+    before = api.distill_plan(tmp_path / "edgekit.yaml", workspace=tmp_path).as_json()
     command = [sys.executable, "-m", "edgekit", "distill", "--json"]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(Path.cwd())}
-    started, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
+    started, used = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr[-2000:]
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     # Other programs may take the core away: what counts is the share of the time that this one had it.
-    busy = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    busy = after.ru_utime + after.ru_stime - used.ru_utime - used.ru_stime
     share = min(1.0, busy / (time.monotonic() - started))
+    # They may have taken it while the plan measured the machine, too: the faster of two measurements counts.
+    again = api.distill_plan(tmp_path / "edgekit.yaml", workspace=tmp_path).as_json()
+    plan = max(before, again, key=lambda one: one["flops"]["per_second"])
     manifest = json.loads(done.stdout)
     run = tmp_path / "runs/m"
     stored = sum(path.stat().st_size for path in run.rglob("*") if path.is_file())

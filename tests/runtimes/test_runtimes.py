@@ -20,6 +20,7 @@ from edgekit.recipe.model import Gates
 from edgekit.report.files import read_report
 from edgekit.report.model import Row
 from edgekit.runtimes import RUNTIMES, bench, measure, rows, runtime_for
+from edgekit.runtimes.gates import failures
 from edgekit.runtimes.generate import answer, follow
 from edgekit.runtimes.sampling import Sampling, chooser, greedy
 from edgekit.runtimes.verify import verify_bundle
@@ -271,16 +272,16 @@ def row(**values: object) -> Row:
 def test_gates() -> None:
     good = row(accuracy_delta=-0.004, ttft_ms=5.0, decode_tokens_per_s=100.0, size_bytes=10, peak_memory_bytes=7)
     gates = Gates(max_drop=0.5, max_ttft_ms=5.0, min_decode=100, max_size=10, max_memory=7)
-    assert gates.failures([good], gates) == []
-    missed = gates.failures([good], Gates(max_drop=0.3, max_ttft_ms=4.9, min_decode=101, max_size=9, max_memory=6))
+    assert failures([good], gates) == []
+    missed = failures([good], Gates(max_drop=0.3, max_ttft_ms=4.9, min_decode=101, max_size=9, max_memory=6))
     assert [text.split(",")[0] for text in missed] == [
         "b: accuracy drop in points 0.4", "b: TTFT ms 5", "b: decode tokens/s 100", "b: bytes 10",
         "b: bytes of memory 7",
     ]  # fmt: skip
-    assert gates.failures([row()], Gates(max_drop=1)) == ["b: accuracy drop in points unknown, gate 1"]
-    assert gates.failures([row(status="failed")], Gates(max_size=1)) == ["b was not measured"]
-    assert gates.failures([row(origin="a file", size_bytes=99)], Gates(max_size=1)) == []
-    assert gates.failures([row(target="checkpoint", size_bytes=99)], Gates(max_size=1)) == []
+    assert failures([row()], Gates(max_drop=1)) == ["b: accuracy drop in points unknown, gate 1"]
+    assert failures([row(status="failed")], Gates(max_size=1)) == ["b was not measured"]
+    assert failures([row(origin="a file", size_bytes=99)], Gates(max_size=1)) == []
+    assert failures([row(target="checkpoint", size_bytes=99)], Gates(max_size=1)) == []
 
 
 def test_a_hostile_image_is_a_clear_error(tiny_bundle: Path, tmp_path: Path) -> None:
