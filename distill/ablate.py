@@ -12,12 +12,12 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.console import note
+from edgekit.distill.ablation_report import AblationReport, Untouched
 from edgekit.distill.ablation_table import markdown
 from edgekit.distill.arms import ARMS, BASELINE, arms_of
 from edgekit.distill.masters import Pipeline
@@ -86,11 +86,11 @@ class Ablation:
         write_text(kept, dump_recipe(recipe))
         keep_asked(folder, wanted)
 
-    def go(self) -> dict[str, Any]:
+    def go(self) -> AblationReport:
         """Run what is missing, and write the report.
 
         Returns:
-            The report, as in report.json.
+            The report that report.json holds.
         """
         with Run(self.folder).lock():
             if self.tuning is not None:
@@ -141,28 +141,27 @@ class Ablation:
 
     # ------------------------------------------------------------------------------------------------------ the report
 
-    def report(self) -> dict[str, Any]:
+    def report(self) -> AblationReport:
         """Compare the arms that are finished for every seed; written to report.json, report.md and gain.svg."""
         before = _read_scores(self._run(self.seeds[0], BASELINE), "before")
         outcomes = self._outcomes({name: self._scores(name) for name in self.arms})
-        low, high = score_interval(before)
-        result: dict[str, Any] = {
-            "schema_version": 1,
-            "recipe_sha256": self.recipe.hash,
-            "test": self.recipe.data.test,
-            "questions": len(before),
-            "seeds": self.seeds,
-            "untouched": {"accuracy": float(before.mean()), "ci95": [low, high], **self._untouched_retention()},
-            "baseline": BASELINE,
-            "tuning": self.tuning.record() if self.chosen and self.tuning else None,
-            "arms": [outcome.as_dict() for outcome in outcomes],
-            "recommendation": dataclasses.asdict(recommend(outcomes, self.arms, self.recipe, self.start)),
-        }
-        write_json(self.folder / "report.json", result)
-        write_text(self.folder / "report.md", markdown(result))
+        report = AblationReport(
+            recipe_sha256=self.recipe.hash,
+            test=self.recipe.data.test,
+            questions=len(before),
+            seeds=self.seeds,
+            untouched=Untouched(float(before.mean()), score_interval(before), self._untouched_retention()),
+            baseline=BASELINE,
+            tuning=self.tuning.record() if self.chosen and self.tuning else None,
+            arms=outcomes,
+            recommendation=recommend(outcomes, self.arms, self.recipe, self.start),
+        )
+        written = report.as_dict()
+        write_json(self.folder / "report.json", written)
+        write_text(self.folder / "report.md", markdown(written))
         if plots.available() and len(outcomes) > 1:
             self._draw(outcomes, len(before))
-        return result
+        return report
 
     def _outcomes(self, scores: Mapping[str, Scores]) -> list[Outcome]:
         plain, labels, both = compared(scores)
@@ -201,10 +200,10 @@ class Ablation:
             xlabel="points above plain JSD (wider of the two 95 % intervals)",
         )
 
-    def _untouched_retention(self) -> dict[str, float]:
+    def _untouched_retention(self) -> float | None:
         if self.recipe.data.retention is None:
-            return {}
-        return {"retention": float(_read_scores(self._run(self.seeds[0], BASELINE), "retention-before").mean())}
+            return None
+        return float(_read_scores(self._run(self.seeds[0], BASELINE), "retention-before").mean())
 
     def _scores(self, name: str) -> Scores:
         """(seeds, questions)."""

@@ -3,17 +3,8 @@
 from __future__ import annotations
 
 from edgekit.api.answering import chat, run, run_all
-from edgekit.api.distilling import (
-    ablate,
-    demo_cards,
-    demo_train,
-    distill,
-    distill_plan,
-    init,
-    mask,
-    parse_overrides,
-    probe,
-)
+from edgekit.api.demo import demo_cards, demo_train
+from edgekit.api.distilling import ablate, distill, distill_plan, init, mask, parse_overrides, probe
 from edgekit.api.embedding import app
 from edgekit.api.exporting import export, matrix
 from edgekit.api.inspecting import inspect

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 from edgekit import schema
 from edgekit.api import arguments
 from edgekit.api.arguments import Folder, Overrides, PathLike, Texts, checked
-from edgekit.api.results import Distilled, DistillPlan, Gain, Masked, Probed
+from edgekit.api.distilling_results import Ablated, Distilled, DistillPlan, Gain, Masked, Probed
 from edgekit.console import note
 from edgekit.errors import EdgekitError, RecipeError
 
@@ -190,7 +190,7 @@ def ablate(
     name: str | None = None,
     overrides: Overrides | None = None,
     workspace: PathLike | None = None,
-) -> tuple[dict[str, Any], Path]:
+) -> Ablated:
     """Run the arms of an ablation, or go on with it.
 
     Args:
@@ -205,7 +205,7 @@ def ablate(
         overrides, workspace: As `distill`.
 
     Returns:
-        The report, and the ablation's folder.
+        The ablation's folder, and its report.
     """
     from edgekit.distill.ablate import Ablation
     from edgekit.distill.recommend import Start, settings_between
@@ -226,7 +226,7 @@ def ablate(
     chosen = None if arms is None else arguments.texts(arms, "arms")
     rates = arguments.reals(learning_rates, "learning_rates")
     made = Ablation(resolved, base, folder, chosen, seeds, rates=rates, held_out=tuning_questions, start=start)
-    return made.go(), folder
+    return Ablated(folder, made.go())
 
 
 @checked
@@ -370,28 +370,3 @@ def distill_plan(
         processes=processes,
     )
     return DistillPlan(**found)
-
-
-def demo_cards() -> dict[str, dict[str, Any]]:
-    """The cards of the shipped demo models."""
-    from edgekit.demo import cards
-
-    return cards()
-
-
-@checked
-def demo_train(
-    role: str, out: PathLike, work: PathLike, *, seed: int = 0, threads: int | None = None
-) -> dict[str, Any]:
-    """Train a demo model from scratch; returns its card.
-
-    Args:
-        role: teacher, mid or student; with `scenes:` before it, of the task `scenes`.
-        out: Folder to write, text or Path.
-        work: Folder for checkpoints; a stopped training goes on from there.
-        seed: Of weights, data order and augmentation.
-        threads: CPU threads; torch's choice when None.
-    """
-    from edgekit.distill.demo_models import train
-
-    return train(role, arguments.path(out, "out"), arguments.path(work, "work"), seed=seed, threads=threads)

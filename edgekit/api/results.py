@@ -1,17 +1,16 @@
-"""What the verbs give back: one typed result each; `as_json` is what `--json` prints."""
+"""What the verbs give back: one typed result each; `as_json` is what `--json` prints. Those on the way to a student are
+in `edgekit.api.distilling_results`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from edgekit import schema
 
 if TYPE_CHECKING:
     from edgekit.data.check import Findings
-    from edgekit.distill.probe import Probe
     from edgekit.report.compare import Change
     from edgekit.runtimes.generate import Timings
 
@@ -200,15 +199,6 @@ class SampleShown(Result):
 
 
 @dataclass(frozen=True)
-class Masked(Result):
-    """A masked teacher: its folder, the share of each layer's weights that is masked, and how many tensors were."""
-
-    folder: str
-    ratio: float
-    tensors: int
-
-
-@dataclass(frozen=True)
 class AppWritten(Result):
     """An app around a bundle.
 
@@ -277,103 +267,3 @@ class MatrixRow(Result):
         found = super().as_json()
         left = ("checks", "seconds", "verified_by") if self.why else ("why",)
         return {name: value for name, value in found.items() if name not in left}
-
-
-@dataclass(frozen=True)
-class Probed(Result):
-    """A teacher at rising mask ratios.
-
-    Attributes:
-        sweep: The rows, and the proposal for r_max.
-        files: Those written.
-    """
-
-    sweep: Probe
-    files: list[Path]
-
-    def as_json(self) -> dict[str, Any]:
-        """The sweep, as it lies in the first of the files."""
-        return self.sweep.as_dict()
-
-
-@dataclass(frozen=True)
-class Gain:
-    """Accuracy before and after, in [0, 1], on the same questions, with 95 % intervals.
-
-    Attributes:
-        n: Questions.
-        before, after: Mean scores.
-        delta: after less before; its interval is of the paired differences.
-        p_value_mcnemar: Of no difference.
-        test: Data spec of the questions.
-        gained, lost: Questions answered right only after, and only before.
-    """
-
-    n: int
-    before: float
-    before_ci95: tuple[float, float]
-    after: float
-    after_ci95: tuple[float, float]
-    delta: float
-    delta_ci95: tuple[float, float]
-    p_value_mcnemar: float
-    test: str
-    gained: int
-    lost: int
-
-
-@dataclass(frozen=True)
-class Distilled(Result):
-    """A finished run of MASTERS.
-
-    Attributes:
-        folder: The run's.
-        manifest: What manifest.json holds, all of it; what the others here are read from.
-        accuracy: On the test questions.
-        retention: On the questions of what else it could, where the recipe names some.
-        student_sha256: Of the student's weights.
-    """
-
-    folder: Path
-    manifest: Mapping[str, Any]
-    accuracy: Gain
-    retention: Gain | None
-    student_sha256: str
-
-    @property
-    def student(self) -> Path:
-        """Its checkpoint."""
-        return self.folder / "student"
-
-    def as_json(self) -> dict[str, Any]:
-        """The manifest."""
-        return dict(self.manifest)
-
-
-@dataclass(frozen=True)
-class DistillPlan(Result):
-    """What a run would need.
-
-    Attributes:
-        parameters: teachers (by name), student, and those of it that are trained.
-        questions: train, test.
-        responses: teacher, student, and tokens of both.
-        memory_bytes: Of one process: training and gen_data by part, the peak, and what is not counted.
-        disk_bytes: By part, and total.
-        flops: By phase, and per_second of one device.
-        hours: By phase, and total.
-        assumptions: In sentences.
-    """
-
-    parameters: Mapping[str, Any]
-    questions: Mapping[str, int]
-    responses: Mapping[str, float]
-    memory_bytes: Mapping[str, Any]
-    disk_bytes: Mapping[str, float]
-    flops: Mapping[str, float]
-    hours: Mapping[str, float]
-    assumptions: Sequence[str]
-
-    def as_json(self) -> dict[str, Any]:
-        """The fields, one level of names as they are."""
-        return {one.name: getattr(self, one.name) for one in fields(self)}

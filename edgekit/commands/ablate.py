@@ -66,7 +66,7 @@ def command(
     from edgekit.tables import print_table, read_columns
 
     chosen = [arm.strip() for arm in arms.split(",")] if arms is not None else None
-    report, folder = api.ablate(
+    made = api.ablate(
         recipe,
         arms=chosen,
         seeds=seeds,
@@ -75,6 +75,7 @@ def command(
         name=name,
         overrides=api.parse_overrides(overrides or []),
     )
+    report = made.as_json()
     if json_out:
         print_json(report)
         return
@@ -85,4 +86,4 @@ def command(
         print_text(before)
         print_table(columns_of(report), cells, order=ORDER, columns=read_columns(columns), wide=wide)
         print_text(after)
-    note(f"Wrote {folder}/report.md, report.json and the plot gain.svg where matplotlib is installed.")
+    note(f"Wrote {made.folder}/report.md, report.json and the plot gain.svg where matplotlib is installed.")

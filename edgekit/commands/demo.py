@@ -24,20 +24,20 @@ def card(
 
     cards = api.demo_cards()
     if json_out:
-        print_json(cards)
+        print_json({name: one.as_json() for name, one in cards.items()})
         return
-    for name, values in cards.items():
-        low, high = values["test_accuracy_ci95"]
-        print_text(f"demo:{name}  {values['parameters']:,} parameters, {values['architecture']}")
-        count, seconds = values["test_questions"], sum(values["train_seconds"].values())
-        print_text(f"  accuracy  {values['test_accuracy']:.2%} [{low:.2%}, {high:.2%}] on {count:,} test questions")
-        for kind, own in values.get("test_by_kind", {}).items():
-            low, high = own["ci95"]
-            print_text(f"            {kind} {own['accuracy']:.2%} [{low:.2%}, {high:.2%}] of {own['questions']:,}")
-        print_text(f"  trained   {values['data']}")
-        threads = f"{values['threads']} thread{'s' if values['threads'] > 1 else ''}"
-        step = f"; as it was after step {values['step']:,}" if "step" in values else ""
-        print_text(f"            seed {values['seed']}; {seconds:,} s on {threads}{step}")
+    for name, one in cards.items():
+        low, high = one.test_accuracy_ci95
+        print_text(f"demo:{name}  {one.parameters:,} parameters, {one.architecture}")
+        count, seconds = one.test_questions, sum(one.train_seconds.values())
+        print_text(f"  accuracy  {one.test_accuracy:.2%} [{low:.2%}, {high:.2%}] on {count:,} test questions")
+        for kind, own in one.test_by_kind.items():
+            low, high = own.ci95
+            print_text(f"            {kind} {own.accuracy:.2%} [{low:.2%}, {high:.2%}] of {own.questions:,}")
+        print_text(f"  trained   {one.data}")
+        threads = f"{one.threads} thread{'s' if one.threads > 1 else ''}"
+        step = "" if one.step is None else f"; as it was after step {one.step:,}"
+        print_text(f"            seed {one.seed}; {seconds:,} s on {threads}{step}")
 
 
 @app.command()
@@ -72,11 +72,9 @@ def train(
         role, Path(role.replace(":", "-")) if out == Path() else out, work, seed=seed, threads=threads
     )
     if json_out:
-        print_json(made)
+        print_json(made.as_json())
         return
-    low, high = made["test_accuracy_ci95"]
-    print_text(
-        f"{role}: {made['test_accuracy']:.2%} [{low:.2%}, {high:.2%}] on {made['test_questions']:,} test questions"
-    )
-    for level, folder in made.get("snapshots", {}).items():
+    low, high = made.test_accuracy_ci95
+    print_text(f"{role}: {made.test_accuracy:.2%} [{low:.2%}, {high:.2%}] on {made.test_questions:,} test questions")
+    for level, folder in made.snapshots.items():
         print_text(f"{role} at {level}: {folder}")

@@ -11,7 +11,7 @@ from edgekit.console import is_main_process, note, print_json, print_text
 from edgekit.units import bytes_text, hours_text
 
 if TYPE_CHECKING:
-    from edgekit.api.results import DistillPlan
+    from edgekit.api.distilling_results import DistillPlan
 
 
 def command(

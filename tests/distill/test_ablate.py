@@ -142,7 +142,7 @@ def test_report_by_hand(recipe: Recipe, tmp_path: Path) -> None:
         scores(made.folder, seed, "jsd", "before", [0.0] * 100)
         scores(made.folder, seed, "jsd", "after", [1.0] * 50 + [0.0] * 50)
         scores(made.folder, seed, "full", "after", [1.0] * (60 + 2 * seed) + [0.0] * (40 - 2 * seed))
-    result = made.report()
+    result = made.report().as_dict()
     plain, full = result["arms"]
     assert plain["gain"] is None and plain["accuracy"] == (0.5, 0.5) and plain["verdict"] == ""
     assert full["mean"] == pytest.approx(0.61) and full["gain"] == pytest.approx(0.11)
@@ -164,7 +164,7 @@ def test_what_is_unlearnt_has_a_column(recipe: Recipe, tmp_path: Path) -> None:
             scores(made.folder, seed, arm, "after", [1.0] * 50 + [0.0] * 50)
             scores(made.folder, seed, arm, "retention-before", [1.0] * 80 + [0.0] * 20)
             scores(made.folder, seed, arm, "retention-after", [1.0] * right + [0.0] * (100 - right))
-    result = made.report()
+    result = made.report().as_dict()
     assert result["untouched"]["retention"] == 0.8
     plain, full = (arm["retention"] for arm in result["arms"])
     assert plain[0] == pytest.approx(-0.1) and full[0] == pytest.approx(-0.3)  # (0.4 + 0.6) / 2 - 0.8
@@ -239,7 +239,7 @@ def report_of(recipe: Recipe, folder: Path, gains: dict[str, list[int]], **setti
         for seed, right in enumerate(values):
             scores(made.folder, seed, arm, "before", [0.0] * len(right))
             scores(made.folder, seed, arm, "after", right.tolist())
-    return made.report()
+    return made.report().as_dict()
 
 
 WINS = {"jsd": [200, 201, 199], "jsd_labels": [220, 221, 220], "full": [200, 202, 199], "full_topr": [260, 261, 260]}
@@ -380,7 +380,7 @@ def test_rates_in_the_report(recipe: Recipe, tmp_path: Path) -> None:
     tried = {5e-4: 0.5, 1e-3: 0.75, 2e-3: None}
     made._take({"jsd": Choice.of(tried), "full": Choice.of({5e-4: 0.75, 1e-3: 0.5, 2e-3: 0.25})})
     assert [arm.trainer.learning_rate for arm in made.arms.values()] == [1e-3, 5e-4]  # what they are trained with
-    result = json.loads(json.dumps(made.report()))
+    result = json.loads(json.dumps(made.report().as_dict()))
     assert [arm["learning_rate"] for arm in result["arms"]] == [1e-3, 5e-4]
     assert result["arms"][0]["tried"] == {"0.0005": 0.5, "0.001": 0.75, "0.002": None}
     assert result["tuning"]["seed"] == 999 and result["recommendation"]["arm"] == "jsd"
@@ -477,7 +477,8 @@ def test_rates_are_chosen_and_labels_learnt_in_real_runs(
     (tmp_path / "edgekit.yaml").write_text(yaml.safe_dump(recipe))
     asked: Any = {"arms": ["jsd_labels", "jsd_right", "full_topr"], "seeds": 1, "tuning_questions": 8}
     asked |= {"learning_rates": [1e-3, 1e-2], "workspace": tmp_path}
-    report, folder = api.ablate(**asked)
+    made = api.ablate(**asked)
+    report, folder = made.as_json(), made.folder
     assert [arm["name"] for arm in report["arms"]] == ["jsd", "jsd_labels", "jsd_right", "full_topr"]
     for arm in report["arms"]:
         best = max(arm["tried"].values())
@@ -498,6 +499,6 @@ def test_rates_are_chosen_and_labels_learnt_in_real_runs(
     measured = json.loads((folder / "seed-0/jsd/reports/accuracy-after.json").read_text())["ids"]
     assert len(tuned) == len(measured) == 8 and set(measured) == {s.id for s in samples("easy-vqa:test", limit=8)}
     assert set(tuned) <= {s.id for s in samples("easy-vqa:train")}
-    made = {path: path.stat().st_mtime_ns for path in folder.rglob("manifest.json")}
-    assert len(made) == 12 and api.ablate(**asked)[0] == report
-    assert {path: path.stat().st_mtime_ns for path in folder.rglob("manifest.json")} == made
+    written = {path: path.stat().st_mtime_ns for path in folder.rglob("manifest.json")}
+    assert len(written) == 12 and api.ablate(**asked).as_json() == report
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("manifest.json")} == written
