@@ -21,6 +21,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -32,19 +33,19 @@ from edgekit.bundle import Bundle
 from edgekit.formats.coreml.mil import package as packages
 from edgekit.formats.coreml.mil.ops import operations
 from edgekit.formats.coreml.mil.proto import model_module
-from edgekit.inputs.chat import question
+from edgekit.inputs.chat import Message, question
+from edgekit.inputs.processor import Processor
 from edgekit.runtimes import coreml, pytorch
-from edgekit.runtimes._bundled import PreparedSession
-from edgekit.runtimes.session import Session
+from edgekit.runtimes.session import Prepared, Session
 from edgekit.system.machine import peak_memory_bytes
 
 PARTS = ("encode", "prefill", "decode", "all")
 
 
-def asked(session: Session | PreparedSession, words: int) -> Any:
+def asked(prepare: Callable[[list[Message], list[Any]], Any], words: int) -> Any:
     """The prompt for an image of noise and a question of so many words."""
     noise = np.random.default_rng(0).integers(0, 256, (512, 512, 3), dtype=np.uint8)
-    return session.prepare(question(" ".join(["what"] * words), 1), [Image.fromarray(noise)])
+    return prepare(question(" ".join(["what"] * words), 1), [Image.fromarray(noise)])
 
 
 def answer(session: Session, prepared: Any, tokens: int) -> tuple[dict[str, float], np.ndarray[Any, Any]]:
@@ -71,7 +72,8 @@ def weight_bytes(bundle: Path) -> int:
 def memory(bundle: Path, args: argparse.Namespace) -> dict[str, float]:
     """Peak of this process beyond its imports, in bytes and over the weights."""
     operations(), model_module()
-    prepared = asked(PreparedSession(Bundle.load(bundle)), args.words)
+    processor = Processor.load(bundle).as_exported(Bundle.load(bundle).manifest.preprocessing)
+    prepared = Prepared.of(asked(processor.encode, args.words))
     Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew
     before = peak_memory_bytes()
     answer(coreml.open_session(bundle, args.threads), prepared, args.tokens)
@@ -94,7 +96,7 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
     """A row for each bundle."""
     reference: Any = pytorch.open_session(args.reference, args.threads)
     sessions: list[Any] = [coreml.open_session(bundle, args.threads) for bundle in args.bundles]
-    prompt, prompts = asked(reference, args.words), [asked(session, args.words) for session in sessions]
+    prompt, prompts = asked(reference.prepare, args.words), [asked(session.prepare, args.words) for session in sessions]
     eager, times = [], [[] for _ in sessions]
     gaps = [0.0] * len(sessions)
     for repeat in range(args.repeats + 1):

@@ -125,6 +125,7 @@ def mutants(source: str) -> Iterator[Mutant]:
         if id(node) in skipped:
             continue
         for way, (text, change) in enumerate(_changes(node)):
+            assert isinstance(node, (ast.stmt, ast.expr))
             scope, statement = around[id(node)]
             twin = copy.deepcopy(statement)
             pairs = zip(ast.walk(statement), list(ast.walk(twin)), strict=True)
@@ -142,8 +143,8 @@ def _around(tree: ast.Module) -> dict[int, tuple[str, ast.stmt]]:
             own = child if isinstance(child, ast.stmt) else statement
             if own is not None:
                 found[id(child)] = scope, own
-            named = isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))
-            enter(child, f"{scope}.{child.name}".lstrip(".") if named else scope, own)
+            name = child.name if isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)) else ""
+            enter(child, f"{scope}.{name}".strip("."), own)
 
     enter(tree, "", None)
     return found

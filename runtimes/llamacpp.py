@@ -7,7 +7,7 @@ manifest's details.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -101,7 +101,7 @@ class LlamaSession(PreparedSession):
         self._grow(places)
         return self._model.feed_each(np.array(tokens), places)
 
-    def greedy_steps(self, token: int, limit: int) -> Iterator[tuple[int, float]]:
+    def greedy_steps(self, token: int, limit: int) -> Generator[tuple[int, float], None, None]:
         """As `session.Unattended`, in llama.cpp's process."""
         room, best = self._context - len(self._places), token
         with closing(self._model.greedy(token, self._next, min(limit, room), self.eos_token_ids)) as steps:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -182,7 +182,13 @@ def known_strategy(config: Any) -> Iterator[tuple[str, str]]:
         yield "vision_feature_select_strategy", f"is {chosen!r}; it is default or full"
 
 
-def no_split(model: PreTrainedModel, sizes: Sequence[Size] | None) -> Split:
+class Splitting(Protocol):
+    """Of a loaded model and the image sizes to bake, its `Split`; None: the default sizes."""
+
+    def __call__(self, model: PreTrainedModel, sizes: Sequence[Size] | None = None, /) -> Split: ...
+
+
+def no_split(model: PreTrainedModel, sizes: Sequence[Size] | None = None) -> Split:
     """The split of a family that has none yet.
 
     Raises:
@@ -251,7 +257,7 @@ class Family:
     encode_images: Callable[[PreTrainedModel, Tensor, list[Grid]], Features]
     forward_inputs: Callable[[PreTrainedModel, Tensor, Tensor, list[Grid]], dict[str, Any]]
     fix_sizes: Callable[[dict[str, Any], Sequence[Size] | None], dict[str, Any]]
-    split: Callable[[PreTrainedModel, Sequence[Size] | None], Split] = no_split
+    split: Splitting = no_split
     images: Callable[[Pixels, dict[str, Any]], list[NDArray[np.uint8]]] = no_images
     mmproj: Callable[[Mapping[str, Any], dict[str, Any]], MmProj] | None = None
     pack: Callable[[NDArray[np.float32], list[Grid], dict[str, Any]], NDArray[np.float32]] | None = None

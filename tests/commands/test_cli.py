@@ -66,7 +66,8 @@ def test_a_finished_run_says_what_was_learnt_and_unlearnt(monkeypatch: pytest.Mo
         return {"test": test, "n": n, "before": before, "after": after, **ends, **delta, **rest}
 
     drafts = {"before": {"expected": 0.5}, "after": {"expected": 0.75}}
-    manifest = {"run": "r", "accuracy": score("new", 1200, 0.5, 0.75), "acceptance": drafts, "student_sha256": "0"}
+    accuracy = score("new", 1200, 0.5, 0.75)
+    manifest = {"run": "r", "accuracy": accuracy, "acceptance": drafts, "student_sha256": "0"}
     for more, line in (
         ({"retention": score("old", 3400, 0.875, 0.75)}, "87.50% -> 75.00%  -12.50%  [-15.50%, -8.50%]  on 3,400"),
         ({}, None),
@@ -77,7 +78,7 @@ def test_a_finished_run_says_what_was_learnt_and_unlearnt(monkeypatch: pytest.Mo
         assert "accuracy before:  50.00%  [49.00%, 52.00%]" in said and "75.00%  [74.00%, 77.00%]" in said
         assert "+25.00%  [+22.00%, +29.00%]  on 1,200 questions of new" in said
         assert f"what else it could: {line} questions of old" in said if line else "what else" not in said
-    del manifest["accuracy"]["delta"]
+    del accuracy["delta"]
     with pytest.raises(EdgekitError, match=r"accuracy\.delta|accuracy: .*delta"):
         distilled(Path("runs/r"), manifest)
 

@@ -24,6 +24,7 @@ def test_acceptance_is_one_minus_tvd(tiny_checkpoint: Path, tiny_teacher: Path) 
     with torch.no_grad():
         for sample in questions:
             inputs = processor.encode(sample.messages, [image.open() for image in sample.images])
+            assert inputs.pixels is not None
             prompt, pixels = torch.from_numpy(inputs.ids), torch.from_numpy(inputs.pixels.values)[None]
             ids = student.generate(input_ids=prompt, pixel_values=pixels, max_new_tokens=4, do_sample=False)
             p, q = (

@@ -33,7 +33,7 @@ from edgekit.formats.gguf.wire import NOT_FINITE, Shared
 from edgekit.inputs.chat import question
 from edgekit.inputs.images import denormalise, normalise
 from edgekit.inputs.processor import Processor
-from edgekit.runtimes import RUNTIMES
+from edgekit.runtimes import RUNTIMES, llamacpp
 from edgekit.runtimes.generate import Chat, answer, follow
 from edgekit.runtimes.session import Prepared
 from edgekit.stats import largest_gap
@@ -234,7 +234,7 @@ def test_float32_answers_as_pytorch(family: str, tiny_of: Maker, bundle_of: Call
 @pytest.mark.parametrize("family", ["smolvlm", pytest.param("qwen2_5_vl", marks=pytest.mark.slow)])
 def test_steps_of_its_own_are_single_steps(family: str, bundle_of: Callable[..., Any]) -> None:
     """A greedy answer and given tokens, run in llama.cpp's process, beside one message for each token."""
-    session = RUNTIMES.load("llamacpp").open_session(bundle_of(family, "fp32").folder, 1)
+    session = llamacpp.open_session(bundle_of(family, "fp32").folder, 1)
     session.eos_token_ids = frozenset()  # random weights may end at once
     sample = drawn_samples(1)[0]
     prepared = session.prepare(sample.messages, [image.open() for image in sample.images])
@@ -397,7 +397,7 @@ def test_a_crash_is_an_error_with_its_last_lines(bundle_of: Callable[..., Any], 
     with pytest.raises(BundleError, match="does not load the text model") as caught:
         LlamaModel(broken, None, threads=1, context=64)
     assert "broken.gguf" in str(caught.value) or "tensor" in str(caught.value)
-    session = RUNTIMES.load("llamacpp").open_session(bundle.folder, 1)
+    session = llamacpp.open_session(bundle.folder, 1)
     os.kill(session._model.process.pid, 9)
     sample = drawn_samples(1)[0]
     with pytest.raises(BundleError, match="was ended by SIGKILL"):
@@ -423,6 +423,7 @@ def test_where_float32_differs_from_pytorch_llama_cpp_rounds(tiny_checkpoint: Pa
     session = RUNTIMES.load("llamacpp").open_session(bundle.folder, 1)
     split = FAMILIES.load("idefics3").split(model.eval())
     (item,) = parity_inputs(Processor.load(checkpoint), drawn_samples(1))
+    assert item.pixels is not None
     exact = TorchModules(split)
     as_clip = rounded(split.vision[""].module)
     try:

@@ -21,6 +21,7 @@ from edgekit.formats.inspecting import inspect
 from edgekit.inputs.chat import question
 from edgekit.runtimes import RUNTIMES, runtime_for
 from edgekit.runtimes.generate import Chat, answer
+from edgekit.runtimes.session import Modules
 
 Maker = Callable[..., Path]
 HOLDING = [
@@ -74,6 +75,7 @@ def test_a_text_in_pieces_is_the_text(bundle: Path, tiny_of: Maker) -> None:
 
 def test_nothing_is_left_of_the_text_before(bundle: Path) -> None:
     session = RUNTIMES.load(runtime_for(bundle)).open_session(bundle, 1)
+    assert isinstance(session, Modules)
     ids = np.random.default_rng(1).integers(5, 60, (1, 6))
     fresh = in_chunks(session, ids, [6])
     lost = np.full((1, 4, session.embed(ids).shape[-1]), np.nan, np.float32)

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from coreai_bundles import needs_coreai, opened, shared_twin
 from manifests import reseal
+from numpy.typing import NDArray
 
 from edgekit.bundle import Bundle
 from edgekit.data import samples
@@ -172,7 +173,11 @@ def test_bounds() -> None:
 
 
 def test_frames() -> None:
-    arrays = {"a": np.arange(6, dtype=np.float16).reshape(2, 3), "b": np.zeros((0, 4), np.int32), "c": np.array(2.5)}
+    arrays: dict[str, NDArray[Any]] = {
+        "a": np.arange(6, dtype=np.float16).reshape(2, 3),
+        "b": np.zeros((0, 4), np.int32),
+        "c": np.array(2.5),
+    }
     stream = io.BytesIO(pack({"what": "run"}, arrays))
     header, found = unpack(stream.read)
     assert header == {"what": "run"} and stream.read() == b"" and list(found) == ["a", "b", "c"]

@@ -23,6 +23,7 @@ from edgekit.handover.drawn import drawn_images
 from edgekit.inputs.processor import Processor
 from edgekit.inputs.resizing import COLUMNS, ORDER, TALL_ROWS, installed_order
 from edgekit.runtimes import RUNTIMES
+from edgekit.runtimes._bundled import PreparedSession
 from edgekit.runtimes.generate import answer
 from edgekit.runtimes.golden import check_handover, golden_answers
 from edgekit.runtimes.verify import verify_bundle
@@ -206,7 +207,7 @@ def test_a_bundle_from_before_says_so(bundle: Path, tmp_path: Path) -> None:
     shares, left = check_handover(before)
     assert shares == {} and "nothing for an app" in left
     session = RUNTIMES.load("onnxruntime").open_session(before.folder, 1)
-    assert session.processor.params[ORDER] == COLUMNS
+    assert isinstance(session, PreparedSession) and session.processor.params[ORDER] == COLUMNS
 
 
 def test_an_older_bundle_says_the_same_twice(bundle: Path, tmp_path: Path) -> None:

@@ -103,7 +103,8 @@ def prompts(split: Split, *lengths: int) -> list[Inputs]:
 def opened(target: Target, split: Split, precision: str, folder: Path) -> Opened:
     """Write a split to a folder by a target, seal it as a bundle of its text half, and open that by its own runtime."""
     if target.name == "gguf":  # llama.cpp loads no text without its images
-        split = dataclasses.replace(family_of(split.source.config.model_type).split(split.source), source=split.source)
+        model: Any = split.source
+        split = dataclasses.replace(family_of(model.config.model_type).split(model), source=model)
     if target.name == "coreai":  # its `write` reads the model's folder anew, and these models have none
         from edgekit.export import coreai
 

@@ -426,8 +426,8 @@ def test_another_packages_target_brings_a_precision_of_its_own(toys: Path, monke
         tolerances_of("fp8", "onnx")
     (row,) = [row for row in api.doctor() if row.name == "extra own"]
     assert not row.ready and row.fix == "pip install no-such"
-    (row,) = [row for row in api.targets() if row.target == "own"]
-    assert row.missing == "pip install no-such" and row.precisions == ["fp32", "fp8"]
+    (status,) = [status for status in api.targets() if status.target == "own"]
+    assert status.missing == "pip install no-such" and status.precisions == ["fp32", "fp8"]
 
 
 @pytest.mark.parametrize(

@@ -188,6 +188,7 @@ def test_the_share_of_quantisation(tiny_checkpoint: Path, tmp_path: Path) -> Non
     assert "fp32" in TARGETS.load("onnx").precisions and found.note == ""
     for part in ("vision", "decoder"):
         row = found.parts[part]
+        assert row.export is not None and row.quantisation is not None
         assert row.export.mean_kl < ROUNDING_NATS < row.loss.mean_kl
         assert row.quantisation.mean_kl == pytest.approx(row.loss.mean_kl - row.export.mean_kl)
     assert found.parts["embedding"].loss.mean_kl < ROUNDING_NATS  # it stays float32 in int8

@@ -29,6 +29,7 @@ class ExampleSession(BundleSession):
         super().__init__(bundle)
         torch.set_num_threads(threads)
         self._split = weights.read(bundle.folder)
+        self._past: list[Array] = []
         self.notes = ["weights are widened to float32 as they are loaded"]
         self.reset()
 
