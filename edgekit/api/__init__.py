@@ -6,8 +6,9 @@ from edgekit.api.answering import chat, run, run_all
 from edgekit.api.demo import demo_cards, demo_train
 from edgekit.api.distilling import ablate, distill, distill_plan, init, mask, parse_overrides, probe
 from edgekit.api.embedding import app
-from edgekit.api.exporting import export, matrix
+from edgekit.api.exporting import export
 from edgekit.api.inspecting import inspect
+from edgekit.api.laddering import matrix
 from edgekit.api.listing import data_check, data_show, devices, doctor, targets
 from edgekit.api.measuring import bench, compare, verify
 from edgekit.api.settings import BenchSettings

@@ -1,8 +1,8 @@
-"""export and matrix: from a student to bundles."""
+"""export: from a student to bundles."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace as replace_fields
 from numbers import Integral
 from pathlib import Path
@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from edgekit.api import arguments
 from edgekit.api.arguments import Folder, PathLike, Setting, Texts, checked
-from edgekit.api.results import MatrixRow
 from edgekit.api.runs import latest_run
 from edgekit.console import note
 from edgekit.errors import EdgekitError
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
     from edgekit.bundle import Bundle
     from edgekit.data import Sample
     from edgekit.recipe.model import Export
-    from edgekit.system.isolated import Apart
     from edgekit.workspace import Run
 
 Size = tuple[int, int] | str
@@ -195,95 +193,3 @@ def _exports(
         )
         for item in written or [Export(target)]
     ]
-
-
-@checked
-def matrix(
-    targets: Texts | None = None,
-    families: Texts | None = None,
-    precisions: Texts | None = None,
-    on_row: Callable[[MatrixRow], None] | None = None,
-) -> list[MatrixRow]:
-    """Export a tiny random checkpoint of each family to each target and precision, run it, compare it with PyTorch.
-
-    Nothing is remembered from elsewhere: each row is measured by this call, on this machine.
-
-    Args:
-        targets: One name or several; all when None.
-        families: One name of edgekit.demo.tiny or several; all when None.
-        precisions: One common name or several; all that a target has when None.
-        on_row: Told each row as it is measured.
-
-    Returns:
-        A row each, measured in a process of its own; one that ends it fails, and `why` holds its last lines.
-    """
-    from edgekit.demo import tiny
-    from edgekit.export import TARGETS
-    from edgekit.system.isolated import Apart
-    from edgekit.system.temporary import room
-
-    chosen = arguments.texts(families or (), "families") or list(tiny.NAMES)
-    places = arguments.texts(targets or (), "targets") or [name for name, _ in TARGETS.working()]
-    words = arguments.texts(precisions or (), "precisions")
-    if wrong := [name for name in chosen if name not in tiny.NAMES]:
-        raise EdgekitError(f"There is no tiny checkpoint of {wrong[0]!r}.", fix=f"There are: {', '.join(tiny.NAMES)}.")
-    jobs = [
-        (family, target, precision)
-        for family in chosen
-        for target in places
-        for precision in words or TARGETS.load(target).precisions
-    ]
-    rows = []
-    with room("matrix") as made, Apart() as apart:
-        for number, job in enumerate(jobs, 1):
-            note(f"{number} of {len(jobs)}: {' '.join(job)}")
-            rows.append(_matrix_row(apart, *job, made))
-            if on_row is not None:
-                on_row(rows[-1])
-    return rows
-
-
-def _matrix_row(apart: Apart, family: str, target: str, precision: str, folder: Path) -> MatrixRow:
-    import time
-
-    from edgekit.errors import MissingExtraError, UnsupportedError
-    from edgekit.export.bundling import check_request
-    from edgekit.report.tolerances import ALWAYS, judge, random_tolerances_of
-
-    row: dict[str, Any] = {"family": family, "target": target, "precision": precision}
-    started = time.monotonic()
-    try:
-        check_request(target, precision)
-        tolerances = random_tolerances_of(precision, target)
-        figures = apart.call(measure_row, **row, folder=str(folder))
-    except (MissingExtraError, UnsupportedError) as error:
-        return MatrixRow(**row, passed=None, why=" ".join(str(error).split()))
-    except EdgekitError as error:
-        return MatrixRow(**row, passed=False, why=" ".join(str(error).split()))
-    checks = judge(figures, {**ALWAYS, **tolerances})
-    passed = all(check["held"] for check in checks.values())
-    seconds = time.monotonic() - started
-    return MatrixRow(**row, passed=passed, checks=checks, seconds=seconds, verified_by=figures["verified_by"])
-
-
-def measure_row(family: str, target: str, precision: str, folder: str) -> dict[str, Any]:
-    """Export a tiny checkpoint of a family, and verify the bundle; the figures of `verify_bundle`.
-
-    Args:
-        family, target, precision: Names.
-        folder: Where checkpoints and bundles go.
-    """
-    from edgekit.demo.tiny import write_checkpoint
-    from edgekit.export import TARGETS
-    from edgekit.export.bundling import export_checkpoint
-    from edgekit.export.prompts import drawn_samples
-    from edgekit.runtimes.comparison import open_bundle
-    from edgekit.runtimes.verify import verify_bundle
-
-    settings = TARGETS.load(target).tiny.get(family, {})
-    checkpoint = Path(folder) / "-".join([family, *(f"{name}{value}" for name, value in settings.items())])
-    if not checkpoint.exists():
-        write_checkpoint(family, checkpoint, seed=0, **settings)
-    place = Path(folder) / f"{family}-{target}-{precision}"
-    bundle = export_checkpoint(checkpoint, target, precision, place, opens=open_bundle, calibration=drawn_samples(16))
-    return verify_bundle(bundle.folder, checkpoint, None, 8)

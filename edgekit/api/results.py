@@ -247,7 +247,8 @@ class MatrixRow(Result):
     Attributes:
         family, target, precision: Names.
         passed: None where there was nothing to measure: for want of a package, or of a place for such a model.
-        why: There is none, or it failed before it could be compared.
+        level: The highest of `edgekit.api.ladder.RUNGS` that held; 1 to 3 are the family's alone.
+        why: There is none, or it failed before it could be compared, or behind that.
         checks: Figures with their tolerances.
         seconds: It took.
         verified_by: As of `Said`.
@@ -257,13 +258,16 @@ class MatrixRow(Result):
     target: str
     precision: str
     passed: bool | None
+    level: int = 0
     why: str = ""
     checks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     seconds: float = 0.0
     verified_by: str = ""
 
     def as_json(self) -> dict[str, Any]:
-        """`why` alone, or what was measured."""
+        """`why` alone where nothing was measured, and what was measured."""
         found = super().as_json()
-        left = ("checks", "seconds", "verified_by") if self.why else ("why",)
+        left: tuple[str, ...] = (
+            () if self.why and self.checks else ("checks", "seconds", "verified_by") if self.why else ("why",)
+        )
         return {name: value for name, value in found.items() if name not in left}

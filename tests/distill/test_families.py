@@ -20,6 +20,7 @@ from PIL import Image
 
 from edgekit.checkpoint.folder import load_model
 from edgekit.data import ImageRef, Sample
+from edgekit.demo.tiny import NAMES
 from edgekit.distill.batch import embed, encode_prompts, project, response_hidden, token_logp
 from edgekit.distill.embedded import Embedded
 from edgekit.distill.gen_data import Reference, reference_logps
@@ -34,7 +35,6 @@ from edgekit.inputs.chat import question as ask
 from edgekit.inputs.processor import Processor
 from edgekit.recipe.model import GenData
 
-NAMES = ["qwen2_5_vl", "qwen3_vl", "internvl", "smolvlm", "llava_onevision", "gemma3", "lfm2_vl"]
 Maker = Callable[..., Path]
 
 

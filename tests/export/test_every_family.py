@@ -19,7 +19,7 @@ from tracing import traced_once
 
 from edgekit.checkpoint.folder import load_model
 from edgekit.data import ImageRef, Sample
-from edgekit.demo.tiny import MID
+from edgekit.demo.tiny import BLUEPRINTS, MID, NAMES
 from edgekit.errors import CheckpointError, DataError, EdgekitError
 from edgekit.export import TARGETS, coreai, gguf
 from edgekit.export.bundling import _check_needs, baked_against_original
@@ -38,8 +38,9 @@ from edgekit.runtimes.generate import answer, follow
 from edgekit.stats import kl_divergence, largest_gap
 
 Maker = Callable[..., Path]
-FAMILIES = ["smolvlm", "internvl", "qwen2_5_vl", "qwen3_vl", "llava_onevision", "gemma3", "lfm2_vl"]
-BLOCK = {"qwen2_5_vl": 28, "qwen3_vl": 32, "lfm2_vl": 32}
+FAMILIES = list(NAMES)
+SIZES = {name: list(BLUEPRINTS.load(name).sizes) for name in NAMES if BLUEPRINTS.load(name).sizes}
+BLOCK = {name: sizes[1][0] for name, sizes in SIZES.items()}
 PRECISIONS = ["fp32", "fp16", "int8", "int4"]
 
 
@@ -60,8 +61,7 @@ def questions() -> list[Sample]:
 
 def sizes_for(family: str) -> list[Size] | None:
     """Two buckets of odd shapes; their windows at the edge are cut short."""
-    block = BLOCK.get(family)
-    return None if block is None else [(3 * block, 2 * block), (block, 4 * block)]
+    return SIZES.get(family)
 
 
 GGUF = ["smolvlm", "internvl", "qwen2_5_vl", "qwen3_vl", "lfm2_vl"]
@@ -104,9 +104,7 @@ def row(target: str, family: str, precision: str) -> Any:
 
 ROWS = [row("onnx", family, precision) for family in FAMILIES for precision in PRECISIONS]
 ROWS += [
-    row("executorch", family, precision)
-    for family in (*GGUF, "lfm2_vl", "llava_onevision", "gemma3")
-    for precision in ("fp32", "int8", "int8-static", "int4")
+    row("executorch", family, precision) for family in FAMILIES for precision in ("fp32", "int8", "int8-static", "int4")
 ]
 ROWS += [row("gguf", family, precision) for family in GGUF for precision in gguf.PRECISIONS]
 ROWS += [
@@ -427,26 +425,3 @@ def test_a_processor_that_cannot_be_loaded(tiny_of: Maker, tmp_path: Path) -> No
     path.write_text(json.dumps({"image_processor_type": "NoSuchImageProcessor"}))
     with pytest.raises(CheckpointError, match="cannot load the processor"):
         RUNTIMES.load("pytorch").open_session(copy, 1)
-
-
-# --------------------------------------------------------------------------------------------------------- the matrix
-
-
-@pytest.mark.slow
-def test_matrix_rows_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    from edgekit import api
-    from edgekit.export import onnx
-
-    (row,) = api.matrix(["onnx"], ["internvl"], ["fp32"])
-    assert row.passed is True and row.seconds > 0
-    always = {"pixel_max_abs", "prompt_ids_equal", "parameters_equal"}
-    assert set(row.checks) == {"greedy_identical", "logits_max_abs", *always}
-    plain = onnx.PRECISIONS["fp32"]
-    strict = replace(plain.tolerances, random={"logits_max_abs": 0.0})
-    monkeypatch.setitem(onnx.PRECISIONS, "fp32", replace(plain, held_to=strict))
-    (row,) = api.matrix(["onnx"], ["internvl"], ["fp32"])
-    assert row.passed is False and not row.checks["logits_max_abs"]["held"]
-    (row,) = api.matrix(["onnx"], ["internvl"], ["int3"])
-    assert row.passed is False and "no precision 'int3'" in row.why
-    with pytest.raises(EdgekitError, match="no tiny checkpoint of 'llava'"):
-        api.matrix(["onnx"], ["llava"])

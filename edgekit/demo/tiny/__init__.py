@@ -66,6 +66,7 @@ class Blueprint:
         named: Special tokens that its processor asks the tokenizer for, by name.
         corpus: Texts that its tokenizer must learn merges from.
         windowed: Whether its tower has windows.
+        sizes: Two odd image sizes for an export, (width, height), where the family bakes them.
     """
 
     special: tuple[str, ...]
@@ -77,6 +78,7 @@ class Blueprint:
     named: Mapping[str, str] = field(default_factory=dict)
     corpus: tuple[str, ...] = ()
     windowed: bool = False
+    sizes: tuple[tuple[int, int], ...] = ()
 
 
 BLUEPRINTS: Registry[Blueprint] = Registry("edgekit.demo.tiny", "tiny checkpoint", "Blueprint", "BLUEPRINT")

@@ -52,4 +52,5 @@ BLUEPRINT = Blueprint(
         "image_end_token": "<|image_end|>",
         "image_thumbnail_token": "<|img_thumbnail|>",
     },
+    sizes=((96, 64), (32, 128)),
 )

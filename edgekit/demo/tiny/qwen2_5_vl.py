@@ -46,4 +46,5 @@ BLUEPRINT = Blueprint(
     config=config,
     files=FILES,
     windowed=True,
+    sizes=((84, 56), (28, 112)),
 )

@@ -46,4 +46,5 @@ BLUEPRINT = Blueprint(
     template=CHATML % ("", IMAGE),
     config=config,
     files=FILES,
+    sizes=((96, 64), (32, 128)),
 )
