@@ -248,8 +248,9 @@ class Phone:
         raw: list[dict[str, Any]] = []
         row: dict[str, Any] = {}
         encoder = next(iter(bundle.manifest.encoders().values()))[0]
+        view = bundle.manifest.view_tokens(encoder) or 1
         tests = {
-            encoder: {"sequence_length": 1},
+            encoder: {"sequence_length": 1, "image_tokens": view},
             "text_decoder": {"sequence_length": PROMPT_TOKENS, "past_sequence_length": 0},
             "text_decoder ": {"sequence_length": 1, "past_sequence_length": PROMPT_TOKENS},
         }

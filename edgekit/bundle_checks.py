@@ -109,8 +109,8 @@ def _numbers(manifest: Manifest) -> Iterator[str]:
     grids = Counter(bucket.grid for bucket in manifest.buckets.values())
     if twice := [grid for grid, count in grids.items() if count > 1]:
         yield f"buckets: {grids[twice[0]]} of them are for the grid {twice[0]}"
-    if None in grids and len(grids) > 1:
-        yield "buckets: one is for tiles, others are for images of one grid"
+    if (None in grids or () in grids) and len(grids) > 1:
+        yield "buckets: one is for tiles or any view, others are for images of one grid"
     yield from _sizes(manifest.preprocessing.get("sizes"))
     yield from _order(manifest.preprocessing.get(ORDER, COLUMNS))
     for key in ("preprocessing", "details", "parity"):
@@ -120,7 +120,7 @@ def _numbers(manifest: Manifest) -> Iterator[str]:
 def _bucket(at: str, bucket: Bucket) -> Iterator[str]:
     yield from _within(f"{at}.tokens", bucket.tokens, 0, MOST_TOKENS)
     if bucket.grid is not None:
-        yield from _within(f"{at}.grid", len(bucket.grid), 1, 8, "axes")
+        yield from _within(f"{at}.grid", len(bucket.grid), 0, 8, "axes")
         for place, size in enumerate(bucket.grid[:8]):
             yield from _within(f"{at}.grid[{place}]", size, 1, MOST_EDGE)
 

@@ -79,9 +79,10 @@ class Bucket:
     component: str
     """Its name among the components."""
     grid: tuple[int, ...] | None
-    """Of the one image it takes, as the family counts it; null for tiles, any number of them."""
+    """Of the one image it takes, as the family counts it; null for tiles, any number of them; empty for one view of any
+    size (schema 4)."""
     tokens: int
-    """Image tokens of an image, or of a tile."""
+    """Image tokens of an image, or of a tile; of any view the most there are."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +126,11 @@ class Manifest:
     says what each does); null in bundles from before, which have them in generation_config.json."""
     seal: str = ""
     """SHA-256 of manifest.json as it would be with 64 zeros here; empty in schema 1 and 2, which had none."""
+
+    def view_tokens(self, component: str) -> int | None:
+        """Tokens of the largest view that a vision encoder of any view takes; None for other components."""
+        views = (bucket for bucket in self.buckets.values() if bucket.grid == ())
+        return next((bucket.tokens for bucket in views if bucket.component == component), None)
 
     def encoders(self) -> dict[str, tuple[str, tuple[int, ...] | None]]:
         """Component and grid of each bucket, of any schema."""

@@ -48,6 +48,7 @@ class Program:
         part: vision, embedding or text.
         about: For the package's description.
         states: Shapes of its states, by name.
+        most: Of its free sizes; as many as the cache holds when None.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Program:
     part: str
     about: str
     states: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    most: int | None = None
 
 
 def programs(split: Split, chosen: Plan) -> Iterator[Program]:
@@ -82,13 +84,16 @@ def _float(chosen: Plan, part: str) -> str:
 def _vision(name: str, part: VisionPart, split: Split, dtype: str) -> Program:
     import torch
 
-    # One tile a run: a fixed shape is what the Neural Engine compiles for.
-    shape = tuple(1 if size is None else size for size in part.pixels)
-    outputs = [TensorSpec("image_features", dtype, (*shape[:-3], part.tokens, split.width))]
+    # One tile a run: a fixed shape is what the Neural Engine compiles for; views have no such shape.
+    tokens: Any = "image_tokens" if part.of_any_view else part.tokens
+    shape: tuple[Any, ...] = (tokens, *part.one_run[1:]) if part.of_any_view else part.one_run
+    batch = () if part.of_any_view else shape[:-3]
+    outputs = [TensorSpec("image_features", dtype, (*batch, tokens, split.width))]
     outputs += [TensorSpec(one.feature, dtype, one.encoded(part.tokens)) for one in split.features]
     return Program(
-        name, rewritten(part.module), (torch.randn(shape),), (TensorSpec("pixel_values", dtype, shape),),
+        name, rewritten(part.module), (torch.randn(part.one_run),), (TensorSpec("pixel_values", dtype, shape),),
         tuple(outputs), "vision", "one image, or one tile of it, to image embeddings",
+        most=part.tokens if part.of_any_view else None,
     )  # fmt: skip
 
 

@@ -74,12 +74,12 @@ class Backend:
     knows: frozenset[str] = frozenset()
 
     def check_needs(self, split: Split) -> None:
-        """Refuse states that it was not seen to hold.
+        """Refuse states, or encoders of any view, that it was not seen to hold.
 
         Raises:
             UnsupportedError: there are some.
         """
-        if missing := split.needs().keys() & {"blocks", "conv"} - self.knows:
+        if missing := split.needs().keys() & {"blocks", "conv", "views"} - self.knows:
             raise UnsupportedError(
                 f"ExecuTorch's back-end {self.name!r} cannot hold this model.",
                 why="\n".join(f"It is not lowered there: {split.needs()[name]}." for name in sorted(missing)),

@@ -54,5 +54,5 @@ BACKEND = Backend(
     quantise=quantise,
     lower=lower,
     traced=traceable,
-    knows=frozenset({"blocks", "conv"}),
+    knows=frozenset({"blocks", "conv", "views"}),
 )

@@ -36,6 +36,7 @@ from edgekit.export.parity import Opens, TorchModules, encode_images, follow, me
 from edgekit.export.prompts import Prompts, drawn_samples, parity_inputs
 from edgekit.families import Family, Size, Split, family_of, no_split, no_split_error
 from edgekit.families.decoding import manifest_fields
+from edgekit.families.sizes import with_view_tokens
 from edgekit.files import clear_left_behind, new_folder, scratch, sha256_json, tree_files
 from edgekit.inputs.chat import JINJA
 from edgekit.inputs.processor import Inputs, Processor
@@ -156,7 +157,7 @@ def export_checkpoint(
     processor = processor.as_exported({**processor.params, ORDER: installed_order()})
     model = load_model(checkpoint)
     generation = recorded(model.generation_config.to_dict(), str(checkpoint / GENERATION))
-    split = made_whole(family, model, processor.params.get("sizes"))
+    split = made_whole(family, model, processor.params)
     _check_needs(chosen, split)
     if with_genai:
         check_genai(split)
@@ -245,15 +246,16 @@ def _parity(
         exported.close()
 
 
-def made_whole(family: Family, model: Any, sizes: Sequence[Size] | None) -> Split:
+def made_whole(family: Family, model: Any, params: dict[str, Any]) -> Split:
     """A family's split, with what the exporter adds to it.
 
     Args:
         family: Of the model.
         model: Untouched.
-        sizes: Image sizes, where the family bakes them.
+        params: Of its image processor; `sizes` in them are those that the family bakes.
     """
-    found: Split = family.split(model, sizes)
+    sizes = params.get("sizes")
+    found = with_view_tokens(family.split(model, sizes), params)
     return dataclasses.replace(found, source=model, sizes=None if sizes is None else tuple(sizes))
 
 
@@ -295,10 +297,11 @@ def _check_place(out: Path) -> None:
 def _check_needs(target: Target, split: Split) -> None:
     """A target says which of `Split.needs` it knows of; what it does not know of it would silently get wrong."""
     if missing := split.needs().keys() - target.knows:
+        one_view = "  Or export it for images of one view:  --image-size 512x512" if missing == {"views"} else ""
         raise UnsupportedError(
             f"Target {target.name!r} cannot hold this model.",
             why="\n".join(_lacking(target, name, split.needs()[name]) for name in sorted(missing)),
-            fix=f"Targets that can: {', '.join(_knowing(set(split.needs())))}.",
+            fix=f"Targets that can: {', '.join(_knowing(set(split.needs())))}.{one_view}",
         )
 
 
@@ -349,7 +352,10 @@ def baked_against_original(model: Any, family: Family, split: Split, inputs: Seq
 
 def _check_pixels(split: Split, inputs: Sequence[Inputs]) -> None:
     """The image processor and the model must agree on the size of a tile."""
-    wanted = next(iter(split.vision.values())).pixels[1:]
+    part = next(iter(split.vision.values()))
+    if part.of_any_view:  # its patches were held to the model's when the settings were read
+        return
+    wanted = part.pixels[1:]
     for item in inputs:
         if item.pixels is not None and item.pixels.values.shape[1:] != wanted:
             found = " x ".join(map(str, item.pixels.values.shape[1:]))

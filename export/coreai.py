@@ -348,7 +348,8 @@ TARGET = Target(
     write=write,
     knows=frozenset({"blocks", "pack"}),
     lacks={
+        "views": "Its vision encoder takes one shape here.",
         "conv": "Its decoder has two states, k_cache and v_cache, of one shape for all layers; this target writes no "
-        "third one yet."
+        "third one yet.",
     },
 )

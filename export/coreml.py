@@ -252,6 +252,8 @@ def convert(program: Program, chosen: Plan, grids: Grids | None = None) -> Any:
         trace: Any = torch.jit.trace
         traced = trace(program.module, program.example, check_trace=False)
         free = {name: ct.RangeDim(1, chosen.context, default=1) for name in ("tokens", "total", "past")}
+        if program.most is not None:
+            free["image_tokens"] = ct.RangeDim(1, program.most, default=program.most)
         options: dict[str, Any] = {}
         if program.states:
             options["states"] = [
@@ -314,5 +316,5 @@ TARGET = Target(
     options=OPTIONS,
     plan=plan,
     label=label,
-    knows=frozenset({"blocks", "conv", "pack"}),
+    knows=frozenset({"blocks", "conv", "pack", "views"}),
 )

@@ -1,7 +1,7 @@
 """ExecuTorch: one model.pte for XNNPACK, with the method names of ExecuTorch's own runners.
 
     vision_encoder     pixel_values (1, 3, H, W), one tile -> (1, N, D); vision_encoder_448x448 and so on for families
-                       of free image sizes, patches (P, patch) of one image -> (N, D)
+                       of free image sizes, patches (P, patch) of one image -> (N, D); or one view (N, ...) of any N
     token_embedding    input_ids (1, T) -> (1, T, D)
     text_decoder       inputs_embeds (1, T, D), start_pos (1,) -> logits (1, 1, V) of the last token; the cache is
                        inside; one method for prefill and decode
@@ -34,7 +34,7 @@ from edgekit.export._executorch_precision import int8_rows, static
 from edgekit.export._executorch_vulkan import BACKEND as VULKAN
 from edgekit.export._executorch_xnnpack import BACKEND as XNNPACK
 from edgekit.families import Split, VisionPart, read_optional_json
-from edgekit.families.merging import by_bucket
+from edgekit.families.merging import runs_of
 from edgekit.formats.executorch.delegates import FILE, details
 from edgekit.formats.executorch.program import load_custom_ops
 from edgekit.inputs.processor import Inputs
@@ -90,6 +90,7 @@ class Method:
         example: Inputs of its forward.
         inputs, outputs: Names, types and shapes; a name among the sizes is a free size.
         precision: Its part's word.
+        most: Of its free size; as many tokens as the cache holds when None.
     """
 
     name: str
@@ -98,6 +99,7 @@ class Method:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     precision: str
+    most: int | None = None
 
 
 def write(
@@ -206,12 +208,11 @@ def _images(split: Split, prompts: Sequence[Inputs]) -> dict[str, list[Any]]:
     """What each bucket's encoder is given on some prompts, a run at a time, TILES runs at most."""
     import torch
 
-    grids = {name: part.grid for name, part in split.vision.items()}
     found: dict[str, list[Any]] = {}
     for prompt in prompts:
         if prompt.pixels is not None:
-            for name, values in by_bucket(grids, prompt.pixels):
-                runs = [values] if grids[name] else [tile[None] for tile in values]
+            for name, values in runs_of(split, prompt.pixels):
+                runs = [tile[None] for tile in values] if split.vision[name].grid is None else [values]
                 found.setdefault(name, []).extend(torch.from_numpy(np.ascontiguousarray(run)) for run in runs)
     return {name: runs[:TILES] for name, runs in found.items()}
 
@@ -227,16 +228,19 @@ def _vision(
     import torch
 
     # One tile a run: XNNPACK plans a fixed shape, and the runners give one image at a time.
-    shape = tuple(1 if size is None else size for size in part.pixels)
-    outputs = [TensorSpec("image_features", "float32", (*shape[:-3], part.tokens, split.width))]
+    tokens: Any = "image_tokens" if part.of_any_view else part.tokens
+    shape: tuple[Any, ...] = (tokens, *part.one_run[1:]) if part.of_any_view else part.one_run
+    batch = () if part.of_any_view else shape[:-3]
+    outputs = [TensorSpec("image_features", "float32", (*batch, tokens, split.width))]
     outputs += [TensorSpec(one.feature, one.dtype, one.encoded(part.tokens)) for one in split.features]
-    module, example = backend.written(part.module, PLAIN), (torch.randn(shape),)
+    module, example = backend.written(part.module, PLAIN), (torch.randn(part.one_run),)
     if precision == "int8-static":
         module = static(name, module, example, images)
     else:
         backend.quantise(module, precision)
     pixels = TensorSpec("pixel_values", "float32", shape)
-    return Method(name, module, example, (pixels,), tuple(outputs), precision)
+    most = part.tokens if part.of_any_view else None
+    return Method(name, module, example, (pixels,), tuple(outputs), precision, most)
 
 
 def _embedding(split: Split, precision: str) -> Method:
@@ -307,7 +311,7 @@ def _trace(method: Method, context: int) -> Any:
     import torch
     from torch.export import Dim
 
-    tokens = Dim("tokens", min=1, max=context)
+    tokens = Dim("tokens", min=1, max=context if method.most is None else method.most)
     free = tuple(
         {axis: tokens for axis, size in enumerate(spec.shape) if isinstance(size, str)} or None
         for spec in method.inputs
@@ -339,7 +343,7 @@ TARGET = Target(
     hosts=("Linux", "Darwin"),
     runtimes=("executorch",),
     write=write,
-    knows=frozenset({"blocks", "conv", "pack"}),
+    knows=frozenset({"blocks", "conv", "pack", "views"}),
     options={"backend": tuple(BACKENDS)},
     plan=plan,
     details=details,

@@ -264,7 +264,9 @@ def _components(split: Split, precision: str, text_file: str, vision_file: str) 
     parts = {}
     for bucket, part in split.vision.items():
         name = f"vision_encoder_{bucket}" if bucket else "vision_encoder"
-        pixels = tuple("tiles" if size is None else size for size in part.pixels)
+        pixels = tuple(
+            ("image_tokens" if part.of_any_view else "tiles") if size is None else size for size in part.pixels
+        )
         columns = split.width * (1 + sum(one.depth for one in split.features))
         features = TensorSpec("image_features", "float32", ("image_tokens", columns))
         parts[name] = Component(
@@ -307,7 +309,7 @@ TARGET = Target(
     write=write,
     parts=PARTS,
     details=details,
-    knows=frozenset({"conv"}),
+    knows=frozenset({"conv", "views"}),
     lacks=LACKS,
     tiny={"qwen2_5_vl": {"window": 112}},  # the only window llama.cpp knows
 )

@@ -1,7 +1,8 @@
 """ONNX, in the file convention of transformers.js, so that a bundle also loads there.
 
-    onnx/vision_encoder*.onnx          pixel_values, tiles (batch, num_images, 3, H, W) or one image's patches
-                                       (patches, patch) -> image_features, and deepstack_features where there are
+    onnx/vision_encoder*.onnx          pixel_values, tiles (batch, num_images, 3, H, W), one image's patches (patches,
+                                       patch) or one view (image_tokens, ...) of any size -> image_features, and
+                                       deepstack_features where there are
     onnx/embed_tokens*.onnx            input_ids -> inputs_embeds
     onnx/decoder_model_merged*.onnx    one graph for prefill (empty past) and decode
 
@@ -172,6 +173,8 @@ def _vision_graph(name: str, part: VisionPart, split: Split) -> Graph:
     if part.grid is None:
         pixels: list[Any] = ["batch_size", "num_images", *part.pixels[1:]]
         features: list[Any] = ["batch_size * num_images", part.tokens, split.width]
+    elif part.of_any_view:
+        pixels, features = ["image_tokens", *part.pixels[1:]], ["image_tokens", split.width]
     else:
         pixels, features = list(part.pixels), [part.tokens, split.width]
     further = {one.feature: list(one.encoded(part.tokens)) for one in split.features}
@@ -338,6 +341,6 @@ TARGET = Target(
     runtimes=("onnxruntime",),
     write=write,
     parts={"vision": PRECISIONS, "embedding": EMBEDDING, "text": PRECISIONS},
-    knows=frozenset({"blocks", "conv", "pack"}),
+    knows=frozenset({"blocks", "conv", "pack", "views"}),
     appends_in_place=appends_in_place,
 )

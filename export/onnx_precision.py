@@ -24,7 +24,7 @@ from edgekit.export import vision_name
 from edgekit.export.parity import TorchModules, empty_cache, encode_images, follow
 from edgekit.families import Split, read_optional_json
 from edgekit.families.decoding import Given, Run, State, filled
-from edgekit.families.merging import by_bucket, merge_images
+from edgekit.families.merging import merge_images, runs_of
 from edgekit.files import write_json
 from edgekit.formats.onnx.precisions import scheme_of
 from edgekit.inputs.processor import Inputs
@@ -93,9 +93,8 @@ def calibration_feeds(split: Split, prompts: Sequence[Inputs]) -> dict[str, list
         embeds = parts.embed(ids)
         extra: Given = {}
         if prompt.pixels is not None:
-            grids = {name: part.grid for name, part in split.vision.items()}
-            for name, values in by_bucket(grids, prompt.pixels):
-                given = values[None] if grids[name] is None else values
+            for name, values in runs_of(split, prompt.pixels):
+                given = values[None] if split.vision[name].grid is None else values
                 feeds.setdefault(vision_name(name), []).append({"pixel_values": given})
             encoded = encode_images(parts, split, prompt.pixels)
             # Of the prompt alone: an image token in an answer, as random weights may give one, has no image.

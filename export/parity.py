@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from edgekit.errors import NotFiniteError
 from edgekit.families import Pixels, Split
 from edgekit.families.decoding import Given, Run, filled, next_positions
-from edgekit.families.merging import Encoded, by_bucket, gather, merge_images
+from edgekit.families.merging import Encoded, gather, merge_images, runs_of
 from edgekit.inputs.processor import Inputs
 from edgekit.report.tally import Tally
 from edgekit.report.tolerances import judge, settling, tolerances_of
@@ -56,7 +56,7 @@ class TorchModules:
     split: Split
 
     def encode_image(self, pixel_values: Array, bucket: str = "") -> list[Array]:
-        """What the bucket's encoder gives: tiles (M, 3, H, W) -> [(M, N, D)], patches (P, patch) -> [(N, D)].
+        """What the bucket's encoder gives: tiles (M, 3, H, W) -> [(M, N, D)], patches or one view -> [(N, D)].
 
         Its further outputs follow.
         """
@@ -88,9 +88,8 @@ def empty_cache(split: Split) -> list[Array]:
 
 def encode_images(parts: TorchModules, split: Split, pixels: Pixels) -> Encoded:
     """All images of a prompt, each by its bucket's encoder."""
-    grids = {name: part.grid for name, part in split.vision.items()}
     pack = None if split.pack is None else partial(split.pack, pixels.grids)
-    runs = [parts.encode_image(values, name) for name, values in by_bucket(grids, pixels)]
+    runs = [parts.encode_image(values, name) for name, values in runs_of(split, pixels)]
     return gather(runs, split.extra_inputs, pack)
 
 

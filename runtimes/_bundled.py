@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from edgekit.bundle import Bundle
 from edgekit.checkpoint.generation import FILE, Generation, read_generation
-from edgekit.errors import BundleError
+from edgekit.errors import BundleError, DataError
 from edgekit.families import Grid, Pixels, read_optional_json
 from edgekit.families.decoding import POSITIONS, Given, Run, filled, inputs_of, manifest_fields, next_positions
 from edgekit.families.merging import Encoded, by_bucket, gather, merge_images
@@ -114,6 +114,28 @@ class PreparedSession(Session):
         """By edgekit's own processor."""
         return Prepared.of(self.processor.encode(messages, images))
 
+    def _views(self, pixels: Pixels) -> list[NDArray[np.float32]]:
+        """Each view as an encoder of any view takes it.
+
+        Raises:
+            DataError: one is larger than any that the encoder takes.
+            BundleError: the family has no such encoders.
+        """
+        family, most = self.processor.family, next(iter(self.manifest.buckets.values())).tokens
+        if family.views is None:
+            raise BundleError(
+                f"buckets: one is for any view, and family {family.name!r} has no such encoders.",
+                fix="Copy or export the bundle again.",
+            )
+        views = family.views(pixels, self.processor.params)
+        if (longest := max(map(len, views))) > most:
+            raise DataError(
+                f"An image is seen as {longest} tokens at once, and this bundle's vision encoder takes {most}.",
+                why="It is very long and narrow: such an image is enlarged until its breadth is that of a token.",
+                fix="Crop the image.",
+            )
+        return views
+
     def decode_text(self, ids: list[int]) -> str:
         """By the bundle's tokenizer."""
         return self.processor.decode(ids, strip_end=False)
@@ -140,8 +162,8 @@ class BundleSession(PreparedSession):
 
         Args:
             component: Its name in the bundle.
-            grid: Of the one image it takes, or None for tiles.
-            values: Tiles (M, 3, H, W), or the patches (P, patch) of one image.
+            grid: Of the one image it takes, ANY_GRID for one view, or None for tiles.
+            values: Tiles (M, 3, H, W), the patches (P, patch) of one image, or one view (N, ...).
 
         Returns:
             The encoder's outputs, of one run or of several in the tiles' order.
@@ -175,9 +197,10 @@ class BundleSession(PreparedSession):
         assert prepared.pixels is not None
         encoders = self.manifest.encoders()
         grids = {name: grid for name, (_, grid) in encoders.items()}
-        parts = by_bucket(grids, Pixels(prepared.pixels, prepared.grids))
+        family, params = self.processor.family, self.processor.params
+        parts = by_bucket(grids, Pixels(prepared.pixels, prepared.grids), self._views)
         encoded = [outputs for name, values in parts for outputs in self.encode_part(*encoders[name], values)]
-        pack, params = self.processor.family.pack, self.processor.params
+        pack = family.pack
         by_grid = None if pack is None else lambda features: pack(features, prepared.grids, params)
         return gather(encoded, self._extra, by_grid)
 

@@ -130,7 +130,8 @@ class ExecutorchSession(BundleSession):
         self, component: str, grid: Grid | None, values: NDArray[np.float32]
     ) -> list[list[NDArray[np.float32]]]:
         """By the bucket's method, tiles one by one."""
-        return [self._program.run(component, part) for part in ([values] if grid else [tile[None] for tile in values])]
+        runs = [tile[None] for tile in values] if grid is None else [values]
+        return [self._program.run(component, part) for part in runs]
 
     def embed(self, ids: NDArray[np.int64]) -> NDArray[np.float32]:
         """(1, T) -> (1, T, D)."""

@@ -78,7 +78,10 @@ class LlamaSession(PreparedSession):
     def encode_image(self, prepared: Prepared) -> Encoded:
         """Each tile, or each image, by clip."""
         assert prepared.pixels is not None
-        return self._modules.encode(Pixels(prepared.pixels, prepared.grids, prepared.parts))
+        pixels = Pixels(prepared.pixels, prepared.grids, prepared.parts)
+        if self.manifest.view_tokens("vision_encoder") is not None:
+            self._views(pixels)  # clip would make a larger one smaller, and say nothing
+        return self._modules.encode(pixels)
 
     def prefill(self, prepared: Prepared, features: Encoded | None) -> Logits:
         """Words as ids, images as embeddings."""

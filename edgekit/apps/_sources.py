@@ -130,6 +130,13 @@ def check(name: str, platform: Platform, app: App) -> None:
             f"The app library for {name} does not speak for family {manifest.family!r}.",
             why=f"It speaks for {', '.join(platform.families)}.",
         )
+    if manifest.view_tokens("vision_encoder") is not None:
+        raise UnsupportedError(
+            f"The app library for {name} cuts no tiles of family {manifest.family!r}.",
+            why="This bundle's vision encoder takes views of any size, tiles of a large image among them; the library "
+            "prepares images of chosen sizes, of one view each.",
+            fix=f"Export it for some:  edgekit export CHECKPOINT --target {manifest.target} --image-size 512x512",
+        )
     if why := read_optional_json(app.bundle.path(PROMPT)).get("unsupported"):
         raise UnsupportedError(
             f"The chat template of {app.bundle.folder.name} cannot be used in an app.",

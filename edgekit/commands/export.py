@@ -36,7 +36,8 @@ def command(
         list[str] | None,
         typer.Option(
             help="Image size in pixels, as 448x336; may be repeated. For Qwen-VL, whose exports are for these "
-            "sizes only; its own choice by default.",
+            "sizes only, its own choice by default; and for LFM2-VL, whose exports take any image and cut tiles of "
+            "large ones by default.",
             show_default=False,
         ),
     ] = None,

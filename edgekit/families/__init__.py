@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 Grid = tuple[int, ...]
 Pack = Callable[[list[Grid], NDArray[np.float32]], NDArray[np.float32]]
+ANY_GRID: Grid = ()
+"""Grid of a vision encoder that takes views of any size, one by one, as the family's `views` has them."""
 Size = tuple[int, int]
 """(width, height) in pixels."""
 OUT_OF_REACH = {
@@ -84,17 +86,28 @@ class VisionPart:
 
     Attributes:
         module: Tile families: pixel_values (M, 3, H, W) -> embeddings (M, N, D), any number M of tiles. Families of
-            free image sizes: the patches (P, patch) of one image -> (N, D). Where the decoder has inputs that are
-            filled from features, those follow, (..., N, D) each.
+            free image sizes: the patches (P, patch) of one image -> (N, D), or one view (N, ...) of any N -> (N, D).
+            Where the decoder has inputs that are filled from features, those follow, (..., N, D) each.
         pixels: Shape of its input; None where an axis is free.
-        grid: Of the one image it is for; None for tiles, which have no grid of their own.
-        tokens: N.
+        grid: Of the one image it is for; None for tiles, which have no grid of their own; ANY_GRID for any view.
+        tokens: N; of any view the most there are (`sizes.with_view_tokens`).
     """
 
     module: nn.Module
     pixels: tuple[int | None, ...]
     grid: Grid | None
     tokens: int
+
+    @property
+    def of_any_view(self) -> bool:
+        """Whether its first axis is the view's tokens, as many as there are."""
+        return self.grid == ANY_GRID
+
+    @property
+    def one_run(self) -> tuple[int, ...]:
+        """Shape of its input in one run: of one tile, or of the largest view."""
+        free = self.tokens if self.of_any_view else 1
+        return tuple(free if size is None else size for size in self.pixels)
 
 
 @dataclass(frozen=True)
@@ -117,6 +130,8 @@ class Split:
         states: What the decoder keeps, in the order of `text_decoder`.
         extra_inputs: What it takes beside embeddings and mask, `decoding.positions` first.
         pack: Grids, and features of all tiles (M, N, D) -> (K, D), where the family has a `pack`.
+        views: `Pixels` -> what an encoder of any view takes, one by one, where there is such a one.
+        view_tokens: Parameters of the image processor -> tokens of the largest such view.
         source: The untouched model, for a target that writes its weights by name; put there by the exporter.
         sizes: Image sizes it was made for, where the family bakes them; put there by the exporter.
     """
@@ -135,6 +150,8 @@ class Split:
     states: tuple[State, ...]
     extra_inputs: tuple[ExtraInput, ...] = (positions(),)
     pack: Pack | None = None
+    views: Callable[[Pixels], list[NDArray[np.float32]]] | None = None
+    view_tokens: Callable[[dict[str, Any]], int] | None = None
     source: PreTrainedModel | None = None
     sizes: tuple[Size, ...] | None = None
 
@@ -163,6 +180,8 @@ class Split:
         kinds = {kind: about for kind, about in kinds.items() if kind not in USUAL}
         if self.pack is not None:
             kinds["pack"] = "its image tokens are put together from tiles outside of the encoder"
+        if any(part.of_any_view for part in self.vision.values()):
+            kinds["views"] = "its vision encoder takes views of any size, tiles and a small one of the whole"
         return kinds
 
 
@@ -235,6 +254,7 @@ class Family:
         split: (a loaded model, image sizes to bake) -> `Split`; left out, the family distils and cannot be exported.
         images: (`Pixels`, parameters) -> images uint8 (H, W, 3) of each part, for a runtime that normalises.
         mmproj: (config.json, parameters) -> the vision encoder in llama.cpp's names; goes with `pictures`, for gguf.
+        views: (`Pixels`, parameters) -> each view as an encoder of any view takes it, (N, ...), N tokens.
         pack: (features of all tiles (M, N, D), grids, parameters) -> (K, D) in numpy, where an image's tokens are not
             its tiles' one after the other.
         feature_inputs: (where image tokens are (B, T), features (..., K, D) by name) -> what the model's own decoder
@@ -260,6 +280,7 @@ class Family:
     split: Splitting = no_split
     images: Callable[[Pixels, dict[str, Any]], list[NDArray[np.uint8]]] = no_images
     mmproj: Callable[[Mapping[str, Any], dict[str, Any]], MmProj] | None = None
+    views: Callable[[Pixels, dict[str, Any]], list[NDArray[np.float32]]] | None = None
     pack: Callable[[NDArray[np.float32], list[Grid], dict[str, Any]], NDArray[np.float32]] | None = None
     feature_inputs: Callable[[Tensor, Mapping[str, Tensor]], dict[str, Any]] | None = None
     decoder_inputs: Callable[[PreTrainedModel, Tensor, Tensor, Tensor], dict[str, Any]] | None = None

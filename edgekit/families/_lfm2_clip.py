@@ -19,6 +19,7 @@ def mmproj(config: Mapping[str, Any], params: dict[str, Any]) -> MmProj:
         params: From `read_preprocessing`.
     """
     vision = config["vision_config"]
+    tile = (params["tile_size"] // (params["encoder_patch_size"] * params["downsample_factor"])) ** 2
     return MmProj(
         projector="lfm2",
         tensors={
@@ -46,5 +47,5 @@ def mmproj(config: Mapping[str, Any], params: dict[str, Any]) -> MmProj:
         placeholder=IMAGE_PLACE,
         pieces=PIECES,
         flat_kernels=frozenset({"v.patch_embd.weight"}),
-        image_tokens=(params["min_image_tokens"], params["max_image_tokens"]),
+        image_tokens=(min(params["min_image_tokens"], tile), max(params["max_image_tokens"], tile)),
     )

@@ -2,13 +2,15 @@
 
 A small image is one view in whole blocks of downsample x downsample patches, each block a token. A large one becomes
 tiles and a view of the whole. The decoder's cache holds keys and values of its attention layers, and the last inputs of
-its convolutions. An export is for one or a few image sizes of one view, and resizes each image to the nearest.
+its convolutions. An export takes such views one by one; or it is for one or a few image sizes of one view, and resizes
+each image to the nearest.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,11 +27,11 @@ from edgekit.families import (
     Pixels,
     Size,
     Split,
-    VisionPart,
     fill_places,
     plain_positions,
 )
 from edgekit.families._lfm2_clip import mmproj
+from edgekit.families._lfm2_tower import any_view, one_size, weighted_blocks
 from edgekit.families.decoding import State, convolution
 from edgekit.families.sizes import fit_image
 from edgekit.inputs.image_settings import (
@@ -65,7 +67,8 @@ def read_preprocessing(folder: Path) -> dict[str, Any]:
     Returns:
         resample, downsample_factor (patches per token, each way), min_tiles, max_tiles, min_image_tokens and
         max_image_tokens (of one view), encoder_patch_size and tile_size (pixels), use_thumbnail, max_pixels_tolerance
-        (an image of more times max_image_tokens is cut into tiles), rescale_factor, mean, std.
+        (an image of more times max_image_tokens is cut into tiles), table_edge (positions of the vision encoder's
+        table, each way), rescale_factor, mean, std.
 
     Raises:
         CheckpointError: a setting that is none, that is not known here, or that the model contradicts.
@@ -77,7 +80,8 @@ def read_preprocessing(folder: Path) -> dict[str, Any]:
     if not settings.flag("do_pad", True):
         settings.refuse("do_pad", "The model would not be told the shapes of its images.")
     numbers = {name: settings.whole(name, default) for name, default in NUMBERS.items()}
-    _check_numbers(settings, numbers, read_model_settings(folder))
+    model = read_model_settings(folder)
+    _check_numbers(settings, numbers, model)
     if not settings.flag("do_image_splitting", True):
         numbers |= {"min_tiles": 1, "max_tiles": 1}
     return {
@@ -85,6 +89,7 @@ def read_preprocessing(folder: Path) -> dict[str, Any]:
         **numbers,
         "use_thumbnail": settings.flag("use_thumbnail", True),
         "max_pixels_tolerance": settings.number("max_pixels_tolerance", 2.0),
+        "table_edge": math.isqrt(256 if model is None else model.inner("vision_config").whole("num_patches", 256)),
         **read_normalisation(settings, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
     }
 
@@ -209,24 +214,31 @@ def fix_sizes(params: dict[str, Any], sizes: Sequence[Size] | None) -> dict[str,
 
     Args:
         params: From `read_preprocessing`.
-        sizes: (width, height) in pixels; None for the largest square of one view.
+        sizes: (width, height) in pixels; None for images of any size, in tiles where they are large.
 
     Raises:
         EdgekitError: an edge is no multiple of a token's pixels, or the tokens are more or fewer than one view has.
     """
-    block, lowest, highest = _block(params), params["min_image_tokens"], params["max_image_tokens"]
     if sizes is None:
-        sizes = [(math.isqrt(highest) * block,) * 2]
+        return params
+    block, lowest, highest = _block(params), params["min_image_tokens"], params["max_image_tokens"]
     for width, height in sizes:
         tokens = (width // block) * (height // block)
         if width % block or height % block or not lowest <= tokens <= highest:
             raise EdgekitError(
                 f"This model takes no images of {width}x{height} pixels.",
                 why=f"Both edges must be multiples of {block}, and one view has {lowest} to {highest} tokens of "
-                f"{block} x {block} pixels; an export cuts no tiles.",
-                fix=f"For example:  --image-size {math.isqrt(highest) * block}x{math.isqrt(highest) * block}",
+                f"{block} x {block} pixels; an export for chosen sizes cuts no tiles.",
+                fix=f"For example:  --image-size {math.isqrt(highest) * block}x{math.isqrt(highest) * block}\n"
+                "Or leave --image-size out: images of any size then, and tiles.",
             )
-    return {**params, "sizes": [list(size) for size in dict.fromkeys(map(tuple, sizes))]}
+    kept = {name: value for name, value in params.items() if name != "table_edge"}  # positions are constants then
+    return {**kept, "sizes": [list(size) for size in dict.fromkeys(map(tuple, sizes))]}
+
+
+def view_tokens(params: dict[str, Any]) -> int:
+    """Tokens of the largest view: a tile, or an image that is one view."""
+    return max(int(params["max_image_tokens"]), int(params["tile_size"] // _block(params)) ** 2)
 
 
 def expand(text: str, grids: list[Grid], params: dict[str, Any]) -> str:
@@ -286,6 +298,16 @@ def images(pixels: Pixels, params: dict[str, Any]) -> list[NDArray[np.uint8]]:
     return made
 
 
+def views(pixels: Pixels, params: dict[str, Any]) -> list[NDArray[np.float32]]:
+    """The views as an encoder of any view takes them, in order: see `weighted_blocks`."""
+    made, start = [], 0
+    for rows, cols in (shape for own in _shapes(pixels.grids, len(pixels.values)) for shape in own):
+        view = pixels.values[start : start + rows * cols].reshape(rows, cols, -1)
+        made.append(weighted_blocks(view, params["table_edge"], params["downsample_factor"]))
+        start += rows * cols
+    return made
+
+
 def encode_images(model: PreTrainedModel, pixel_values: Tensor, grids: list[Grid]) -> Features:
     """Embeddings of all images by the untouched model; keeps gradients."""
     import torch
@@ -303,18 +325,17 @@ def forward_inputs(model: PreTrainedModel, pixel_values: Tensor, ids: Tensor, gr
 
 
 def split(model: PreTrainedModel, sizes: Sequence[Size] | None = None) -> Split:
-    """The plain modules: a vision encoder for each size, its resampled positions baked in.
+    """The plain modules: one vision encoder of any view, or one for each size, its resampled positions baked in.
 
     Args:
         model: Loaded.
-        sizes: (width, height) in pixels, multiples of a token's; None for 512 squared.
+        sizes: (width, height) in pixels, multiples of a token's; None for any view.
     """
     from edgekit.families._modules import decoder, sizes_of
 
     inner: Any = model.model
     text_config = model.config.text_config
-    chosen = [(width, height) for width, height in sizes or [(512, 512)]]
-    names = [f"{width}x{height}" for width, height in chosen] if len(chosen) > 1 else [""]
+    names = ["" if len(sizes) == 1 else f"{width}x{height}" for width, height in sizes] if sizes else []
     shape = sizes_of(model, text_config)
     keys = (shape["kv_heads"], None, shape["head_dim"])
     state = (text_config.hidden_size, text_config.conv_L_cache)
@@ -323,8 +344,11 @@ def split(model: PreTrainedModel, sizes: Sequence[Size] | None = None) -> Split:
         one = [convolution(layer, state)]
         states += one if kind == "conv" else [State(layer, part, keys) for part in ("key", "value")]
     text, text_decoder = decoder(inner.language_model, model.lm_head, states=states)
+    edge = inner.vision_tower.embeddings.position_embedding_size
+    params = {"table_edge": edge, "downsample_factor": model.config.downsample_factor}
+    of_sizes = {name: one_size(model, size) for name, size in zip(names, sizes or (), strict=True)}
     return Split(
-        vision={name: _vision_part(model, size) for name, size in zip(names, chosen, strict=True)},
+        vision=of_sizes or {"": any_view(model)},
         token_embedding=model.get_input_embeddings(),
         text=text,
         text_decoder=text_decoder,
@@ -333,40 +357,9 @@ def split(model: PreTrainedModel, sizes: Sequence[Size] | None = None) -> Split:
             "layers": len(text_config.layer_types) - text_config.layer_types.count("conv"),
             "states": tuple(states),
         },
+        views=None if sizes else partial(views, params=params),
+        view_tokens=None if sizes else view_tokens,
     )
-
-
-def _vision_part(model: Any, size: Size) -> VisionPart:
-    import torch
-    from torch import nn
-
-    inner, vision = model.model, model.config.vision_config
-    rows, cols = size[1] // vision.patch_size, size[0] // vision.patch_size
-    embeddings = inner.vision_tower.embeddings
-    side = embeddings.position_embedding_size
-    with torch.no_grad():
-        table = embeddings.position_embedding.weight.reshape(side, side, -1)
-        learned = embeddings.resize_positional_embeddings(table, torch.tensor([[rows, cols]]), rows * cols)
-
-    class Tower(nn.Module):
-        learned: Tensor
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.embed, self.layers = embeddings.patch_embedding, inner.vision_tower.encoder.layers
-            self.norm, self.projector = inner.vision_tower.post_layernorm, inner.multi_modal_projector
-            self.register_buffer("learned", learned, persistent=False)
-
-        def forward(self, pixel_values: Tensor) -> Tensor:
-            hidden = self.embed(pixel_values)[None] + self.learned
-            for layer in self.layers:
-                hidden = layer(hidden, None)
-            result: Tensor = self.projector(self.norm(hidden).reshape(1, rows, cols, -1)).flatten(0, 2)
-            return result
-
-    length = vision.num_channels * vision.patch_size**2
-    tokens = rows * cols // model.config.downsample_factor**2
-    return VisionPart(Tower().eval(), (rows * cols, length), (1, 1, rows, cols), tokens)
 
 
 FAMILY = Family(
@@ -383,6 +376,7 @@ FAMILY = Family(
     fix_sizes=fix_sizes,
     split=split,
     images=images,
+    views=views,
     mmproj=mmproj,
     contradictions=contradictions,
     adds_special_tokens=False,  # its processor leaves the beginning to the template

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.errors import CheckpointError, DataError
-from edgekit.families import Grid, Pixels
+from edgekit.families import ANY_GRID, Grid, Pixels, Split
 from edgekit.families.decoding import ExtraInput
 
 
@@ -28,18 +28,31 @@ class Encoded:
     extra: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
 
 
-def by_bucket(grids: Mapping[str, Grid | None], pixels: Pixels) -> Iterator[tuple[str, NDArray[np.float32]]]:
+def runs_of(split: Split, pixels: Pixels) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    """As `by_bucket`, for the modules that a target exports."""
+    return by_bucket({name: part.grid for name, part in split.vision.items()}, pixels, split.views)
+
+
+def by_bucket(
+    grids: Mapping[str, Grid | None],
+    pixels: Pixels,
+    views: Callable[[Pixels], list[NDArray[np.float32]]] | None = None,
+) -> Iterator[tuple[str, NDArray[np.float32]]]:
     """Which vision encoder takes which part of a prompt's pixels, in the images' order.
 
     Args:
-        grids: Of each bucket; None where a bucket takes tiles, all images' at once.
+        grids: Of each bucket; None where a bucket takes tiles, all images' at once; ANY_GRID where it takes any view.
         pixels: Of all images.
+        views: The family's, where there may be such an encoder.
 
     Raises:
         DataError: an image's grid has no bucket.
     """
     if set(grids.values()) == {None}:
         yield next(iter(grids)), pixels.values
+        return
+    if set(grids.values()) == {ANY_GRID} and views is not None:
+        yield from ((next(iter(grids)), view) for view in views(pixels))
         return
     names = {grid: name for name, grid in grids.items()}
     start = 0

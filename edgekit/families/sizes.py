@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from edgekit.errors import EdgekitError
-from edgekit.families import Size
+from edgekit.families import Size, Split
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -57,6 +58,19 @@ def fit_image(image: Image, params: dict[str, Any]) -> Image:
 
     sizes = [(width, height) for width, height in params["sizes"]]
     return resize(as_rgb(image), prefer_size(image.size, sizes), params)
+
+
+def with_view_tokens(split: Split, params: dict[str, Any]) -> Split:
+    """A split whose encoder of any view, where it has such a one, says how many tokens the largest view has.
+
+    Args:
+        split: As a family made it.
+        params: Of the image processor.
+    """
+    if split.view_tokens is None:
+        return split
+    tokens = split.view_tokens(params)
+    return replace(split, vision={name: replace(part, tokens=tokens) for name, part in split.vision.items()})
 
 
 def tiles_only(params: dict[str, Any], sizes: Sequence[Size] | None) -> dict[str, Any]:

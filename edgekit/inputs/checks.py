@@ -28,7 +28,7 @@ NUMBERS: dict[str, tuple[float, float]] = {
     "max_tiles": (1, 1024), "min_image_tokens": (1, 1 << 16), "max_image_tokens": (1, 1 << 16), "per_side": (1, 1024),
     "image_seq_len": (1, 1 << 16), "image_token_id": (0, 1 << 24), "canvases": (1, 1 << 14),
     "rescale_factor": (1e-12, 1e12), "max_pixels_tolerance": (1e-6, 1e6), "mean": (-1e6, 1e6), "std": (1e-12, 1e6),
-    "sizes": (1, 1 << 14),
+    "sizes": (1, 1 << 14), "table_edge": (1, 1024),
 }  # fmt: skip
 """Of `read_preprocessing`, by name; of a list each."""
 COUNTS = {"mean": 3, "std": 3}

@@ -38,12 +38,14 @@ def inspect(folder: Path, tokens: int | None) -> Inspection:
         CheckpointError: not there, damaged, or of a family edgekit does not know.
     """
     from edgekit.families import family_of
+    from edgekit.families.sizes import with_view_tokens
     from edgekit.inputs.processor import Processor
 
     config = check_checkpoint(folder)
     family = family_of(config["model_type"])
     model: Any = load_model(folder, attn="eager")
-    split = family.split(model, Processor.load(folder).for_sizes(None).params.get("sizes"))
+    params = Processor.load(folder).for_sizes(None).params
+    split = with_view_tokens(family.split(model, params.get("sizes")), params)
     tokens = tokens or next(iter(split.vision.values())).tokens + QUESTION_TOKENS
     kind, bytes_each = _stored(folder)
     holding = _holding(model, family.prefixes["vision"], kind, bytes_each)
@@ -105,7 +107,7 @@ def _parts(split: Split, holding: dict[str, list[Held]], tokens: int, heads: Hea
     parts = {}
     for bucket, name in _encoders(split).items():
         part = split.vision[bucket]
-        pixels = torch.zeros([1 if size is None else size for size in part.pixels])
+        pixels = torch.zeros(part.one_run)
         parts[name] = _counted(part.module, (pixels,), holding["vision"])
     parts["token_embedding"] = _counted(
         split.token_embedding, (torch.zeros(1, 1, dtype=torch.int64),), holding["embedding"]
@@ -169,6 +171,6 @@ def fused_attention(query: tuple[int, ...], key: tuple[int, ...], value: tuple[i
 
 def _edges(split: Split, bucket: str) -> int:
     part = split.vision[bucket]
-    pixels = size_of("float32", tuple(1 if size is None else size for size in part.pixels))
+    pixels = size_of("float32", part.one_run)
     features = [(part.tokens, split.width), *(one.encoded(part.tokens) for one in split.features)]
     return pixels + sum(size_of("float32", shape) for shape in features)

@@ -84,7 +84,7 @@ class Programs:
         self.reset()
 
     def vision(self, name: str, values: NDArray[np.float32]) -> Iterator[list[NDArray[np.float32]]]:
-        """What a vision encoder gives: for tiles (M, 3, H, W) once for each, for patches (P, patch) once."""
+        """What a vision encoder gives: for tiles (M, 3, H, W) once for each, for patches or one view once."""
         for part in values[:, None] if values.ndim == 4 else [values]:
             yield self._run(name, {"pixel_values": part})
 

@@ -154,7 +154,8 @@ def _check_tiles(name: str, part: Component, vision: Header) -> None:
     if not patch:
         raise BundleError(f"{vision.path} says no clip.vision.patch_size.", fix="Export the bundle again.")
     patches = len(shape) == 2 and all(isinstance(size, int) for size in shape)
-    if not patches and (len(shape) != 4 or shape[2:] != (edge, edge)):
+    views = len(shape) == 3 and isinstance(shape[0], str)
+    if not patches and not views and (len(shape) != 4 or shape[2:] != (edge, edge)):
         raise _wrong(f"components.{name}.inputs[0].shape: {list(shape)!s:.80}, and clip.vision.image_size is {edge}")
 
 

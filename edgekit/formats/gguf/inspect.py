@@ -69,7 +69,7 @@ def _vision(bundle: Bundle, name: str, component: Component, reader: Any, tensor
     image_tokens = next(
         bucket.tokens for bucket in bundle.manifest.buckets.values() if bucket.component == name
     )  # behind the projector
-    patches = _patches(component, _field(reader, "clip.vision.patch_size"))
+    patches = _patches(component, _field(reader, "clip.vision.patch_size"), image_tokens)
     rows = patches + ("v.class_embd" in tensors)
     products = 0
     for key, one in held.items():
@@ -100,9 +100,11 @@ def _field(reader: Any, key: str) -> int:
     return found
 
 
-def _patches(component: Component, edge: int) -> int:
-    """Of the image or tile that the manifest says goes in."""
+def _patches(component: Component, edge: int, tokens: int) -> int:
+    """Of the image, the tile, or the view of so many tokens, that the manifest says goes in."""
     shape = component.inputs[0].shape
+    if len(shape) == 3:
+        return tokens * int(shape[1])
     if len(shape) == 2:
         return int(shape[0])
     return (int(shape[-2]) // edge) * (int(shape[-1]) // edge)

@@ -29,6 +29,8 @@ BESIDE = {
 }  # fmt: skip
 TABLES = {"GroupQueryAttention": (7, 8), "RotaryEmbedding": (2, 3)}  # cosines and sines, by position
 FLOATS = ("float32", "float16", "bfloat16", "float64")
+VIEW = "image_tokens"
+"""The free size of a view."""
 FREE = ("sequence_length", "batch_size", "num_images")
 
 
@@ -40,9 +42,12 @@ def read(bundle: Bundle) -> dict[str, Part]:
         BundleError: a file is no graph, or its shapes do not fit together.
     """
     return {
-        name: _part(bundle.path(part.file), name, part, part.precision or bundle.manifest.precision.common)
+        name: _part(
+            bundle.path(part.file), name, part, part.precision or bundle.manifest.precision.common,
+            bundle.manifest.view_tokens(name) or 1,
+        )
         for name, part in bundle.manifest.components.items()
-    }
+    }  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -62,7 +67,7 @@ class Weight:
     columns: int
 
 
-def _part(path: Path, name: str, component: Component, precision: str) -> Part:
+def _part(path: Path, name: str, component: Component, precision: str, view: int) -> Part:
     model = _open(path)
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     users: dict[str, list[tuple[Any, int]]] = {}
@@ -70,7 +75,7 @@ def _part(path: Path, name: str, component: Component, precision: str) -> Part:
         for at, given in enumerate(node.input):
             users.setdefault(given, []).append((node, at))
     weights = list(_weights(model, tensors))
-    shapes = _shapes(model, path) if is_encoder(name) else {}
+    shapes = _shapes(model, path, view) if is_encoder(name) else {}
     states = tuple(
         State(spec.name, spec.dtype, tuple(1 if size in FREE else size for size in spec.shape))
         for spec in component.inputs
@@ -185,8 +190,8 @@ def _bytes(tensor: Any) -> int:
     return size_of(_kind(tensor), tuple(tensor.dims))
 
 
-def _shapes(model: Any, path: Path) -> dict[str, list[int]]:
-    """The shape of every tensor of a vision encoder for one image or tile."""
+def _shapes(model: Any, path: Path, view: int) -> dict[str, list[int]]:
+    """The shape of every tensor of a vision encoder for one image or tile, or a view of so many tokens."""
     import onnx
     from onnxruntime.tools.symbolic_shape_infer import SymbolicShapeInference
 
@@ -196,7 +201,7 @@ def _shapes(model: Any, path: Path) -> dict[str, list[int]]:
     for value in (*fixed.graph.input, *fixed.graph.output):
         for size in value.type.tensor_type.shape.dim:
             if size.dim_param:
-                size.dim_value = 1
+                size.dim_value = view if size.dim_param == VIEW else 1
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

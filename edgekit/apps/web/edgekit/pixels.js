@@ -122,7 +122,7 @@ export function fitPicture(picture, params) {
   const sizes = params.sizes ?? [];
   if (!sizes.length) {
     throw new EdgekitError("This bundle names no picture sizes, and its family is exported for some.", {
-      fix: "Export it again with this edgekit.",
+      fix: "Export it again for some:  --image-size 512x512",
       code: "damaged",
     });
   }
