@@ -113,6 +113,8 @@ def test_an_image_that_is_a_line(bundle: Path) -> None:
 
 def test_looking_into_it_counts_the_largest_view(bundle: Path, tiny_of: Maker) -> None:
     """The same work for an image as PyTorch counts, of a view of 16 tokens."""
+    if Bundle.load(bundle).manifest.target == "coreml":
+        pytest.skip("free sizes are not counted in a Core ML program, and its inspection says so")
     ours, theirs = (inspect(folder, tokens=50).components["vision_encoder"] for folder in (bundle, tiny_of("lfm2_vl")))
     assert ours.flops == pytest.approx(theirs.flops, rel=0.1)
 

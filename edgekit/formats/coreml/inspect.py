@@ -96,6 +96,7 @@ READER = Reader(
         "only), look-ups by gather, recurrent cells and custom layers (github.com/hollance/neural-engine), scatter and "
         "reduce_prod (ane-guide.readthedocs.io); an operation that is not listed may leave it too",
         "on parameters: Core ML's linear operation always has a bias, so zeros stand for one the model does not have",
+        "a vision encoder of any view (LFM2-VL) is counted for one patch, without attention: its sizes are free",
     ),
     read,
 )
