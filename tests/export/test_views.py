@@ -75,7 +75,7 @@ def test_every_shape_of_image_is_seen_as_by_the_model(bundle: Path, tiny_of: Mak
     import torch
 
     model: Any = load_model(tiny_of("lfm2_vl"))
-    theirs = RUNTIMES.load("pytorch").open_session(tiny_of("lfm2_vl"), 1)
+    theirs: Any = RUNTIMES.load("pytorch").open_session(tiny_of("lfm2_vl"), 1)
     ours: Any = RUNTIMES.load(runtime_for(bundle)).open_session(bundle, 1)
     atol = GAP.get(ours.manifest.target, 1e-4)
     for name, sizes in IMAGES.items():

@@ -360,7 +360,7 @@ def test_a_graph_whose_shapes_do_not_fit(bundle: Path) -> None:
     matrix = next(tensor for tensor in model.graph.initializer if len(tensor.dims) == 2)
     matrix.dims[0] += 1
     with pytest.raises(BundleError, match="do not fit together"):
-        onnx._shapes(model, Path("x.onnx"))
+        onnx._shapes(model, Path("x.onnx"), 1)
 
 
 def test_a_missing_package(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
