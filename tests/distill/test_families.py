@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import yaml
 from PIL import Image
 
 from edgekit.checkpoint.folder import load_model
@@ -119,6 +116,34 @@ def test_batched_log_probabilities_equal_the_models_own(
     expected = [v for q, r in zip(owners, responses, strict=True) for v in own_logp(model, processor, questions[q], r)]
     assert np.abs(got.numpy() - np.array(expected)).max() < 1e-4
     assert got.std() > 0.1  # or anything would be equal
+
+
+def test_images_in_tiles_with_a_view_of_the_whole(tiny_of: Maker) -> None:
+    """A batch of images in tiles and of small ones: the model's own log-probabilities, and gradients to the tower."""
+    model: Any = load_model(tiny_of("lfm2_vl"))
+    processor = Processor.load(tiny_of("lfm2_vl"))
+    rng = np.random.default_rng(0)
+    rows = []
+    for number, sizes in enumerate([[(300, 220)], [(40, 40)], [(480, 160), (60, 90)], [(90, 400)]]):
+        shown = [Image.fromarray(rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)) for size in sizes]
+        rows.append(Sample(str(number), tuple(map(held, shown)), ask("what is there?", len(sizes)), "x"))
+    prompts = encode_prompts(processor, rows)
+    responses, owners = [[50, 9], [70], [33, 40, 41], [80], [60, 61]], [0, 1, 2, 3, 0]
+    hidden = response_hidden(model, embed(model, processor, prompts, 0), owners, responses, 0)
+    got = token_logp(project(model, hidden, processor.vocab_size), responses)
+    with torch.no_grad():
+        wanted = [v for q, r in zip(owners, responses, strict=True) for v in own_logp(model, processor, rows[q], r)]
+    assert np.abs(got.detach().numpy() - np.array(wanted)).max() < 1e-4
+    got.sum().backward()
+    learned = model.model.vision_tower.embeddings.position_embedding.weight.grad
+    assert learned is not None and learned.abs().min() > 0
+
+
+def held(image: Image.Image) -> ImageRef:
+    """An image as a sample has it."""
+    png = io.BytesIO()
+    image.save(png, "PNG")
+    return ImageRef(data=png.getvalue())
 
 
 @pytest.mark.parametrize("attn", ["eager", "sdpa"])
@@ -323,72 +348,3 @@ def test_padded_rows_of_a_head_are_never_drawn(tiny_of: Maker, questions: list[S
     settings = GenData(max_new_tokens=8, top_k=0, top_p=1.0, temperature=2.0, repetition_penalty=1.0)
     drawn = sample(model, processor, encode_prompts(processor, questions[:2]), 40, settings, 0)
     assert max(token for responses in drawn for row in responses for token in row) < processor.vocab_size
-
-
-# -------------------------------------------------------------------------------------------------------- whole runs
-
-
-def recipe() -> dict[str, Any]:
-    return {
-        "name": "tiny",
-        "teachers": [{"checkpoint": "teacher"}],
-        "student": {"checkpoint": "student"},
-        "data": {"train": "easy-vqa:train", "test": "easy-vqa:test", "train_limit": 6, "test_limit": 4},
-        "masters": {
-            "mask": {"r_max": 0.2, "step": 0.1},
-            "gen_data": {"check_teacher": False, "max_new_tokens": 3, "batch_questions": 6},
-        },
-        "trainer": {"steps": 3, "batch_questions": 2, "learning_rate": 1e-3, "threads": 1, "bf16": True},
-    }
-
-
-def run(folder: Path, student: Path, teacher: Path) -> dict[str, Any]:
-    """`edgekit distill` in its own process; the run's manifest."""
-    folder.mkdir()
-    (folder / "student").symlink_to(student)
-    (folder / "teacher").symlink_to(teacher)
-    (folder / "edgekit.yaml").write_text(yaml.safe_dump(recipe()))
-    command = [sys.executable, "-m", "edgekit", "distill", "--json"]
-    done = subprocess.run(
-        command, cwd=folder, capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"}, timeout=500
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    manifest: dict[str, Any] = json.loads((folder / "runs/tiny/manifest.json").read_text())
-    return manifest
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES)
-def test_a_whole_run_ends_in_a_loadable_student(
-    tiny_of: Maker, name: str, tmp_path: Path, questions: list[Sample]
-) -> None:
-    """Teacher wider than the student; the student's head padded beyond the teacher's."""
-    student = tiny_of(name, seed=1, vocab_padding=64)
-    manifest = run(tmp_path / "work", student, tiny_of(name, seed=2, width=48))
-    assert manifest["status"] == "finished"
-    made = tmp_path / "work/runs/tiny/student"
-    trained, untrained = load_model(made), load_model(student)
-    assert any(not torch.equal(a, b) for a, b in zip(trained.parameters(), untrained.parameters(), strict=True))
-    processor = Processor.load(made)
-    with torch.no_grad():
-        assert len(greedy(trained, processor, encode_prompts(processor, questions), 3)) == len(questions)
-    log = json.loads((tmp_path / "work/runs/tiny/reports/training-1.json").read_text())
-    assert np.isfinite(log[-1]["train_loss"])
-
-
-@pytest.mark.slow
-def test_a_run_whose_teacher_has_other_image_tokens(tiny_of: Maker, tmp_path: Path) -> None:
-    """The teacher sees four times the pixels: its prompts are longer, the answers align all the same."""
-    teacher = tmp_path / "sharp"
-    shutil.copytree(tiny_of("qwen2_5_vl", seed=2, width=48), teacher)
-    path = teacher / "preprocessor_config.json"
-    path.write_text(
-        json.dumps({**json.loads(path.read_text()), "min_pixels": 28 * 28 * 16, "max_pixels": 28 * 28 * 64})
-    )
-    image = Image.new("RGB", (64, 64), "red")
-    lengths = [
-        Processor.load(folder).encode(ask("q"), [image]).ids.shape[1]
-        for folder in (teacher, tiny_of("qwen2_5_vl", seed=1))
-    ]
-    assert lengths[0] > lengths[1]
-    assert run(tmp_path / "work", tiny_of("qwen2_5_vl", seed=1), teacher)["status"] == "finished"

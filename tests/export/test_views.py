@@ -154,6 +154,17 @@ def test_blocks_by_hand() -> None:
     assert cols.tolist() == [[1, 0], [0.75, 0.25]] * 2
 
 
+def test_the_untouched_model_is_given_tiles_first() -> None:
+    """By hand: four tiles of 4 x 4 patches, the whole view of them, then an image of one view; each filled up."""
+    import torch
+
+    values = torch.arange(4 * 16 + 6 * 8 + 4 * 6, dtype=torch.float32)[:, None]
+    given = lfm2_vl._padded(values, [(2, 2, 6, 8), (1, 1, 4, 6)])
+    assert given["spatial_shapes"].tolist() == [[4, 4]] * 4 + [[6, 8], [4, 6]]
+    assert given["pixel_attention_mask"].sum(1).tolist() == [16] * 4 + [48, 24]
+    assert given["pixel_values"][:, 0, 0].tolist() == [0, 16, 32, 48, 64, 112]
+
+
 def test_views_go_one_by_one() -> None:
     pixels = Pixels(np.zeros((8 * 16 + 6 * 8, 3), np.float32), [(2, 4, 6, 8)])
     params = {"table_edge": 4, "downsample_factor": 2}
