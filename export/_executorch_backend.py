@@ -79,7 +79,7 @@ class Backend:
         Raises:
             UnsupportedError: there are some.
         """
-        if missing := split.needs().keys() & {"blocks", "conv", "views"} - self.knows:
+        if missing := split.needs().keys() & {"blocks", "conv", "recurrent", "views"} - self.knows:
             raise UnsupportedError(
                 f"ExecuTorch's back-end {self.name!r} cannot hold this model.",
                 why="\n".join(f"It is not lowered there: {split.needs()[name]}." for name in sorted(missing)),

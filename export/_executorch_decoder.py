@@ -5,12 +5,27 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from edgekit.export._executorch_backend import CACHED, Backend
+from edgekit.families._delta import rule_of
 from edgekit.families._modules import last_token
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from edgekit.families import Split
+
+
+def llama_rule(
+    query: Tensor, key: Tensor, value: Tensor, decay: Tensor, beta: Tensor, state: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """The gated delta rule by ExecuTorch's own operator, which goes from token to token; decay is one of each key's."""
+    import torch
+    from executorch.extension.llm.custom_ops import custom_ops  # noqa: F401 - registers it
+
+    scaled, keys, values = (part.transpose(1, 2) for part in (query * query.shape[-1] ** -0.5, key, value))
+    kept = decay.exp().transpose(1, 2).unsqueeze(-1).expand_as(keys)
+    inputs = (part.contiguous() for part in (scaled, keys, values, kept, beta.transpose(1, 2)))
+    out, after = torch.ops.llama.channelwise_gated_delta_rule(*inputs, state)
+    return out.transpose(1, 2), after
 
 
 def cached_decoder(split: Split, context: int, backend: Backend) -> nn.Module:
@@ -53,6 +68,14 @@ def cached_decoder(split: Split, context: int, backend: Backend) -> nn.Module:
             state.copy_(whole[..., -state.shape[-1] :])
             return whole
 
+        def get_recurrent_state(self, layer_idx: int, *_: Any) -> Tensor:
+            """The matrices of a layer; zeros where a text begins."""
+            return torch.where(self.going_on, self.held[layer_idx, "recurrent"], torch.zeros(()))
+
+        def update_recurrent_state(self, new: Tensor, layer_idx: int, *_: Any, **__: Any) -> Tensor:
+            """The new ones in their place."""
+            return self.held[layer_idx, "recurrent"].copy_(new)
+
         def get_seq_length(self, layer_idx: int = 0) -> Any:
             """Tokens before the new ones, for a model that makes its masks of it; for others no mask is built."""
             return self.start if split.blocks else 0
@@ -87,6 +110,7 @@ def cached_decoder(split: Split, context: int, backend: Backend) -> nn.Module:
             positions = given.pop(0) if split.position_axes > 1 else torch.arange(tokens).unsqueeze(0) + start_pos
             cache = BufferCache(held, start, start_pos > 0)
             mask = torch.ones(1, context) if split.blocks else None
-            return self.text(inputs_embeds, mask, positions, cache, *given)
+            with rule_of(self.text, llama_rule):
+                return self.text(inputs_embeds, mask, positions, cache, *given)
 
     return Decoder().eval()

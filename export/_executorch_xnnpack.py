@@ -54,5 +54,5 @@ BACKEND = Backend(
     quantise=quantise,
     lower=lower,
     traced=traceable,
-    knows=frozenset({"blocks", "conv", "views"}),
+    knows=frozenset({"blocks", "conv", "recurrent", "views"}),
 )

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from edgekit.console import note
 from edgekit.errors import CheckpointError
+from edgekit.export import _gguf_delta as delta
 from edgekit.families import read_optional_json
 from edgekit.families._clip import MmProj, Names
 from edgekit.inputs.chat import read_chat_template
@@ -28,6 +29,7 @@ ARCHITECTURES = {
     "qwen2": "qwen2",
     "qwen2_5_vl_text": "qwen2vl",
     "qwen3": "qwen3",
+    "qwen3_5_text": "qwen35",
     "qwen3_vl_text": "qwen3vl",
 }
 NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5  # llama.cpp's kinds of tokens
@@ -37,6 +39,7 @@ QWEN2_SPLIT, LLAMA3_SPLIT = (
     + r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
     for digits in ("", "{1,3}")
 )
+QWEN35_SPLIT = QWEN2_SPLIT.replace(r"?\p{L}+", r"?[\p{L}\p{M}]+").replace(r"^\s\p{L}", r"^\s\p{L}\p{M}")
 Tensors = Iterable[tuple[str, NDArray[np.float32]]]
 
 
@@ -104,13 +107,13 @@ def _splitter(found: Mapping[str, Any]) -> str:
         return "smollm"
     if kinds == ["Split", "ByteLevel"] and not steps[1].get("use_regex", True):
         pattern = steps[0].get("pattern", {}).get("Regex")
-        known = {QWEN2_SPLIT: "qwen2", LLAMA3_SPLIT: "llama-bpe"}
+        known = {QWEN2_SPLIT: "qwen2", QWEN35_SPLIT: "qwen35", LLAMA3_SPLIT: "llama-bpe"}
         if pattern in known:
             return known[pattern]
     raise CheckpointError(
         "This tokenizer cannot be written as GGUF.",
         why=f"How it cuts a text before merging ({', '.join(map(str, kinds))}) is none of the ways llama.cpp has a "
-        "name for that are known here: GPT-2's, SmolLM's, Qwen2's, Llama 3's.",
+        "name for that are known here: GPT-2's, SmolLM's, Qwen2's, Qwen3.5's, Llama 3's.",
         fix="Export to another target.",
     )
 
@@ -160,6 +163,7 @@ def check_shapes(config: Mapping[str, Any], plan: MmProj) -> str:
         problems.append("its feed-forward layers are not SwiGLU without biases")
     if (kind := _rope(text).get("rope_type", "default")) not in ("default", "linear"):
         problems.append(f"its rotary positions are scaled by {kind!r}; known are 'default' and 'linear'")
+    problems += delta.problems(text)
     sizes = plan.sizes
     if sizes["embedding_length"] % sizes["attention.head_count"]:
         problems.append(
@@ -208,11 +212,12 @@ def text_metadata(config: Mapping[str, Any], architecture: str, rows: int) -> di
         "attention.key_length": head_dim,
         "attention.value_length": head_dim,
         "attention.layer_norm_rms_epsilon": float(text["rms_norm_eps" if "rms_norm_eps" in text else "norm_eps"]),
-        "rope.dimension_count": head_dim,
+        "rope.dimension_count": int(head_dim * rope.get("partial_rotary_factor", 1.0)),
         "rope.freq_base": float(rope.get("rope_theta", text.get("rope_theta", 10000.0))),
     }
     if rope.get("rope_type") == "linear":
         found |= {"rope.scaling.type": "linear", "rope.scaling.factor": float(rope["factor"])}
+    found |= delta.metadata(text)
     if "conv" in kinds:
         found["shortconv.l_cache"] = text["conv_L_cache"]
     if "mrope_section" in rope:
@@ -251,13 +256,14 @@ def text_tensors(source: Any, architecture: str) -> Iterator[tuple[str, NDArray[
     weights = {f"model.{name}": weight for name, weight in decoder.state_dict().items()}
     if source.lm_head.weight.data_ptr() != source.get_input_embeddings().weight.data_ptr():
         weights["lm_head.weight"] = source.lm_head.weight
-    for name, weight in weights.items():
+    for own, weight in weights.items():
+        values = weight.detach().float().numpy()
+        name, values = delta.recast(own, values, settings) if architecture == "qwen35" else (own, values)
         theirs = names.get_name(name, try_suffixes=(".weight", ".bias"))
         if theirs is None:
             raise CheckpointError(
                 f"llama.cpp's {architecture!r} has no place for {name}.", fix="Export to another target."
             )
-        values = weight.detach().float().numpy()
         if values.ndim == 3:  # a kernel (D, 1, K) over each channel by itself
             values = values[:, 0]
         if architecture == "llama" and ".q_proj." in name:

@@ -20,8 +20,9 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from edgekit.export._executorch_backend import HEADS, PLACES, WIDTH, CacheWay, as_it_is, attention_known
@@ -171,34 +172,63 @@ def traceable(module: nn.Module) -> Iterator[None]:
     """While a rewritten module is traced: its attention is known to transformers, and rotate_half is a linear layer."""
     places = {type(part).__module__ for part in module.modules()}
     homes: list[Any] = [sys.modules[name] for name in places if hasattr(sys.modules[name], "rotate_half")]
-    before = [home.rotate_half for home in homes]
+    before = [(home.rotate_half, getattr(home, "apply_rotary_pos_emb", None)) for home in homes]
     widths = {getattr(part, "head_dim", None) for part in module.modules()}
-    turn = _turns(width for width in widths if isinstance(width, int))
-    for home in homes:
+    # Where a part of a head is turned, the angles say how wide it is.
+    angles: list[Any] = [part for part in module.modules() if hasattr(part, "inv_freq")]
+    turned = {2 * int(part.inv_freq.shape[-1]) for part in angles}
+    turn = _turns({width for width in widths if isinstance(width, int)}, turned)
+    for home, (_, apply) in zip(homes, before, strict=True):
         home.rotate_half = turn
+        if apply is not None:
+            home.apply_rotary_pos_emb = partial(_rotated, apply, turn)
     try:
         with attention_known(LLAMA, _plain_attention):
             yield
     finally:
-        for home, function in zip(homes, before, strict=True):
-            home.rotate_half = function
+        for home, (rotate, apply) in zip(homes, before, strict=True):
+            home.rotate_half = rotate
+            if apply is not None:
+                home.apply_rotary_pos_emb = apply
 
 
-def _turns(widths: Iterable[int]) -> Callable[[Tensor], Tensor]:
+def _rotated(
+    own: Any, turn: Callable[..., Tensor], query: Tensor, key: Tensor, cos: Tensor, sin: Tensor, *more: Any
+) -> Any:
+    """Queries and keys (1, H, T, D_head) turned by angles (1, T, D_turned); without slices where that is a part."""
+    from torch.nn.functional import pad
+
+    width, turned = query.shape[-1], cos.shape[-1]
+    if width == turned:
+        return own(query, key, cos, sin, *more)
+    cos, sin = (pad(table, (0, width - turned), value=rest).unsqueeze(1) for table, rest in ((cos, 1.0), (sin, 0.0)))
+    return tuple(x * cos + turn(x, turned) * sin for x in (query, key))
+
+
+def _turns(widths: set[int], parts: set[int]) -> Callable[..., Tensor]:
     """rotate_half, (a, b) -> (-b, a) for the halves of the last axis, as a product with a constant of the program.
 
     Args:
         widths: Of that axis, that may come.
+        parts: Of it, of which only so much at its beginning is turned.
+
+    Returns:
+        (values, how much of the axis; all when None) -> as many.
     """
     import torch
 
     constants = {}
-    for width in widths:
-        half = width // 2
-        constants[width] = torch.nn.Parameter(torch.zeros(width, width), requires_grad=False)
-        constants[width][:half, half:] = -torch.eye(half)
-        constants[width][half:, :half] = torch.eye(half)
-    return lambda values: torch.nn.functional.linear(values, constants[values.shape[-1]])
+    for width, turned in {(size, part) for size in widths for part in (*parts, size) if part <= size}:
+        half = turned // 2
+        constants[width, turned] = torch.nn.Parameter(torch.zeros(width, width), requires_grad=False)
+        constants[width, turned][:half, half:turned] = -torch.eye(half)
+        constants[width, turned][half:turned, :half] = torch.eye(half)
+
+    def turn(values: Tensor, turned: int | None = None) -> Tensor:
+        width = values.shape[-1]
+        return torch.nn.functional.linear(values, constants[width, turned or width])
+
+    return turn
 
 
 def _plain_attention(

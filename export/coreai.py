@@ -351,5 +351,6 @@ TARGET = Target(
         "views": "Its vision encoder takes one shape here.",
         "conv": "Its decoder has two states, k_cache and v_cache, of one shape for all layers; this target writes no "
         "third one yet.",
+        "recurrent": "It writes no third state beside k_cache and v_cache yet, and no loop over tokens.",
     },
 )

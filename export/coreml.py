@@ -317,4 +317,5 @@ TARGET = Target(
     plan=plan,
     label=label,
     knows=frozenset({"blocks", "conv", "pack", "views"}),
+    lacks={"recurrent": "Each token changes it in turn; this target writes no such loop yet."},
 )

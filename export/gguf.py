@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from edgekit.errors import BundleError, CheckpointError, EdgekitError
 from edgekit.export import NO_OPTIONS, Options, Target, Written
 from edgekit.export import _gguf_files as files
+from edgekit.export._gguf_delta import in_turns
 from edgekit.export._gguf_own import own_preprocessing
 from edgekit.export.parity import TorchModules, follow
 from edgekit.families import Split, family_of
@@ -255,7 +256,14 @@ def importances(split: Split, architecture: str, calibration: Sequence[Inputs]) 
     finally:
         for hook in hooks:
             hook.remove()
-    return {name: (total / counts[name]).numpy() for name, total in sums.items()}
+    own = {names.get_name(name, try_suffixes=(".weight",)): name for name in linears}
+    means = {name: (total / counts[name]).numpy() for name, total in sums.items()}
+    return {name: _columns(own[name], mean, text.text_model.config) for name, mean in means.items()}
+
+
+def _columns(name: str, mean: NDArray[np.float32], settings: Any) -> NDArray[np.float32]:
+    """In the order of the columns that are written."""
+    return in_turns(name, mean, settings) if ".out_proj." in name else mean
 
 
 def _components(split: Split, precision: str, text_file: str, vision_file: str) -> dict[str, Component]:
@@ -309,7 +317,7 @@ TARGET = Target(
     write=write,
     parts=PARTS,
     details=details,
-    knows=frozenset({"conv", "views"}),
+    knows=frozenset({"conv", "recurrent", "views"}),
     lacks=LACKS,
     tiny={"qwen2_5_vl": {"window": 112}},  # the only window llama.cpp knows
 )

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from edgekit.export import NO_OPTIONS, Options, Target, Written, vision_name
+from edgekit.export._onnx_delta import linear_attention
 from edgekit.export._transformers_js import name_processor
 from edgekit.export.onnx_attention import (
     drop_round_trips,
@@ -41,6 +42,7 @@ from edgekit.export.onnx_precision import (
     store,
 )
 from edgekit.families import Split, VisionPart
+from edgekit.families._delta import rule_of
 from edgekit.formats.onnx.precisions import EMBEDDING, PRECISIONS
 from edgekit.inputs.processor import Inputs
 from edgekit.manifest import Component, TensorSpec
@@ -129,11 +131,12 @@ def _graphs(split: Split) -> Iterator[Graph]:
     for bucket, part in split.vision.items():
         yield _vision_graph(vision_name(bucket), part, split)
     yield _embedding_graph(split)
-    if not fits(split):
-        yield _decoder_graph(split, _explicit(split))
-        return
-    with grouped(split) as decoder:
-        yield _decoder_graph(split, decoder)
+    with rule_of(split.text, linear_attention):
+        if not fits(split):
+            yield _decoder_graph(split, _explicit(split))
+            return
+        with grouped(split) as decoder:
+            yield _decoder_graph(split, decoder)
 
 
 def _explicit(split: Split) -> Any:
@@ -341,6 +344,6 @@ TARGET = Target(
     runtimes=("onnxruntime",),
     write=write,
     parts={"vision": PRECISIONS, "embedding": EMBEDDING, "text": PRECISIONS},
-    knows=frozenset({"blocks", "conv", "pack", "views"}),
+    knows=frozenset({"blocks", "conv", "pack", "recurrent", "views"}),
     appends_in_place=appends_in_place,
 )

@@ -79,6 +79,15 @@ def grouped(split: Split) -> Iterator[nn.Module]:
             trace.present[layer_idx, "conv"] = whole[..., -past.shape[-1] :]
             return whole
 
+        def get_recurrent_state(self, layer_idx: int, state_idx: int = 0) -> Any:
+            """The matrices of a layer."""
+            return trace.past[layer_idx, "recurrent"]
+
+        def update_recurrent_state(self, recurrent_states: Any, layer_idx: int, state_idx: int = 0, **_: Any) -> Any:
+            """The new ones in their place."""
+            trace.present[layer_idx, "recurrent"] = recurrent_states
+            return recurrent_states
+
     class Decoder(nn.Module):
         def __init__(self) -> None:
             super().__init__()

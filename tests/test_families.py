@@ -19,10 +19,10 @@ from edgekit.inputs.chat import question
 from edgekit.inputs.images import resize_bilinear
 from edgekit.inputs.processor import Processor
 
-NAMES = ["qwen2_5_vl", "qwen3_vl", "internvl", "smolvlm", "llava_onevision", "gemma3"]
+NAMES = ["qwen2_5_vl", "qwen3_vl", "internvl", "smolvlm", "llava_onevision", "gemma3", "qwen3_5"]
 ALL = [*NAMES, "lfm2_vl"]  # whose image processor wants torchvision
 PLACES = {"internvl": "<IMG_CONTEXT>", "qwen2_5_vl": "<|image_pad|>", "qwen3_vl": "<|image_pad|>"}
-PLACES |= {"gemma3": "<start_of_image>"}
+PLACES |= {"gemma3": "<start_of_image>", "qwen3_5": "<|image_pad|>"}
 ENDS = {"smolvlm": "<end_of_utterance>", "gemma3": "<end_of_turn>"}
 MODES = ["L", "RGBA", "P", "LA"]
 SIZES = [(56, 56), (500, 37), (37, 500), (1, 1), (1, 190), (113, 111), (640, 480), (63, 65), (2000, 1501), (13, 29)]
@@ -290,7 +290,7 @@ def test_positions_by_hand() -> None:
     ]
 
 
-@pytest.mark.parametrize("name", ["qwen2_5_vl", "qwen3_vl"])
+@pytest.mark.parametrize("name", ["qwen2_5_vl", "qwen3_vl", "qwen3_5"])
 def test_positions_equal_the_models_own(tiny_of: Maker, name: str) -> None:
     import torch
 

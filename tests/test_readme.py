@@ -63,7 +63,7 @@ def test_the_demo_installs_only_what_it_uses(tmp_path: Path) -> None:
 
 def test_what_works_today_is_all_there_is() -> None:
     assert FAMILIES.names() == [
-        *("gemma3", "idefics3", "internvl", "lfm2_vl", "llava_onevision", "qwen2_5_vl", "qwen3_vl")
+        *("gemma3", "idefics3", "internvl", "lfm2_vl", "llava_onevision", "qwen2_5_vl", "qwen3_5", "qwen3_vl")
     ]
     assert [name for name in FAMILIES.names() if FAMILIES.load(name).split is no_split] == []
     assert TARGETS.names() == ["coreai", "coreml", "executorch", "gguf", "onnx"]

@@ -56,8 +56,13 @@ OWN: dict[str, list[dict[str, Any]]] = {
         {"do_pad": True, "pad_size": 99},
     ],
     "lfm2_vl": [],
+    "qwen3_5": [{"min_pixels": 4096}],
 }  # fmt: skip
-ALONE = ("qwen3_vl", "lfm2_vl")  # the one shares its code, the other has nothing to compare with without torchvision
+ALONE = (
+    "qwen3_vl",
+    "qwen3_5",
+    "lfm2_vl",
+)  # two share their code, one has no other without torchvision
 FOLLOWED = [(name, change) for name in NAMES for change in [*(STEPS if name not in ALONE else []), *OWN[name]]]
 
 
@@ -111,6 +116,7 @@ OWN_WRONG: dict[str, list[dict[str, Any]]] = {
         {"do_convert_rgb": False},
     ],
     "qwen3_vl": [{"size": {"shortest_edge": 1024}}, {"size": 448}, {"patch_size": 14}, {"merge_size": 0}],
+    "qwen3_5": [{"size": 448}, {"patch_size": 14}],
     "llava_onevision": [
         {"size": 28}, {"size": {"height": 42, "width": 28}}, {"crop_size": 14}, {"do_center_crop": True},
         {"image_grid_pinpoints": [[42, 42]]}, {"image_grid_pinpoints": [[42, 50]]}, {"image_grid_pinpoints": "all"},

@@ -17,7 +17,9 @@ from edgekit.apps._sources import about, bundled, context_of, filled, sources
 from edgekit.visible import json_text
 
 SOURCES = Path(__file__).parent / "android"
-FAMILIES = ("gemma3", "idefics3", "internvl", "lfm2_vl", "llava_onevision", "qwen2_5_vl", "qwen3_vl")
+FAMILIES = (
+    "gemma3", "idefics3", "internvl", "lfm2_vl", "llava_onevision", "qwen2_5_vl", "qwen3_5", "qwen3_vl",
+)  # fmt: skip
 TEMPLATES = ("gradle.properties", "README.md", "app/src/main/res/values/edgekit.xml")
 """Files with names between @ signs; all others are the same in every app of a target."""
 ASSETS = "app/src/main/assets"

@@ -15,7 +15,9 @@ from edgekit.apps._sources import about, bundled, filled, sources
 from edgekit.errors import EdgekitError
 
 SOURCES = Path(__file__).parent / "ios"
-FAMILIES = ("gemma3", "idefics3", "internvl", "lfm2_vl", "llava_onevision", "qwen2_5_vl", "qwen3_vl")
+FAMILIES = (
+    "gemma3", "idefics3", "internvl", "lfm2_vl", "llava_onevision", "qwen2_5_vl", "qwen3_5", "qwen3_vl",
+)  # fmt: skip
 TEMPLATES = {
     "project.pbxproj": "App.xcodeproj/project.pbxproj", "README.md": "README.md",
     "App/Sources/Constants.swift": "App/Sources/Constants.swift",

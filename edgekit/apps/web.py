@@ -19,7 +19,9 @@ GENERATED = ("settings.js", "sw.js", "README.md")
 TOOLS = ("node_modules", "package-lock.json")
 VISIT = ("visit.html", "visit.js")
 """The page of `edgekit bench --device web`, which is no part of an app."""
-FAMILIES = ("gemma3", "idefics3", "internvl", "lfm2_vl", "llava_onevision", "qwen2_5_vl", "qwen3_vl")
+FAMILIES = (
+    "gemma3", "idefics3", "internvl", "lfm2_vl", "llava_onevision", "qwen2_5_vl", "qwen3_5", "qwen3_vl",
+)  # fmt: skip
 FIRST = ("./", "icon.svg", "manifest.webmanifest")
 """What is kept for a page without a network, beside its scripts and styles; onnxruntime-web's files when first used."""
 

@@ -45,6 +45,11 @@ WHOLE = {
     "mm_tokens_per_image": PIXELS,
     "image_seq_length": PIXELS,
     "conv_L_cache": (1, 1 << 10),
+    "linear_conv_kernel_dim": (1, 1 << 10),
+    "linear_key_head_dim": HEADS,
+    "linear_value_head_dim": HEADS,
+    "linear_num_key_heads": HEADS,
+    "linear_num_value_heads": HEADS,
     "image_token_id": (0, 1 << 24),
     "image_token_index": (0, 1 << 24),
 }

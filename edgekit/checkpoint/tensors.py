@@ -55,6 +55,10 @@ SHAPED = {
     ),
     r"\.(patch_embed\w*|projection)\.": ("patch_size", "temporal_patch_size", "num_channels", "in_channels"),
     r"embed_tokens|lm_head": ("vocab_size",),
+    r"\.linear_attn\.": (
+        "linear_num_key_heads", "linear_num_value_heads", "linear_key_head_dim", "linear_value_head_dim",
+        "linear_conv_kernel_dim",
+    ),
     r"\.([qo]_proj|out_proj|qkv|proj|q_norm|q_layernorm)\.": ("num_attention_heads", "num_heads", "head_dim"),
     r"\.([kv]_proj|k_norm|k_layernorm)\.": ("num_key_value_heads", "head_dim"),
     r"\.(position_embedding\w*|pos_embed)": ("image_size", "patch_size", "num_patches", "num_position_embeddings"),

@@ -73,6 +73,8 @@ def decoder(
                     held.update(value, given[layer, "value"], layer)
                 elif kind == "conv":
                     held.layers[layer].update_conv_state(value, conv_kernel_size=value.shape[-1])
+                elif kind == "recurrent":
+                    held.layers[layer].update_recurrent_state(value)
             logits = self.text(inputs_embeds, attention_mask, position_ids, held, *extra)
             return (logits, *(_held(held.layers[layer], kind) for layer, kind in given))
 
@@ -82,8 +84,10 @@ def decoder(
 
 def _held(layer: Any, kind: str) -> Tensor:
     """A tensor of one layer of transformers' cache."""
-    held: Tensor = layer.conv_states[0] if kind == "conv" else {"key": layer.keys, "value": layer.values}[kind]
-    return held
+    places = {"key": "keys", "value": "values", "conv": "conv_states", "recurrent": "recurrent_states"}
+    held: Any = getattr(layer, places[kind])
+    found: Tensor = held[0] if isinstance(held, dict) else held
+    return found
 
 
 def last_token(head: Any) -> nn.Module:

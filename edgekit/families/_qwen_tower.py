@@ -1,4 +1,4 @@
-"""The vision tower of Qwen2.5-VL and Qwen3-VL for one image size: what hangs on the size becomes constants.
+"""The vision tower of Qwen2.5-VL, Qwen3-VL and Qwen3.5 for one image size: what hangs on the size becomes constants.
 
 Those are the order of the patches by attention window, the rotary tables, the learned positions resampled to the grid,
 and the bounds of the windows. The patch embedding, a convolution as large as its input, becomes a matrix product.
@@ -12,13 +12,19 @@ from typing import TYPE_CHECKING, Any
 
 from edgekit.families import Size, Split, VisionPart
 from edgekit.families._modules import decoder, sizes_of
-from edgekit.families.decoding import ExtraInput, positions
+from edgekit.families.decoding import ExtraInput, State, positions
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
-def split_of(model: Any, text_model: Any, sizes: Sequence[Size], features: tuple[ExtraInput, ...]) -> Split:
+def split_of(
+    model: Any,
+    text_model: Any,
+    sizes: Sequence[Size],
+    features: tuple[ExtraInput, ...],
+    states: tuple[State, ...] = (),
+) -> Split:
     """The split of a Qwen-VL.
 
     Args:
@@ -26,16 +32,18 @@ def split_of(model: Any, text_model: Any, sizes: Sequence[Size], features: tuple
         text_model: Its decoder without the head.
         sizes: (width, height) in pixels of each vision encoder.
         features: Inputs of the decoder that the tower's further outputs fill.
+        states: `Split.states`, where they are not a key and a value for each layer.
     """
     names = [f"{width}x{height}" for width, height in sizes] if len(sizes) > 1 else [""]
-    text, text_decoder = decoder(text_model, model.lm_head, features=features)
+    text, text_decoder = decoder(text_model, model.lm_head, features=features, states=states)
+    said = sizes_of(model, model.config.text_config)
     return Split(
         vision={name: vision_part(model.model.visual, size) for name, size in zip(names, sizes, strict=True)},
         token_embedding=model.get_input_embeddings(),
         text=text,
         text_decoder=text_decoder,
         extra_inputs=(positions(3), *features),
-        **sizes_of(model, model.config.text_config),
+        **(said | {"states": states} if states else said),
     )
 
 

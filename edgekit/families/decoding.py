@@ -101,7 +101,7 @@ class State:
 
     Attributes:
         layer: Of the decoder.
-        kind: key, value, or conv (the last inputs of a short convolution).
+        kind: key, value, conv (the last inputs of a short convolution), or recurrent (a matrix for each head).
         shape: Without the batch; None is the axis of tokens, which grows. A tensor without one has this shape always.
         about: In a sentence, for a target that cannot hold it.
     """
@@ -177,6 +177,11 @@ def keys_and_values(layers: int, heads: int, width: int) -> tuple[State, ...]:
 def convolution(layer: int, shape: tuple[int, int]) -> State:
     """The last inputs (D, kernel) of a layer that is a short convolution."""
     return State(layer, "conv", shape, "its decoder's cache holds states of convolutions beside keys and values")
+
+
+def recurrence(layer: int, shape: tuple[int, int, int]) -> State:
+    """The matrices (H, D_k, D_v) of a layer that mixes each token into one for each head."""
+    return State(layer, "recurrent", shape, "its decoder's cache holds a matrix for each head beside keys and values")
 
 
 class Named(Protocol):

@@ -97,7 +97,7 @@ def _read_areas(settings: Settings) -> tuple[int, int]:
 def _check_patches(settings: Settings, model: Settings, patches: dict[str, int]) -> None:
     """The image is cut into patches by the image processor, and they must be the model's."""
     vision = model.inner("vision_config")
-    own = 16 if model.given("model_type", "") == "qwen3_vl" else 14
+    own = 16 if model.given("model_type", "") in ("qwen3_vl", "qwen3_5") else 14
     for name, key, field, default in (
         ("patch_size", "patch", "patch_size", own),
         ("temporal_patch_size", "temporal_patch", "temporal_patch_size", 2),
@@ -118,14 +118,17 @@ def contradictions(config: Any) -> Iterator[tuple[str, str]]:
 
 
 def rotary_sections(config: Any) -> Iterator[tuple[str, str]]:
-    """Of `contradictions`: what Qwen2.5-VL and Qwen3-VL share."""
+    """Of `contradictions`: what the Qwen-VL families share."""
     text, vision = config.text_config, config.vision_config
     width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     field = "text_config.rope_parameters.mrope_section"
-    sections: Any = (text.rope_parameters or {}).get("mrope_section")
+    rope: Any = text.rope_parameters or {}
+    sections, share = rope.get("mrope_section"), rope.get("partial_rotary_factor", 1.0)
+    turned = int(width * share) if isinstance(share, int | float) else 0
     whole = isinstance(sections, list | tuple) and all(type(one) is int and one > 0 for one in sections)
-    if not whole or len(sections) != 3 or 2 * sum(sections) != width:
-        yield field, f"is {sections}; it is three numbers that add up to half a head ({width} / 2)"
+    if not whole or len(sections) != 3 or 2 * sum(sections) != turned:
+        part = f", of which partial_rotary_factor {share} turns {turned}" if "partial_rotary_factor" in rope else ""
+        yield field, f"is {sections}; it is three numbers that add up to half of a head's {width}{part}"
     if vision.hidden_size // vision.num_heads % 4:
         yield "vision_config.num_heads", "gives heads whose width 4 does not divide; rows and columns share it"
     if vision.out_hidden_size != text.hidden_size:

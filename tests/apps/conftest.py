@@ -11,6 +11,7 @@ import pytest
 from edgekit.data import Sample
 
 SIZES = {"qwen2_5_vl": [(112, 84), (56, 56)], "qwen3_vl": [(128, 96)], "lfm2_vl": [(64, 64)]}
+SIZES["qwen3_5"] = [(96, 64)]
 
 
 @pytest.fixture(scope="session")

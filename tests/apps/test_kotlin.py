@@ -58,8 +58,10 @@ def test_golden_vectors_of_each_family_chats_and_caches(family_bundle: Callable[
     prove(*bundles)
     said = kotlin.run("caches", *bundles)
     print(said)
-    assert re.findall(r"^(\S+) .*: 0 of 150 tokens kept$", said, re.MULTILINE) == ["lfm2_vl"]  # states cannot go back
-    assert said.count(": 150 of 150 tokens kept") == len(NAMES)
+    assert re.findall(r"^(\S+) .*: 0 of 150 tokens kept$", said, re.MULTILINE) == [
+        "lfm2_vl", "qwen3_5",
+    ]  # states cannot go back  # fmt: skip
+    assert said.count(": 150 of 150 tokens kept") == len(NAMES) - 1
 
 
 def test_the_demos_golden_vectors_and_answers_in_every_precision(

@@ -121,6 +121,7 @@ PARAMS: dict[str, list[dict[str, Any]]] = {
     ],
 }
 PARAMS["qwen3_vl"] = [{**params, "patch": 16, "sizes": [[64, 64], [96, 64]]} for params in PARAMS["qwen2_5_vl"]]
+PARAMS["qwen3_5"] = PARAMS["qwen3_vl"][:1]
 
 
 def noise(width: int, height: int, seed: int = 0) -> NDArray[np.uint8]:

@@ -24,11 +24,11 @@ from edgekit.inputs.processor import Processor
 from edgekit.runtimes.pytorch import Official, TorchSession
 
 TinyOf = Callable[..., Path]
-FAMILIES = ("smolvlm", "qwen2_5_vl", "qwen3_vl", "internvl", "llava_onevision", "gemma3", "lfm2_vl")
+FAMILIES = ("smolvlm", "qwen2_5_vl", "qwen3_vl", "internvl", "llava_onevision", "gemma3", "lfm2_vl", "qwen3_5")
 QUESTION = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "what is there?"}]}]
 BIG = 10**18
-LAYERS = {"qwen2_5_vl": "depth", "qwen3_vl": "depth"}
-HEADS = {"qwen2_5_vl": "num_heads", "qwen3_vl": "num_heads"}
+LAYERS = {"qwen2_5_vl": "depth", "qwen3_vl": "depth", "qwen3_5": "depth"}
+HEADS = {"qwen2_5_vl": "num_heads", "qwen3_vl": "num_heads", "qwen3_5": "num_heads"}
 TOKEN = {"llava_onevision": "image_token_index", "gemma3": "image_token_index"}
 ACT = {"gemma3": "hidden_activation"}
 
@@ -136,6 +136,25 @@ OWN: dict[str, list[tuple[str, Any]]] = {
         ("vision_config.num_patches", 17),
         ("text_config.layer_types", ["conv", "rnn", "conv"]),
         ("text_config.conv_L_cache", BIG),
+    ],
+    "qwen3_5": [
+        ("text_config.layer_types", ["linear_attention"] * 3),
+        ("text_config.layer_types", ["linear_attention", "conv", "full_attention"]),
+        ("text_config.layer_types", ["linear_attention", "full_attention"]),
+        ("text_config.layer_types", "full_attention"),
+        ("text_config.linear_num_value_heads", 0),
+        ("text_config.linear_num_value_heads", 3),
+        ("text_config.linear_num_key_heads", 4),
+        ("text_config.linear_num_key_heads", 0),
+        ("text_config.linear_key_head_dim", 8),
+        ("text_config.linear_value_head_dim", -16),
+        ("text_config.linear_conv_kernel_dim", 0),
+        ("text_config.linear_conv_kernel_dim", BIG),
+        ("text_config.rope_parameters.mrope_section", [4, 2, 2]),
+        ("text_config.rope_parameters.partial_rotary_factor", 1.0),
+        ("text_config.rope_parameters.partial_rotary_factor", "half"),
+        ("vision_config.num_position_embeddings", 10**15),
+        ("vision_config.out_hidden_size", 48),
     ],
 }
 # Changes that a folder bears: edgekit must answer as transformers does with it.

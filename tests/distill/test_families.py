@@ -152,7 +152,7 @@ def test_one_prompt_for_many_responses_is_a_row_for_each(
 ) -> None:
     """Packed behind their prompt, responses have the states and the gradients that they have in rows of their own."""
     model = load_model(folder, attn=attn)
-    assert can_pack(model) == (model.config.model_type not in ("gemma3", "lfm2_vl"))
+    assert can_pack(model) == (model.config.model_type not in ("gemma3", "lfm2_vl", "qwen3_5"))
     if not can_pack(model):
         return
     owners = [0, 3, 1, 0, 2, 4, 4, 0, 5, 4, 1]
@@ -292,8 +292,9 @@ def test_masks_touch_every_linear_layer_but_embeddings_norms_and_the_head(model:
     assert {name.removesuffix(".weight") for name in teacher.weights} == linear - {"lm_head"}
     vision = {"qwen2_5_vl": 3 * 5 + 2, "qwen3_vl": 3 * 4 + 2 * 3, "internvl": 2 * 6 + 2, "smolvlm": 2 * 6 + 1}
     # Gemma's projector is a parameter and no linear layer; SigLIP 2 embeds patches by a linear layer.
-    vision |= {"llava_onevision": 2 * 6 + 2, "gemma3": 2 * 6, "lfm2_vl": 1 + 2 * 6 + 2}
-    language = 5 + 7 + 5 if model.config.model_type == "lfm2_vl" else 3 * 7  # a convolution has two, attention four
+    vision |= {"llava_onevision": 2 * 6 + 2, "gemma3": 2 * 6, "lfm2_vl": 1 + 2 * 6 + 2, "qwen3_5": 3 * 4 + 2}
+    # A convolution has two, attention four, and the gated delta rule five, of which two are its gates.
+    language = {"lfm2_vl": 5 + 7 + 5, "qwen3_5": 8 + 8 + 7}.get(model.config.model_type, 3 * 7)
     assert len(teacher.weights) == language + vision[model.config.model_type]
     before = {name: value.clone() for name, value in model.state_dict().items()}
     teacher.set_ratio(0.3)

@@ -64,7 +64,7 @@ def sizes_for(family: str) -> list[Size] | None:
     return SIZES.get(family)
 
 
-GGUF = ["smolvlm", "internvl", "qwen2_5_vl", "qwen3_vl", "lfm2_vl"]
+GGUF = ["smolvlm", "internvl", "qwen2_5_vl", "qwen3_vl", "qwen3_5", "lfm2_vl"]
 # Largest difference of a logit, of standard deviation 1.0 to 1.1. Measured: fp32 9.5e-6, fp16 2.5e-2, int8 0.44, int4
 # 5.4, where every token is a close call; the mean KL of the bundle's parity run is the sharper tolerance there.
 GAP = {**dict.fromkeys(gguf.PRECISIONS, 12.0), "bf16": 1.0, "q6_k": 3.0}
@@ -75,23 +75,30 @@ TARGET_GAP = {("gguf", "fp32"): 2e-2}
 # The usual run has a family in fp32 of each kind that test_onnx.py does not have, and one in few bits; all have their
 # baked modules compared with the untouched model there. The slow run adds each family and each precision once or more,
 # a minute each; the rest is marked `matrix` too, and is measured by `edgekit targets --matrix` too.
-USUAL = {("onnx", "lfm2_vl", "fp32"), ("onnx", "qwen3_vl", "fp32"), ("onnx", "qwen3_vl", "int4")}
+USUAL = {
+    ("onnx", "lfm2_vl", "fp32"),
+    ("onnx", "qwen3_5", "fp32"),
+    ("onnx", "qwen3_vl", "fp32"),
+    ("onnx", "qwen3_vl", "int4"),
+}
 # In fp32 every family is exported to ONNX at mid size below and, but for three, in test_verify.py; each of Core AI's
 # precisions is on a trained student in test_coreai.py.
 SLOW = {
     ("onnx", "smolvlm", "int4"), ("onnx", "qwen2_5_vl", "fp16"), ("onnx", "qwen3_vl", "int8"),
     ("onnx", "internvl", "int8"), ("onnx", "gemma3", "int8"), ("onnx", "gemma3", "fp32"), ("onnx", "lfm2_vl", "int4"),
-    ("onnx", "llava_onevision", "int8"),
+    ("onnx", "llava_onevision", "int8"), ("onnx", "qwen3_5", "int8"), ("onnx", "qwen3_5", "int4"),
     ("executorch", "internvl", "int4"), ("executorch", "qwen3_vl", "int8"),
     ("executorch", "lfm2_vl", "fp32"), ("executorch", "lfm2_vl", "int4"),
     ("executorch", "smolvlm", "int8-static"), ("executorch", "qwen2_5_vl", "fp32"),
     ("gguf", "lfm2_vl", "fp32"), ("gguf", "lfm2_vl", "int4"),
     ("gguf", "qwen2_5_vl", "fp32"), ("gguf", "internvl", "fp16"), ("gguf", "smolvlm", "bf16"),
     ("gguf", "qwen3_vl", "int8"), ("gguf", "internvl", "q6_k"), ("gguf", "qwen2_5_vl", "q5_k_m"),
+    ("gguf", "qwen3_5", "fp32"), ("gguf", "qwen3_5", "q4_k_m-imatrix"),
     ("coreai", "internvl", "fp16"), ("coreai", "qwen3_vl", "int8"), ("coreai", "smolvlm", "int4"),
     ("coreai", "qwen2_5_vl", "pal8"),
     ("gguf", "qwen3_vl", "q4_k_m-imatrix"), ("gguf", "internvl", "int4"), ("gguf", "qwen2_5_vl", "iq4_nl"),
     ("executorch", "llava_onevision", "fp32"), ("coreai", "llava_onevision", "int8"),
+    ("executorch", "qwen3_5", "fp32"), ("executorch", "qwen3_5", "int4"),
     ("executorch", "gemma3", "int8"), ("coreai", "gemma3", "fp16"),
 }  # fmt: skip
 
@@ -109,7 +116,7 @@ ROWS += [
 ROWS += [row("gguf", family, precision) for family in GGUF for precision in gguf.PRECISIONS]
 ROWS += [
     row("coreai", family, precision)
-    for family in (*GGUF[:-1], "llava_onevision", "gemma3")
+    for family in (*GGUF[:4], "llava_onevision", "gemma3")
     for precision in coreai.PRECISIONS
 ]
 
@@ -291,13 +298,13 @@ def test_states_are_part_of_the_cache(tiny_of: Maker) -> None:
     assert (other - rest).abs().max() > 1e-2
 
 
-@pytest.mark.parametrize("family", ["gemma3", "lfm2_vl", "llava_onevision"])
+@pytest.mark.parametrize("family", ["gemma3", "lfm2_vl", "llava_onevision", "qwen3_5"])
 def test_targets_that_would_get_it_wrong_refuse(family: str, tiny_of: Maker) -> None:
     split = family_of(family).split(load_model(tiny_of(family)), [(64, 64)] if family == "lfm2_vl" else None)
     knowing_none = replace(TARGETS.load("gguf"), knows=frozenset(), lacks={"pack": "No newlines."})
     with pytest.raises(EdgekitError, match="Target 'gguf' cannot hold this model") as caught:
         _check_needs(knowing_none, split)
-    ((kind, about),) = split.needs().items()
+    (kind, about), *_ = sorted(split.needs().items())
     said = f"{about[0].upper()}{about[1:]}. No newlines." if kind == "pack" else f"It knows of no such model: {about}."
     assert said in str(caught.value) and "onnx" in str(caught.value).rpartition("Targets that can: ")[2]
     with pytest.raises(EdgekitError, match="onnxruntime-genai cannot run this family"):

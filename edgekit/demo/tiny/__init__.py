@@ -67,6 +67,7 @@ class Blueprint:
         corpus: Texts that its tokenizer must learn merges from.
         windowed: Whether its tower has windows.
         sizes: Two odd image sizes for an export, (width, height), where the family bakes them.
+        settle: Sets what is no random matrix in its model, without gradients.
     """
 
     special: tuple[str, ...]
@@ -79,6 +80,7 @@ class Blueprint:
     corpus: tuple[str, ...] = ()
     windowed: bool = False
     sizes: tuple[tuple[int, int], ...] = ()
+    settle: Callable[[Any], None] | None = None
 
 
 BLUEPRINTS: Registry[Blueprint] = Registry("edgekit.demo.tiny", "tiny checkpoint", "Blueprint", "BLUEPRINT")
@@ -122,6 +124,9 @@ def write_checkpoint(
     if blueprint.windowed:
         config.vision_config.window_size = window
     model = make_model(config, shape.width)
+    if blueprint.settle is not None:
+        with torch.no_grad():
+            blueprint.settle(model)
     ends = [tokenizer.token_to_id(token) for token in (blueprint.end, blueprint.special[0])]
     model.generation_config.eos_token_id, model.generation_config.pad_token_id = ends, 0
     model.save_pretrained(folder)

@@ -24,6 +24,7 @@ const FAMILIES = {
   lfm2_vl: lfm2,
   llava_onevision: llava,
   qwen2_5_vl: qwen,
+  qwen3_5: qwen,
   qwen3_vl: qwen,
 };
 

@@ -20,7 +20,8 @@ extension Family {
 
 let families: [String: any Family] = [
     "gemma3": Gemma3(), "idefics3": Idefics3(), "internvl": InternVL(), "lfm2_vl": LFM2VL(),
-    "llava_onevision": LlavaOneVision(), "qwen2_5_vl": QwenVL(), "qwen3_vl": QwenVL(),
+    "llava_onevision": LlavaOneVision(), "qwen2_5_vl": QwenVL(), "qwen3_5": QwenVL(),
+    "qwen3_vl": QwenVL(),
 ]
 
 /// - Parameters:

@@ -49,6 +49,7 @@ private val FAMILIES: Map<String, () -> Family> = mapOf(
     "idefics3" to ::Idefics3,
     "internvl" to ::InternVl,
     "qwen2_5_vl" to ::QwenVl,
+    "qwen3_5" to ::QwenVl,
     "qwen3_vl" to ::QwenVl,
     "llava_onevision" to ::LlavaOnevision,
     "gemma3" to ::Gemma3,
