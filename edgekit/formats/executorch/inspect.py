@@ -33,7 +33,7 @@ XNNPACK = {
 PRODUCTS = ("FullyConnected", "Conv2d", "DepthwiseConv2d", "ConvTranspose2d")
 PREFIX = "xnn_datatype_"
 LOOK_UP, APPEND, REPLACE = "aten::embedding", "llama::update_cache", "aten::copy_"
-CONVOLUTION = "inputs of convolution"
+CONVOLUTION, RECURRENCE = "inputs of convolution", "matrices of recurrent layer"
 
 
 def read(bundle: Bundle) -> dict[str, Part]:
@@ -56,7 +56,7 @@ def read(bundle: Bundle) -> dict[str, Part]:
         with _damage_named(component.file, name):
             parts[name] = _part(name, method)
     for state in parts["text_decoder"].states:
-        if CONVOLUTION in state.name:
+        if _replaced(state):
             continue
         _, _, heads, width = state.shape if len(state.shape) == 4 else (0, 0, 0, 0)
         check_numbers(bundle.manifest, {"cache.kv_heads": int(heads), "cache.head_dim": int(width)})
@@ -151,14 +151,20 @@ def _kernel(name: str, method: Method, call: Any) -> None:
     method.apart[kind] += 1
     if kind == APPEND:
         cache = method.tensor(call.args[1])
-        layer, which = divmod(sum(CONVOLUTION not in state.name for state in method.states), 2)
+        layer, which = divmod(sum(not _replaced(state) for state in method.states), 2)
         title = f"{('keys', 'values')[which]} of layer {layer}"
         method.states.append(State(title, SCALARS[cache.scalar_type], tuple(cache.sizes)))
     elif kind == REPLACE and (held := method.tensor(call.args[0])) is not None:
-        number = sum(CONVOLUTION in state.name for state in method.states)
-        method.states.append(State(f"{CONVOLUTION} {number}", SCALARS[held.scalar_type], tuple(held.sizes)))
+        title = RECURRENCE if len(held.sizes) == 4 else CONVOLUTION  # a matrix for each head; a row for each channel
+        number = sum(title in state.name for state in method.states)
+        method.states.append(State(f"{title} {number}", SCALARS[held.scalar_type], tuple(held.sizes)))
     for at, index in enumerate(call.args):
         _given(name, method, index, kind if at == 0 else "")
+
+
+def _replaced(state: State) -> bool:
+    """Whether a state is no keys and no values."""
+    return state.name.startswith((CONVOLUTION, RECURRENCE))
 
 
 def _given(name: str, method: Method, index: int, kind: str) -> None:
@@ -245,7 +251,7 @@ def _constant(method: Method, graph: Any, value: Any) -> Held | None:
 
 
 def _turns(method: Method, graph: Any, value: Any) -> bool:
-    """Whether a stored matrix is a signed permutation, which turns the halves of a head for rotary positions."""
+    """Whether a stored matrix is a signed permutation, of all numbers of a head or of the first: it turns them."""
     dims, tensor = _dims(value), _plain(value)
     name = graph["constant_data"][int(tensor["constant_buffer_idx"])]["named_key"]
     data = method.program.named_data
@@ -254,7 +260,8 @@ def _turns(method: Method, graph: Any, value: Any) -> bool:
     if name not in data.pte_data:
         return False
     matrix = np.frombuffer(bytes(data.buffers[data.pte_data[name].buffer_index]), "<f4")[: dims[0] ** 2]
-    return bool(np.all(np.abs(matrix.reshape(dims)).sum(1) == 1) and np.all(np.isin(matrix, (-1, 0, 1))))
+    turned = np.abs(matrix.reshape(dims)).sum(1)
+    return bool(turned.any() and np.all(turned <= 1) and np.all(np.isin(matrix, (-1, 0, 1))))
 
 
 def _scale_bytes(graph: Any, scales: Any) -> int:

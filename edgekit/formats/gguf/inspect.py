@@ -15,7 +15,7 @@ from edgekit.manifest import Component
 
 CACHE = "float16"
 ADDED = ("v.position_embd", "v.class_embd")  # added to embeddings, and in no product
-CONVOLUTION = ".shortconv.conv.weight"
+CONVOLUTIONS, RECURRENCE = (".shortconv.conv.weight", ".ssm_conv1d.weight"), ".ssm_a"
 TABLE, HEAD = "token_embd.weight", "output.weight"
 
 
@@ -48,13 +48,7 @@ def _part(bundle: Bundle, name: str, component: Component) -> Part:
         for layer in range(cache.layers)
         for kind in ("keys", "values")
     )
-    states += tuple(
-        State(
-            f"inputs of {key.removesuffix('.weight')}", "float32", tuple(int(size) for size in reversed(tensor.shape))
-        )
-        for key, tensor in tensors.items()
-        if key.endswith(CONVOLUTION)
-    )
+    states += tuple(_others(reader, tensors))
     return Part(
         _names(chosen),
         tuple(held.values()),
@@ -62,6 +56,17 @@ def _part(bundle: Bundle, name: str, component: Component) -> Part:
         apart=_fallen(chosen),
         states=states if name == "text_decoder" else (),
     )
+
+
+def _others(reader: Any, tensors: dict[str, Any]) -> Iterator[State]:
+    """States of layers that are no attention."""
+    for key, tensor in tensors.items():
+        if key.endswith(CONVOLUTIONS):
+            shape = tuple(int(size) for size in reversed(tensor.shape))
+            yield State(f"inputs of {key.removesuffix('.weight')}", "float32", shape)
+        elif key.endswith(RECURRENCE):
+            width = _field(reader, f"{reader.fields['general.architecture'].contents()}.ssm.state_size")
+            yield State(f"recurrent matrices of {key}", "float32", (int(tensor.shape[0]), width, width))
 
 
 def _vision(bundle: Bundle, name: str, component: Component, reader: Any, tensors: dict[str, Any]) -> Part:
