@@ -203,10 +203,11 @@ BUILD_LEFTOVERS = ("build", "*.egg-info", "dist", ".*", "__pycache__", "demo-run
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
-    """Names in the wheel, built from a copy: setuptools would put what an earlier build left in build/ into it."""
+    """Names in the wheel that the source archive gives, which is built from a copy: setuptools would put what an
+    earlier build left in build/ into it."""
     clean, out = tmp_path_factory.mktemp("clean") / "edgekit", tmp_path_factory.mktemp("wheel")
     shutil.copytree(ROOT, clean, symlinks=True, ignore=shutil.ignore_patterns(*BUILD_LEFTOVERS))
-    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out), str(clean)]
+    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(out), str(clean)]
     built = subprocess.run(command, capture_output=True, text=True)
     assert built.returncode == 0, built.stdout[-1000:] + built.stderr[-2000:]
     (path,) = out.glob("*.whl")
