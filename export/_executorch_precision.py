@@ -71,7 +71,9 @@ def in_weights_alone(module: nn.Module, precision: str) -> None:
     quantize_(module, config, filter_fn=in_groups)
 
 
-def static(name: str, module: nn.Module, example: tuple[Any, ...], images: Sequence[Any]) -> nn.Module:
+def static(
+    name: str, module: nn.Module, example: tuple[Any, ...], images: Sequence[Any], most: int | None = None
+) -> nn.Module:
     """A vision encoder with int8 inputs and weights of its linear layers and convolutions, by PT2E.
 
     Args:
@@ -79,6 +81,7 @@ def static(name: str, module: nn.Module, example: tuple[Any, ...], images: Seque
         module: Rewritten.
         example: Inputs to trace with.
         images: Inputs to calibrate with.
+        most: Largest size of its first axis, where that is free.
 
     Raises:
         EdgekitError: there are none.
@@ -106,7 +109,9 @@ def static(name: str, module: nn.Module, example: tuple[Any, ...], images: Seque
         quantiser.set_operator_type(operator, config)
     quantiser.set_filter_function(is_layer)
     with torch.no_grad(), traceable(module):
-        observed = prepare_pt2e(torch.export.export(module, example, strict=False).module(), quantiser)
+        free = None if most is None else ({0: torch.export.Dim("tokens", min=1, max=most)},)
+        traced = torch.export.export(module, example, dynamic_shapes=free, strict=False)
+        observed = prepare_pt2e(traced.module(), quantiser)
         for image in images:
             observed(image)
         made: nn.Module = convert_pt2e(observed)

@@ -234,12 +234,12 @@ def _vision(
     outputs = [TensorSpec("image_features", "float32", (*batch, tokens, split.width))]
     outputs += [TensorSpec(one.feature, one.dtype, one.encoded(part.tokens)) for one in split.features]
     module, example = backend.written(part.module, PLAIN), (torch.randn(part.one_run),)
+    most = part.tokens if part.of_any_view else None
     if precision == "int8-static":
-        module = static(name, module, example, images)
+        module = static(name, module, example, images, most)
     else:
         backend.quantise(module, precision)
     pixels = TensorSpec("pixel_values", "float32", shape)
-    most = part.tokens if part.of_any_view else None
     return Method(name, module, example, (pixels,), tuple(outputs), precision, most)
 
 

@@ -114,7 +114,10 @@ def test_what_is_at_the_edge_is_good() -> None:
         ({"buckets": {"x": Bucket("none", None, 1)}}, "buckets.x.component: none is not among the components"),
         ({"buckets": {"x": Bucket("text_decoder", None, -1)}}, "buckets.x.tokens: -1"),
         ({"buckets": {"x": Bucket("text_decoder", None, (1 << 20) + 1)}}, "buckets.x.tokens: 1,048,577"),
-        ({"buckets": {"x": Bucket("text_decoder", (), 1)}}, "buckets.x.grid: 0 axes"),
+        (
+            {"buckets": {"x": Bucket("text_decoder", (), 1), "y": Bucket("text_decoder", (1,), 1)}},
+            "buckets: one is for tiles or any view, others are for images of one grid",
+        ),
         ({"buckets": {"x": Bucket("text_decoder", (1,) * 9, 1)}}, "buckets.x.grid: 9 axes"),
         ({"buckets": {"x": Bucket("text_decoder", (1, 0), 1)}}, "buckets.x.grid[1]: 0"),
         ({"buckets": {"x": Bucket("text_decoder", (16385,), 1)}}, "buckets.x.grid[0]: 16,385"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from edgekit import api
 from edgekit.apps import PLATFORMS
 from edgekit.bundle import Bundle
 from edgekit.checkpoint.folder import load_model
+from edgekit.data import ImageRef, Sample
 from edgekit.errors import DataError, UnsupportedError
 from edgekit.export import TARGETS
 from edgekit.families import ANY_GRID, Pixels, Size, lfm2_vl
@@ -26,6 +28,7 @@ from edgekit.families.merging import by_bucket
 from edgekit.formats.inspecting import inspect
 from edgekit.inputs.chat import question
 from edgekit.inputs.processor import Processor
+from edgekit.report.tolerances import judge, random_tolerances_of
 from edgekit.runtimes import RUNTIMES, runtime_for
 from edgekit.runtimes.generate import answer, follow
 from edgekit.stats import largest_gap
@@ -101,6 +104,31 @@ def test_what_the_manifest_says(bundle: Path) -> None:
     (pixels,) = manifest.components["vision_encoder"].inputs
     assert isinstance(pixels.shape[0], str) and pixels.shape[1:] == (4, 3 * 16 * 16 + 2 * 4)
     assert manifest.parity is not None and manifest.parity["passed"]
+
+
+# Each precision whose grid is found by running the encoder, or by a compiler, on views of several sizes.
+FEWER_BITS = [("executorch", "int8-static"), ("onnx", "int8-static"), ("coreml", "int4"), ("onnx", "int4")]
+
+
+@pytest.mark.slow
+@pytest.mark.matrix
+@pytest.mark.parametrize(("target", "precision"), FEWER_BITS)
+def test_fewer_bits(target: str, precision: str, tiny_of: Maker, tmp_path: Path) -> None:
+    needed(target)
+    asked = []
+    for number, sizes in enumerate(IMAGES.values()):
+        files = [io.BytesIO() for _ in sizes]
+        for file, image in zip(files, pictures(sizes), strict=True):
+            image.save(file, "PNG")
+        images = tuple(ImageRef(data=file.getvalue()) for file in files)
+        asked.append(Sample(str(number), images, question("what is there?", len(sizes))))
+    shown = asked if TARGETS.load(target).needs_calibration(precision) else []
+    made = export_checkpoint(
+        tiny_of("lfm2_vl"), target, precision, tmp_path / "b", samples=asked, calibration=shown, prompts=len(asked)
+    )
+    parity = made.manifest.parity
+    assert parity is not None and parity["samples"] == len(asked)
+    assert all(check["held"] for check in judge(parity, random_tolerances_of(precision, target)).values()), parity
 
 
 def test_an_image_that_is_a_line(bundle: Path) -> None:
