@@ -33,8 +33,8 @@ import psutil
 from edgekit.bundle import Bundle
 from edgekit.data import samples
 from edgekit.demo.shapes import draw
+from edgekit.formats.gguf.library import MARKER
 from edgekit.formats.gguf.process import LlamaModel
-from edgekit.formats.gguf.worker import MARKER
 from edgekit.inputs.chat import question, render
 from edgekit.inputs.images import as_rgb
 from edgekit.inputs.processor import Processor

@@ -15,7 +15,7 @@ from typing import IO, Any
 
 from edgekit.devices import _agent
 from edgekit.errors import EdgekitError
-from edgekit.system.child import Lines, Patience, TooLongError, write_all
+from edgekit.system.pipes import Lines, Patience, TooLongError, write_all
 
 BEAT_S = 60.0  # how often the agent is told that we are still here
 NOISE_LINES = 200  # what a login may print before the agent speaks

@@ -28,7 +28,7 @@ from edgekit.devices._ssh_command import advice, ssh_command
 from edgekit.errors import EdgekitError
 from edgekit.files import tree_files
 from edgekit.system.dialogue import EndedError, GaveUpError, wait_ready, wait_reply
-from edgekit.system.isolated import how_it_ended
+from edgekit.system.process import how_it_ended
 from edgekit.system.temporary import room
 from edgekit.system.timeouts import Timeouts
 

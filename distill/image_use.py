@@ -44,7 +44,7 @@ class Swap:
 
 
 @dataclass(frozen=True)
-class Sight:
+class ImageUse:
     """What the swaps moved.
 
     Attributes:
@@ -62,7 +62,7 @@ class Sight:
     noise: float
 
 
-def check_sight(generator: Writing, name: str, questions: Path) -> Sight | None:
+def check_image_use(generator: Writing, name: str, questions: Path) -> ImageUse | None:
     """Make sure that a teacher sees the images.
 
     Args:
@@ -80,24 +80,24 @@ def check_sight(generator: Writing, name: str, questions: Path) -> Sight | None:
     if not swaps:
         note(f"Not checked whether {name} sees the images: the questions do not hold two different ones.")
         return None
-    sight = measure_sight(generator, swaps)
-    if not sight.moved:
+    image_use = measure_image_use(generator, swaps)
+    if not image_use.moved:
         shown = ", ".join(repr(swap.sample.id) for swap in swaps)
         change = ""
-        if sight.largest is not None:
-            change = f" The largest change of an answer's log-probability was {sight.largest:.2g} nats; the same "
-            change += f"question asked twice gave {sight.noise:.2g}."
+        if image_use.largest is not None:
+            change = f" The largest change of an answer's log-probability was {image_use.largest:.2g} nats; the same "
+            change += f"question asked twice gave {image_use.noise:.2g}."
         raise EdgekitError(
-            f"{name} does not see the images: with other images its {sight.kind} stay the same.",
-            why=f"Swapped were the images of {sight.asked} questions ({shown}) for very different ones of the same "
+            f"{name} does not see the images: with other images its {image_use.kind} stay the same.",
+            why=f"Swapped were the images of {image_use.asked} questions ({shown}) for very different ones of the same "
             f"size, {sum(len(swap.others) for swap in swaps)} swaps in all; none of them moved anything.{change}",
             fix="Look at what carries the images to it: the server's multimodal settings, the processor files, the "
             f"chat template.\n{SWITCH}",
         )
-    return sight
+    return image_use
 
 
-def measure_sight(generator: Writing, swaps: list[Swap]) -> Sight:
+def measure_image_use(generator: Writing, swaps: list[Swap]) -> ImageUse:
     """Ask each question twice as it is, and once with each of its other images."""
     asked = [generator.answers([swap.sample, swap.sample, *swap.others]) for swap in swaps]
     told = all(said.logp is not None for row in asked for said in row)
@@ -109,7 +109,7 @@ def measure_sight(generator: Writing, swaps: list[Swap]) -> Sight:
         answered = first.text == again.text and any(other.text != first.text for other in others)
         shifted = told and max(_change(first, other) for other in others) > FLOOR_NATS + 4 * noise
         moved += answered or shifted
-    return Sight(len(swaps), moved, "answers and log-probabilities" if told else "answers", largest, noise)
+    return ImageUse(len(swaps), moved, "answers and log-probabilities" if told else "answers", largest, noise)
 
 
 def _change(one: Said, other: Said) -> float:
@@ -170,7 +170,7 @@ def _fitted(other: ImageRef, image: ImageRef) -> ImageRef:
 # --------------------------------------------------------------------------------------------------------- cached ones
 
 
-def check_stored_sight(name: str, questions: Path, responses: Path, seed: int = 0) -> float | None:
+def check_stored_image_use(name: str, questions: Path, responses: Path, seed: int = 0) -> float | None:
     """Judge responses whose teacher is not at hand: do they differ between images under the same question text?
 
     Responses to one image must be more alike (Jaccard index of their token sets) than responses to different images

@@ -46,11 +46,11 @@ class Ladder:
         order, first, teacher_stages = Order(count, trainer.seed, images), 0, list[TeacherStage]()
         for number, teacher in enumerate(teachers):
             title = f"probing teacher {number + 1} of {len(teachers)}"
-            teacher_stages.append(self._leg(number, teacher, order, first, title))
+            teacher_stages.append(self._teacher_stage(number, teacher, order, first, title))
             first += teacher_stages[-1].steps * teacher_stages[-1].per_step
         return teacher_stages
 
-    def _leg(self, number: int, teacher: Checkpoint, order: Order, first: int, title: str) -> TeacherStage:
+    def _teacher_stage(self, number: int, teacher: Checkpoint, order: Order, first: int, title: str) -> TeacherStage:
         steps, fall = self.recipe.steps(number), self.recipe.r_step(number)
         per_step = self.recipe.trainer.batch_questions * self.recipe.trainer.gradient_accumulation
         wanted = self.recipe.r_max(number)

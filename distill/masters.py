@@ -42,7 +42,7 @@ from edgekit.distill.schedules import MaskSchedule
 from edgekit.distill.shards import open_shards
 from edgekit.distill.teacher_stages import Checkpoint, Stage, TeacherStage
 from edgekit.distill.trainer import StopAt, name_layers, run_trainer
-from edgekit.distill.training import leg_trainer
+from edgekit.distill.training import stage_trainer
 from edgekit.errors import DataError, RecipeError
 from edgekit.files import new_folder
 from edgekit.recipe.model import Recipe
@@ -263,7 +263,7 @@ class Pipeline:
             student = lora.attach(student, settings.lora, settings.seed + teacher_stage.number)
         teacher = self._masked(teacher_stage.teacher)
         self.responses.check_trainer(teacher_stage, teacher)
-        trainer = leg_trainer(
+        trainer = stage_trainer(
             recipe,
             run,
             self.teacher_stages,

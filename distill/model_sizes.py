@@ -59,7 +59,7 @@ class Tower:
 
 
 @dataclass(frozen=True)
-class Anatomy:
+class ModelSizes:
     """A vision-language model's sizes.
 
     Attributes:
@@ -96,7 +96,7 @@ class Anatomy:
         return lora.rank * sum(chosen)
 
 
-def anatomy(folder: Path) -> Anatomy:
+def sizes_of(folder: Path) -> ModelSizes:
     """Sizes of the model that a folder's config.json describes.
 
     Raises:
@@ -118,7 +118,7 @@ def anatomy(folder: Path) -> Anatomy:
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear) and module is not head
     }
-    return Anatomy(
+    return ModelSizes(
         parameters=sum(weight.numel() for weight in model.parameters()),
         vision=_vision(vision, parts["vision"]),
         text=_text(text, parts["language"]),

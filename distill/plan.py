@@ -17,7 +17,7 @@ from edgekit.data import Sample, samples
 from edgekit.distill import lora, trackers
 from edgekit.distill.batch import Prompts, encode_prompts
 from edgekit.distill.masking import mask_ratio
-from edgekit.distill.model_sizes import Anatomy, anatomy
+from edgekit.distill.model_sizes import ModelSizes, sizes_of
 from edgekit.distill.objectives import build
 from edgekit.distill.order import Order
 from edgekit.distill.responses import Used
@@ -53,7 +53,7 @@ class Checkpoint:
     """A model with its load."""
 
     name: str
-    sizes: Anatomy
+    sizes: ModelSizes
     load: Load
 
     def image_flops(self) -> float:
@@ -200,7 +200,7 @@ def _visited(recipe: Recipe, questions: int) -> tuple[list[list[int]], int]:
 
 def _checkpoint(name: str, base: Path, rows: list[Sample]) -> Checkpoint:
     folder = resolve_checkpoint(name, base, weights=False)
-    sizes, processor = anatomy(folder), Processor.load(folder)
+    sizes, processor = sizes_of(folder), Processor.load(folder)
     prompts = encode_prompts(processor, rows)
     lengths = [len(ids) for ids in prompts.ids]
     context, per_image = _patches(prompts, sizes.patch)

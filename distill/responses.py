@@ -20,7 +20,7 @@ from edgekit.distill.answered import Answered
 from edgekit.distill.gen_data import RESPONSES, Reference, Writer, write_responses
 from edgekit.distill.generators import GENERATORS, Source, Writing, transformers
 from edgekit.distill.groups import Weights
-from edgekit.distill.image_use import check_sight, check_stored_sight
+from edgekit.distill.image_use import check_image_use, check_stored_image_use
 from edgekit.distill.judges import make_judge
 from edgekit.distill.masking import MaskedTeacher
 from edgekit.distill.objectives import Objective
@@ -33,7 +33,7 @@ from edgekit.workspace import Run
 
 SHARDS = "shards.json"
 """Beside the responses of a pass: the names of its files, once all of them are there."""
-SIGHT = "sight.json"
+IMAGE_USE = "sight.json"
 """Beside the responses of a teacher: how it was found to see the images."""
 
 
@@ -235,7 +235,7 @@ class Responses:
         if settings.check_images and (settings.generator != "transformers" or not self.used.teacher):
             source = Source(checkpoint.name, checkpoint.folder, checkpoint.processor, settings, lambda: teacher.model)
             generator = transformers.open_generator(source)
-            check_sight(generator, checkpoint.name, self.run.questions)
+            check_image_use(generator, checkpoint.name, self.run.questions)
 
     def _check_stored(self, teacher_stage: TeacherStage, ratios: list[float]) -> None:
         """Responses that lie there without a word that their teacher was looked at are judged by themselves."""
@@ -243,9 +243,9 @@ class Responses:
             return
         for ratio in ratios:
             folder = teacher_stage.responses(self.run, ratio)
-            if any(folder.glob("shard-*.parquet")) and not (folder / SIGHT).exists():
-                p = check_stored_sight(teacher_stage.teacher.name, self.run.questions, folder)
-                write_sealed_json(folder / SIGHT, {"checked": "responses", "p": p})
+            if any(folder.glob("shard-*.parquet")) and not (folder / IMAGE_USE).exists():
+                p = check_stored_image_use(teacher_stage.teacher.name, self.run.questions, folder)
+                write_sealed_json(folder / IMAGE_USE, {"checked": "responses", "p": p})
 
     def _write_teacher(self, teacher_stage: TeacherStage, ratios: list[float], write: Callable[..., None]) -> None:
         load, settings = self._teacher_loader(teacher_stage), self.recipe.masters.gen_data
@@ -253,8 +253,9 @@ class Responses:
             folder = teacher_stage.responses(self.run, ratio)
             with self._teacher_generator(teacher_stage, ratio, load) as generator:
                 if settings.check_images:  # by each process, as each has its own teacher or connection
-                    sight = check_sight(generator, teacher_stage.teacher.name, self.run.questions)
-                    write_sealed_json(folder / SIGHT, {"checked": "teacher", **(asdict(sight) if sight else {})})
+                    image_use = check_image_use(generator, teacher_stage.teacher.name, self.run.questions)
+                    figures = asdict(image_use) if image_use else {}
+                    write_sealed_json(folder / IMAGE_USE, {"checked": "teacher", **figures})
                 name, processor = teacher_stage.teacher.name, teacher_stage.teacher.processor
                 count = settings.teacher_responses
                 writer = Writer("teacher", name, generator, processor, count, ratio, folder.name)

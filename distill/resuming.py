@@ -13,7 +13,7 @@ from pathlib import Path
 
 from edgekit.checkpoint.folder import checkpoint_hash
 from edgekit.console import note
-from edgekit.distill.responses import SHARDS, SIGHT
+from edgekit.distill.responses import IMAGE_USE, SHARDS
 from edgekit.distill.shards import shard_fault
 from edgekit.distill.teacher_stages import Stage, TeacherStage
 from edgekit.distill.trainer import checkpoints, last_complete_checkpoint, step_of
@@ -45,7 +45,7 @@ def drop_damaged(run: Run) -> bool:
         note(f"{shown} of the run {run.name!r} is damaged: {fault}. It is made again.")
         if path.is_dir():
             shutil.rmtree(path)
-        elif path.name == SIGHT:  # it is there because its teacher was looked at and did see
+        elif path.name == IMAGE_USE:  # it is there because its teacher was looked at and did see
             write_sealed_json(path, {"checked": "earlier"})
         else:
             path.unlink()
@@ -78,7 +78,7 @@ def _damaged(run: Run) -> Iterator[tuple[Path, str]]:
     """(file or folder, what is wrong with it)."""
     begun = run.folder / MANIFEST
     jsons = [begun, run.folder / THRESHOLDS, run.folder / SECONDS, *run.reports.glob("*.json")]
-    jsons += [run.questions / "index.json", *run.responses.glob(f"*/{SIGHT}"), *run.responses.glob(f"*/{SHARDS}")]
+    jsons += [run.questions / "index.json", *run.responses.glob(f"*/{IMAGE_USE}"), *run.responses.glob(f"*/{SHARDS}")]
     yield from _of(jsons, _json_fault)
     shards = [*run.questions.glob("shard-*.parquet"), *run.responses.glob("*/shard-*.parquet")]
     if run.shared is not None:

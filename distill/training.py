@@ -19,7 +19,7 @@ from edgekit.recipe.model import Recipe
 from edgekit.workspace import Run
 
 
-def leg_trainer(
+def stage_trainer(
     recipe: Recipe,
     run: Run,
     teacher_stages: Sequence[TeacherStage],

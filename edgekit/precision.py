@@ -1,5 +1,5 @@
-"""Precisions: what each is held to, and how a bundle's is spelt: one word for all its parts, or one for each part that
-is not fp32.
+"""Precisions: what each is held to, and how a bundle's is spelt: one for all its parts, or one for each part that is
+not fp32.
 
 A `CommonPrecision` is what a name means for every target; a `TargetPrecision` is how one target writes it. Those that
 several targets share stand here, with the measurements behind their tolerances; a target's file adds its own.
@@ -59,7 +59,7 @@ class CommonPrecision:
     """What the name of a precision means, whichever target writes it.
 
     Attributes:
-        name: The same word for every target.
+        name: The same for every target.
         tolerances: What its bundles are held to.
         weight_bytes: Of one weight in its file, at least.
         linear: For linear layers only: as the precision of a whole bundle it leaves the embedding table in fp32.
@@ -209,7 +209,7 @@ def split_list(text: str) -> list[str]:
 
 
 def by_part(precision: str, known: Mapping[str, CommonPrecision] = COMMON) -> dict[str, str]:
-    """The word for each of vision, embedding and text; in a mixture, parts that are not named are fp32.
+    """The precision of each of vision, embedding and text; in a mixture, parts that are not named are fp32.
 
     Args:
         precision: Common name, or a mixture.
@@ -222,8 +222,8 @@ def by_part(precision: str, known: Mapping[str, CommonPrecision] = COMMON) -> di
         return {"vision": precision, "embedding": _embedding_of(precision, known), "text": precision}
     chosen: dict[str, str] = {}
     for item in precision.split(","):
-        part, equals, word = (piece.strip() for piece in item.partition("="))
-        if not equals or not word:
+        part, equals, own = (piece.strip() for piece in item.partition("="))
+        if not equals or not own:
             raise EdgekitError(
                 f"{item.strip()!r} in precision {precision!r} is not PART=PRECISION.",
                 fix="For example:  --precision vision=fp16,text=int4",
@@ -233,12 +233,12 @@ def by_part(precision: str, known: Mapping[str, CommonPrecision] = COMMON) -> di
             raise EdgekitError(f"A bundle has no part {part!r}.", fix=hint.lstrip())
         if part in chosen:
             raise EdgekitError(f"Precision {precision!r} names {part} twice.", fix="Name each part once.")
-        chosen[part] = word
+        chosen[part] = own
     return {part: chosen.get(part, WHOLE) for part in PARTS}
 
 
 def canonical(precision: str) -> str:
-    """One spelling for one meaning: parts in order, fp32 left out, and one word where it says the same.
+    """One spelling for one meaning: parts in order, fp32 left out, and one name where it says the same.
 
     Raises:
         EdgekitError: as `by_part`.
@@ -246,11 +246,11 @@ def canonical(precision: str) -> str:
     chosen = by_part(precision)
     if chosen == by_part(chosen["text"]):
         return chosen["text"]
-    return ",".join(f"{part}={word}" for part, word in chosen.items() if word != WHOLE)
+    return ",".join(f"{part}={own}" for part, own in chosen.items() if own != WHOLE)
 
 
 def is_mixed(precision: str) -> bool:
-    """Whether parts have words of their own."""
+    """Whether parts have precisions of their own."""
     return "=" in precision
 
 
@@ -259,5 +259,5 @@ def folder_name(precision: str) -> str:
     return precision.replace("=", "-").replace(",", "_")
 
 
-def _embedding_of(word: str, known: Mapping[str, CommonPrecision]) -> str:
-    return WHOLE if word in known and known[word].linear else word
+def _embedding_of(precision: str, known: Mapping[str, CommonPrecision]) -> str:
+    return WHOLE if precision in known and known[precision].linear else precision

@@ -40,7 +40,7 @@ class Target:
         write: (split, precision, the bundle's folder, prompts to calibrate with, options) -> the components by name and
             the versions of the tools; tokenizer and processor files are there by then.
         parts: Of vision, embedding and text the precisions each can have, where a bundle can mix them.
-        options: Of its own, by name: a tuple of words, the default first, or a free text's default.
+        options: Of its own, by name: a tuple of choices, the default first, or a free text's default.
         plan: (precision, options): refuses those that do not go together, before anything is loaded.
         label: (folder, components, digest): writes into the program which export it belongs to.
         details: What the manifest of the folder's bundle keeps as `details`.
@@ -83,7 +83,7 @@ class Target:
                     raise TypeError(f"{where}: {name!r} is the precision {one.name!r}")
 
     def native(self, precision: str) -> str:
-        """The target's own words for a precision, or for each part of a mixture."""
+        """The target's own name of a precision, or for each part of a mixture."""
         if self.parts is None or not is_mixed(precision):
             return self.precisions[precision].native
         return "; ".join(f"{part}: {one.native}" for part, one in self.of_parts(precision).items())
@@ -96,7 +96,7 @@ class Target:
         """Each part's precision, in a mixture as the part has it; that of a whole bundle under "whole"."""
         if self.parts is None or not is_mixed(precision):
             return {"whole": self.precisions[precision]}
-        return {part: self.parts[part][word] for part, word in by_part(precision).items()}
+        return {part: self.parts[part][own] for part, own in by_part(precision).items()}
 
     def missing(self, precision: str | None = None) -> dict[str, str]:
         """Import name -> distribution of what it needs, for all or for one precision, and is not installed."""

@@ -21,12 +21,12 @@ PALETTES = {"pal4": 4, "pal6": 6}
 CALIBRATED_SUFFIX = "-calibrated"
 
 
-def compress(converted: Any, word: str, operation: str, grids: Grids, *, grouped: bool, label: str = "") -> Any:
+def compress(converted: Any, precision: str, operation: str, grids: Grids, *, grouped: bool, label: str = "") -> Any:
     """A converted model with its weights compressed.
 
     Args:
         converted: From `coremltools.convert`, in float16.
-        word: int8, int4, pal4, pal6, or a calibrated one of them; another one leaves it as it is.
+        precision: int8, int4, pal4, pal6, or a calibrated one of them; another one leaves it as it is.
         operation: Whose weights: "linear", or "gather" for embeddings.
         grids: Of this export.
         grouped: Groups of outputs have palettes of their own; iOS 17 knows one for a whole weight only.
@@ -42,13 +42,13 @@ def compress(converted: Any, word: str, operation: str, grids: Grids, *, grouped
         config = optimize.OpLinearQuantizerConfig(mode="linear_symmetric", weight_threshold=SMALLEST, **settings)
         return _quantise(converted, chosen(config), grids, calibrated=calibrated)
 
-    plain = word.removesuffix(CALIBRATED_SUFFIX)
-    calibrated = plain != word
+    plain = precision.removesuffix(CALIBRATED_SUFFIX)
+    calibrated = plain != precision
     if plain not in {"int8", "int4", *PALETTES}:
         return converted
     weights = weights_of(converted, operation)
     if plain != "int8":
-        with grids.shown(f"{label}: weights to {word}", sum(weights.values())):
+        with grids.shown(f"{label}: weights to {precision}", sum(weights.values())):
             if plain in PALETTES:
                 granularity = {"granularity": "per_grouped_channel", "group_size": GROUP} if grouped else {}
                 converted = _palettise(converted, chosen, granularity, PALETTES[plain], grids, calibrated=calibrated)

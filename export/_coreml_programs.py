@@ -19,7 +19,7 @@ class Plan:
     """What the options and the precision come to.
 
     Attributes:
-        words: Precision of vision, embedding and text.
+        precisions: Of vision, embedding and text.
         ios: 17 or 18.
         shared: One multifunction package.
         states: The cache is the program's own.
@@ -27,7 +27,7 @@ class Plan:
         context: Tokens the cache holds.
     """
 
-    words: Mapping[str, str]
+    precisions: Mapping[str, str]
     ios: int
     shared: bool
     states: bool
@@ -78,7 +78,7 @@ def programs(split: Split, chosen: Plan) -> Iterator[Program]:
 
 
 def _float(chosen: Plan, part: str) -> str:
-    return "float32" if chosen.words[part] == "fp32" else "float16"
+    return "float32" if chosen.precisions[part] == "fp32" else "float16"
 
 
 def _vision(name: str, part: VisionPart, split: Split, dtype: str) -> Program:
@@ -158,7 +158,7 @@ def _decoder(name: str, split: Split, chosen: Plan, *, single: bool) -> Program:
     )  # fmt: skip
 
 
-def _handed_on(word: str, state: State, dtype: str, length: str) -> TensorSpec:
+def _handed_on(way: str, state: State, dtype: str, length: str) -> TensorSpec:
     """A state as an input or output of the program."""
     shape = (1, *(length if size is None else size for size in state.shape))
-    return TensorSpec(f"{word}_{state.kind}_{state.layer}", dtype, shape)
+    return TensorSpec(f"{way}_{state.kind}_{state.layer}", dtype, shape)

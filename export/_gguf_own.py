@@ -17,8 +17,8 @@ from PIL import Image
 
 from edgekit.demo.shapes import draw
 from edgekit.families import Size
+from edgekit.formats.gguf.library import MARKER
 from edgekit.formats.gguf.process import LlamaModel
-from edgekit.formats.gguf.worker import MARKER
 from edgekit.inputs.chat import question, render
 from edgekit.inputs.images import as_rgb, denormalise
 from edgekit.inputs.processor import Processor

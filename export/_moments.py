@@ -66,13 +66,13 @@ def _equal(theirs: NDArray[Any], weight: NDArray[Any]) -> bool:
     return all(near(part) for part in rows)
 
 
-def measure(split: Split, prompts: Sequence[Inputs], words: Mapping[str, str]) -> Moments:
+def measure(split: Split, prompts: Sequence[Inputs], precisions: Mapping[str, str]) -> Moments:
     """Run the PyTorch modules on prompts, images included, and on the reference's own answers to them.
 
     Args:
         split: The modules; they stay as they are.
         prompts: Questions.
-        words: Precision of the parts that are wanted, of vision and text.
+        precisions: Of the parts that are wanted, of vision and text.
 
     Returns:
         Of the layers of those parts.
@@ -82,17 +82,17 @@ def measure(split: Split, prompts: Sequence[Inputs], words: Mapping[str, str]) -
     """
     if not prompts:
         raise EdgekitError(
-            f"{next(iter(words.values()))} needs questions to calibrate with, and there are none.",
+            f"{next(iter(precisions.values()))} needs questions to calibrate with, and there are none.",
             fix="Name some:  edgekit export ... --calibration-data SPEC --calibrate 64",
         )
     text: Any = split.text
     modules = {"vision": [part.module for part in split.vision.values()], "text": [text]}
-    layers = _linears([module for part in words for module in modules[part]])
+    layers = _linears([module for part in precisions for module in modules[part]])
     # Programs give the logits of the last token alone, so only that goes through the head.
     sums, counts = _watch(layers, split, prompts, last_only=text.lm_head)
-    if "vision" in words and not any(layer in counts for layer in _linears(modules["vision"])):
+    if "vision" in precisions and not any(layer in counts for layer in _linears(modules["vision"])):
         raise EdgekitError(
-            f"{words['vision']} needs images to calibrate the vision encoder with, and these questions have none.",
+            f"{precisions['vision']} needs images to calibrate the vision encoder with, and these questions have none.",
             fix="Name questions with images:  edgekit export ... --calibration-data SPEC",
         )
     return Moments([(layer.weight.detach().float().numpy(), sums[layer] / counts[layer]) for layer in sums])

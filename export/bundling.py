@@ -89,21 +89,21 @@ def _check_options(target: str, known: Mapping[str, tuple[str, ...] | str], give
             there = f"There are: {', '.join(known)}." if known else "It has none."
             fix = f"{did_you_mean(name, known)} {there}".lstrip()
             raise EdgekitError(f"Target {target!r} has no option {name!r}.", fix=fix)
-        words = known[name]
-        if not isinstance(words, str) and value not in words:
-            raise EdgekitError(f"--option {name}={value}: no such choice.", fix=f"There are: {', '.join(words)}.")
+        choices = known[name]
+        if not isinstance(choices, str) and value not in choices:
+            raise EdgekitError(f"--option {name}={value}: no such choice.", fix=f"There are: {', '.join(choices)}.")
 
 
 def _check_mixture(target: str, precision: str, parts: Mapping[str, Mapping[str, TargetPrecision]] | None) -> None:
     if parts is None:
         raise EdgekitError(
             f"Target {target!r} has one precision for a whole bundle, so {precision!r} is none of them.",
-            fix="Name one word:  --precision fp32",
+            fix="Name one precision:  --precision fp32",
         )
-    for part, word in by_part(precision).items():
-        if word not in parts[part]:
+    for part, own in by_part(precision).items():
+        if own not in parts[part]:
             raise EdgekitError(
-                f"Target {target!r} has no precision {word!r} for the {part} part.",
+                f"Target {target!r} has no precision {own!r} for the {part} part.",
                 fix=f"There are: {', '.join(parts[part])}.",
             )
 

@@ -39,7 +39,7 @@ from edgekit.inputs.images import from_unit
 from edgekit.inputs.processor import Inputs
 from edgekit.manifest import Component, TensorSpec
 from edgekit.precision import FP16, FP32, INT4, INT8, PAL4, PAL6, PAL8, TargetPrecision, by_name
-from edgekit.system.isolated import Apart, ProcessDied
+from edgekit.system.isolated import Isolated, ProcessDied
 
 if TYPE_CHECKING:
     from torch import nn
@@ -103,9 +103,9 @@ def write(
         BundleError: that process ended; its last words are in it.
     """
     source: Any = split.source
-    with Apart(quiet=True) as apart:
+    with Isolated(quiet=True) as isolated:
         try:
-            made = apart.call(
+            made = isolated.call(
                 write_from, checkpoint=str(source.name_or_path), sizes=split.sizes, precision=precision,
                 folder=str(folder),
             )  # fmt: skip

@@ -95,7 +95,7 @@ OPTIONS: dict[str, tuple[str, ...] | str] = {
     "author": f"exported by edgekit {__version__}",
     "licence": "not stated: --option licence=... says it",
 }
-"""Name -> its words, the default first, or the default of a free text."""
+"""Name -> its choices, the default first, or the default of a free text."""
 BUCKETS = (16, 64, 256)  # lengths of a prefill, where they are listed
 PACKAGE = "model.mlpackage"
 
@@ -110,21 +110,23 @@ def plan(precision: str, options: Mapping[str, str]) -> Plan:
     Raises:
         EdgekitError: they do not.
     """
-    words = by_part(precision)
-    if not is_mixed(precision):  # by_part leaves the table alone where a word is one for linear layers
-        words["embedding"] = precision if precision in EMBEDDING else "int8"
+    precisions = by_part(precision)
+    if not is_mixed(precision):  # by_part leaves the table alone where it is one for linear layers
+        precisions["embedding"] = precision if precision in EMBEDDING else "int8"
     chosen = {name: value if isinstance(value, str) else value[0] for name, value in OPTIONS.items()}
     old = options.get("ios", chosen["ios"]) == "17"
     if old:
         chosen |= {"layout": "separate", "cache": "explicit"}
-    if words["text"] == "fp32":
+    if precisions["text"] == "fp32":
         chosen["cache"] = "explicit"
     chosen |= options
     _refuse(old and chosen["layout"] == "multifunction", "ios=17", "multifunction packages are new in iOS 18")
     _refuse(old and chosen["cache"] == "states", "ios=17", "states are new in iOS 18")
-    blocks = any(word.removesuffix(CALIBRATED_SUFFIX) == "int4" for word in words.values())
+    blocks = any(one.removesuffix(CALIBRATED_SUFFIX) == "int4" for one in precisions.values())
     _refuse(old and blocks, "ios=17", "int4 blocks are new in iOS 18; pal4 is as small")
-    _refuse(words["text"] == "fp32" and chosen["cache"] == "states", "cache=states", "Core ML keeps states in Float16")
+    _refuse(
+        precisions["text"] == "fp32" and chosen["cache"] == "states", "cache=states", "Core ML keeps states in Float16"
+    )
     buckets = chosen["lengths"] == "buckets"
     _refuse(buckets and chosen["cache"] == "explicit", "lengths=buckets", "a cache that goes in and out has any length")
     if not chosen["context"].isdecimal() or not 2 <= int(chosen["context"]) <= 1 << 20:
@@ -133,7 +135,7 @@ def plan(precision: str, options: Mapping[str, str]) -> Plan:
     shared = chosen["layout"] == "multifunction"
     lengths = tuple(size for size in BUCKETS if size < context) if buckets else ()
     return Plan(
-        words, 17 if old else 18, shared, chosen["cache"] == "states",
+        precisions, 17 if old else 18, shared, chosen["cache"] == "states",
         lengths if shared or not buckets else (1, *lengths), context,
         {"author": chosen["author"], "license": chosen["licence"]},
     )  # fmt: skip
@@ -186,7 +188,7 @@ def write(
     settings = {
         CONTEXT: str(chosen.context),
         LENGTHS: ",".join(map(str, chosen.lengths)),
-        "edgekit.precision": ", ".join(f"{part} {word}" for part, word in chosen.words.items()),
+        "edgekit.precision": ", ".join(f"{part} {one}" for part, one in chosen.precisions.items()),
     }
     labels = (chosen.labels["author"], chosen.labels["license"])
     about = {program.name: program.about for program in made}
@@ -202,7 +204,7 @@ def write(
                 f"{PACKAGE if chosen.shared else f'{program.name}.mlpackage'}/Manifest.json",
                 program.inputs,
                 program.outputs,
-                chosen.words[program.part],
+                chosen.precisions[program.part],
             )
             for program in made
         },
@@ -212,7 +214,7 @@ def write(
 
 def _moments(split: Split, chosen: Plan, calibration: Sequence[Inputs]) -> Moments:
     """What calibration is told, where a part's precision wants it."""
-    wanted = {part: word for part, word in chosen.words.items() if word in PRECISIONS and PRECISIONS[word].calibrated}
+    wanted = {part: one for part, one in chosen.precisions.items() if one in PRECISIONS and PRECISIONS[one].calibrated}
     return measure(split, calibration, wanted) if wanted else Moments()
 
 
@@ -260,7 +262,7 @@ def convert(program: Program, chosen: Plan, grids: Grids | None = None) -> Any:
                 ct.StateType(ct.TensorType(shape=shape, dtype=np.float16), name=name)
                 for name, shape in program.states.items()
             ]
-        word = chosen.words[program.part]
+        precision = chosen.precisions[program.part]
         converted = ct.convert(
             traced,
             inputs=[
@@ -269,12 +271,12 @@ def convert(program: Program, chosen: Plan, grids: Grids | None = None) -> Any:
             ],
             outputs=[ct.TensorType(spec.name, dtype=np.dtype(spec.dtype).type) for spec in program.outputs],
             minimum_deployment_target=getattr(ct.target, f"iOS{chosen.ios}"),
-            compute_precision=ct.precision.FLOAT32 if word == "fp32" else ct.precision.FLOAT16,
+            compute_precision=ct.precision.FLOAT32 if precision == "fp32" else ct.precision.FLOAT16,
             skip_model_load=True,
             **options,
         )
         operation = "gather" if program.part == "embedding" else "linear"
-        return compress(converted, word, operation, grids or Grids(), grouped=chosen.ios >= 18, label=program.name)
+        return compress(converted, precision, operation, grids or Grids(), grouped=chosen.ios >= 18, label=program.name)
 
 
 def _shape(spec: TensorSpec, free: Mapping[str, Any], chosen: Plan, program: Program) -> Any:

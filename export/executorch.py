@@ -89,7 +89,7 @@ class Method:
         module: What is traced.
         example: Inputs of its forward.
         inputs, outputs: Names, types and shapes; a name among the sizes is a free size.
-        precision: Its part's word.
+        precision: Its part's.
         most: Of its free size; as many tokens as the cache holds when None.
     """
 

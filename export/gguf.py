@@ -75,11 +75,11 @@ def write(
     vocabulary = files.read_vocabulary(folder, rows)
     files.check_pieces(vocabulary, plan)
     architecture = files.check_shapes(config, plan)
-    words = by_part(precision)
+    precisions = by_part(precision)
     _check_embedding(precision, split.width)
     vision = _vision_type(precision)
     title = files.model_title(source)
-    type_name = PRECISIONS[words["text"]].type_name
+    type_name = PRECISIONS[precisions["text"]].type_name
     text_file, vision_file = f"{title}-{type_name}.gguf", f"mmproj-{title}-{vision}.gguf"
     card = Path(str(source.name_or_path))
     prefixes = family_of(config["model_type"]).prefixes["vision"]
@@ -95,7 +95,7 @@ def write(
     metadata = files.text_metadata(config, architecture, rows) | files.vocabulary_metadata(
         vocabulary, folder, split.eos_token_ids[0], config
     )
-    importance = importances(split, architecture, calibration) if PRECISIONS[words["text"]].calibrated else {}
+    importance = importances(split, architecture, calibration) if PRECISIONS[precisions["text"]].calibrated else {}
     context = min(CONTEXT, int(config["text_config"]["max_position_embeddings"]))
     made: dict[str, Any] = {
         "mmproj": {"file": vision_file, "type": vision, "image_tokens": plan.image_tokens},
@@ -145,13 +145,13 @@ def plan_of(config: Mapping[str, Any], folder: Path) -> tuple[MmProj, dict[str, 
 
 def _check_embedding(precision: str, width: int) -> None:
     """Raise EdgekitError where llama.cpp would refuse to quantise: it has no fallback for a type chosen by hand."""
-    word = by_part(precision)["embedding"]
-    kind = PRECISIONS[word].table
+    own = by_part(precision)["embedding"]
+    kind = PRECISIONS[own].table
     block = _block(kind)
     if is_mixed(precision) and width % block:
         fitting = [one.name for one in PLAIN if width % _block(one.table) == 0]
         raise EdgekitError(
-            f"The embedding cannot be {word!r}.",
+            f"The embedding cannot be {own!r}.",
             why=f"Its rows of {width} numbers do not divide into {kind}'s blocks of {block}.",
             fix=f"Those that fit: {', '.join(fitting)}.",
         )
@@ -165,10 +165,10 @@ def _block(kind: str) -> int:
 
 def _vision_type(precision: str) -> str:
     """Of the mmproj: F16 beside any quantised text model, as the ecosystem has it, unless a mixture says otherwise."""
-    word = by_part(precision)["vision"]
+    own = by_part(precision)["vision"]
     if is_mixed(precision):
-        return PRECISIONS[word].type_name
-    return "F32" if word == "fp32" else "F16"
+        return PRECISIONS[own].type_name
+    return "F32" if own == "fp32" else "F16"
 
 
 def quantise(
@@ -179,7 +179,7 @@ def quantise(
     Args:
         plain: The float32 file.
         out: The file to write.
-        precision: One of PRECISIONS, or a mixture whose embedding has its own word.
+        precision: One of PRECISIONS, or a mixture whose embedding has its own.
         importance: Mean square of each input column, by tensor.
         threads: All processors by default.
 
@@ -193,13 +193,13 @@ def quantise(
     """
     import gguf
 
-    words = by_part(precision)
-    own = gguf.GGMLQuantizationType[PRECISIONS[words["embedding"]].table].value if is_mixed(precision) else None
+    precisions = by_part(precision)
+    own = gguf.GGMLQuantizationType[PRECISIONS[precisions["embedding"]].table].value if is_mixed(precision) else None
     with LlamaProcess(log_level=2) as process:
         try:
             process.ask(
                 "quantize", *importance.values(), source=str(plain), out=str(out), importance=list(importance),
-                ftype=PRECISIONS[words["text"]].file_type, threads=threads or os.cpu_count() or 1,
+                ftype=PRECISIONS[precisions["text"]].file_type, threads=threads or os.cpu_count() or 1,
                 token_embedding_type=own, output_tensor_type=own,
             )  # fmt: skip
         except BundleError as error:
@@ -268,7 +268,7 @@ def _columns(name: str, mean: NDArray[np.float32], settings: Any) -> NDArray[np.
 
 def _components(split: Split, precision: str, text_file: str, vision_file: str) -> dict[str, Component]:
     """All parts of a split; the embedding is a table inside the text model."""
-    words = by_part(precision) if is_mixed(precision) else dict.fromkeys(("vision", "embedding", "text"), None)
+    precisions = by_part(precision) if is_mixed(precision) else dict.fromkeys(("vision", "embedding", "text"), None)
     parts = {}
     for bucket, part in split.vision.items():
         name = f"vision_encoder_{bucket}" if bucket else "vision_encoder"
@@ -278,13 +278,13 @@ def _components(split: Split, precision: str, text_file: str, vision_file: str) 
         columns = split.width * (1 + sum(one.depth for one in split.features))
         features = TensorSpec("image_features", "float32", ("image_tokens", columns))
         parts[name] = Component(
-            vision_file, (TensorSpec("pixel_values", "float32", pixels),), (features,), words["vision"]
+            vision_file, (TensorSpec("pixel_values", "float32", pixels),), (features,), precisions["vision"]
         )
     ids = TensorSpec("input_ids", "int64", (1, "tokens"))
     embeds = TensorSpec("inputs_embeds", "float32", (1, "tokens", split.width))
-    parts["token_embedding"] = Component(text_file, (ids,), (embeds,), words["embedding"])
+    parts["token_embedding"] = Component(text_file, (ids,), (embeds,), precisions["embedding"])
     logits = TensorSpec("logits", "float32", (1, 1, split.vocab_size))
-    parts["text_decoder"] = Component(text_file, (embeds,), (logits,), words["text"])
+    parts["text_decoder"] = Component(text_file, (embeds,), (logits,), precisions["text"])
     return parts
 
 

@@ -74,13 +74,13 @@ def write(
     """
     (folder / "onnx").mkdir()
     name_processor(folder)
-    words, components, tables = by_part(precision), {}, rotary_tables(split)
+    precisions, components, tables = by_part(precision), {}, rotary_tables(split)
     feeds = calibration_feeds(split, calibration) if TARGET.needs_calibration(precision) else {}
     with _quiet():
         for graph in _graphs(split):
             part = part_of(graph.name)
-            # A whole precision names every file, so that transformers.js finds all three by its one word.
-            suffix = PRECISIONS[words[part] if is_mixed(precision) else precision].suffix
+            # A whole precision names every file, so that transformers.js finds all three by its one name.
+            suffix = PRECISIONS[precisions[part] if is_mixed(precision) else precision].suffix
             path = folder / "onnx" / f"{STEMS.get(graph.name, graph.name)}{suffix}.onnx"
             model = _trace(graph)
             if part == "text":
@@ -90,12 +90,12 @@ def write(
                     pack_rotary(model, *tables)
             inputs = {value.name: graph.inputs[value.name] for value in model.graph.inputs}
             given = [{name: feed[name] for name in inputs} for feed in feeds.get(graph.name, ())]
-            store(model, part, words[part], path, given)
+            store(model, part, precisions[part], path, given)
             components[graph.name] = Component(
                 f"onnx/{path.name}",
                 _specs(inputs, graph.shapes),
                 _specs(graph.outputs, graph.shapes),
-                words[part],
+                precisions[part],
             )
     name_shards(folder)
     return components, {package: version(package) for package in PACKAGES.values()}

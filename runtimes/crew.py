@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -11,15 +10,11 @@ from edgekit.devices import Board, WorkerGone
 from edgekit.errors import EdgekitError
 from edgekit.files import write_json
 from edgekit.runtimes.worker import Job
-from edgekit.system.child import Channel
 from edgekit.system.dialogue import EndedError, GaveUpError, RefusedError, wait_ready, wait_reply
-from edgekit.system.isolated import how_it_ended, last_words
+from edgekit.system.process import Process, how_it_ended, last_words
 from edgekit.system.timeouts import Timeouts
 
 PINNED = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
-
-
-LAST_BYTES = 1 << 16  # of what a worker printed, that its end is told with
 
 
 class WorkerError(EdgekitError):
@@ -79,12 +74,12 @@ class Member:
     def __init__(self, job: Job, place: Path) -> None:
         place.mkdir(parents=True, exist_ok=True)
         write_json(place / "job.json", vars(job))
-        self._place, self._timeouts, self._number, self._ready = place, Timeouts(**job.timeouts), 0, False
-        with (place / "stderr.txt").open("wb") as log:
-            self._channel = Channel(
-                "edgekit.runtimes.worker", str(place / "job.json"), stdout=log, stderr=log,
-                env={**os.environ, **dict.fromkeys(PINNED, str(job.threads)), "TMPDIR": str(place)},
-            )  # fmt: skip
+        self._timeouts, self._number, self._ready = Timeouts(**job.timeouts), 0, False
+        pinned = dict.fromkeys(PINNED, str(job.threads))
+        self._process = Process(
+            "edgekit.runtimes.worker", str(place / "job.json"),
+            env={**pinned, "TMPDIR": str(place)}, log=place / "stderr.txt",
+        )  # fmt: skip
 
     def call(self, do: str, **arguments: Any) -> Any:
         """Have something done, and wait for it.
@@ -99,24 +94,24 @@ class Member:
         """
         try:
             if not self._ready:
-                wait_ready(self._channel.read, self._timeouts)
+                wait_ready(self._process.read_line, self._timeouts)
                 self._ready = True
             self._number += 1
-            self._channel.tell({"ask": self._number, "do": do, "given": arguments})
-            return wait_reply(self._channel.read, self._number, do, self._timeouts)
+            self._process.tell({"ask": self._number, "do": do, "given": arguments})
+            return wait_reply(self._process.read_line, self._number, do, self._timeouts)
         except RefusedError as error:
             raise WorkerError(error.what) from error
         except EndedError as error:
-            raise WorkerDied(how_it_ended(self._channel.end(), self._said())) from error
+            raise WorkerDied(how_it_ended(self._process.end(), self._process.printed())) from error
         except GaveUpError as error:
-            self._channel.process.kill()
-            self._channel.end()
-            last = last_words(self._said())
+            self._process.kill()
+            self._process.end()
+            last = last_words(self._process.printed())
             raise WorkerDied(f"{error.what}{': ' + last if last else ''}") from error
 
     def close(self) -> None:
         """End the process."""
-        self._channel.end()
+        self._process.end()
 
     def __enter__(self) -> Member:
         return self
@@ -125,11 +120,5 @@ class Member:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if kind is not None:
-            self._channel.process.kill()  # it may be in the middle of something long
+            self._process.kill()  # it may be in the middle of something long
         self.close()
-
-    def _said(self) -> list[str]:
-        """The end of its standard error."""
-        with (self._place / "stderr.txt").open("rb") as log:
-            log.seek(max(0, os.fstat(log.fileno()).st_size - LAST_BYTES))
-            return log.read().decode(errors="replace").splitlines()

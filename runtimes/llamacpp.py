@@ -23,7 +23,7 @@ from edgekit.families.merging import Encoded
 from edgekit.formats.gguf.checks import check_files
 from edgekit.formats.gguf.modules import LlamaModules
 from edgekit.formats.gguf.process import LlamaModel, check_packages, repacking_works
-from edgekit.formats.gguf.wire import NOT_FINITE
+from edgekit.formats.gguf.shared import NOT_FINITE
 from edgekit.runtimes import Runtime
 from edgekit.runtimes._bundled import PreparedSession
 from edgekit.runtimes.sampling import not_finite

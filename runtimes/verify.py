@@ -18,7 +18,7 @@ from edgekit.errors import BundleError, DataError, EdgekitError, NotFiniteError
 from edgekit.families.sizes import fit_image
 from edgekit.files import write_json
 from edgekit.held import Held, stamp
-from edgekit.inputs.agreement import odd_pictures
+from edgekit.inputs.agreement import odd_images
 from edgekit.inputs.chat import Message, question
 from edgekit.inputs.processor import Processor
 from edgekit.inputs.resizing import COLUMNS, ORDER
@@ -264,7 +264,7 @@ def _compare(
     tally = _Found()
     for messages, images in settling(prompts, tally.best, f"verifying {sides.name}", count=count):
         _one(sides, messages, images, tally)
-    odd = list(odd_pictures())
+    odd = list(odd_images())
     for image in odd:
         _prepare_both(sides, question(STOCK[0]), [image], tally)
     components = {name: gap.result() for name, gap in tally.modules.items()}

@@ -12,7 +12,7 @@ import pytest
 
 from edgekit.demo.tiny import NAMES
 from edgekit.errors import CheckpointError
-from edgekit.inputs.agreement import _compare, odd_pictures
+from edgekit.inputs.agreement import _compare, odd_images
 from edgekit.inputs.chat import question
 from edgekit.inputs.images import from_unit
 from edgekit.inputs.official import load_processor
@@ -79,7 +79,7 @@ def changed(folder: Path, out: Path, changes: dict[str, dict[str, Any]]) -> Path
 def check_equal(folder: Path) -> None:
     """Ids and pixels are those of transformers' own processor, for images of odd shapes and modes."""
     ours, theirs = Processor.load(folder), load_processor(folder)
-    for image in list(odd_pictures())[1:7]:
+    for image in list(odd_images())[1:7]:
         if image.width < 1000:
             assert _compare(ours, theirs, question("what is there?"), [image]) == (True, 0.0)
 

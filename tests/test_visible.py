@@ -99,9 +99,10 @@ def test_a_dying_process_last_words(tmp_path: Path) -> None:
         "def die():\n    sys.stderr.write('\\x1b[2Jlast\\x9b words\\n'); sys.stderr.flush(); os._exit(3)\n"
     )
     code = (
-        "import dying\nfrom edgekit.system.isolated import Apart, ProcessDied\n"
+        "import dying\nfrom edgekit.system.isolated import Isolated, ProcessDied\n"
         "from edgekit.console import print_error\n"
-        "try:\n    with Apart() as apart: apart.call(dying.die)\nexcept ProcessDied as error: print_error(error)\n"
+        "try:\n    with Isolated() as isolated: isolated.call(dying.die)\n"
+        "except ProcessDied as error: print_error(error)\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True,
@@ -115,7 +116,7 @@ ALLOWED = {
     "edgekit/cli.py",  # words of its own
     "edgekit/system/isolated.py",  # passes lines on, escaped
     "edgekit/tables.py",  # escaped cells
-    "edgekit/formats/coreai/inspect.py", "devices/_agent.py",  # a pipe between two processes
+    "devices/_agent.py", "edgekit/system/frames.py",  # a pipe between two processes
 }  # fmt: skip
 
 

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekit.api import arguments
-from edgekit.api.arguments import Folder, Folders, ImageInputs, Texts, checked
+from edgekit.api.arguments import Folder, Folders, ImageInputs, Texts, checked, told
 from edgekit.api.results import HowGenerated, Said, SideBySide
+from edgekit.api.settings import AnswerSettings, ChatSettings, RunSettings
 
 if TYPE_CHECKING:
     from edgekit.checkpoint.generation import Generation, Mode
@@ -17,39 +18,9 @@ if TYPE_CHECKING:
     from edgekit.runtimes.session import Session
 
 
-@checked
-def run(
-    model: Folder,
-    prompt: str,
-    images: ImageInputs = None,
-    *,
-    generation: str = "model",
-    max_new_tokens: int = 32,
-    temperature: float = 0.0,
-    top_p: float = 1.0,
-    top_k: int = 0,
-    repetition_penalty: float | None = None,
-    seed: int | None = None,
-    stops: Texts | None = None,
-    threads: int = 1,
-    on_text: Callable[[str], None] | None = None,
-) -> Said:
+@told(RunSettings)
+def run(asked: RunSettings) -> Said:
     """Answer a question with a bundle or a checkpoint.
-
-    Args:
-        model: Bundle, Hugging Face folder, or `demo:student`.
-        prompt: The question.
-        images: One image, or several in order: a path, an image file's bytes, a Pillow image or a uint8 array
-            (H, W, 3) each. Turned upright by their EXIF tag, as transformers does when it loads a file.
-        generation: model: greedy with the model's own settings (generation_config.json: repetition_penalty and so on),
-            the tokens of `transformers.generate(do_sample=False)`; greedy: without them.
-        max_new_tokens: Longest answer.
-        temperature: 0 is greedy, whatever the model's settings say of sampling.
-        top_p, top_k, seed: Of sampling.
-        repetition_penalty: In the place of the model's, also for greedy answers; the model's, or none, when None.
-        stops: Texts that end the answer; one or several.
-        threads: CPU threads.
-        on_text: Told each piece of text as it comes.
 
     Returns:
         The answer, how it was made, and its timings.
@@ -61,14 +32,14 @@ def run(
     from edgekit.runtimes.generate import answer
     from edgekit.runtimes.sampling import Sampling, chooser
 
-    mode, ends = _mode(generation), arguments.texts(stops if stops is not None else [], "stops")
-    sampling = Sampling(temperature, top_p, top_k, seed)
-    opened = arguments.opened_images(images)
-    name, session = _open(model, threads)
-    settings = _settings(session, mode, repetition_penalty)
+    mode, ends = _mode(asked.generation), _stops(asked)
+    opened = arguments.opened_images(asked.images)
+    sampling = Sampling(asked.temperature, asked.top_p, asked.top_k, asked.seed)
+    name, session = _open(asked.model, asked.threads)
+    settings = _settings(session, mode, asked.repetition_penalty)
     said = answer(
-        session, question(prompt, len(opened)), opened, max_new_tokens=max_new_tokens,
-        choose=chooser(sampling, session.vocab_size), generation=settings, stops=ends, on_text=on_text,
+        session, question(asked.prompt, len(opened)), opened, max_new_tokens=asked.max_new_tokens,
+        choose=chooser(sampling, session.vocab_size), generation=settings, stops=ends, on_text=asked.on_text,
     )  # fmt: skip
     session.close()
     return _said(said, name, session, settings, mode)
@@ -130,25 +101,9 @@ def _beside(told: dict[str, Any]) -> SideBySide:
     return SideBySide(**{**told, "generation": generation})
 
 
-@checked
-def chat(
-    model: Folder,
-    *,
-    generation: str = "model",
-    max_new_tokens: int = 256,
-    temperature: float = 0.0,
-    top_p: float = 1.0,
-    top_k: int = 0,
-    repetition_penalty: float | None = None,
-    seed: int | None = None,
-    stops: Texts | None = None,
-    threads: int = 1,
-) -> Callable[..., Said]:
+@told(ChatSettings)
+def chat(asked: ChatSettings) -> Callable[..., Said]:
     """A conversation whose cache is kept from turn to turn.
-
-    Args:
-        model, generation, max_new_tokens, temperature, top_p, top_k, repetition_penalty, seed, stops, threads: As for
-            `run`; the whole conversation is the prompt that the model's settings see.
 
     Returns:
         `say(text, images=None, on_text=None)`, which takes images as `run` does and gives what `run` gives.
@@ -156,12 +111,12 @@ def chat(
     from edgekit.runtimes.generate import Chat
     from edgekit.runtimes.sampling import Sampling, chooser
 
-    mode, ends = _mode(generation), arguments.texts(stops if stops is not None else [], "stops")
-    sampling = Sampling(temperature, top_p, top_k, seed)
-    name, session = _open(model, threads)
-    settings = _settings(session, mode, repetition_penalty)
+    mode, ends = _mode(asked.generation), _stops(asked)
+    sampling = Sampling(asked.temperature, asked.top_p, asked.top_k, asked.seed)
+    name, session = _open(asked.model, asked.threads)
+    settings = _settings(session, mode, asked.repetition_penalty)
     choose = chooser(sampling, session.vocab_size)
-    talk = Chat(session, max_new_tokens=max_new_tokens, choose=choose, generation=settings, stops=ends)
+    talk = Chat(session, max_new_tokens=asked.max_new_tokens, choose=choose, generation=settings, stops=ends)
 
     @checked
     def say(text: str, images: ImageInputs = None, on_text: Callable[[str], None] | None = None) -> Said:
@@ -169,6 +124,10 @@ def chat(
         return _said(said, name, session, settings, mode)
 
     return say
+
+
+def _stops(asked: AnswerSettings) -> list[str]:
+    return arguments.texts(asked.stops if asked.stops is not None else [], "stops")
 
 
 def _mode(generation: str) -> Mode:

@@ -16,9 +16,10 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, Union
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, Union, cast
 
 from edgekit.errors import DataError, EdgekitError
+from edgekit.schema import field_docs
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 R = TypeVar("R")
+S = TypeVar("S")
 
 PathLike = str | os.PathLike[str]
 Folder = Union[PathLike, "Bundle"]
@@ -63,6 +65,39 @@ def checked(call: Callable[P, R]) -> Callable[P, R]:
         return call(*bound.args, **bound.kwargs)
 
     return outer
+
+
+def told(settings: Callable[P, S]) -> Callable[[Callable[[S], R]], Callable[P, R]]:
+    """A verb whose one argument is a settings object, called with that object's fields.
+
+    So each option of the verb is declared once, with its default and its documentation: in the object.
+
+    Args:
+        settings: A frozen dataclass that checks its fields (`check_fields`).
+    """
+
+    def outer(does: Callable[[S], R]) -> Callable[P, R]:
+        @functools.wraps(does)
+        def call(*args: P.args, **kwargs: P.kwargs) -> R:
+            return does(settings(*args, **kwargs))
+
+        given = inspect.signature(settings)
+        gives = inspect.signature(does).return_annotation
+        call.__signature__ = given.replace(return_annotation=gives)  # type: ignore[attr-defined]
+        what, headed, rest = (inspect.getdoc(does) or "").partition("Returns:\n")
+        call.__doc__ = f"{what}Args:\n{_fields_told(settings, given.parameters)}\n\n{headed}{rest}\n"
+        return call
+
+    return outer
+
+
+def _fields_told(settings: Any, names: Iterable[str]) -> str:
+    """The fields' documentation, as a docstring's Args; a base's where the class has none of its own."""
+    found: dict[str, str] = {}
+    for one in reversed(settings.__mro__):
+        if dataclasses.is_dataclass(one):
+            found |= field_docs(cast(Any, one))  # mypy does not take a type for hashable
+    return "\n".join(f"    {name}: {' '.join(found[name].split())}" for name in names)
 
 
 def check_fields(settings: Any) -> None:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from edgekit import schema
 from edgekit.api import arguments
-from edgekit.api.arguments import Folder, Overrides, PathLike, Texts, checked
+from edgekit.api.arguments import Folder, Overrides, PathLike, Texts, checked, told
 from edgekit.api.distilling_results import Ablated, Distilled, DistillPlan, Gain, Masked, Probed
+from edgekit.api.settings import ProbeSettings
 from edgekit.console import note
 from edgekit.errors import EdgekitError, RecipeError
 
@@ -229,37 +230,9 @@ def ablate(
     return Ablated(folder, made.go())
 
 
-@checked
-def probe(
-    teacher: Folder,
-    *,
-    data: str | None = None,
-    questions: int = 512,
-    step: float = 0.05,
-    max_drop: float = 2.0,
-    scoring: str | Mapping[str, str] | None = None,
-    scope: str = "all",
-    exclude: Texts | None = None,
-    seed: int = 0,
-    max_new_tokens: int = 16,
-    threads: int | None = None,
-    out: PathLike = "edgekit-probe",
-) -> Probed:
+@told(ProbeSettings)
+def probe(asked: ProbeSettings) -> Probed:
     """Measure a teacher at rising mask ratios, and propose r_max.
-
-    Args:
-        teacher: Hugging Face folder, hub name or `demo:teacher`.
-        data: Data spec; the train data of the workspace's recipe when None, the demo's where there is none.
-        questions: How many, drawn uniformly.
-        step: Between ratios, in (0, 1).
-        max_drop: Accuracy that may be lost before the cliff, points of 100.
-        scoring: Metric, or data set -> metric; the recipe's when its data are asked, else exact, when None.
-        scope: all, language or vision.
-        exclude: One pattern or several of weight names to leave whole.
-        seed: Of the draw.
-        max_new_tokens: Longest answer.
-        threads: CPU threads.
-        out: Folder, text or Path, for `<teacher>.json` and, where matplotlib is installed, `<teacher>.svg`.
 
     Returns:
         The sweep, and the files written.
@@ -270,26 +243,27 @@ def probe(
 
     place = _workspace(None)
     path = place.recipe_path if place.recipe_path.exists() else demo_recipe_path()
+    data, scoring = asked.data, asked.scoring
     if data is None or scoring is None:
         recipe = load_recipe(path)
         if data is None:
             data = recipe.data.train
             note(f"Asking the train questions of {'the demo' if path == demo_recipe_path() else path.name}, {data}.")
             scoring = scoring or recipe.data.scoring
-    folder = resolve_checkpoint(arguments.model(teacher, "teacher"), place.folder)
+    folder = resolve_checkpoint(arguments.model(asked.teacher, "teacher"), place.folder)
     sweep, files = probe_checkpoint(
         folder,
         data,
-        arguments.path(out, "out"),
-        questions=questions,
-        step=step,
-        max_drop=max_drop / 100,
+        arguments.path(asked.out, "out"),
+        questions=asked.questions,
+        step=asked.step,
+        max_drop=asked.max_drop / 100,
         scoring=scoring or "exact",
-        scope=scope,
-        exclude=tuple(arguments.texts(exclude or (), "exclude")),
-        seed=seed,
-        max_new_tokens=max_new_tokens,
-        threads=threads,
+        scope=asked.scope,
+        exclude=tuple(arguments.texts(asked.exclude or (), "exclude")),
+        seed=asked.seed,
+        max_new_tokens=asked.max_new_tokens,
+        threads=asked.threads,
     )
     return Probed(sweep, files)
 

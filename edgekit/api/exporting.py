@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace as replace_fields
 from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekit.api import arguments
-from edgekit.api.arguments import Folder, PathLike, Setting, Texts, checked
+from edgekit.api.arguments import told
 from edgekit.api.runs import latest_run
+from edgekit.api.settings import ExportSettings, Sizes
 from edgekit.console import note
 from edgekit.errors import EdgekitError
 
@@ -20,44 +21,13 @@ if TYPE_CHECKING:
     from edgekit.recipe.model import Export
     from edgekit.workspace import Run
 
-Size = tuple[int, int] | str
-Sizes = Size | Iterable[Size]
-"""(width, height) in pixels, or a text such as 448x336; one or several."""
 
-
-@checked
-def export(
-    checkpoint: Folder | None = None,
-    *,
-    targets: Texts,
-    precisions: Texts | None = None,
-    out: PathLike | None = None,
-    sizes: Sizes | None = None,
-    data: str | None = None,
-    samples: int | None = None,
-    calibrate: int | None = None,
-    calibration_data: str | None = None,
-    with_genai: bool | None = None,
-    options: Mapping[str, Setting] | None = None,
-    replace: bool = True,
-) -> list[Bundle]:
+@told(ExportSettings)
+def export(asked: ExportSettings) -> list[Bundle]:
     """Export a checkpoint, or the student of the latest run, to each target and precision.
 
-    Args:
-        checkpoint: Hugging Face folder; the latest run's student when None.
-        targets: One name or several.
-        precisions: One common name or several; what the run's recipe says, else fp32, when None.
-        out: Folder of the one bundle, or of several, text or Path; in the run, or beside the current folder, when None.
-        sizes: One image size or several where the family has a choice, (width, height) in pixels or a text such as
-            448x336; its own when None.
-        data: Questions for the parity run; the run's test questions when None.
-        samples: How many of them; 32, and more where the answers are short
-            (`edgekit.report.tolerances.settling`), when None.
-        calibrate: How many questions a calibrated precision (int8-static) is shown; the recipe's, else 64, when None.
-        calibration_data: Those questions; the run's train questions when None.
-        with_genai: Also write what onnxruntime-genai loads; as the recipe says, else not, when None.
-        options: Of the target's own, name -> text or number; `OPTIONS` of its module lists them.
-        replace: Put a new bundle in the place of an old one.
+    Returns:
+        A bundle each.
 
     Raises:
         EdgekitError: an argument, or the checkpoint, cannot be used; nothing is written.
@@ -70,15 +40,17 @@ def export(
     from edgekit.runtimes.comparison import open_bundle
     from edgekit.runtimes.golden import golden_answers
 
-    names, words = arguments.texts(targets, "targets"), arguments.texts(precisions or (), "precisions")
-    place = None if out is None else arguments.path(out, "out")
-    wanted, chosen = _sizes(sizes), arguments.overrides(options, "options")
-    run = latest_run() if checkpoint is None else None
-    given = run.student if run is not None else resolve_checkpoint(arguments.model(checkpoint or "", "checkpoint"))
+    names = arguments.texts(asked.targets, "targets")
+    precisions = arguments.texts(asked.precisions or (), "precisions")
+    place = None if asked.out is None else arguments.path(asked.out, "out")
+    wanted, chosen = _sizes(asked.sizes), arguments.overrides(asked.options, "options")
+    run = latest_run() if asked.checkpoint is None else None
+    given = resolve_checkpoint(arguments.model(asked.checkpoint or "", "checkpoint")) if run is None else run.student
+    data, calibration_data = asked.data, asked.calibration_data
     jobs = [
         replace_fields(item, precision=canonical(item.precision))
         for name in names
-        for item in _exports(run, name, words, calibrate, with_genai)
+        for item in _exports(run, name, precisions, asked.calibrate, asked.with_genai)
     ]
     modules = [check_request(job.target, job.precision, chosen) for job in jobs]
     for job in jobs:
@@ -91,7 +63,7 @@ def export(
         _calibration(calibration_data, job.calibrate, job.precision) if module.needs_calibration(job.precision) else []
         for job, module in zip(jobs, modules, strict=True)
     ]
-    questions = list(read_samples(data, limit=samples or MOST_PROMPTS, need_answer=False)) if data else []
+    questions = list(read_samples(data, limit=asked.samples or MOST_PROMPTS, need_answer=False)) if data else []
     lineage: dict[str, Any] = {}
     if run is not None:
         teachers = run.manifest()["inputs"]["teachers_sha256"]
@@ -114,11 +86,11 @@ def export(
                 opens=open_bundle,
                 sizes=wanted,
                 samples=questions,
-                prompts=samples,
+                prompts=asked.samples,
                 calibration=calibration,
                 with_genai=job.genai,
                 options=chosen,
-                replace=replace,
+                replace=asked.replace,
                 answers=golden_answers,
                 **lineage,
             )

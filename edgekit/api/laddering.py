@@ -15,7 +15,7 @@ from edgekit.console import note
 from edgekit.errors import EdgekitError, MissingExtraError, UnsupportedError
 
 if TYPE_CHECKING:
-    from edgekit.system.isolated import Apart
+    from edgekit.system.isolated import Isolated
 
 TARGET = 4
 """The level that hangs on a target."""
@@ -50,7 +50,7 @@ def matrix(
     """
     from edgekit.demo import tiny
     from edgekit.export import TARGETS
-    from edgekit.system.isolated import Apart
+    from edgekit.system.isolated import Isolated
     from edgekit.system.temporary import room
 
     chosen = arguments.texts(families or (), "families") or list(tiny.NAMES)
@@ -70,8 +70,8 @@ def matrix(
         for precision in ((words or TARGETS.load(target).precisions) if target else [""])
     ]
     rows: list[MatrixRow] = []
-    with room("matrix") as made, Apart() as apart:
-        climber = Climber(apart, made, level)
+    with room("matrix") as made, Isolated() as isolated:
+        climber = Climber(isolated, made, level)
         for number, job in enumerate(jobs, 1):
             note(f"{number} of {len(jobs)}: {' '.join(job).strip()}")
             rows.append(climber.row(*job))
@@ -93,13 +93,13 @@ class Climber:
     """Takes families up the ladder; what hangs on the family alone is measured once.
 
     Args:
-        apart: Where each rung is measured.
+        isolated: Where each rung is measured.
         folder: Where checkpoints and bundles go.
         level: The highest to try.
     """
 
-    def __init__(self, apart: Apart, folder: Path, level: int) -> None:
-        self._apart, self._folder, self._level = apart, folder, level
+    def __init__(self, isolated: Isolated, folder: Path, level: int) -> None:
+        self._isolated, self._folder, self._level = isolated, folder, level
         self._families: dict[str, Reached] = {}
         self._students: dict[str, Reached] = {}
 
@@ -132,7 +132,7 @@ class Climber:
             if number > self._level:
                 break
             try:
-                why = self._apart.call(rung, folder=str(self._checkpoint(family)), **more)
+                why = self._isolated.call(rung, folder=str(self._checkpoint(family)), **more)
             except EdgekitError as error:
                 why = " ".join(str(error).split())
             if why:
@@ -162,7 +162,7 @@ class Climber:
             tolerances = random_tolerances_of(precision, target)
             checkpoint = self._checkpoint(family, **TARGETS.load(target).tiny.get(family, {}))
             place = self._folder / f"{family}-{target}-{precision}"
-            figures = self._apart.call(
+            figures = self._isolated.call(
                 measure_row, checkpoint=str(checkpoint), target=target, precision=precision, folder=str(place)
             )
         except (MissingExtraError, UnsupportedError) as error:
@@ -191,7 +191,7 @@ class Climber:
         if not why:
             place = self._folder / f"whole-{family}-{target}-{precision}"
             try:
-                why = self._apart.call(
+                why = self._isolated.call(
                     ladder.benched, student=student.student, target=target, precision=precision, folder=str(place)
                 )
             except EdgekitError as error:
@@ -205,7 +205,7 @@ class Climber:
         student, teacher = self._checkpoint(family), self._checkpoint(family, seed=1)
         place = self._folder / f"run-{family}"
         try:
-            made = self._apart.call(ladder.distilled, student=str(student), teacher=str(teacher), folder=str(place))
+            made = self._isolated.call(ladder.distilled, student=str(student), teacher=str(teacher), folder=str(place))
         except EdgekitError as error:
             return Reached(TARGET, " ".join(str(error).split()))
         return Reached(5, student=made)

@@ -23,14 +23,14 @@ def _plug_ins() -> list[Ready]:
     from edgekit.data.scoring import SCORING
     from edgekit.devices import DEVICES
     from edgekit.export import TARGETS
-    from edgekit.external_results import IMPORTS
+    from edgekit.external_results import RESULT_FORMATS
     from edgekit.families import FAMILIES
     from edgekit.formats import READERS
     from edgekit.recipe.model import GENERATORS, JUDGES, OBJECTIVES
     from edgekit.runtimes import RUNTIMES
 
     registries = (
-        TARGETS, RUNTIMES, DEVICES, OBJECTIVES, JUDGES, GENERATORS, SOURCES, SCORING, FAMILIES, IMPORTS, READERS,
+        TARGETS, RUNTIMES, DEVICES, OBJECTIVES, JUDGES, GENERATORS, SOURCES, SCORING, FAMILIES, RESULT_FORMATS, READERS,
     )  # fmt: skip
     return [
         Ready(f"{registry.kind} {name}", False, " ".join(error.why.split()), error.fix)
@@ -141,7 +141,8 @@ def targets() -> list[TargetStatus]:
                 target=name,
                 precisions=list(target.precisions),
                 options={
-                    option: words if isinstance(words, str) else list(words) for option, words in target.options.items()
+                    option: choices if isinstance(choices, str) else list(choices)
+                    for option, choices in target.options.items()
                 },
                 hosts=list(target.hosts),
                 runtimes=list(target.runtimes),

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekit.api import arguments
-from edgekit.api.arguments import Folder, Folders, PathLike, checked
+from edgekit.api.arguments import Folder, Folders, PathLike, checked, told
 from edgekit.api.results import Comparison
 from edgekit.api.runs import latest_run, made_from, reference_of, run_data, run_of
-from edgekit.api.settings import BenchSettings
+from edgekit.api.settings import BenchSettings, VerifySettings
 from edgekit.console import note
 from edgekit.errors import EdgekitError
 
@@ -22,25 +22,9 @@ if TYPE_CHECKING:
     from edgekit.workspace import Run
 
 
-@checked
-def verify(
-    bundle: Folder,
-    *,
-    reference: Folder | None = None,
-    data: PathLike | None = None,
-    samples: int | None = None,
-    threads: int = 1,
-    attribute: bool = False,
-) -> Parity:
+@told(VerifySettings)
+def verify(asked: VerifySettings) -> Parity:
     """Check a bundle's files, and run it beside its student; also written to parity.json in the bundle.
-
-    Args:
-        bundle: Folder as text or Path, or a `Bundle`.
-        reference: The student's checkpoint; found beside the bundle's run when None.
-        data: Questions, a data spec; the run's test questions, else stock questions, when None.
-        samples: How many; 32, and more where the answers are short (`edgekit.report.tolerances.settling`), when None.
-        threads: CPU threads of each side.
-        attribute: Find out which part costs what; the target's fp32 export is made for it and thrown away.
 
     Returns:
         Figures, tolerances, and `passed`. Both sides run in a process of their own: where that dies, nothing is
@@ -48,30 +32,29 @@ def verify(
     """
     from edgekit.report.parity import of_verify
 
-    return of_verify(_verified(bundle, reference, data, samples, threads, attribute), str(bundle))
+    return of_verify(_verified(asked), str(asked.bundle))
 
 
-def _verified(
-    bundle: Folder, reference: Folder | None, data: PathLike | None, samples: int | None, threads: int, attribute: bool
-) -> dict[str, Any]:
+def _verified(asked: VerifySettings) -> dict[str, Any]:
     from edgekit.bundle import Bundle
     from edgekit.handover import PROMPT
     from edgekit.runtimes.verify import died, verify_bundle
-    from edgekit.system.isolated import Apart, ProcessDied
+    from edgekit.system.isolated import Isolated, ProcessDied
 
-    place = arguments.folder(bundle, "bundle")
-    found = reference_of(_model(reference), [place])
-    if reference is None and (prepared := made_from(place)) is not None:
+    place = arguments.folder(asked.bundle, "bundle")
+    found = reference_of(_model(asked.reference), [place])
+    if asked.reference is None and (prepared := made_from(place)) is not None:
         found = prepared
-    questions = run_data([place]) if data is None else str(arguments.path(data, "data"))
+    questions = run_data([place]) if asked.data is None else str(arguments.path(asked.data, "data"))
     whole = Bundle.load(place)  # one that is not whole needs no process to say so
-    if found is None and (attribute or PROMPT not in whole.manifest.files):  # nothing of it is run
-        return verify_bundle(place, None, questions, samples, attribution=attribute)
-    asked: dict[str, Any] = {"folder": str(place), "data": questions, "count": samples}
-    asked["reference"] = None if found is None else str(found)
+    if found is None and (asked.attribute or PROMPT not in whole.manifest.files):  # nothing of it is run
+        return verify_bundle(place, None, questions, asked.samples, attribution=asked.attribute)
     try:
-        with Apart() as apart:
-            return apart.call(verify_here, **asked, threads=threads, attribution=attribute)
+        with Isolated() as isolated:
+            return isolated.call(
+                verify_here, folder=str(place), reference=None if found is None else str(found), data=questions,
+                count=asked.samples, threads=asked.threads, attribution=asked.attribute,
+            )  # fmt: skip
     except ProcessDied as error:
         return died(place, str(error))
 
@@ -132,7 +115,9 @@ def bench(bundles: Folders | None = None, settings: BenchSettings = BenchSetting
     from edgekit.report.files import add_rows
     from edgekit.runtimes.bench import bench as run_bench
 
-    elsewhere = [row for path in arguments.paths(settings.imports, "imports") for row in read_results(path)]
+    elsewhere = [
+        row for path in arguments.paths(settings.external_results, "external_results") for row in read_results(path)
+    ]
     out = None if settings.out is None else arguments.path(settings.out, "out")
     if not settings.measure:
         place = out or latest_run().reports / "bench"

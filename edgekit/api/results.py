@@ -119,7 +119,7 @@ class TargetStatus(Result):
     Attributes:
         target: Its name.
         precisions: Common names.
-        options: Of its own: the words of each, the default first, or a free text's default.
+        options: Of its own: the choices of each, the default first, or a free text's default.
         hosts: Operating systems it can be exported on.
         runtimes: That run its bundles.
         ready: Whether it can be exported here and now.

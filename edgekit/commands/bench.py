@@ -77,7 +77,7 @@ def command(
             show_default=False,
         ),
     ] = None,
-    imports: Annotated[
+    external_results: Annotated[
         list[Path] | None,
         typer.Option(
             "--import", help="Results measured elsewhere: llama-bench, ExecuTorch, a phone.", show_default=False
@@ -104,7 +104,7 @@ def command(
         reference=reference, data=data, limit=limit, threads=threads, device=device, out=out,
         gates={**gates, "max_memory": max_memory}, prompt_tokens=_lengths(prompt_tokens, "-p"),
         new_tokens=_lengths(new_tokens, "-n"), repetitions=repetitions, processes=processes,
-        sustain_s=_seconds(sustain), timeouts=timeout or [], imports=imports or [], measure=measure,
+        sustain_s=_seconds(sustain), timeouts=timeout or [], external_results=external_results or [], measure=measure,
     )  # fmt: skip
     report, folder = api.bench(bundles, settings)
     if json_out:

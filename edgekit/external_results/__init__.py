@@ -32,7 +32,9 @@ class ResultFormat:
     rows: Callable[[str, str], list[Row]]
 
 
-IMPORTS: Registry[ResultFormat] = Registry("edgekit.external_results", "result format", "ResultFormat", "RESULT_FORMAT")
+RESULT_FORMATS: Registry[ResultFormat] = Registry(
+    "edgekit.external_results", "result format", "ResultFormat", "RESULT_FORMAT"
+)
 LARGEST = 64 << 20
 """Bytes of a file that is read at all."""
 
@@ -47,12 +49,12 @@ def read_results(path: Path) -> list[Row]:
         text = strict_json.read_bytes(path, LARGEST).decode("utf-8")
     except (OSError, ValueError) as error:
         raise DataError(f"Cannot read {path}.", why=str(error)) from error
-    for _, known in IMPORTS.working():
+    for _, known in RESULT_FORMATS.working():
         if known.claims(text):
             if not (found := known.rows(text, path.name)):
                 raise DataError(f"{path} holds no results.", why=f"It reads as {known.what}.")
             return found
-    every = "; ".join(known.what for _, known in IMPORTS.working())
+    every = "; ".join(known.what for _, known in RESULT_FORMATS.working())
     raise DataError(f"{path} is of no known format.", why=_fault(text), fix=f"edgekit reads: {every}.")
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from edgekit.inputs.processor import Processor
 
 
-def odd_pictures() -> Iterator[Image]:
+def odd_images() -> Iterator[Image]:
     """Noise in the modes and shapes of ODD, always the same."""
     from PIL import Image as pillow
 
@@ -49,7 +49,7 @@ def compare_inputs(
         other shapes and where one side alone refuses, None where not finite; pixels_by: `edgekit` where transformers
         has no image processor to compare with.
     """
-    odd = [(question("What is in the image?"), [image]) for image in odd_pictures()]
+    odd = [(question("What is in the image?"), [image]) for image in odd_images()]
     two = [image for _, images in odd[4:6] for image in images]
     more = [*odd, (question("What is it?", 0), []), (question("What differs?", 2), two)]
     equal: list[bool] = []

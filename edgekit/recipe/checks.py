@@ -198,7 +198,7 @@ def _check_exports(recipe: Recipe) -> list[str]:
 
 
 def _unknown_precisions(target: str, precision: str) -> list[str]:
-    """Words of a precision that a target does not know; none where the target cannot be imported here."""
+    """Precisions that a target does not know; none where the target cannot be imported here."""
     try:
         known = TARGETS.load(target)
     except (ImportError, EdgekitError):  # a third party's, or its extra is not installed: the export says so
@@ -209,15 +209,15 @@ def _unknown_precisions(target: str, precision: str) -> list[str]:
     if parts is None:
         return [f"the target {target!r} has one precision for a whole bundle: {', '.join(whole)}"]
     return [
-        _no_precision(target, word, f" for the {part} part", parts[part])
-        for part, word in by_part(precision).items()
-        if word not in parts[part]
+        _no_precision(target, own, f" for the {part} part", parts[part])
+        for part, own in by_part(precision).items()
+        if own not in parts[part]
     ]
 
 
-def _no_precision(target: str, word: str, where: str, known: Collection[str]) -> str:
-    words = f"the target {target!r} has no precision {word!r}{where}."
-    return " ".join(part for part in (words, did_you_mean(word, known), f"There are: {', '.join(known)}.") if part)
+def _no_precision(target: str, precision: str, where: str, known: Collection[str]) -> str:
+    what = f"the target {target!r} has no precision {precision!r}{where}."
+    return " ".join(part for part in (what, did_you_mean(precision, known), f"There are: {', '.join(known)}.") if part)
 
 
 def _check_schedule(recipe: Recipe) -> list[str]:

@@ -35,8 +35,8 @@ def tolerances_of(precision: str, target: str = "") -> Mapping[str, float]:
     Raises:
         EdgekitError: none are declared, so nothing could be judged.
     """
-    words = sorted(set(by_part(precision).values())) if is_mixed(precision) else [precision]
-    held = [_of(word, target).trained for word in words]
+    named = sorted(set(by_part(precision).values())) if is_mixed(precision) else [precision]
+    held = [_of(one, target).trained for one in named]
     # Without a tolerance on single tokens every answer must be the same: nothing is stricter.
     return min(held, key=lambda tolerances: tolerances.get("top1_agreement", 1.0))
 
@@ -60,33 +60,33 @@ def component_tolerances(precision: str, target: str = "", parts: Mapping[str, s
     Args:
         precision: Common name; of a mixture each module is held to its own part's.
         target: As for `tolerances_of`.
-        parts: What a bundle says of vision, embedding and text itself, for a target whose word means something else.
+        parts: What a bundle says of vision, embedding and text itself, for a target that means another by it.
     """
     commons = {name: one.common for name, one in _known_to(target).items()} if precision not in COMMON else {}
     given = {**by_part(precision, {**COMMON, **commons}), **(parts or {})}
-    words = {name: given["text" if name == "decoder" else name] for name in COMPONENTS}
-    own = {name: _find(word, target) for name, word in words.items()}
+    named = {name: given["text" if name == "decoder" else name] for name in COMPONENTS}
+    own = {name: _find(one, target) for name, one in named.items()}
     return {f"{name}_snr_db": held.snr_db for name, held in own.items() if held is not None}
 
 
-def _of(word: str, target: str) -> Tolerances:
-    held = _find(word, target)
+def _of(precision: str, target: str) -> Tolerances:
+    held = _find(precision, target)
     if held is None:
         raise EdgekitError(
-            f"No tolerances are declared for precision {word!r}" + (f" of target {target!r}." if target else "."),
+            f"No tolerances are declared for precision {precision!r}" + (f" of target {target!r}." if target else "."),
             fix=f"There are: {', '.join({**COMMON, **_known_to(target)})}.",
         )
     return held
 
 
-def _find(word: str, target: str) -> Tolerances | None:
+def _find(precision: str, target: str) -> Tolerances | None:
     """What a precision of a target is held to: as the target declares it, else, or where that is broken, as its name
     says."""
     try:
-        found: TargetPrecision | CommonPrecision | None = _known_to(target).get(word)
+        found: TargetPrecision | CommonPrecision | None = _known_to(target).get(precision)
     except BrokenPlugInError:
         found = None
-    found = found or COMMON.get(word)
+    found = found or COMMON.get(precision)
     return None if found is None else found.tolerances
 
 

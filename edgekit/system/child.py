@@ -15,15 +15,12 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import json
 import os
 import runpy
-import select
 import signal
 import subprocess
 import sys
 import threading
-import time
 import weakref
 from collections.abc import Sequence
 from typing import Any
@@ -77,140 +74,6 @@ def _wait_for_end(pipe: int) -> None:
 
 def _die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
-
-
-class Patience:
-    """Seconds left to wait; those in which this process was itself stopped, as by Ctrl-Z, do not count."""
-
-    STEP_S = 1.0
-
-    def __init__(self, seconds: float) -> None:
-        self.left_s = seconds
-
-    def wait(self, reading: Sequence[int], writing: Sequence[int]) -> None:
-        """Until one of these descriptors is ready.
-
-        Raises:
-            TimeoutError: no seconds are left.
-        """
-        while True:
-            step, start = min(self.STEP_S, max(0.0, self.left_s)), time.monotonic()
-            ready, free, _ = select.select(reading, writing, [], step)
-            self.left_s -= min(step, time.monotonic() - start)
-            if ready or free:
-                return
-            if self.left_s <= 0.0:
-                raise TimeoutError
-
-
-def write_all(descriptor: int, data: bytes, patience: Patience) -> None:
-    """Write bytes to a pipe whose reader may have stopped reading.
-
-    Raises:
-        TimeoutError: the reader did not take them.
-        BrokenPipeError: there is none any more.
-    """
-    os.set_blocking(descriptor, False)
-    left = memoryview(data)
-    while left:
-        patience.wait([], [descriptor])
-        with contextlib.suppress(BlockingIOError):  # less room than a whole piece takes
-            left = left[os.write(descriptor, left[: 1 << 16]) :]
-
-
-class TooLongError(ValueError):
-    """A line without an end."""
-
-
-class Lines:
-    """Lines of a descriptor, read with a limit of time and of length.
-
-    Args:
-        descriptor: Of a pipe; the caller closes it.
-        longest: Bytes of the longest line that is taken.
-    """
-
-    def __init__(self, descriptor: int, longest: int = 1 << 28) -> None:
-        self._descriptor, self._longest, self._buffer, self._looked = descriptor, longest, bytearray(), 0
-
-    def read(self, seconds: float) -> bytes | None:
-        """The next line without its end; None where there is none any more, half a line included.
-
-        Raises:
-            TimeoutError: none came in so many seconds.
-            TooLongError: the line is longer than is taken.
-        """
-        patience = Patience(seconds)
-        while (end := self._buffer.find(b"\n", self._looked)) < 0:
-            self._looked = len(self._buffer)
-            if self._looked > self._longest:
-                raise TooLongError(f"a line of more than {self._longest:,} bytes")
-            patience.wait([self._descriptor], [])
-            data = os.read(self._descriptor, 1 << 16)
-            if not data:
-                return None
-            self._buffer += data
-        line, self._looked = bytes(self._buffer[:end]), 0
-        del self._buffer[: end + 1]
-        return line
-
-    def take(self, most: int, seconds: float) -> bytes:
-        """Some bytes, as they are; none where there are no more. Raises TimeoutError as `read`."""
-        if not self._buffer:
-            Patience(seconds).wait([self._descriptor], [])
-            return os.read(self._descriptor, most)
-        data, self._looked = bytes(self._buffer[:most]), 0
-        del self._buffer[:most]
-        return data
-
-
-class Channel:
-    """A child that is told things and answers, line by line, through pipes away from what libraries print.
-
-    Args:
-        module, arguments: As for `launch`; the child's command line ends with the descriptors that it reads from and
-            writes to.
-        popen: As for `launch`; its standard input is empty, its standard output goes where its standard error does.
-    """
-
-    def __init__(self, module: str, *arguments: str, **popen: Any) -> None:
-        theirs_in, told = os.pipe()
-        answered, theirs_out = os.pipe()
-        self._told, self._answered = os.fdopen(told, "wb", 0), os.fdopen(answered, "rb", 0)
-        self._lines = Lines(answered)
-        try:
-            self.process = launch(
-                module, *arguments, str(theirs_in), str(theirs_out), pass_fds=(theirs_in, theirs_out),
-                stdin=subprocess.DEVNULL, **popen,
-            )  # fmt: skip
-        finally:
-            os.close(theirs_in)
-            os.close(theirs_out)
-
-    def tell(self, value: Any) -> None:
-        """Send a JSON value; nothing where the child has ended, which is found out where it is read."""
-        left = memoryview(json.dumps(value).encode() + b"\n")
-        with contextlib.suppress(BrokenPipeError):
-            while left:
-                left = left[self._told.write(left) :]
-
-    def read(self, seconds: float) -> bytes | None:
-        """The next line of the child, as `Lines.read`."""
-        return self._lines.read(seconds)
-
-    def end(self, patience_s: float = 10.0) -> int:
-        """Close its input, which ends it where it is idle; kill it where it does not end; its exit code."""
-        self._told.close()
-        try:
-            self.process.wait(timeout=patience_s)
-        except BaseException as error:  # interrupted, or deep in something that nobody waits for any more
-            self.process.kill()
-            self.process.wait()
-            if not isinstance(error, subprocess.TimeoutExpired):
-                raise
-        finally:
-            self._answered.close()
-        return int(self.process.returncode)
 
 
 def main() -> None:

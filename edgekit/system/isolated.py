@@ -1,7 +1,7 @@
 """Work in a process of its own, so that a crash in native code is an answer and not the end of the program.
 
-    with Apart() as apart:
-        apart.call(function, argument=1)
+    with Isolated() as isolated:
+        isolated.call(function, argument=1)
 
 One process serves call after call; one that died is replaced at the next.
 """
@@ -12,50 +12,25 @@ import contextlib
 import json
 import math
 import os
-import signal
-import subprocess
 import sys
-import threading
-from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from importlib import import_module
 from typing import Any, TypeVar
 
 from edgekit import errors
 from edgekit.errors import EdgekitError
-from edgekit.system.child import Channel
+from edgekit.system.process import Process, how_it_ended
 from edgekit.visible import visible
 
 T = TypeVar("T")
 TOLD = {"name", "what", "why", "fix"}  # of an error
-LAST = 5  # lines of standard error that a death is reported with
 
 
 class ProcessDied(EdgekitError):
     """The process of a call ended before it answered: a signal, an exit, or a bug's traceback."""
 
 
-def how_it_ended(code: int, lines: Iterable[str]) -> str:
-    """A process's end in words: `its process was ended by SIGSEGV: last line / last line`.
-
-    Args:
-        code: As subprocess gives it: below 0 the number of a signal.
-        lines: Of its standard error.
-    """
-    how = f"ended with exit code {code}" if code else "ended before its work was done, with exit code 0"
-    if code < 0:
-        known = {number.value for number in signal.Signals}
-        how = f"was ended by {signal.Signals(-code).name if -code in known else f'signal {-code}'}"
-    last = last_words(lines)
-    return f"its process {how}{': ' + last if last else ''}"
-
-
-def last_words(lines: Iterable[str]) -> str:
-    """The end of a process's standard error in one line."""
-    return " / ".join([text for line in lines if (text := line.strip())][-LAST:])
-
-
-class Apart:
+class Isolated:
     """Calls functions in another process; its standard error is passed on as it comes.
 
     Args:
@@ -63,15 +38,15 @@ class Apart:
     """
 
     def __init__(self, *, quiet: bool = False) -> None:
-        self._channel: Channel | None = None
+        self._process: Process | None = None
         self._quiet = quiet
 
-    def __enter__(self) -> Apart:
+    def __enter__(self) -> Isolated:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._channel is not None:
-            self._end(self._channel)
+        if self._process is not None:
+            self._end(self._process)
 
     def call(self, function: Callable[..., T], *, limit_s: float = math.inf, **arguments: Any) -> T:
         """Call a function there.
@@ -91,54 +66,42 @@ class Apart:
         """
         if function.__module__ == "__main__" or "." in function.__qualname__:
             raise ValueError(f"{function.__module__}.{function.__qualname__} is not found by name in another process")
-        channel = self._started()
-        channel.tell([function.__module__, function.__qualname__, arguments])
+        process = self._started()
+        process.tell([function.__module__, function.__qualname__, arguments])
         try:
-            line = channel.read(limit_s)
+            line = process.read_line(limit_s)
             answer = None if line is None else _read(line)
         except (ValueError, TimeoutError) as error:
-            channel.process.kill()
-            self._end(channel)
+            process.kill()
+            self._end(process)
             if isinstance(error, TimeoutError):
                 raise ProcessDied(f"its process took longer than {limit_s:g} s, and was ended") from error
             raise ProcessDied(f"its process answered what is no answer: {error}") from error
         if answer is None:
-            raise ProcessDied(how_it_ended(self._end(channel), self._lines))
+            raise ProcessDied(how_it_ended(self._end(process), process.printed()))
         if "error" in answer:
             raise _error(**answer["error"])
         result: T = answer["result"]
         return result
 
-    def _started(self) -> Channel:
-        if self._channel is None:
-            self._channel = Channel(
-                "edgekit.system.isolated",
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                encoding="utf-8",
-                errors="replace",
-            )
-            self._lines: deque[str] = deque(maxlen=4 * LAST)
-            printed = self._channel.process.stdout
-            self._reader = threading.Thread(target=_pass_on, args=(printed, self._lines, self._quiet), daemon=True)
-            self._reader.start()
-        return self._channel
+    def _started(self) -> Process:
+        if self._process is None:
+            self._process = Process("edgekit.system.isolated", on_line=_drop if self._quiet else _pass_on)
+        return self._process
 
-    def _end(self, channel: Channel) -> int:
+    def _end(self, process: Process) -> int:
         """Its exit code, once all it wrote is read."""
-        self._channel = None
-        code = channel.end()
-        self._reader.join(timeout=10)
-        return code
+        self._process = None
+        return process.end()
 
 
-def _pass_on(stream: Any, lines: deque[str], quiet: bool) -> None:
-    with stream:
-        for line in stream:
-            lines.append(line)
-            if not quiet:
-                sys.stderr.write(visible(line))
-                sys.stderr.flush()
+def _pass_on(line: str) -> None:
+    sys.stderr.write(visible(line))
+    sys.stderr.flush()
+
+
+def _drop(line: str) -> None:
+    """Its end is kept anyhow."""
 
 
 def _error(name: str, what: str, why: str, fix: str) -> EdgekitError:

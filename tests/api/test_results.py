@@ -32,3 +32,15 @@ def test_demo_cards_are_read_and_written_as_they_lie() -> None:
     of_scenes, plain = cards["scenes-teacher-80"], cards["teacher"]
     assert of_scenes.step == 1080 and of_scenes.test_by_kind["list"].questions > 0
     assert plain.step is None and plain.test_by_kind == {} and plain.snapshots == {}
+
+
+def test_a_verb_is_called_with_the_fields_of_its_settings() -> None:
+    given = inspect.signature(api.chat).parameters
+    assert list(given)[:3] == ["model", "generation", "max_new_tokens"] and given["max_new_tokens"].default == 256
+    assert given["generation"].kind is inspect.Parameter.KEYWORD_ONLY
+    assert list(inspect.signature(api.run).parameters)[:3] == ["model", "prompt", "images"]
+    told = inspect.getdoc(api.chat) or ""
+    assert told.index("max_new_tokens: Longest answer of a turn.") < told.index("Returns:")
+    assert told.index("repetition_penalty: In the place of the model's") < told.index("Returns:")
+    with pytest.raises(TypeError, match="temprature"):
+        api.run("demo:student", "q", temprature=1.0)  # type: ignore[call-arg]

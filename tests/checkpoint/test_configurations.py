@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from edgekit.checkpoint.folder import check_checkpoint, load_model
-from edgekit.distill.model_sizes import anatomy
+from edgekit.distill.model_sizes import sizes_of
 from edgekit.errors import CheckpointError
 from edgekit.inputs.processor import Processor
 from edgekit.runtimes.pytorch import Official, TorchSession
@@ -201,7 +201,7 @@ def test_contradictions_are_one_error(tiny_of: TinyOf, tmp_path: Path, family: s
 @pytest.mark.parametrize(("field", "value"), [("text_config.num_hidden_layers", 10**9), ("vision_config", 5)])
 def test_an_estimate_refuses_the_same(tiny_of: TinyOf, tmp_path: Path, field: str, value: Any) -> None:
     with pytest.raises(CheckpointError, match=field.replace(".", r"\.")):
-        anatomy(changed(tiny_of("smolvlm"), tmp_path / "c", field, value))
+        sizes_of(changed(tiny_of("smolvlm"), tmp_path / "c", field, value))
 
 
 @pytest.mark.parametrize("field", ["return_dict", "text_config.return_dict"])

@@ -25,7 +25,7 @@ from edgekit.demo.architecture import Shape, build_model, build_tokenizer, write
 from edgekit.distill import lora
 from edgekit.distill.batch import response_hidden
 from edgekit.distill.embedded import Embedded
-from edgekit.distill.model_sizes import Tower, anatomy
+from edgekit.distill.model_sizes import Tower, sizes_of
 from edgekit.errors import CheckpointError, RecipeError
 from edgekit.recipe.model import Lora
 
@@ -61,7 +61,7 @@ def plan(folder: Path, **settings: Any) -> dict[str, Any]:
 
 def test_sizes_are_the_loaded_models(tiny_checkpoint: Path) -> None:
     model: Any = load_model(tiny_checkpoint)
-    sizes = anatomy(tiny_checkpoint)
+    sizes = sizes_of(tiny_checkpoint)
     assert sizes.parameters == sum(p.numel() for p in model.parameters())
     rest = sizes.vision.parameters + sizes.text.parameters
     assert sizes.parameters == rest + sizes.embedding + sizes.head
@@ -100,7 +100,7 @@ def test_kept_bytes_are_what_torch_keeps(attention: str, bf16: bool, tmp_path: P
         response_hidden(model.train(), prompts, list(range(16)), [[3] * 8] * 16, 0)
     copies = sum(2 * p.numel() for p in model.model.text_model.layers.parameters() if p.dim() == 2) if bf16 else 0
     model.save_pretrained(tmp_path)
-    text = anatomy(tmp_path).text
+    text = sizes_of(tmp_path).text
     expected = text.kept_bytes(16 * 48, 48, bf16=bf16, eager=attention == "eager", checkpointed=False)
     assert expected == pytest.approx(sum(size for size, _ in kept.values()) - copies, rel=0.15)
 

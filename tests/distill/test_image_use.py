@@ -17,7 +17,7 @@ from openai_double import Answer, images, said, serve, share, text
 from edgekit.checkpoint.folder import load_model, resolve_checkpoint
 from edgekit.distill.gen_data import RESPONSES
 from edgekit.distill.generators import Said, Source, openai, transformers
-from edgekit.distill.image_use import check_sight, check_stored_sight, make_swaps, measure_sight
+from edgekit.distill.image_use import check_image_use, check_stored_image_use, make_swaps, measure_image_use
 from edgekit.distill.questions import write_questions
 from edgekit.errors import EdgekitError
 from edgekit.inputs.processor import Processor
@@ -49,18 +49,18 @@ def test_swaps_change_the_images_and_nothing_else(questions: Path) -> None:
 
 
 def test_honest_local_teachers_pass(questions: Path, tiny_teacher: Path) -> None:
-    sight = check_sight(local(resolve_checkpoint("demo:teacher")), "demo", questions)
-    assert sight is not None and sight.asked == 8 and sight.moved >= 6
-    assert sight.largest is not None and sight.largest > 1 > 1000 * sight.noise
-    sight = check_sight(local(tiny_teacher), "random weights", questions)
-    assert sight is not None and sight.moved == 8
+    image_use = check_image_use(local(resolve_checkpoint("demo:teacher")), "demo", questions)
+    assert image_use is not None and image_use.asked == 8 and image_use.moved >= 6
+    assert image_use.largest is not None and image_use.largest > 1 > 1000 * image_use.noise
+    image_use = check_image_use(local(tiny_teacher), "random weights", questions)
+    assert image_use is not None and image_use.moved == 8
 
 
 def test_a_local_teacher_whose_image_embeddings_are_zero_is_caught(questions: Path) -> None:
     generator = local(resolve_checkpoint("demo:teacher"))
     generator.model.model.connector.modality_projection.proj.weight.data.zero_()
     with pytest.raises(EdgekitError) as caught:
-        check_sight(generator, "demo:teacher", questions)
+        check_image_use(generator, "demo:teacher", questions)
     assert "demo:teacher does not see the images" in caught.value.what
     assert "16 swaps" in caught.value.why and "'train-" in caught.value.why and "0 nats" in caught.value.why
     assert "--set masters.gen_data.check_images=false" in caught.value.fix
@@ -97,8 +97,8 @@ def dropping_with_logprobs(body: dict[str, Any]) -> Answer:
 @pytest.mark.parametrize("answer", [seeing, seeing_sure])
 def test_honest_servers_pass(questions: Path, tiny_checkpoint: Path, answer: Callable[..., Answer]) -> None:
     with served(tiny_checkpoint, answer) as generator:
-        sight = check_sight(generator, "m", questions)
-    assert sight is not None and sight.moved >= 4
+        image_use = check_image_use(generator, "m", questions)
+    assert image_use is not None and image_use.moved >= 4
 
 
 @pytest.mark.parametrize("answer", [dropping, dropping_with_logprobs])
@@ -106,7 +106,7 @@ def test_servers_that_drop_images_are_caught(
     questions: Path, tiny_checkpoint: Path, answer: Callable[..., Answer]
 ) -> None:
     with served(tiny_checkpoint, answer) as generator, pytest.raises(EdgekitError, match="does not see the images"):
-        check_sight(generator, "m", questions)
+        check_image_use(generator, "m", questions)
 
 
 class Noisy:
@@ -125,9 +125,9 @@ class Noisy:
 
 
 @pytest.mark.parametrize("told", [True, False])
-def test_noise_is_not_taken_for_sight(questions: Path, told: bool) -> None:
-    sight = measure_sight(Noisy(told), make_swaps(questions))  # type: ignore[arg-type]
-    assert sight.moved == 0
+def test_noise_is_not_taken_for_image_use(questions: Path, told: bool) -> None:
+    image_use = measure_image_use(Noisy(told), make_swaps(questions))  # type: ignore[arg-type]
+    assert image_use.moved == 0
 
 
 def test_questions_that_cannot_tell(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -136,7 +136,7 @@ def test_questions_that_cannot_tell(tmp_path: Path, capsys: pytest.CaptureFixtur
         '{"id": "a", "question": "what?", "answer": "x"}\n{"id": "b", "question": "why?", "answer": "x"}\n'
     )
     write_questions(Data(str(tmp_path / "two.jsonl"), "easy-vqa:test"), tmp_path / "q", 8, seed=0)
-    assert check_sight(Noisy(True), "m", tmp_path / "q") is None  # type: ignore[arg-type]
+    assert check_image_use(Noisy(True), "m", tmp_path / "q") is None  # type: ignore[arg-type]
     assert "Not checked whether m sees the images" in capsys.readouterr().err
 
 
@@ -165,7 +165,7 @@ def test_stored_responses_that_follow_the_image(questions: Path, tmp_path: Path)
         noisy = share(str((row["id"], number, "n")).encode()) < 0.33
         return [draw(row["id"], number, "r") if noisy else draw(row["images"][0]["path"]), 99]
 
-    p = check_stored_sight("t", questions, write_stored(questions, tmp_path / "r", mostly))
+    p = check_stored_image_use("t", questions, write_stored(questions, tmp_path / "r", mostly))
     assert p is not None and p < 0.005
 
 
@@ -175,10 +175,11 @@ def test_stored_responses_of_a_blind_teacher(questions: Path, tmp_path: Path, de
         return [draw(row["messages"], *(() if deterministic else (row["id"], number))), 99]
 
     with pytest.raises(EdgekitError, match="do not depend on the images"):
-        check_stored_sight("t", questions, write_stored(questions, tmp_path / "r", blind))
+        check_stored_image_use("t", questions, write_stored(questions, tmp_path / "r", blind))
 
 
 def test_stored_responses_without_a_pair_get_a_note(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_questions(Data("easy-vqa:train", "easy-vqa:test", train_limit=6), tmp_path / "q", 4, seed=0)
-    assert check_stored_sight("t", tmp_path / "q", write_stored(tmp_path / "q", tmp_path / "r", lambda *_: [5])) is None
+    stored = write_stored(tmp_path / "q", tmp_path / "r", lambda *_: [5])
+    assert check_stored_image_use("t", tmp_path / "q", stored) is None
     assert "fewer than 20 questions" in capsys.readouterr().err

@@ -23,7 +23,7 @@ from edgekit.checkpoint.folder import load_model, resolve_checkpoint
 from edgekit.data import Sample
 from edgekit.data import samples as read
 from edgekit.distill.generators import Source, openai, transformers
-from edgekit.distill.image_use import Swap, measure_sight
+from edgekit.distill.image_use import Swap, measure_image_use
 from edgekit.distill.masking import MaskedTeacher, write_masked
 from edgekit.distill.order import Order
 from edgekit.families import idefics3
@@ -135,8 +135,8 @@ def test_it_sees(served: Served, questions: list[Sample]) -> None:
     there, _ = generators(served, 0.6, served.settings())
     asked = [q for q in questions if q.text.startswith("what")][:6]
     swaps = [Swap(q, (dataclasses.replace(q, images=questions[-1].images),)) for q in asked]
-    sight = measure_sight(there, swaps)
-    assert sight.kind == "answers" and sight.moved >= 3
+    image_use = measure_image_use(there, swaps)
+    assert image_use.kind == "answers" and image_use.moved >= 3
     there.close()
 
 

@@ -303,8 +303,8 @@ def test_a_whole_run_through_a_server(tmp_path: Path, tiny_checkpoint: Path, tin
     for name in VISITED:
         rows = _rows(teachers(folder, name) / "shard-00000.parquet")
         assert len(rows) == 4 * first[name] and {row["text"] for row in rows} <= {"yes", "no", "red", "circle"}
-        sight = json.loads((teachers(folder, name) / "sight.json").read_text())
-        assert sight["checked"] == "teacher" and sight["moved"] > 0 and sight["largest"] is None
+        image_use = json.loads((teachers(folder, name) / "sight.json").read_text())
+        assert image_use["checked"] == "teacher" and image_use["moved"] > 0 and image_use["largest"] is None
     assert _rows(folder / "runs/tiny/responses/student-1/shard-00000.parquet")[0]["source"] == "student"
 
 

@@ -33,7 +33,7 @@ from edgekit.runtimes import coreai as runtime
 from edgekit.runtimes.comparison import open_bundle
 from edgekit.runtimes.generate import answer, follow
 from edgekit.stats import largest_gap
-from edgekit.system.isolated import Apart
+from edgekit.system.isolated import Isolated
 
 
 @pytest.fixture(scope="module")
@@ -217,7 +217,7 @@ def test_no_process_is_left(twin: Bundle, tmp_path: Path, monkeypatch: pytest.Mo
     reseal(copy)
     with pytest.raises(BundleError, match=r"does not load vision\.aimodel"):
         open_bundle(copy)
-    assert [runner._process.poll() is None for runner in made] == [False, False]
+    assert [runner._process.ended() for runner in made] == [True, True]
 
 
 @needs_coreai
@@ -226,13 +226,13 @@ def test_an_interrupted_export_leaves_nothing(
 ) -> None:
     """Ctrl-C while the second asset is converted: the first is written by then."""
 
-    def call(apart: Apart, function: Callable[..., Any], **given: Any) -> None:
+    def call(isolated: Isolated, function: Callable[..., Any], **given: Any) -> None:
         written.append(Path(given["folder"]) / "vision.aimodel")
         written[0].mkdir()
         raise KeyboardInterrupt
 
     written: list[Path] = []
-    monkeypatch.setattr(Apart, "call", call)
+    monkeypatch.setattr(Isolated, "call", call)
     with pytest.raises(KeyboardInterrupt):
         export_checkpoint(tiny_checkpoint, "coreai", "fp32", tmp_path / "b")
     assert len(written) == 1 and list(tmp_path.iterdir()) == []
@@ -258,11 +258,11 @@ def test_a_writer_that_ends_its_process(
         "    print('a word of it', file=sys.stderr, flush=True)\n"
         f"    {ending}\n"
     )
-    called = Apart.call
+    called = Isolated.call
     monkeypatch.syspath_prepend(tmp_path)
     write = import_module("dying").write
     monkeypatch.delitem(sys.modules, "dying")
-    monkeypatch.setattr(Apart, "call", lambda own, *_, **given: called(own, write, folder=given["folder"]))
+    monkeypatch.setattr(Isolated, "call", lambda own, *_, **given: called(own, write, folder=given["folder"]))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
     out = tmp_path / "made"
     with pytest.raises(EdgekitError, match=said) as caught:

@@ -324,18 +324,22 @@ def test_options_that_cannot_be() -> None:
 
 def test_what_options_come_to() -> None:
     usual = coreml.plan("int4", {})
-    assert usual.words == {"vision": "int4", "embedding": "int8", "text": "int4"}
+    assert usual.precisions == {"vision": "int4", "embedding": "int8", "text": "int4"}
     assert (usual.ios, usual.shared, usual.states, usual.lengths, usual.context) == (18, True, True, (), 2048)
     old = coreml.plan("pal4", {"ios": "17"})
     assert (old.ios, old.shared, old.states) == (17, False, False)
     assert not coreml.plan("fp32", {}).states and coreml.plan("fp32", {}).shared
     assert coreml.plan("fp16", {"lengths": "buckets", "context": "100"}).lengths == (16, 64)
     assert coreml.plan("fp16", {"lengths": "buckets", "layout": "separate"}).lengths == (1, 16, 64, 256)
-    assert {word: coreml.plan(word, {}).words["embedding"] for word in coreml.PRECISIONS} == {
+    assert {one: coreml.plan(one, {}).precisions["embedding"] for one in coreml.PRECISIONS} == {
         "fp16": "fp16", "fp32": "fp32", "int8": "int8", "int4": "int8", "pal4": "int8", "pal6": "int8",
         **dict.fromkeys(CALIBRATED, "int8"),
     }  # fmt: skip
-    assert coreml.plan("vision=fp16,text=pal6", {}).words == {"vision": "fp16", "embedding": "fp32", "text": "pal6"}
+    assert coreml.plan("vision=fp16,text=pal6", {}).precisions == {
+        "vision": "fp16",
+        "embedding": "fp32",
+        "text": "pal6",
+    }
 
 
 def test_pieces_of_a_prompt() -> None:

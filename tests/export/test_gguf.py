@@ -29,7 +29,7 @@ from edgekit.export.parity import TorchModules, encode_images
 from edgekit.export.parity import follow as along
 from edgekit.families import FAMILIES, Pixels
 from edgekit.formats.gguf.process import LlamaModel, LlamaProcess, repacking_works
-from edgekit.formats.gguf.wire import NOT_FINITE, Shared
+from edgekit.formats.gguf.shared import NOT_FINITE, Shared
 from edgekit.inputs.chat import question
 from edgekit.inputs.images import denormalise, normalise
 from edgekit.inputs.processor import Processor

@@ -21,7 +21,7 @@ from edgekit.bundle import Bundle
 from edgekit.checkpoint.folder import resolve_checkpoint
 from edgekit.data import Sample, samples
 from edgekit.export.bundling import drawn_samples
-from edgekit.formats.gguf.worker import MARKER
+from edgekit.formats.gguf.library import MARKER
 from edgekit.inputs.chat import render
 from edgekit.inputs.images import as_rgb
 from edgekit.inputs.processor import Processor

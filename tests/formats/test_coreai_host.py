@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import io
 import os
 import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from coreai_bundles import needs_coreai, opened, shared_twin
 from manifests import reseal
-from numpy.typing import NDArray
 
 from edgekit.bundle import Bundle
 from edgekit.data import samples
 from edgekit.errors import BundleError, DataError
 from edgekit.formats.coreai import assets as aimodel
 from edgekit.formats.coreai.assets import Runner, check_asset, check_ids, check_room
-from edgekit.formats.coreai.host import pack, unpack
 from edgekit.inputs.chat import question
 from edgekit.recipe.model import Gates
 from edgekit.report.model import Report, Row
@@ -29,7 +25,6 @@ from edgekit.report.text import markdown
 from edgekit.runtimes import RUNTIMES, gates
 from edgekit.runtimes.bench import Settings, bench
 from edgekit.runtimes.generate import answer
-from edgekit.system import child
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +80,7 @@ def test_a_time_limit(twin: Bundle) -> None:
     session._runner._limits["run"] = 0.0
     with pytest.raises(BundleError, match="took longer than 0 s, and its process was ended"):
         session.embed(np.array([[1]]))
-    assert session._runner._process.poll() is not None
+    assert session._runner._process.ended()
     session.close()
 
 
@@ -146,23 +141,6 @@ def test_no_asset(tmp_path: Path) -> None:
     check_asset(tmp_path)
 
 
-def test_patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two seconds of waiting, the first of which lasts an hour, since the process was stopped."""
-    now = [0.0]
-    asked = []
-
-    def select(reading: Any, writing: Any, rest: Any, seconds: float) -> Any:
-        asked.append(seconds)
-        now[0] += 3600.0 if len(asked) == 1 else seconds
-        return [], [], []
-
-    monkeypatch.setattr(child.select, "select", select)
-    monkeypatch.setattr(child.time, "monotonic", lambda: now[0])
-    with pytest.raises(TimeoutError):
-        child.Patience(2.5).wait([0], [])
-    assert asked == [1.0, 1.0, 0.5]
-
-
 def test_bounds() -> None:
     check_room(3, 5, 8)
     with pytest.raises(DataError, match="3 are taken, 6 more were given"):
@@ -170,20 +148,6 @@ def test_bounds() -> None:
     check_ids(np.array([[0, 8]]), 9)
     with pytest.raises(DataError, match="Token id 9"):
         check_ids(np.array([[0, 9]]), 9)
-
-
-def test_frames() -> None:
-    arrays: dict[str, NDArray[Any]] = {
-        "a": np.arange(6, dtype=np.float16).reshape(2, 3),
-        "b": np.zeros((0, 4), np.int32),
-        "c": np.array(2.5),
-    }
-    stream = io.BytesIO(pack({"what": "run"}, arrays))
-    header, found = unpack(stream.read)
-    assert header == {"what": "run"} and stream.read() == b"" and list(found) == ["a", "b", "c"]
-    for name, array in arrays.items():
-        assert found[name].dtype == array.dtype
-        np.testing.assert_array_equal(found[name], array)
 
 
 def test_timings_are_marked(monkeypatch: pytest.MonkeyPatch) -> None:

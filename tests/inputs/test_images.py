@@ -17,7 +17,7 @@ from PIL import Image
 
 from edgekit.errors import DataError
 from edgekit.families import FAMILIES
-from edgekit.inputs.agreement import odd_pictures
+from edgekit.inputs.agreement import odd_images
 from edgekit.inputs.chat import question
 from edgekit.inputs.official import load_processor
 from edgekit.inputs.processor import Processor
@@ -77,7 +77,7 @@ def special() -> dict[str, Image.Image]:
 
 @pytest.fixture(scope="module")
 def images() -> dict[str, Image.Image]:
-    return special() | {f"odd {number}": image for number, image in enumerate(odd_pictures())}
+    return special() | {f"odd {number}": image for number, image in enumerate(odd_images())}
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -23,7 +23,7 @@ from edgekit.demo.shapes import draw
 from edgekit.errors import BundleError, EdgekitError
 from edgekit.families import idefics3
 from edgekit.families.sizes import fit_image
-from edgekit.inputs.agreement import odd_pictures
+from edgekit.inputs.agreement import odd_images
 from edgekit.inputs.official import ODD
 from edgekit.report.parity import PARTS, of_verify, read_parity
 from edgekit.runtimes import RUNTIMES, runtime_for
@@ -290,7 +290,7 @@ def test_a_module_gap_by_hand() -> None:
 
 
 def test_odd_images_are_what_they_say() -> None:
-    assert [(image.mode, image.size) for image in odd_pictures()] == list(ODD)
+    assert [(image.mode, image.size) for image in odd_images()] == list(ODD)
 
 
 def test_reading_parity_json(tiny_bundle: Path, tmp_path: Path) -> None:

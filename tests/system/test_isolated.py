@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from edgekit.errors import DataError, EdgekitError, MissingExtraError
-from edgekit.system.isolated import Apart, ProcessDied, how_it_ended
+from edgekit.system.isolated import Isolated, ProcessDied, how_it_ended
 
 CALLED = """
 import os, signal, sys
@@ -58,27 +58,27 @@ def called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 
 def test_a_limit_of_time_and_a_quiet_one(called: Any, capfd: pytest.CaptureFixture[str]) -> None:
-    with Apart(quiet=True) as apart:
-        apart.call(called.twice, value=1, limit_s=60)
+    with Isolated(quiet=True) as isolated:
+        isolated.call(called.twice, value=1, limit_s=60)
         with pytest.raises(ProcessDied, match=r"took longer than 0\.5 s, and was ended"):
-            apart.call(called.sleeps, limit_s=0.5)
+            isolated.call(called.sleeps, limit_s=0.5)
         with pytest.raises(ProcessDied, match="SIGABRT: line 25 / line 26"):
-            apart.call(called.dies, how="SIGABRT")
+            isolated.call(called.dies, how="SIGABRT")
     assert capfd.readouterr().err == ""
 
 
 def test_answers_and_errors(called: Any, capfd: pytest.CaptureFixture[str]) -> None:
-    with Apart() as apart:
-        first, second = (apart.call(called.twice, value="ü") for _ in range(2))
+    with Isolated() as isolated:
+        first, second = (isolated.call(called.twice, value="ü") for _ in range(2))
         assert first == second and first["value"] == ["ü", "ü"] and first["pid"] != os.getpid()
         with pytest.raises(DataError) as caught:
-            apart.call(called.fails, kind="data")
+            isolated.call(called.fails, kind="data")
         assert (caught.value.what, caught.value.why, caught.value.fix) == ("what", "why", "fix")
         with pytest.raises(MissingExtraError, match="Cannot fly here: wings is not installed"):
-            apart.call(called.fails, kind="extra")
+            isolated.call(called.fails, kind="extra")
         with pytest.raises(EdgekitError, match="mine"):
-            apart.call(called.fails, kind="own")
-        assert apart.call(called.twice, value=1)["pid"] == first["pid"]
+            isolated.call(called.fails, kind="own")
+        assert isolated.call(called.twice, value=1)["pid"] == first["pid"]
     out, err = capfd.readouterr()
     assert out == "" and err.count("and native ones") == 3
 
@@ -93,20 +93,20 @@ def test_answers_and_errors(called: Any, capfd: pytest.CaptureFixture[str]) -> N
     ],
 )
 def test_a_death_is_told_and_the_next_call_has_a_new_process(how: str, said: str, called: Any) -> None:
-    with Apart() as apart:
-        before = apart.call(called.twice, value=1)["pid"]
+    with Isolated() as isolated:
+        before = isolated.call(called.twice, value=1)["pid"]
         with pytest.raises(ProcessDied) as caught:
-            apart.call(called.dies, how=how)
+            isolated.call(called.dies, how=how)
         assert str(caught.value).startswith(f"its process {said}"), caught.value
         assert str(caught.value).endswith("KeyError: 'nothing'" if how == "bug" else "line 29")
-        assert apart.call(called.twice, value=1)["pid"] != before
+        assert isolated.call(called.twice, value=1)["pid"] != before
 
 
 def test_a_process_that_died_between_calls(called: Any) -> None:
-    with Apart() as apart:
-        os.kill(apart.call(called.twice, value=1)["pid"], 9)
+    with Isolated() as isolated:
+        os.kill(isolated.call(called.twice, value=1)["pid"], 9)
         with pytest.raises(ProcessDied, match="SIGKILL"):
-            apart.call(called.twice, value=2)
+            isolated.call(called.twice, value=2)
 
 
 def test_a_function_that_no_name_leads_to() -> None:
@@ -114,8 +114,8 @@ def test_a_function_that_no_name_leads_to() -> None:
         """Of this test."""
 
     for function in (inner, lambda: None, Own.method):
-        with Apart() as apart, pytest.raises(ValueError, match="not found by name"):
-            apart.call(function)
+        with Isolated() as isolated, pytest.raises(ValueError, match="not found by name"):
+            isolated.call(function)
 
 
 class Own:

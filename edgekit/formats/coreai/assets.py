@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import re
-import subprocess
-import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from importlib.util import find_spec
@@ -19,11 +16,11 @@ from numpy.typing import NDArray
 from edgekit import strict_json
 from edgekit.errors import BundleError, ContextError, DataError, MissingExtraError
 from edgekit.families.decoding import POSITIONS, Given
-from edgekit.formats.coreai.host import Arrays, pack, unpack
 from edgekit.formats.declared import Declared, Tensor, check_tensors
 from edgekit.manifest import Component
-from edgekit.system.child import Patience, launch, write_all
-from edgekit.system.isolated import how_it_ended
+from edgekit.system.frames import Arrays, pack, unpack
+from edgekit.system.pipes import Patience
+from edgekit.system.process import Process, how_it_ended
 from edgekit.system.temporary import room
 
 ASSET_VERSION = "2"  # the major version of the assets that coreai-core 1.0.0b3 writes and loads
@@ -110,19 +107,12 @@ class Runner:
             raise MissingExtraError("run a coreai bundle", "coreai-core", "coreai")
         self._limits = {"load": load_limit_s, "run": run_limit_s}
         self._end = ""
-        self._log = tempfile.TemporaryFile("w+b")  # noqa: SIM115  (lives as long as the process)
         # What Core AI compiles goes there, and stays there when its process is killed.
         self._held = ExitStack()
         place = self._held.enter_context(room("coreai"))
-        theirs_in, self._to = os.pipe()
-        self._from, theirs_out = os.pipe()
-        self._process = launch(
-            "edgekit.formats.coreai.host", str(theirs_in), str(theirs_out), pass_fds=(theirs_in, theirs_out),
-            stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log,
-            env={**os.environ, "OMP_NUM_THREADS": str(threads), "TMPDIR": str(place)},
-        )  # fmt: skip
-        os.close(theirs_in)
-        os.close(theirs_out)
+        self._process = Process(
+            "edgekit.formats.coreai.host", env={"OMP_NUM_THREADS": str(threads), "TMPDIR": str(place)}
+        )
 
     def declared(self, path: Path) -> Declared:
         """What an asset's function main takes and gives; it is not compiled.
@@ -178,19 +168,15 @@ class Runner:
 
     def close(self) -> None:
         """End the process."""
-        if self._process.poll() is None:
+        if not self._process.ended():
             self._process.kill()
-        self._process.wait()
-        for descriptor in (self._to, self._from):
-            if descriptor >= 0:
-                os.close(descriptor)
-        self._to = self._from = -1
-        self._log.close()
+        self._process.end()
         self._held.close()
         self._end = self._end or "its process was closed"
 
     def __del__(self) -> None:
-        if getattr(self, "_to", -1) >= 0:
+        process: Process | None = vars(self).get("_process")
+        if process is not None and not process.closed:
             self.close()
 
     def _ask(self, header: dict[str, Any], arrays: Arrays, task: str) -> tuple[dict[str, Any], Arrays]:
@@ -199,39 +185,19 @@ class Runner:
         limit = self._limits["load" if header["what"] == "load" else "run"]
         patience = Patience(limit)
         try:
-            write_all(self._to, pack(header, arrays), patience)
-            answer, out = unpack(lambda count: self._read(count, patience))
+            for piece in pack(header, arrays):
+                self._process.write(piece, patience)
+            answer, out = unpack(lambda place: self._process.read_into(place, patience))
         except (EOFError, BrokenPipeError) as error:
-            self._end = self._how_it_ended()
+            self._end = how_it_ended(self._process.wait_end(), self._process.printed())
             raise BundleError(f"Core AI does not {task}.", why=f"{self._end}.") from error
         except TimeoutError as error:
             self._process.kill()
-            self._process.wait()
             self._end = f"it took longer than {limit:g} s, and its process was ended"
             raise BundleError(f"Core AI does not {task}.", why=f"{self._end}.") from error
         if "error" in answer:
             raise BundleError(f"Core AI does not {task}.", why=str(answer["error"])[:500])
         return answer, out
-
-    def _read(self, count: int, patience: Patience) -> bytes:
-        parts, left = [], count
-        while left:
-            patience.wait([self._from], [])
-            part = os.read(self._from, min(left, 1 << 20))
-            if not part:
-                raise EOFError
-            parts.append(part)
-            left -= len(part)
-        return b"".join(parts)
-
-    def _how_it_ended(self) -> str:
-        try:
-            code = self._process.wait(timeout=10)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            code = self._process.wait()
-        self._log.seek(0)
-        return how_it_ended(code, self._log.read().decode(errors="replace").splitlines())
 
 
 class Assets:

@@ -1,7 +1,7 @@
 """The process that Core AI's runtime lives in: `python -m edgekit.formats.coreai.host IN OUT`, two file descriptors.
 
 A fault in that runtime ends its process without a Python error, so edgekit keeps it in one of its own and talks to it
-by frames: four bytes of length, a JSON header, then the arrays' bytes. Requests, one answer each:
+by frames (`edgekit.system.frames`). Requests, one answer each:
 
     declare  path                     -> inputs and outputs of a program's function main, without compiling it
     load     name, path               compile an asset and load its function main
@@ -13,52 +13,16 @@ by frames: four bytes of length, a JSON header, then the arrays' bytes. Requests
 from __future__ import annotations
 
 import asyncio
-import json
 import os
-import struct
 import sys
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import numpy as np
-from numpy.typing import NDArray
-
+from edgekit.system.frames import Arrays, filled_from, send, unpack
 from edgekit.system.machine import peak_memory_bytes
 
-Arrays = dict[str, NDArray[Any]]
-LENGTH = struct.Struct("<I")
 TOKEN = "!coreai.token"  # what a function gives for a state that it changes
-
-
-def pack(header: dict[str, Any], arrays: Arrays) -> bytes:
-    """A frame.
-
-    Args:
-        header: JSON-able.
-        arrays: By name, in any order; of any dtype NumPy has a name for.
-    """
-    listed = {name: [str(array.dtype), list(array.shape)] for name, array in arrays.items()}
-    head = json.dumps({**header, "arrays": listed}).encode()
-    return b"".join(
-        [LENGTH.pack(len(head)), head, *(np.ascontiguousarray(array).tobytes() for array in arrays.values())]
-    )
-
-
-def unpack(read: Any) -> tuple[dict[str, Any], Arrays]:
-    """A frame's header and arrays.
-
-    Args:
-        read: count -> that many bytes.
-    """
-    (size,) = LENGTH.unpack(read(LENGTH.size))
-    header = json.loads(read(size))
-    arrays = {}
-    for name, (dtype, shape) in header.pop("arrays").items():
-        kind = np.dtype(dtype)
-        data = read(kind.itemsize * int(np.prod(shape, dtype=np.int64)))
-        arrays[name] = np.frombuffer(data, kind).reshape(shape).copy()
-    return header, arrays
 
 
 class Host:
@@ -131,26 +95,19 @@ def _named(kinds: Any, attributes: Any) -> list[list[str]]:
 
 async def serve(incoming: BinaryIO, outgoing: BinaryIO) -> None:
     """Answer requests until there are no more."""
-
-    def read(count: int) -> bytes:
-        data = incoming.read(count)
-        if len(data) < count:
-            raise EOFError
-        return data
-
+    fill = filled_from(incoming)
     async with AsyncExitStack() as stack:
         host = Host(stack)
         while True:
             try:
-                header, arrays = unpack(read)
+                header, arrays = unpack(fill)
             except EOFError:
                 return
             try:
                 answer, out = await host.answer(header, arrays)
             except Exception as error:  # Core AI raises types of its own, without a common base
                 answer, out = {"error": f"{type(error).__name__}: {error}"}, {}
-            outgoing.write(pack(answer, out))
-            outgoing.flush()
+            send(outgoing, answer, out)
 
 
 def main(incoming: int, outgoing: int) -> None:

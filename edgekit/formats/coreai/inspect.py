@@ -5,11 +5,8 @@ Core AI's own library reads the programs, in a process of its own: a damaged one
 
 from __future__ import annotations
 
-import json
 import math
 import re
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -25,6 +22,7 @@ from edgekit.formats.coreai.host import signature
 from edgekit.formats.counting import BITS
 from edgekit.formats.declared import check_tensors
 from edgekit.manifest import Component
+from edgekit.system.isolated import Isolated, ProcessDied
 
 LIMIT_S = 300
 WIDTHS = {**BITS, **{f"{word}{bits}": bits for _, word in WORDS for bits in WHOLE}}
@@ -53,21 +51,19 @@ def read(bundle: Bundle) -> dict[str, Part]:
 
 
 def _listing(path: Path) -> dict[str, Any]:
-    command = [sys.executable, "-m", "edgekit.formats.coreai.inspect", str(path)]
     check_asset(path.parent)
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S, check=False)
-    except subprocess.TimeoutExpired as error:
+        with Isolated(quiet=True) as isolated:
+            return isolated.call(listed, path=str(path), limit_s=LIMIT_S)
+    except ProcessDied as error:
         raise BundleError(
-            f"Core AI cannot read {path} in {LIMIT_S} s.", fix="Copy or export the bundle again."
+            f"Core AI cannot read {path}.", why=error.what[:300], fix="Copy or export the bundle again."
         ) from error
-    if done.returncode:
-        lines = [line for line in done.stderr.splitlines() if line.strip()]
-        raise BundleError(
-            f"Core AI cannot read {path}.", why=" / ".join(lines[-2:])[:300], fix="Copy or export the bundle again."
-        )
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
+
+
+def listed(path: str) -> dict[str, Any]:
+    """`list_program` of a file, for another process to call."""
+    return list_program(Path(path))
 
 
 def _part(name: str, component: Component, listing: dict[str, Any], frequencies: int) -> Part:
@@ -223,10 +219,6 @@ def _symbol(graph: Any) -> str:
 def _callee(op: Any) -> str:
     found = re.search(r'@"?([\w.$-]+)', str(op.attributes["callee"]))
     return found[1] if found else ""
-
-
-if __name__ == "__main__":
-    sys.stdout.write(json.dumps(list_program(Path(sys.argv[1]))))
 
 
 READER = Reader(

@@ -18,7 +18,7 @@ from edgekit import strict_json
 from edgekit.errors import BundleError, EdgekitError
 from edgekit.files import write_json
 from edgekit.formats.declared import Declared, Tensor, UpTo
-from edgekit.system.isolated import Apart, ProcessDied
+from edgekit.system.isolated import Isolated, ProcessDied
 
 LIMIT_S = 900.0
 """For a program to be loaded the first time."""
@@ -74,9 +74,9 @@ def rehearse(path: Path, sha256: str, methods: Sequence[str], cache: Path | None
     cache, key = cache or _cache_file(), f"{version('executorch')} {sha256}"
     if key in (known := _known(cache)):
         return
-    with Apart(quiet=True) as apart:
+    with Isolated(quiet=True) as isolated:
         try:
-            apart.call(load_all, path=str(path), methods=list(methods), limit_s=LIMIT_S)
+            isolated.call(load_all, path=str(path), methods=list(methods), limit_s=LIMIT_S)
         except ProcessDied as error:
             raise BundleError(
                 f"ExecuTorch does not load {path}.", why=error.what[:500], fix="Copy or export the bundle again."

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import platform
-import signal
-import subprocess
-import tempfile
 import time
 from collections.abc import Generator, Iterable
 from importlib.metadata import version
@@ -26,8 +24,10 @@ from numpy.typing import NDArray
 
 from edgekit.errors import BundleError, MissingExtraError
 from edgekit.files import write_json
-from edgekit.formats.gguf.wire import FAILED, NOT_FINITE, Arrays, Message, Shared, receive, send
-from edgekit.system.child import launch
+from edgekit.formats.gguf.shared import FAILED, NOT_FINITE, Shared
+from edgekit.system.frames import numbered, pack, unpack
+from edgekit.system.pipes import Patience
+from edgekit.system.process import Process, ending
 from edgekit.system.temporary import room
 
 PACKAGES = {"gguf": "gguf", "llama_cpp": "llama-cpp-python"}  # import name -> distribution
@@ -57,17 +57,9 @@ class LlamaProcess:
         Args:
             log_level: Least important lines of the library that are kept: 2 information, 3 warnings, 4 errors.
         """
-        self._log = tempfile.TemporaryFile(prefix="edgekit-llama-")  # noqa: SIM115  (it lives as long as the process)
-        environment = {**os.environ, "EDGEKIT_LLAMA_LOG": str(log_level)}
-        self._process = launch(
-            "edgekit.formats.gguf.worker",
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, env=environment, bufsize=1 << 20,
-        )  # fmt: skip
-
-    @property
-    def pid(self) -> int:
-        """Of the process."""
-        return self._process.pid
+        # Limits of time are those of the worker that has it: its phases are known there.
+        self._process = Process("edgekit.formats.gguf.worker", env={"EDGEKIT_LLAMA_LOG": str(log_level)})
+        self.pid = self._process.pid
 
     def ask(self, verb: str, *arrays: NDArray[Any], **head: Any) -> tuple[dict[str, Any], list[NDArray[Any]]]:
         """One question.
@@ -85,59 +77,41 @@ class LlamaProcess:
         self.tell(verb, list(arrays), **head)
         return self.hear(verb)
 
-    def tell(self, verb: str, arrays: Arrays, **head: Any) -> None:
+    def tell(self, verb: str, arrays: list[NDArray[Any]], **head: Any) -> None:
         """A question whose replies are read by `hear`."""
-        assert self._process.stdin is not None
         # A process that has ended is found out where its reply is read.
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            send(self._process.stdin, {"verb": verb, **head}, arrays)  # type: ignore[arg-type]
+        with contextlib.suppress(BrokenPipeError):
+            for piece in pack({"verb": verb, **head}, numbered(arrays)):
+                self._process.write(piece, Patience(math.inf))
 
-    def hear(self, verb: str) -> Message:
+    def hear(self, verb: str) -> tuple[dict[str, Any], list[NDArray[Any]]]:
         """The next reply; errors as of `ask`."""
-        assert self._process.stdout is not None
         try:
-            reply = receive(self._process.stdout)  # type: ignore[arg-type]
-        except ConnectionResetError:
-            reply = None
-        if reply is None:
+            reply, arrays = unpack(lambda place: self._process.read_into(place, Patience(math.inf)))
+        except EOFError as error:
+            how = ending(self._process.wait_end())
             raise BundleError(
-                f"llama.cpp's process {self._how_it_ended()} at {verb!r}.", why=self.last_lines() or "It said nothing."
-            )
-        if "refused" in reply[0]:
-            raise BundleError(f"{reply[0]['refused']}.", why=self.last_lines())
-        return reply
-
-    def _how_it_ended(self) -> str:
-        code = self._process.wait()
-        return f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+                f"llama.cpp's process {how} at {verb!r}.", why=self.last_lines() or "It said nothing."
+            ) from error
+        if "refused" in reply:
+            raise BundleError(f"{reply['refused']}.", why=self.last_lines())
+        return reply, list(arrays.values())
 
     def ended(self) -> bool:
         """Whether it has."""
-        return self._process.poll() is not None
+        return self._process.ended()
 
     def log(self) -> str:
         """All that the library printed."""
-        self._log.seek(0)
-        return self._log.read().decode(errors="replace")
+        return self._process.all_printed()
 
     def last_lines(self) -> str:
         """The end of what the library printed."""
-        return "\n".join([line.strip() for line in self.log().splitlines() if line.strip()][-LAST_LINES:])
+        return "\n".join([line.strip() for line in self._process.printed() if line.strip()][-LAST_LINES:])
 
     def close(self) -> None:
         """End the process."""
-        for stream in (self._process.stdin, self._process.stdout):
-            if stream is not None:
-                try:
-                    stream.close()
-                except BrokenPipeError:
-                    continue
-        try:
-            self._process.wait(timeout=10)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._log.close()
+        self._process.end()
 
     def __enter__(self) -> LlamaProcess:
         return self

@@ -1,52 +1,14 @@
-"""What passes between edgekit and llama.cpp's process: messages through pipes, and memory that both have mapped.
+"""Memory that edgekit and llama.cpp's process both have mapped: logits, and the tokens of a greedy answer.
 
-A message is a line of JSON and then the bytes of its arrays. Logits, and the tokens of a greedy answer, go through the
-memory: through a pipe the logits of a large vocabulary take a tenth of a small model's token, and a pipe's reader wakes
-up on its writer's core, in the middle of the next token.
+Through a pipe the logits of a large vocabulary take a tenth of a small model's token, and a pipe's reader wakes up on
+its writer's core, in the middle of the next token.
 """
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any, BinaryIO
 
 import numpy as np
-from numpy.typing import NDArray
-
-Arrays = list[NDArray[Any]]
-Message = tuple[dict[str, Any], Arrays]
-
-
-def send(stream: BinaryIO, head: dict[str, Any], arrays: Arrays) -> None:
-    """Write one message."""
-    contiguous = [np.ascontiguousarray(array) for array in arrays]
-    specs = [[array.dtype.str, list(array.shape)] for array in contiguous]
-    stream.write(json.dumps({**head, "arrays": specs}).encode() + b"\n")
-    for array in contiguous:
-        stream.write(array.data.cast("B") if array.size else b"")
-    stream.flush()
-
-
-def receive(stream: BinaryIO) -> Message | None:
-    """Read one message; None at the end of the stream."""
-    line = stream.readline()
-    if not line.endswith(b"\n"):
-        return None
-    head = json.loads(line)
-    arrays: Arrays = []
-    for dtype, shape in head.pop("arrays"):
-        array: NDArray[Any] = np.empty(shape, dtype=np.dtype(dtype))
-        view = array.data.cast("B") if array.size else memoryview(b"")
-        done = 0
-        while done < len(view):
-            count = stream.readinto(view[done:])  # type: ignore[attr-defined]
-            if not count:
-                return None
-            done += count
-        arrays.append(array)
-    return head, arrays
-
 
 FAILED, NOT_FINITE = -2, -1  # in the place of a token
 
