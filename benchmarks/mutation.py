@@ -74,6 +74,7 @@ CORE: dict[str, Part] = {
     "edgekit.checkpoint.generation": Part(
         "edgekit/checkpoint/generation.py", ("tests/checkpoint/test_generation_settings.py",)
     ),
+    "edgekit.checkpoint.rules": Part("edgekit/checkpoint/rules.py", ("tests/checkpoint/test_generation_settings.py",)),
     "edgekit.data.scenes": Part("edgekit/data/scenes.py", ("tests/data/test_scenes.py",)),
 }
 """By the module's name."""

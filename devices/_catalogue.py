@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from edgekit.errors import EdgekitError
 
@@ -54,22 +54,11 @@ def read_phone_file(path: Path) -> Phone:
     """A device from its file.
 
     Raises:
-        EdgekitError: as `read_phone`, every problem with its line.
+        EdgekitError: not valid, every problem with its line; every number needs the source that it was read from.
     """
     from edgekit.yaml_text import read_yaml_file
 
     return _phone(read_yaml_file(path, "the device file", EdgekitError), str(path))
-
-
-def read_phone(value: Any) -> Phone:
-    """A device from its YAML value.
-
-    Raises:
-        EdgekitError: not valid; every number needs the source that it was read from.
-    """
-    from edgekit.yaml_text import Document
-
-    return _phone(Document(value), "A device of the catalogue")
 
 
 def _phone(document: Document, source: str) -> Phone:

@@ -214,11 +214,6 @@ class MaskedTeacher:
         self.ratio = ratio
         return thresholds
 
-    def masked_share(self) -> float:
-        """Share of the maskable entries that are zero now."""
-        zeros = sum(int((weight == 0).sum()) for weight in self.weights.values())
-        return zeros / max(1, sum(weight.numel() for weight in self.weights.values()))
-
 
 def write_masked(
     folder: Path, ratio: float, out: Path, scope: Scope = "all", exclude: tuple[str, ...] = ()

@@ -50,11 +50,6 @@ class Paired:
     gained: int
     lost: int
 
-    @property
-    def significant(self) -> bool:
-        """Whether the interval excludes zero."""
-        return self.ci95[0] > 0 or self.ci95[1] < 0
-
 
 def paired(new: ArrayLike, old: ArrayLike, *, draws: int = 10_000, seed: int = 0) -> Paired:
     """Compare two runs question by question.

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from edgekit.errors import BundleError, CheckpointError, EdgekitError
 from edgekit.export import NO_OPTIONS, Options, Target, Written
 from edgekit.export import _gguf_files as files
+from edgekit.export import _gguf_vocabulary as vocabularies
 from edgekit.export._gguf_delta import in_turns
 from edgekit.export._gguf_own import own_preprocessing
 from edgekit.export.parity import TorchModules, follow
@@ -72,8 +73,8 @@ def write(
     config = files.as_json(source.config.to_dict())
     plan, params = plan_of(config, folder)
     rows = int(source.get_input_embeddings().weight.shape[0])
-    vocabulary = files.read_vocabulary(folder, rows)
-    files.check_pieces(vocabulary, plan)
+    vocabulary = vocabularies.read_vocabulary(folder, rows)
+    vocabularies.check_pieces(vocabulary, plan)
     architecture = files.check_shapes(config, plan)
     precisions = by_part(precision)
     _check_embedding(precision, split.width)
@@ -92,7 +93,7 @@ def write(
         card,
         title,
     )
-    metadata = files.text_metadata(config, architecture, rows) | files.vocabulary_metadata(
+    metadata = files.text_metadata(config, architecture, rows) | vocabularies.vocabulary_metadata(
         vocabulary, folder, split.eos_token_ids[0], config
     )
     importance = importances(split, architecture, calibration) if PRECISIONS[precisions["text"]].calibrated else {}

@@ -9,7 +9,8 @@ from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from edgekit.checkpoint.generation import PLAIN, Generation, Rules
+from edgekit.checkpoint.generation import PLAIN, Generation
+from edgekit.checkpoint.rules import Rules
 from edgekit.errors import EdgekitError
 from edgekit.inputs.chat import Message, question
 from edgekit.runtimes.phases import PHASE

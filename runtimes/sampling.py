@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.checkpoint.generation import Rules
+from edgekit.checkpoint.rules import Rules
 from edgekit.errors import EdgekitError, NotFiniteError
 from edgekit.runtimes.session import Logits
 
@@ -22,7 +22,7 @@ class Sampling:
     """How tokens are chosen.
 
     The steps, their order and their definitions are those of transformers and of `distill/generators`: temperature,
-    top-k, top-p, behind what `edgekit.checkpoint.generation` does to the logits. Draws come from NumPy, so a seed gives
+    top-k, top-p, behind what `edgekit.checkpoint.rules` does to the logits. Draws come from NumPy, so a seed gives
     other tokens than the same seed there.
 
     Raises:

@@ -238,14 +238,6 @@ def folded(ids: Iterable[int]) -> list[int | list[int]]:
     return found
 
 
-def unfolded(ids: Iterable[int | list[int]]) -> list[int]:
-    """The inverse of `folded`."""
-    found: list[int] = []
-    for one in ids:
-        found += [one[0]] * one[1] if isinstance(one, list) else [one]
-    return found
-
-
 def _folded_text(text: str, piece: str) -> list[str | list[Any]]:
     """A text with runs of one piece as pairs of piece and count."""
     found: list[str | list[Any]] = []

@@ -42,7 +42,6 @@ MARKS = tuple(f"zq{word}qz" for word in ("one", "two", "three", "four", "five"))
 THOUGHT = "</think>"
 SHOWN = 60
 """Characters of a text in a reason."""
-Parts = list[dict[str, Any]]
 IMAGE: dict[str, Any] = {"type": "image"}
 
 

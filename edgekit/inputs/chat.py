@@ -34,12 +34,6 @@ def question(text: str, images: int = 1) -> list[Message]:
     return [{"role": "user", "content": [*parts, {"type": "text", "text": text}]}]
 
 
-def count_images(messages: list[Message]) -> int:
-    """Image parts in a conversation."""
-    contents = [message["content"] for message in messages if isinstance(message["content"], list)]
-    return sum(part.get("type") == "image" for parts in contents for part in parts)
-
-
 def read_chat_template(folder: Path) -> str:
     """The chat template of a checkpoint: what transformers' processor has, or its tokenizer where that has none.
 

@@ -13,7 +13,8 @@ from tokenizers import Tokenizer
 from web_library import array_of, ask, base64_of
 
 from edgekit.checkpoint.folder import resolve_checkpoint
-from edgekit.checkpoint.generation import Rules, read_generation
+from edgekit.checkpoint.generation import read_generation
+from edgekit.checkpoint.rules import Rules
 from edgekit.errors import DataError
 from edgekit.handover.pieces import Pieces, read_pieces
 from edgekit.runtimes.sampling import Sampling, greedy, shares

@@ -10,16 +10,15 @@ import pytest
 
 from edgekit.checkpoint.generation import (
     Generation,
-    Rules,
     acting,
     as_dict,
     check_mode,
     check_penalty,
-    penalise,
     read_generation,
     recorded,
     shorten,
 )
+from edgekit.checkpoint.rules import Rules, penalise
 from edgekit.errors import CheckpointError, EdgekitError
 
 LARGEST = (1 << 31) - 1

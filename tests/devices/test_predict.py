@@ -13,7 +13,7 @@ import pytest
 from edgekit import schema
 from edgekit.bundle import Bundle
 from edgekit.devices import DEVICES, Address, parse_address, predict
-from edgekit.devices._catalogue import Figure, Phone, catalog, read_phone
+from edgekit.devices._catalogue import Figure, Phone, _phone, catalog
 from edgekit.devices.predict import Shares, Work
 from edgekit.errors import EdgekitError
 from edgekit.formats.counting import Load
@@ -23,6 +23,7 @@ from edgekit.report.files import read_report
 from edgekit.report.prediction import Estimate, Prediction, table
 from edgekit.runtimes import bench
 from edgekit.runtimes.placement import place_at
+from edgekit.yaml_text import Document
 
 SETTINGS = bench.Settings(
     data="easy-vqa:test", limit=8, warmup=0, max_new_tokens=3, trace=2, prompt_tokens=(), new_tokens=(), repetitions=0
@@ -52,9 +53,9 @@ def test_the_catalogue_names_a_source_for_every_number() -> None:
 def test_a_catalogue_entry_that_is_not_valid(change: dict[str, object]) -> None:
     good = {"name": "X", "kind": "iphone", "chip": "A", "year": 2026}
     figure = {"value": 8, "source": "https://example.com"}
-    assert read_phone({**good, "memory_gb": figure}).memory_gb == Figure(8, "https://example.com")
+    assert _phone(Document({**good, "memory_gb": figure}), "it").memory_gb == Figure(8, "https://example.com")
     with pytest.raises(EdgekitError):
-        read_phone({**good, "memory_gb": {**figure, **change}})
+        _phone(Document({**good, "memory_gb": {**figure, **change}}), "it")
 
 
 def test_times_by_hand() -> None:

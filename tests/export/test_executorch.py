@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -12,8 +13,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import executorch_runner
 import numpy as np
 import pytest
+from executorch_runner import answer_by_runner, in_turn
 from exporting import export_checkpoint
 from manifests import reseal
 from PIL import Image
@@ -27,8 +30,6 @@ from edgekit.export._executorch_precision import int8_rows, quantise
 from edgekit.export.bundling import drawn_samples
 from edgekit.inputs.chat import question
 from edgekit.runtimes import RUNTIMES
-from edgekit.runtimes import executorch as runtime
-from edgekit.runtimes.executorch import answer_by_runner, in_turn
 from edgekit.runtimes.generate import answer, follow
 from edgekit.runtimes.verify import verify_bundle
 
@@ -41,7 +42,7 @@ import json, sys
 from pathlib import Path
 from PIL import Image
 from edgekit.inputs.chat import question
-from edgekit.runtimes.executorch import answer_by_runner
+from executorch_runner import answer_by_runner
 asked = json.loads(Path(sys.argv[2]).read_text())
 said = [answer_by_runner(Path(sys.argv[1]), question(text, 1), [Image.open(image)], 8) for text, image in asked]
 Path(sys.argv[3]).write_text(json.dumps(said))
@@ -97,7 +98,8 @@ def test_the_runners_own_loop_answers_the_same(bundle: Bundle, tmp_path: Path) -
         wanted.append(answer(session, question(item.text, 1), [image], max_new_tokens=8).text)
     (tmp_path / "asked.json").write_text(json.dumps(asked))
     command = [sys.executable, "-c", ASK, str(bundle.folder), str(tmp_path / "asked.json"), str(tmp_path / "said.json")]
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    here = os.pathsep.join([str(Path(executorch_runner.__file__).parent), os.environ.get("PYTHONPATH", "")])
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=300, env={**os.environ, "PYTHONPATH": here})
     assert ran.returncode == 0, ran.stderr[-2000:]
     said = [text.replace("<end_of_utterance>", "").strip() for text in json.loads((tmp_path / "said.json").read_text())]
     assert said == wanted and len(set(said)) > 2
@@ -107,7 +109,9 @@ def test_the_runners_own_loop_answers_the_same(bundle: Bundle, tmp_path: Path) -
 def test_the_runner_is_given_no_tiles_that_it_would_have_to_pack(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runtime, "FAMILIES", SimpleNamespace(load=lambda name: SimpleNamespace(pack=lambda: None)))
+    monkeypatch.setattr(
+        executorch_runner, "FAMILIES", SimpleNamespace(load=lambda name: SimpleNamespace(pack=lambda: None))
+    )
     with pytest.raises(BundleError, match="its features on as they are; idefics3 needs more"):
         answer_by_runner(bundle.folder, question("what?", 1), [Image.new("RGB", (8, 8))], 2)
 

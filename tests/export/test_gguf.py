@@ -23,6 +23,7 @@ from edgekit.checkpoint.folder import load_model, resolve_checkpoint
 from edgekit.errors import BundleError, CheckpointError, DataError, EdgekitError, StorageError
 from edgekit.export import _gguf_files as files
 from edgekit.export import _gguf_own as own
+from edgekit.export import _gguf_vocabulary as vocabularies
 from edgekit.export import gguf as target
 from edgekit.export.bundling import drawn_samples, parity_inputs
 from edgekit.export.parity import TorchModules, encode_images
@@ -113,7 +114,7 @@ def write_tokenizer(folder: Path, added: list[dict[str, Any]]) -> Path:
 def test_kinds_of_tokens(tmp_path: Path) -> None:
     """llama.cpp hides what is CONTROL from an answer, and cuts USER_DEFINED out of a text before merging."""
     added = [{"id": 3, "content": "<end>", "special": True}, {"id": 4, "content": "<box>", "special": False}]
-    vocabulary = files.read_vocabulary(write_tokenizer(tmp_path, added), 6)
+    vocabulary = vocabularies.read_vocabulary(write_tokenizer(tmp_path, added), 6)
     assert vocabulary.tokens == ["a", "b", "ab", "<end>", "<box>", "[PAD5]"]
     assert vocabulary.kinds == [1, 1, 1, 3, 4, 5]  # NORMAL, CONTROL, USER_DEFINED, UNUSED in llama.h
     assert vocabulary.merges == ["a b"] and vocabulary.splitter == "gpt-2"
@@ -123,10 +124,10 @@ def test_entries_of_the_tokenizer_without_a_row(tmp_path: Path, capsys: pytest.C
     """A tokenizer that grew after the model: llama.cpp wants a row for each entry, and no merge into none."""
     added = [{"id": 3, "content": "<end>", "special": True}, {"id": 9, "content": "<box>", "special": False}]
     folder = write_tokenizer(tmp_path, added)
-    vocabulary = files.read_vocabulary(folder, 4)
+    vocabulary = vocabularies.read_vocabulary(folder, 4)
     assert vocabulary.tokens == ["a", "b", "ab", "<end>"] and vocabulary.merges == ["a b"]
     assert "1 entries of the tokenizer have no row in the embedding table of 4" in capsys.readouterr().err
-    cut = files.read_vocabulary(folder, 2)
+    cut = vocabularies.read_vocabulary(folder, 2)
     assert cut.tokens == ["a", "b"] and cut.kinds == [1, 1] and cut.merges == []
     assert "the first: 'ab'" in capsys.readouterr().err
 
@@ -135,13 +136,13 @@ def test_vocabularies_llama_cpp_cannot_take(tiny_of: Maker, tmp_path: Path) -> N
     checkpoint = tmp_path / "c"
     shutil.copytree(tiny_of("smolvlm"), checkpoint)
     value = json.loads((checkpoint / "tokenizer.json").read_text())
-    vocabulary = files.read_vocabulary(checkpoint, 500)
-    assert vocabulary.kinds[-1] == files.UNUSED and vocabulary.tokens[-1] == "[PAD499]"
+    vocabulary = vocabularies.read_vocabulary(checkpoint, 500)
+    assert vocabulary.kinds[-1] == vocabularies.UNUSED and vocabulary.tokens[-1] == "[PAD499]"
     plan, _ = target.plan_of(config_of(checkpoint), checkpoint)
-    files.check_pieces(vocabulary, plan)
+    vocabularies.check_pieces(vocabulary, plan)
     vocabulary.tokens[vocabulary.tokens.index("ĊĊ")] = "x"
     with pytest.raises(CheckpointError, match=r"lacks '\\n\\n' as one piece"):
-        files.check_pieces(vocabulary, plan)
+        vocabularies.check_pieces(vocabulary, plan)
     for change, why in (
         ({"model": {**value["model"], "merges": []}}, "0 merges"),
         ({"model": {"type": "Unigram"}}, "Unigram"),
@@ -149,7 +150,7 @@ def test_vocabularies_llama_cpp_cannot_take(tiny_of: Maker, tmp_path: Path) -> N
     ):
         (checkpoint / "tokenizer.json").write_text(json.dumps({**value, **change}))
         with pytest.raises(CheckpointError, match=why):
-            files.read_vocabulary(checkpoint, 500)
+            vocabularies.read_vocabulary(checkpoint, 500)
 
 
 def test_an_embedding_type_that_does_not_fit() -> None:

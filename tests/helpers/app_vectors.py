@@ -14,7 +14,8 @@ import numpy as np
 from PIL import Image
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from edgekit.checkpoint.generation import Rules, read_generation
+from edgekit.checkpoint.generation import read_generation
+from edgekit.checkpoint.rules import Rules
 from edgekit.inputs.resizing import ORDERS, rows_first
 from edgekit.runtimes.sampling import Sampling, shares
 

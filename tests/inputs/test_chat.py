@@ -8,7 +8,7 @@ import pytest
 from tokenizers import Tokenizer, models
 
 from edgekit.errors import DataError
-from edgekit.inputs.chat import count_images, question, render
+from edgekit.inputs.chat import question, render
 
 SMOLVLM = (
     "<|im_start|>{% for message in messages %}{{message['role'] | capitalize}}"
@@ -101,6 +101,5 @@ def test_templates_that_refuse_fail_or_attack(template: str, why: str) -> None:
     assert why in caught.value.why
 
 
-def test_questions_and_counts() -> None:
+def test_a_question_has_its_images_first() -> None:
     assert [part["type"] for part in question("q", 2)[0]["content"]] == ["image", "image", "text"]
-    assert count_images([*question("q", 2), {"role": "assistant", "content": "<image>"}, *question("r")]) == 3

@@ -19,7 +19,8 @@ from typer.testing import CliRunner
 from edgekit import api
 from edgekit.api.results import HowGenerated
 from edgekit.bundle import Bundle
-from edgekit.checkpoint.generation import PLAIN, Generation, Rules, acting, read_generation
+from edgekit.checkpoint.generation import PLAIN, Generation, acting, read_generation
+from edgekit.checkpoint.rules import Rules
 from edgekit.cli import build
 from edgekit.demo.shapes import draw
 from edgekit.errors import CheckpointError, EdgekitError
