@@ -22,6 +22,7 @@ from edgekit.distill.groups import Weights
 from edgekit.distill.objectives import OBJECTIVES
 from edgekit.distill.plan import ASSUMED_R_MAX, Plan, plan_of
 from edgekit.distill.questions import QUESTIONS, question_row
+from edgekit.distill.settings import Assumed
 from edgekit.distill.vocabulary import CHUNK_VALUES, KEEP_BYTES
 from edgekit.errors import RecipeError
 from edgekit.recipe.model import Recipe
@@ -35,41 +36,30 @@ CHUNK_COPIES = 6  # the same within a chunk
 REPLIES = ("yes", "no", "it is", "the", "a", "two", "red", "left")
 
 
-def estimate(
-    recipe: Recipe,
-    base: Path,
-    *,
-    flops: float | None = None,
-    response_tokens: float | None = None,
-    distinct_responses: float | None = None,
-    processes: int = 1,
-) -> dict[str, Any]:
+def estimate(recipe: Recipe, base: Path, assumed: Assumed) -> dict[str, Any]:
     """Memory in bytes per process, disk in bytes, time in hours, with every part and assumption.
 
     Args:
         recipe: Resolved.
         base: Folder that relative checkpoint names start from.
-        flops: FLOP/s that a large matrix product reaches on one device; measured on this machine when None.
-        response_tokens: Mean tokens of a response; `max_new_tokens`, the most there can be, when None.
-        distinct_responses: Mean number of different ones among the G of a question; G when None.
-        processes: Processes that share the work, one per GPU.
+        assumed: What is taken for given.
 
     Raises:
         EdgekitError: a model's configuration or the data is missing, or a number makes no sense.
     """
-    if flops is not None and not flops > 0:
+    if assumed.flops is not None and not assumed.flops > 0:
         raise RecipeError("--flops and --response-tokens must be above 0.")
     if recipe.trainer.threads:
         torch.set_num_threads(recipe.trainer.threads)
-    speed = flops or matmul_flops(bf16=recipe.trainer.bf16)
-    plan = plan_of(recipe, base, speed, response_tokens, distinct_responses, processes)
+    speed = assumed.flops or matmul_flops(bf16=recipe.trainer.bf16)
+    plan = plan_of(recipe, base, speed, assumed)
     memory, disk, work = _memory(plan), _disk(plan), _work(plan)
     seconds = {
         "gen_data": work["gen_data"] / (FORWARD_SHARE * plan.flops) + work["decode"] / (DECODE_SHARE * plan.flops),
         "train": work["train"] / (FORWARD_SHARE * plan.flops),
         "measure": work["measure"] / (FORWARD_SHARE * plan.flops),
     }
-    hours = {name: value / processes / 3600 for name, value in seconds.items()}
+    hours = {name: value / assumed.processes / 3600 for name, value in seconds.items()}
     return {
         "parameters": {
             "teachers": {checkpoint.name: checkpoint.sizes.parameters for checkpoint in plan.teachers},
@@ -82,7 +72,7 @@ def estimate(
         "disk_bytes": {**disk, "total": sum(disk.values())},
         "flops": {**work, "per_second": plan.flops},
         "hours": {**hours, "total": sum(hours.values())},
-        "assumptions": _assumptions(plan, flops is not None),
+        "assumptions": _assumptions(plan, assumed.flops is not None),
     }
 
 

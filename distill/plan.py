@@ -21,6 +21,7 @@ from edgekit.distill.model_sizes import ModelSizes, sizes_of
 from edgekit.distill.objectives import build
 from edgekit.distill.order import Order
 from edgekit.distill.responses import Used
+from edgekit.distill.settings import Assumed
 from edgekit.errors import RecipeError
 from edgekit.inputs.processor import Processor
 from edgekit.recipe.model import Recipe
@@ -122,25 +123,19 @@ class Plan:
         return [sum(stages) for stages in self.stages]
 
 
-def plan_of(
-    recipe: Recipe,
-    base: Path,
-    flops: float,
-    response_tokens: float | None,
-    distinct: float | None,
-    processes: int,
-) -> Plan:
+def plan_of(recipe: Recipe, base: Path, flops: float, assumed: Assumed) -> Plan:
     """Look at a recipe's models and questions.
 
     Args:
         recipe: Resolved.
         base: Folder that relative checkpoint names start from.
         flops: Of a large matrix product, per second and process.
-        response_tokens, distinct, processes: As for `edgekit.distill.estimate.estimate`.
+        assumed: The rest of what is taken for given.
 
     Raises:
         EdgekitError: a model's configuration or the data is missing, or a number makes no sense.
     """
+    response_tokens, distinct, processes = assumed.response_tokens, assumed.distinct_responses, assumed.processes
     if response_tokens is not None and not response_tokens > 0:
         raise RecipeError("--flops and --response-tokens must be above 0.")
     if processes < 1 or recipe.trainer.batch_questions % processes:

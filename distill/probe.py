@@ -24,6 +24,7 @@ from edgekit.distill.batch import embed, encode_prompts, response_hidden
 from edgekit.distill.generators.transformers import greedy
 from edgekit.distill.masking import MaskedTeacher
 from edgekit.distill.objectives.jsd import Loss
+from edgekit.distill.settings import Sweep
 from edgekit.distill.vocabulary import answer_terms
 from edgekit.errors import DataError, RecipeError
 from edgekit.families import family_of
@@ -214,49 +215,44 @@ def _distances(
     return [float(part.mean()) for part in torch.split(losses, [len(response) for response in responses])]
 
 
-def probe_checkpoint(
-    folder: Path,
-    data: str,
-    out: Path,
-    *,
-    questions: int,
-    step: float,
-    max_drop: float,
-    scoring: Choice,
-    scope: str,
-    exclude: tuple[str, ...],
-    seed: int,
-    max_new_tokens: int,
-    threads: int | None,
-) -> tuple[Probe, list[Path]]:
-    """`probe` on a checkpoint folder, written to `out`; see `edgekit.api.probe` for the arguments.
+def probe_checkpoint(folder: Path, data: str, out: Path, scoring: Choice, asked: Sweep) -> tuple[Probe, list[Path]]:
+    """`probe` on a checkpoint folder, written to `out`.
+
+    Args:
+        folder: Of the teacher.
+        data: Data spec.
+        out: Folder for the table and the plot.
+        scoring: Metric, or data set -> metric.
+        asked: The rest; its `exclude` is a tuple.
+
+    Returns:
+        The sweep, and the files written.
 
     Raises:
         RecipeError: a setting out of its range.
     """
-    if not 0 < step < 1 or not 0 <= max_drop <= 1:
+    if not 0 < asked.step < 1 or not 0 <= asked.max_drop <= 100:
         raise RecipeError("A probe needs --step in (0, 1) and --max-drop in [0, 100].")
-    if scope not in ("all", "language", "vision"):
-        raise RecipeError(f"--scope {scope!r} is not one of all, language, vision.")
+    if asked.scope not in ("all", "language", "vision"):
+        raise RecipeError(f"--scope {asked.scope!r} is not one of all, language, vision.")
     check_metrics(scoring)
     config = check_checkpoint(folder)
-    if threads:
-        torch.set_num_threads(threads)
-    asked = held_out(data, questions, seed)
+    if asked.threads:
+        torch.set_num_threads(asked.threads)
+    rows = held_out(data, asked.questions, asked.seed)
     model = load_model(folder)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
-    teacher = MaskedTeacher(model, folder, family_of(config["model_type"]), scope, exclude)  # type: ignore[arg-type]
-    processor = Processor.load(folder)
-    title = f"probing {folder.name}"
+    left = tuple(asked.exclude or ())
+    teacher = MaskedTeacher(model, folder, family_of(config["model_type"]), asked.scope, left)  # type: ignore[arg-type]
     result = probe(
         teacher,
-        processor,
-        asked,
+        Processor.load(folder),
+        rows,
         scoring=scoring,
-        step=step,
-        max_drop=max_drop,
-        max_new_tokens=max_new_tokens,
-        title=title,
+        step=asked.step,
+        max_drop=asked.max_drop / 100,
+        max_new_tokens=asked.max_new_tokens,
+        title=f"probing {folder.name}",
     )
     return result, save(result, out, folder.name)
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from edgekit.asides import clear_left_behind
 from edgekit.checkpoint.folder import checkpoint_hash
 from edgekit.console import note
 from edgekit.distill.responses import IMAGE_USE, SHARDS
@@ -18,7 +19,6 @@ from edgekit.distill.shards import shard_fault
 from edgekit.distill.teacher_stages import Stage, TeacherStage
 from edgekit.distill.trainer import checkpoints, last_complete_checkpoint, step_of
 from edgekit.errors import DamagedError
-from edgekit.files import clear_left_behind
 from edgekit.seal import FOLDER_SEAL, fault_of, read_sealed_json, read_sealed_rows, write_sealed_json
 from edgekit.workspace import MANIFEST, Run
 

@@ -6,19 +6,18 @@ import errno
 import hashlib
 import json
 import os
-import re
 import shutil
 import stat
 import sys
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from edgekit.asides import aside, clear_left_behind_of, hold, made_file, made_folder
 from edgekit.errors import BundleError, NoSpaceError, StorageError
-from edgekit.system.locks import lock
 from edgekit.visible import json_text
 
 _CHUNK = 1 << 20
@@ -153,13 +152,13 @@ def write_bytes(path: Path, data: bytes) -> None:
     """Write a file whole: aside first, then renamed over the old one; both are on the disk when this returns."""
     with storage_errors(path):
         make_folder(path.parent)
-        _clear_left_behind(path)
-        with _aside(path, _new_file) as (aside, descriptor):
+        clear_left_behind_of(path)
+        with aside(path, made_file) as (beside, descriptor):
             with os.fdopen(os.dup(descriptor), "wb") as stream:
                 stream.write(data)
                 stream.flush()
                 _sync(descriptor)
-            aside.replace(path)
+            beside.replace(path)
             sync_path(path.parent)
 
 
@@ -175,12 +174,12 @@ def new_file(path: Path) -> Iterator[Path]:
     """
     with storage_errors(path):
         make_folder(path.parent)
-        _clear_left_behind(path)
-        with _aside(path, _new_file) as (aside, descriptor):
-            yield aside
-            if aside.exists():
+        clear_left_behind_of(path)
+        with aside(path, made_file) as (beside, descriptor):
+            yield beside
+            if beside.exists():
                 _sync(descriptor)
-                aside.replace(path)
+                beside.replace(path)
                 sync_path(path.parent)
 
 
@@ -205,27 +204,27 @@ def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     """
     with storage_errors(path):
         make_folder(path.parent)
-        _clear_left_behind(path)
+        clear_left_behind_of(path)
         if path.exists() and not replace:
             raise StorageError(f"{path} exists already.", fix="Name another folder, or remove this one.")
-        with _aside(path, _new_directory) as (aside, _):
-            yield aside
-            sync_tree(aside)
+        with aside(path, made_folder) as (beside, _):
+            yield beside
+            sync_tree(beside)
             if path.exists():
-                _swap(aside, path)
+                _swap(beside, path)
             else:
-                aside.replace(path)
+                beside.replace(path)
             sync_path(path.parent)
 
 
-def _swap(aside: Path, path: Path) -> None:
+def _swap(beside: Path, path: Path) -> None:
     """Put a folder in the place of another, which is removed."""
     old = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.old")
     held = hold(path)  # so that nobody takes it for left behind while it has the other name
     try:
         path.replace(old)
         try:
-            aside.replace(path)
+            beside.replace(path)
         except BaseException:
             old.replace(path)
             raise
@@ -279,129 +278,6 @@ def _sync(descriptor: int) -> None:
     except OSError as error:
         if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EROFS):
             raise
-
-
-# ------------------------------------------------------------------------------------------------------- left behind
-
-_LEFT = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{8}\.(?P<kind>tmp|old)", re.DOTALL)
-LARGE_FOLDER = 1000
-"""Names in a folder above which it is listed once in a process only: it may hold as many shards as there are."""
-_large: set[Path] = set()
-_own: set[Path] = set()
-
-
-def clear_left_behind(folder: Path, *, deep: bool = True) -> list[str]:
-    """Remove what dead processes were writing aside below a folder; what a live one writes stays.
-
-    Args:
-        folder: It need not be there.
-        deep: Anywhere below it, not right in it alone.
-
-    Returns:
-        The names removed, relative to `folder`.
-    """
-    found = [path for path in sorted((folder.rglob if deep else folder.glob)(".*")) if _LEFT.fullmatch(path.name)]
-    return [path.relative_to(folder).as_posix() for path in found if path.exists() and _clear(path)]
-
-
-def remove_own_asides() -> None:
-    """Remove what this process is writing aside; for a process that is about to end without unwinding."""
-    for path in list(_own):
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            with suppress(OSError):
-                path.unlink(missing_ok=True)
-
-
-def _clear_left_behind(path: Path) -> None:
-    """The same for what was to become `path`."""
-    folder = path.parent
-    if folder in _large:
-        return
-    names = [one.name for one in folder.iterdir()]
-    if len(names) > LARGE_FOLDER:
-        _large.add(folder)
-    for name in sorted(names):
-        found = _LEFT.fullmatch(name)
-        if found is not None and found["name"] == path.name:
-            _clear(folder / name)
-
-
-def _clear(left: Path) -> bool:
-    """Remove a leftover unless a live process has it; a whole folder that lost its name gets that back."""
-    if left.is_symlink() or (held := hold(left)) is None:
-        return False
-    try:
-        found = _LEFT.fullmatch(left.name)
-        assert found is not None
-        if found["kind"] == "old" and not left.with_name(found["name"]).exists():
-            left.replace(left.with_name(found["name"]))
-        elif left.is_dir():
-            shutil.rmtree(left, ignore_errors=True)
-        else:
-            left.unlink(missing_ok=True)
-    finally:
-        os.close(held)
-    return True
-
-
-@contextmanager
-def _aside(path: Path, make: Callable[[Path], int]) -> Iterator[tuple[Path, int]]:
-    """A new file or folder beside `path`, locked for as long as the block runs and removed after it.
-
-    Yields:
-        Its path, and its descriptor.
-    """
-    while True:
-        aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-        descriptor = make(aside)
-        if _lock(descriptor) is not False and aside.exists():
-            break  # else another took it for left behind before the lock was there
-        os.close(descriptor)
-    _own.add(aside)
-    try:
-        yield aside, descriptor
-    finally:
-        if aside.is_dir():
-            shutil.rmtree(aside, ignore_errors=True)
-        else:
-            aside.unlink(missing_ok=True)
-        _own.discard(aside)
-        os.close(descriptor)
-
-
-def _new_file(path: Path) -> int:
-    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
-
-
-def _new_directory(path: Path) -> int:
-    path.mkdir()
-    return os.open(path, os.O_RDONLY)
-
-
-def _lock(descriptor: int) -> bool | None:
-    """Lock a file or folder until its descriptor is closed, or the process ends in whatever way.
-
-    Returns:
-        Whether; None where the file system knows no locks.
-    """
-    try:
-        return lock(descriptor)
-    except OSError:
-        return None
-
-
-def hold(path: Path) -> int | None:
-    """A locked descriptor of what is there; None where it is gone, another has it, or there are no locks."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY)
-    except OSError:
-        return None
-    if not _lock(descriptor):
-        os.close(descriptor)
-        return None
-    return descriptor
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from edgekit import __version__
+from edgekit.asides import clear_left_behind
 from edgekit.bundle import MANIFEST, Bundle
 from edgekit.checkpoint.folder import check_checkpoint, checkpoint_hash, load_model
 from edgekit.checkpoint.generation import FILE as GENERATION
@@ -37,7 +38,7 @@ from edgekit.export.prompts import Prompts, drawn_samples, parity_inputs
 from edgekit.families import Family, Size, Split, family_of, no_split, no_split_error
 from edgekit.families.decoding import manifest_fields
 from edgekit.families.sizes import with_view_tokens
-from edgekit.files import clear_left_behind, new_folder, scratch, sha256_json, tree_files
+from edgekit.files import new_folder, scratch, sha256_json, tree_files
 from edgekit.inputs.chat import JINJA
 from edgekit.inputs.processor import Inputs, Processor
 from edgekit.inputs.resizing import ORDER, installed_order

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
+from edgekit.asides import clear_left_behind
 from edgekit.errors import BundleError, StorageError
 from edgekit.files import (
-    clear_left_behind,
     inside,
     new_folder,
     scratch,

@@ -11,7 +11,7 @@ from edgekit import schema
 from edgekit.api import arguments
 from edgekit.api.arguments import Folder, Overrides, PathLike, Texts, checked, told
 from edgekit.api.distilling_results import Ablated, Distilled, DistillPlan, Gain, Masked, Probed
-from edgekit.api.settings import ProbeSettings
+from edgekit.api.settings import PlanSettings, ProbeSettings
 from edgekit.console import note
 from edgekit.errors import EdgekitError, RecipeError
 
@@ -251,19 +251,9 @@ def probe(asked: ProbeSettings) -> Probed:
             note(f"Asking the train questions of {'the demo' if path == demo_recipe_path() else path.name}, {data}.")
             scoring = scoring or recipe.data.scoring
     folder = resolve_checkpoint(arguments.model(asked.teacher, "teacher"), place.folder)
+    left = tuple(arguments.texts(asked.exclude or (), "exclude"))
     sweep, files = probe_checkpoint(
-        folder,
-        data,
-        arguments.path(asked.out, "out"),
-        questions=asked.questions,
-        step=asked.step,
-        max_drop=asked.max_drop / 100,
-        scoring=scoring or "exact",
-        scope=asked.scope,
-        exclude=tuple(arguments.texts(asked.exclude or (), "exclude")),
-        seed=asked.seed,
-        max_new_tokens=asked.max_new_tokens,
-        threads=asked.threads,
+        folder, data, arguments.path(asked.out, "out"), scoring or "exact", dataclasses.replace(asked, exclude=left)
     )
     return Probed(sweep, files)
 
@@ -309,38 +299,14 @@ def mask(
     return rows
 
 
-@checked
-def distill_plan(
-    recipe: PathLike | None = None,
-    *,
-    overrides: Overrides | None = None,
-    workspace: PathLike | None = None,
-    flops: float | None = None,
-    response_tokens: float | None = None,
-    distinct_responses: float | None = None,
-    processes: int = 1,
-) -> DistillPlan:
+@told(PlanSettings)
+def distill_plan(asked: PlanSettings) -> DistillPlan:
     """What `distill` would need, from configurations and a few questions; no weights are read, nothing is written.
-
-    Args:
-        recipe, overrides, workspace: As `distill`.
-        flops: FLOP/s of a large matrix product on one device; measured here when None.
-        response_tokens: Mean tokens of a response; `max_new_tokens` when None.
-        distinct_responses: Mean number of different ones among a question's; all of them when None.
-        processes: That share the work, one per GPU.
 
     Returns:
         parameters, responses, memory_bytes per process, disk_bytes, flops, hours, and the assumptions.
     """
     from edgekit.distill.estimate import estimate
 
-    resolved, base = _recipe(recipe, _workspace(workspace), overrides)
-    found = estimate(
-        resolved,
-        base,
-        flops=flops,
-        response_tokens=response_tokens,
-        distinct_responses=distinct_responses,
-        processes=processes,
-    )
-    return DistillPlan(**found)
+    resolved, base = _recipe(asked.recipe, _workspace(asked.workspace), asked.overrides)
+    return DistillPlan(**estimate(resolved, base, asked))

@@ -55,7 +55,7 @@ def matrix(
 
     chosen = arguments.texts(families or (), "families") or list(tiny.NAMES)
     places = arguments.texts(targets or (), "targets") or [name for name, _ in TARGETS.working()]
-    words = arguments.texts(precisions or (), "precisions")
+    named = arguments.texts(precisions or (), "precisions")
     if wrong := [name for name in chosen if name not in tiny.NAMES]:
         raise EdgekitError(f"There is no tiny checkpoint of {wrong[0]!r}.", fix=f"There are: {', '.join(tiny.NAMES)}.")
     if level not in ladder.RUNGS:
@@ -67,7 +67,7 @@ def matrix(
         (family, target, precision)
         for family in chosen
         for target in (places if level >= TARGET else [""])
-        for precision in ((words or TARGETS.load(target).precisions) if target else [""])
+        for precision in ((named or TARGETS.load(target).precisions) if target else [""])
     ]
     rows: list[MatrixRow] = []
     with room("matrix") as made, Isolated() as isolated:

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import KW_ONLY, dataclass, field
 
-from edgekit.api.arguments import Folder, ImageInputs, PathLike, Setting, Texts, check_fields
+from edgekit.api.arguments import Folder, ImageInputs, Overrides, PathLike, Setting, Texts, check_fields
+from edgekit.distill.settings import Assumed, Sweep
 
 Size = tuple[int, int] | str
 Sizes = Size | Iterable[Size]
@@ -173,7 +174,7 @@ class ChatSettings(AnswerSettings):
 
 
 @dataclass(frozen=True)
-class ProbeSettings:
+class ProbeSettings(Sweep):
     """What `probe` is told."""
 
     teacher: Folder
@@ -181,26 +182,27 @@ class ProbeSettings:
     _: KW_ONLY
     data: str | None = None
     """Data spec; the train data of the workspace's recipe when None, the demo's where there is none."""
-    questions: int = 512
-    """How many, drawn uniformly."""
-    step: float = 0.05
-    """Between ratios, in (0, 1)."""
-    max_drop: float = 2.0
-    """Accuracy that may be lost before the cliff, points of 100."""
     scoring: str | Mapping[str, str] | None = None
     """Metric, or data set -> metric; the recipe's when its data are asked, else exact, when None."""
-    scope: str = "all"
-    """all, language or vision."""
-    exclude: Texts | None = None
-    """One pattern or several of weight names to leave whole."""
-    seed: int = 0
-    """Of the draw."""
-    max_new_tokens: int = 16
-    """Longest answer."""
-    threads: int | None = None
-    """CPU threads; torch's choice when None."""
     out: PathLike = "edgekit-probe"
     """Folder, text or Path, for `<teacher>.json` and, where matplotlib is installed, `<teacher>.svg`."""
+
+    def __post_init__(self) -> None:
+        """Plain values are checked."""
+        check_fields(self)
+
+
+@dataclass(frozen=True)
+class PlanSettings(Assumed):
+    """What `distill_plan` is told."""
+
+    recipe: PathLike | None = None
+    """As of `distill`."""
+    _: KW_ONLY
+    overrides: Overrides | None = None
+    """As of `distill`."""
+    workspace: PathLike | None = None
+    """As of `distill`."""
 
     def __post_init__(self) -> None:
         """Plain values are checked."""

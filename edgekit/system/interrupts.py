@@ -18,8 +18,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
+from edgekit.asides import remove_own_asides
 from edgekit.console import is_main_process
-from edgekit.files import remove_own_asides
 from edgekit.visible import visible
 
 DEAF_S = 5.0

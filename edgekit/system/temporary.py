@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from edgekit.files import hold
+from edgekit.asides import hold
 
 PREFIX, SUFFIX = "edgekit-", ".room"
 TRIES = 5  # of making one that nobody clears away at once

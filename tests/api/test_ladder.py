@@ -87,7 +87,7 @@ def test_below_a_target_a_family_has_one_row() -> None:
 def test_a_family_that_falls_is_asked_of_no_target(monkeypatch: pytest.MonkeyPatch) -> None:
     from edgekit.system import isolated
 
-    monkeypatch.setattr(isolated.Apart, "call", lambda *_a, **_k: "it is wrong")
+    monkeypatch.setattr(isolated.Isolated, "call", lambda *_a, **_k: "it is wrong")
     rows = api.matrix(["onnx"], ["internvl"], ["fp32", "int8"])
     assert [(row.passed, row.level) for row in rows] == [(False, 0)] * 2
     assert rows[1].why == "level 1, configuration and names: it is wrong"
@@ -133,7 +133,7 @@ def test_a_fall_on_the_last_rung_keeps_what_was_measured(monkeypatch: pytest.Mon
         figures |= {"pixel_max_abs": 0.0, "prompt_ids_equal": 1.0, "parameters_equal": 1.0}
         return figures if "precision" in given else ""
 
-    monkeypatch.setattr(isolated.Apart, "call", call)
+    monkeypatch.setattr(isolated.Isolated, "call", call)
     (row,) = api.matrix("onnx", "internvl", "fp32", level=5)
     assert (row.passed, row.level, row.why) == (False, 4, "level 5, distil, export and bench: no run")
     assert row.as_json()["checks"]["greedy_identical"]["held"] is True
