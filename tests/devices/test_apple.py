@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from edgekit import api
-from edgekit.devices import DEVICES, ROW, SAMPLES, Address, _apple, parse_address
+from edgekit.devices import DEVICES, ROW, SAMPLES, Address, _apple, _apple_programs, parse_address
 from edgekit.errors import EdgekitError
 
 remote_device = pytest.importorskip("coremltools.models.ml_program.experimental.remote_device")
@@ -210,7 +210,7 @@ def test_a_cache_grows_in_one_model_and_prompts_start_anew(
     steps = [(16, 16), *((1, 17 + step) for step in range(_apple.DECODE_STEPS))]
     assert [found for found in by_model.values() if len(found) > 1] == [steps]
     alone = sorted(found[0] for found in by_model.values() if len(found) == 1)
-    expected = [(n, n) for n in _apple.PREFILL_TOKENS for _ in range(_apple.WARMUP + _apple.REPETITIONS)]
+    expected = [(n, n) for n in _apple_programs.PREFILL_TOKENS for _ in range(_apple.WARMUP + _apple.REPETITIONS)]
     assert alone == sorted(expected)
 
 
@@ -226,10 +226,12 @@ def test_what_fails_there_is_a_reason(mac: Callable[..., None], coreml_folder: P
 
 
 def test_programs_of_one_length() -> None:
-    def program(low: int, high: int) -> _apple.Program:
-        return _apple.Program(Path("d.mlpackage"), "f", {"inputs_embeds": ((1, 1), (low, high), (8, 8))}, {}, True)
+    def program(low: int, high: int) -> _apple_programs.Program:
+        return _apple_programs.Program(
+            Path("d.mlpackage"), "f", {"inputs_embeds": ((1, 1), (low, high), (8, 8))}, {}, True
+        )
 
-    assert _apple.lengths(program(1, -1)) == list(_apple.PREFILL_TOKENS)
-    assert _apple.lengths(program(1, 100)) == [16, 64]
-    assert _apple.lengths(program(128, 128)) == [128] and not _apple.takes(program(128, 128), 1)
-    assert _apple.lengths(program(1, 1)) == [] and _apple.takes(program(1, 1), 1)
+    assert _apple_programs.lengths(program(1, -1)) == list(_apple_programs.PREFILL_TOKENS)
+    assert _apple_programs.lengths(program(1, 100)) == [16, 64]
+    assert _apple_programs.lengths(program(128, 128)) == [128] and not _apple_programs.takes(program(128, 128), 1)
+    assert _apple_programs.lengths(program(1, 1)) == [] and _apple_programs.takes(program(1, 1), 1)
