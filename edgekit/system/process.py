@@ -85,9 +85,11 @@ class Process:
         """
         self.closed = False
         self._log, self._lines, self._reader = _Log(log) if on_line is None else None, deque[str](maxlen=4 * LAST), None
-        theirs_in, self._told = os.pipe()
-        self._answered, theirs_out = os.pipe()
-        self._read_lines = Lines(self._answered)
+        theirs_in, told = os.pipe()
+        answered, theirs_out = os.pipe()
+        # Files and not mere descriptors: they are closed with an object that nobody ended.
+        self._told, self._answered = os.fdopen(told, "wb", 0), os.fdopen(answered, "rb", 0)
+        self._read_lines = Lines(answered)
         prints: Any = subprocess.PIPE if self._log is None else self._log.stream
         try:
             self._process = launch(
@@ -95,8 +97,8 @@ class Process:
                 stdin=subprocess.DEVNULL, stdout=prints, stderr=subprocess.STDOUT, env={**os.environ, **(env or {})},
             )  # fmt: skip
         except BaseException:
-            os.close(self._told)
-            os.close(self._answered)
+            self._told.close()
+            self._answered.close()
             raise
         finally:
             os.close(theirs_in)
@@ -116,7 +118,7 @@ class Process:
 
     def write(self, data: Any, patience: Patience) -> None:
         """Send bytes, or the memory of an array; errors as of `edgekit.system.pipes.write_all`."""
-        write_all(self._told, data, patience)
+        write_all(self._told.fileno(), data, patience)
 
     def read_line(self, seconds: float) -> bytes | None:
         """Its next line, as `edgekit.system.pipes.Lines.read`."""
@@ -129,7 +131,7 @@ class Process:
             TimeoutError: they did not come.
             EOFError: it has ended.
         """
-        read_into(self._answered, place, patience)
+        read_into(self._answered.fileno(), place, patience)
 
     def read(self, count: int, patience: Patience) -> bytearray:
         """Its next bytes; errors as of `read_into`."""
@@ -173,11 +175,11 @@ class Process:
         """Close its input, which ends it where it is idle; kill it where it does not end; its exit code."""
         if not self.closed:
             self.closed = True
-            os.close(self._told)
+            self._told.close()
             try:
                 self.wait_end()
             finally:
-                os.close(self._answered)
+                self._answered.close()
                 if self._log is not None:
                     self._log.close()
         return int(self._process.returncode)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import os
+import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from numpy.typing import NDArray
 
@@ -90,12 +94,32 @@ def test_limits_of_time(monkeypatch: pytest.MonkeyPatch) -> None:
     assert process.end() == -9
 
 
+def open_descriptors() -> int:
+    return sum(1 for _ in Path("/proc/self/fd").iterdir()) if sys.platform == "linux" else 0
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_one_that_nobody_ended_leaves_nothing_open() -> None:
+    before = open_descriptors()
+    process = Process("toy_of_process", "one")
+    pid = process.pid
+    del process
+    gc.collect()
+    end = time.monotonic() + 20
+    while psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:  # its input was closed with the object
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    subprocess.run([sys.executable, "-c", ""])  # whoever starts the next one takes leave of it
+    gc.collect()
+    assert open_descriptors() == before and not psutil.pid_exists(pid)
+
+
 def test_a_process_that_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = sum(1 for _ in Path("/proc/self/fd").iterdir()) if sys.platform == "linux" else 0
+    before = open_descriptors()
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     with pytest.raises(FileNotFoundError):
         Process("toy_of_process", on_line=print)
-    assert sys.platform != "linux" or sum(1 for _ in Path("/proc/self/fd").iterdir()) == before
+    assert open_descriptors() == before
 
 
 def test_patience(monkeypatch: pytest.MonkeyPatch) -> None:
