@@ -105,6 +105,6 @@ def test_a_line_of_the_matrix_fits() -> None:
     row = MatrixRow("idefics3", "coreml", "fp16", False, checks=checks, seconds=3.0, verified_by="evaluator")
     whole = _line(row)
     assert all(name in whole for name in checks) and whole.index("figure_3") < whole.index("figure_0")
-    short = _line(row, 120)
-    assert len(short) <= 120 and "figure_3" in short and "more figures, verified_by: evaluator" in short
+    short = _line(row, 130)
+    assert len(short) <= 130 and "figure_3" in short and "more figures, verified_by: evaluator" in short
     assert "5 more figures" in _line(row, 20)
