@@ -13,7 +13,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 WEB := tests/apps/web/node_modules/.installed
 
-.PHONY: setup setup-demo setup-web demo test test-kotlin test-swift lint types format clean
+.PHONY: setup setup-demo setup-web demo test test-kotlin test-swift lint types format site clean
 
 setup: $(STAMP)
 
@@ -81,6 +81,15 @@ types: $(STAMP)
 	$(BIN)/python -m mypy -p edgekit
 	$(BIN)/python -m mypy --cache-dir .mypy_cache/tests --implicit-reexport \
 	  $(addprefix --disable-error-code=,$(NOT_OF_TESTS)) tests benchmarks
+
+# The documentation as pages, in an environment of its own without torch; a link that leads nowhere fails.
+SITE ?= site
+SITE_VENV ?= .venv-site
+site:
+	test -x $(SITE_VENV)/bin/mkdocs || ($(PYTHON) -m venv $(SITE_VENV) && $(SITE_VENV)/bin/python -m pip install -q \
+	  -c constraints.txt mkdocs-material 'mkdocstrings[python]')
+	NO_MKDOCS_2_WARNING=1 $(SITE_VENV)/bin/mkdocs build --strict --quiet -d $(abspath $(SITE))
+	@echo "Open $(SITE)/index.html"
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

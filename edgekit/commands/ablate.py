@@ -58,7 +58,8 @@ def command(
     """Run MASTERS, with parts of it left out, and plain distillation at equal compute; the same command resumes.
 
     Example:  edgekit ablate --arms jsd,jsd_labels,full,full_topr --learning-rates 5e-4,1e-3,2e-3 --seeds 5
-    Example:  edgekit ablate demo:scenes --arms jsd,jsd_labels,full,full_topr
+
+    On answers of several tokens:  edgekit ablate demo:scenes --arms jsd,jsd_labels,full,full_topr
     """
     from edgekit import api
     from edgekit.distill.ablation_table import ORDER, columns_of, markdown, table
