@@ -14,7 +14,18 @@ import pytest
 from PIL import Image
 
 from edgekit.errors import CheckpointError, DataError, EdgekitError
-from edgekit.families import FAMILIES, Grid, family_of, gemma3, internvl, lfm2_vl, llava_onevision, qwen2_5_vl, qwen3_vl
+from edgekit.families import (
+    FAMILIES,
+    Grid,
+    family_of,
+    gemma3,
+    internvl,
+    lfm2_vl,
+    llava_onevision,
+    qwen2_5_vl,
+    qwen3_5,
+    qwen3_vl,
+)
 from edgekit.inputs.chat import question
 from edgekit.inputs.images import resize_bilinear
 from edgekit.inputs.processor import Processor
@@ -307,6 +318,16 @@ def test_positions_equal_the_models_own(tiny_of: Maker, name: str) -> None:
         kinds = (ids == model.config.image_token_id).int()
         expected, _ = model.model.get_rope_index(ids, kinds, torch.tensor(grids))
         np.testing.assert_array_equal(got, expected[:, 0].numpy())
+
+
+def test_qwen3_5_shares_heads_of_keys_evenly(tiny_of: Maker) -> None:
+    from transformers import AutoConfig
+
+    config: Any = AutoConfig.from_pretrained(tiny_of("qwen3_5"), local_files_only=True)
+    assert list(qwen3_5.contradictions(config)) == []
+    config.text_config.linear_num_key_heads, config.text_config.linear_num_value_heads = 2, 3
+    (found,) = qwen3_5.contradictions(config)
+    assert found == ("text_config.linear_num_value_heads", "is 3, which linear_num_key_heads (2) does not divide")
 
 
 def test_model_types() -> None:
