@@ -93,7 +93,7 @@ SLOW = {
     ("gguf", "lfm2_vl", "fp32"), ("gguf", "lfm2_vl", "int4"),
     ("gguf", "qwen2_5_vl", "fp32"), ("gguf", "internvl", "fp16"), ("gguf", "smolvlm", "bf16"),
     ("gguf", "qwen3_vl", "int8"), ("gguf", "internvl", "q6_k"), ("gguf", "qwen2_5_vl", "q5_k_m"),
-    ("gguf", "qwen3_5", "fp32"), ("gguf", "qwen3_5", "q4_k_m-imatrix"),
+    ("gguf", "qwen3_5", "fp32"),
     ("coreai", "internvl", "fp16"), ("coreai", "qwen3_vl", "int8"), ("coreai", "smolvlm", "int4"),
     ("coreai", "qwen2_5_vl", "pal8"),
     ("gguf", "qwen3_vl", "q4_k_m-imatrix"), ("gguf", "internvl", "int4"), ("gguf", "qwen2_5_vl", "iq4_nl"),
