@@ -18,9 +18,13 @@ from edgekit.runtimes import RUNTIMES
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+OVERVIEW = (ROOT / "docs/overview.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```\w*\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 COMMANDS = [
-    line.split("#")[0].split() for block in BLOCKS for line in block.splitlines() if line.startswith("edgekit ")
+    line[line.index("edgekit ") :].split("#")[0].split()
+    for block in BLOCKS
+    for line in block.splitlines()
+    if re.match(r"(cd \S+ && )?(\S*/)?edgekit ", line)
 ]
 
 
@@ -36,7 +40,7 @@ def test_commands_exist(command: list[str]) -> None:
 
 
 def test_every_verb_is_named_and_no_other() -> None:
-    rows = re.findall(r"^\| (`edgekit .*?) \|", README, re.MULTILINE)
+    rows = re.findall(r"^\| (`edgekit .*?) \|", OVERVIEW, re.MULTILINE)
     named = {word for row in rows for word in re.findall(r"`(?:edgekit )?(\w+)`", row)}
     assert named == set(VERBS)
 
