@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import math
 import os
 import select
 import time
@@ -20,6 +22,7 @@ class Patience:
 
     def __init__(self, seconds: float) -> None:
         self.left_s = seconds
+        self.endless = math.isinf(seconds)  # nothing is asked of the clock then: questions of a token are many
 
     def wait(self, reading: Sequence[int], writing: Sequence[int]) -> None:
         """Until one of these descriptors is ready.
@@ -37,6 +40,17 @@ class Patience:
                 raise TimeoutError
 
 
+ROOM = 1 << 20
+"""Bytes: what a pipe is made to hold, so that arrays go through it in few pieces; usual are 65,536."""
+
+
+def widen(descriptor: int) -> None:
+    """Make a pipe hold `ROOM` bytes; it stays as it is where the system has no such setting, or no more to give."""
+    if hasattr(fcntl, "F_SETPIPE_SZ"):  # Linux
+        with contextlib.suppress(OSError):
+            fcntl.fcntl(descriptor, fcntl.F_SETPIPE_SZ, ROOM)
+
+
 def write_all(descriptor: int, data: ReadableBuffer, patience: Patience) -> None:
     """Write bytes to a pipe whose reader may have stopped reading.
 
@@ -44,12 +58,13 @@ def write_all(descriptor: int, data: ReadableBuffer, patience: Patience) -> None
         TimeoutError: the reader did not take them.
         BrokenPipeError: there is none any more.
     """
-    os.set_blocking(descriptor, False)
+    os.set_blocking(descriptor, patience.endless)
     left = memoryview(data).cast("B")
     while left:
-        patience.wait([], [descriptor])
+        if not patience.endless:
+            patience.wait([], [descriptor])
         with contextlib.suppress(BlockingIOError):  # less room than a whole piece takes
-            left = left[os.write(descriptor, left[: 1 << 16]) :]
+            left = left[os.write(descriptor, left[:ROOM]) :]
 
 
 def read_into(descriptor: int, place: WriteableBuffer, patience: Patience) -> None:
@@ -61,7 +76,8 @@ def read_into(descriptor: int, place: WriteableBuffer, patience: Patience) -> No
     """
     left = memoryview(place).cast("B")
     while left:
-        patience.wait([descriptor], [])
+        if not patience.endless:
+            patience.wait([descriptor], [])
         count = os.readv(descriptor, [left])
         if not count:
             raise EOFError

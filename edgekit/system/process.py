@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from edgekit.system.child import launch
-from edgekit.system.pipes import Lines, Patience, read_into, write_all
+from edgekit.system.pipes import Lines, Patience, read_into, widen, write_all
 
 PATIENCE_S = 10.0  # for a process that was asked to end, or seems to have ended
 LAST = 5  # lines of what it printed that a death is reported with
@@ -87,6 +87,8 @@ class Process:
         self._log, self._lines, self._reader = _Log(log) if on_line is None else None, deque[str](maxlen=4 * LAST), None
         theirs_in, told = os.pipe()
         answered, theirs_out = os.pipe()
+        widen(told)
+        widen(answered)
         # Files and not mere descriptors: they are closed with an object that nobody ended.
         self._told, self._answered = os.fdopen(told, "wb", 0), os.fdopen(answered, "rb", 0)
         self._read_lines = Lines(answered)
