@@ -30,6 +30,8 @@ VERBS = (
     "compare",
     "run",
     "app",
+    "card",
+    "push",
     "data",
     "targets",
     "devices",

@@ -11,6 +11,7 @@ from edgekit.api.inspecting import inspect
 from edgekit.api.laddering import matrix
 from edgekit.api.listing import data_check, data_show, devices, doctor, targets
 from edgekit.api.measuring import bench, compare, verify
+from edgekit.api.publishing import card, push
 from edgekit.api.settings import BenchSettings
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "ablate",
     "app",
     "bench",
+    "card",
     "chat",
     "compare",
     "data_check",
@@ -35,6 +37,7 @@ __all__ = [
     "matrix",
     "parse_overrides",
     "probe",
+    "push",
     "run",
     "run_all",
     "targets",

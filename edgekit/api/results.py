@@ -271,3 +271,33 @@ class MatrixRow(Result):
             () if self.why and self.checks else ("checks", "seconds", "verified_by") if self.why else ("why",)
         )
         return {name: value for name, value in found.items() if name not in left}
+
+
+@dataclass(frozen=True)
+class CardWritten(Result):
+    """A model card.
+
+    Attributes:
+        folder: It lies in.
+        text: README.md.
+        files: Names of all that was written.
+    """
+
+    folder: str
+    text: str
+    files: list[str]
+
+
+@dataclass(frozen=True)
+class Pushed(Result):
+    """What went to the hub, or would go.
+
+    Attributes:
+        repository: `ORG/NAME`.
+        files: Bytes by name.
+        url: Of the commit; "" of a dry run.
+    """
+
+    repository: str
+    files: dict[str, int]
+    url: str

@@ -26,7 +26,7 @@ def from_hub(name: str, weights: bool) -> Path:
 
     patterns = ["*.json", "*.jinja", "*.txt", "*.model", *(["*.safetensors"] if weights else [])]
     try:
-        return Path(snapshot_download(name, allow_patterns=patterns))
+        return Path(snapshot_download(name, allow_patterns=patterns, ignore_patterns=["bundles/*"]))
     except HFValidationError as error:
         raise CheckpointError(f"No model at {name!r}.", why="It is no folder and no hub name.") from error
     except Exception as error:  # offline, unknown and refused all come as different types from several layers

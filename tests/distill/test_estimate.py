@@ -195,7 +195,7 @@ def test_the_verb_prints_a_table_and_writes_nothing(place: Place, monkeypatch: p
 def test_a_hub_model_is_asked_for_without_its_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     asked: list[list[str]] = []
 
-    def fetch(name: str, allow_patterns: list[str]) -> str:
+    def fetch(name: str, allow_patterns: list[str], ignore_patterns: list[str]) -> str:
         asked.append(allow_patterns)
         return str(tmp_path)
 

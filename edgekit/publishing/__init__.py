@@ -1,0 +1,1 @@
+"""Handing a run on: its card, and the hub."""
