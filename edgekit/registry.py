@@ -54,6 +54,10 @@ class Registry(Generic[T]):
         """All names, built-in and third-party, sorted; nothing is imported."""
         return sorted({*_files(self.package, self.helpers, self.file), *_entry_points(self.package)})
 
+    def own(self, name: str) -> bool:
+        """Whether a name is of edgekit itself and not of another package."""
+        return name.replace("-", "_") in _files(self.package, self.helpers, self.file)
+
     def load(self, name: str) -> T:
         """Import the module behind a name, and give its plug-in.
 

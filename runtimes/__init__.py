@@ -5,7 +5,9 @@ A runtime's file imports what it needs when a session is opened, so that each pr
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -67,20 +69,46 @@ RUNTIMES: Registry[Runtime] = Registry(
 )
 
 
-def runtime_for(folder: Path) -> str:
-    """The runtime that runs a folder: by the bundle's target, or PyTorch for a checkpoint.
+_asked: ContextVar[str | None] = ContextVar("asked", default=None)
+
+
+@contextmanager
+def asking(name: str | None) -> Iterator[None]:
+    """Let this runtime run what is opened in the block, in the place of the first that could; None changes nothing.
 
     Raises:
-        EdgekitError: no runtime runs that target.
+        EdgekitError: there is none of that name, or it is broken.
     """
-    if not (folder / MANIFEST).exists():
-        return "pytorch"
+    if name is not None:
+        RUNTIMES.load(name)
+    token = _asked.set(name)
+    try:
+        yield
+    finally:
+        _asked.reset(token)
+
+
+def runtime_for(folder: Path) -> str:
+    """The runtime that runs a folder: the one that is asked for, else the first that names its target.
+
+    edgekit's own come before other packages', so that one that is installed changes nothing by itself.
+
+    Raises:
+        EdgekitError: no runtime runs that target, or not the one that is asked for.
+    """
     from edgekit.bundle import Bundle
 
-    target = Bundle.load(folder, verify=False).manifest.target
-    for name, runtime in RUNTIMES.working():
-        if target in runtime.targets:
-            return name
+    is_bundle = (folder / MANIFEST).exists()
+    target = Bundle.load(folder, verify=False).manifest.target if is_bundle else "checkpoint"
+    able = [name for name, runtime in RUNTIMES.working() if target in runtime.targets]
+    asked = _asked.get()
+    if asked is not None and asked not in able:
+        what = f"bundles of target {target!r}" if is_bundle else "checkpoints"
+        raise EdgekitError(
+            f"The runtime {asked!r} does not run {what}.", fix=f"Those that do: {', '.join(able) or 'none'}."
+        )
+    if asked is not None or able:
+        return asked or min(able, key=lambda name: (not RUNTIMES.own(name), name))
     broken = [f"{name!r} cannot be loaded: {' '.join(error.why.split())}" for name, error in RUNTIMES.broken()]
     raise EdgekitError(
         f"No runtime here runs bundles of target {target!r}.",

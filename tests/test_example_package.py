@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 import tomllib
 from collections.abc import Iterator
@@ -185,3 +186,29 @@ def test_a_session_that_is_none_is_named(bundles: Path, monkeypatch: pytest.Monk
         strange.open(bundles / "example-fp32", 1)
     assert "edgekit.runtimes.session.Session" in caught.value.why
     assert RUNTIMES.load("example").open(bundles / "example-fp32", 1).verified_by == "runtime"
+
+
+def test_a_second_runtime_of_a_target_runs_it_when_it_is_asked_for(tiny_bundle: Path, tiny_checkpoint: Path) -> None:
+    """Its name comes first in the alphabet, and edgekit's own is the first choice all the same."""
+    assert RUNTIMES.names()[0] == "another-onnx" < "onnxruntime"
+    asked = ("--prompt", "is there a circle?", "--max-new-tokens", "3")
+    usual, other = (call("run", str(tiny_bundle), *asked, *more) for more in ((), ("--runtime", "another-onnx")))
+    assert (usual["runtime"], other["runtime"]) == ("onnxruntime", "another-onnx")
+    assert usual["token_ids"] == other["token_ids"]
+    for name, wanted in (("example", "does not run bundles of target 'onnx'"), ("nothing", "Unknown runtime 'nothing'")):
+        refused = cli.invoke(build(), ["run", str(tiny_bundle), *asked, "--runtime", name])
+        assert refused.exit_code == 1 and wanted in " ".join(refused.output.split()), refused.output
+    refused = cli.invoke(build(), ["run", str(tiny_checkpoint), *asked, "--runtime", "another-onnx"])
+    assert "does not run checkpoints" in refused.output and "Those that do: pytorch" in refused.output
+
+
+@pytest.mark.slow
+def test_a_second_runtime_is_verified_and_measured(tiny_bundle: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    bundle = tmp_path / "b"
+    shutil.copytree(tiny_bundle, bundle)
+    more = ("--reference", str(tiny_checkpoint), "--runtime", "another-onnx")
+    verified = call("verify", str(bundle), "--samples", "2", *more)
+    assert verified["passed"] and verified["runtime"] == "another-onnx"
+    counts = ("--limit", "2", "--repetitions", "0", "--processes", "1")
+    report = call("bench", str(bundle), "--data", "easy-vqa:test", *counts, "--out", str(tmp_path / "r"), *more)
+    assert [(row["runtime"], row["status"]) for row in report["rows"]] == [("pytorch", "ok"), ("another-onnx", "ok")]

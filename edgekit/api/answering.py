@@ -35,7 +35,7 @@ def run(asked: RunSettings) -> Said:
     mode, ends = _mode(asked.generation), _stops(asked)
     opened = arguments.opened_images(asked.images)
     sampling = Sampling(asked.temperature, asked.top_p, asked.top_k, asked.seed)
-    name, session = _open(asked.model, asked.threads)
+    name, session = _open(asked.model, asked)
     settings = _settings(session, mode, asked.repetition_penalty)
     said = answer(
         session, question(asked.prompt, len(opened)), opened, max_new_tokens=asked.max_new_tokens,
@@ -113,7 +113,7 @@ def chat(asked: ChatSettings) -> Callable[..., Said]:
 
     mode, ends = _mode(asked.generation), _stops(asked)
     sampling = Sampling(asked.temperature, asked.top_p, asked.top_k, asked.seed)
-    name, session = _open(asked.model, asked.threads)
+    name, session = _open(asked.model, asked)
     settings = _settings(session, mode, asked.repetition_penalty)
     choose = chooser(sampling, session.vocab_size)
     talk = Chat(session, max_new_tokens=asked.max_new_tokens, choose=choose, generation=settings, stops=ends)
@@ -145,19 +145,20 @@ def _settings(session: Session, mode: Mode, penalty: float | None) -> Generation
     return found if penalty is None else replace(found, repetition_penalty=check_penalty(penalty))
 
 
-def _open(model: Folder, threads: int) -> tuple[str, Session]:
+def _open(model: Folder, asked: AnswerSettings) -> tuple[str, Session]:
     from edgekit.bundle import Bundle
     from edgekit.checkpoint.folder import resolve_checkpoint
     from edgekit.console import note
-    from edgekit.runtimes import RUNTIMES, runtime_for
+    from edgekit.runtimes import RUNTIMES, asking, runtime_for
     from edgekit.runtimes.generate import exhausted
 
     folder: Path = resolve_checkpoint(arguments.model(model, "model"))
-    name = runtime_for(folder)
+    with asking(asked.runtime):
+        name = runtime_for(folder)
     if name != "pytorch" and (text := Bundle.load(folder, verify=False).unsealed):
         note(text)
     with exhausted(f"load {folder}"):
-        return name, RUNTIMES.load(name).open(folder, threads)
+        return name, RUNTIMES.load(name).open(folder, asked.threads)
 
 
 def _said(said: Answer, runtime: str, session: Session, generation: Generation, mode: Mode) -> Said:

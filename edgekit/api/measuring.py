@@ -31,8 +31,10 @@ def verify(asked: VerifySettings) -> Parity:
         compared, `passed` is false, and `why` says how it ended, by its last lines.
     """
     from edgekit.report.parity import of_verify
+    from edgekit.runtimes import asking
 
-    return of_verify(_verified(asked), str(asked.bundle))
+    with asking(asked.runtime):
+        return of_verify(_verified(asked), str(asked.bundle))
 
 
 def _verified(asked: VerifySettings) -> dict[str, Any]:
@@ -54,6 +56,7 @@ def _verified(asked: VerifySettings) -> dict[str, Any]:
             return isolated.call(
                 verify_here, folder=str(place), reference=None if found is None else str(found), data=questions,
                 count=asked.samples, threads=asked.threads, attribution=asked.attribute,
+                runtime=asked.runtime,
             )  # fmt: skip
     except ProcessDied as error:
         return died(place, str(error))
@@ -64,9 +67,24 @@ def _model(reference: Folder | None) -> str | None:
 
 
 def verify_here(
-    folder: str, reference: str | None, data: str | None, count: int | None, threads: int, attribution: bool
+    folder: str,
+    reference: str | None,
+    data: str | None,
+    count: int | None,
+    threads: int,
+    attribution: bool,
+    runtime: str | None = None,
 ) -> dict[str, Any]:
     """`verify` in this process; see `edgekit.runtimes.verify.verify_bundle`."""
+    from edgekit.runtimes import asking
+
+    with asking(runtime):
+        return _verified_here(folder, reference, data, count, threads, attribution)
+
+
+def _verified_here(
+    folder: str, reference: str | None, data: str | None, count: int | None, threads: int, attribution: bool
+) -> dict[str, Any]:
     from edgekit.runtimes.verify import verify_bundle
     from edgekit.system.temporary import room
 
@@ -113,6 +131,7 @@ def bench(bundles: Folders | None = None, settings: BenchSettings = BenchSetting
     """
     from edgekit.external_results import read_results
     from edgekit.report.files import add_rows
+    from edgekit.runtimes import asking
     from edgekit.runtimes.bench import bench as run_bench
 
     elsewhere = [
@@ -124,16 +143,17 @@ def bench(bundles: Folders | None = None, settings: BenchSettings = BenchSetting
         return add_rows(place, elsewhere), place
     run, chosen = _subjects(bundles)
     place = out or (run.reports / "bench" if run is not None else Path("edgekit-bench"))
-    report = run_bench(
-        chosen,
-        reference_of(_model(settings.reference), chosen),
-        _resolved(settings, run),
-        place,
-        gates=_gates(settings.gates, run),
-        device=settings.device,
-        run=run.name if run is not None else None,
-        prepared=run.students()[1:] if run is not None and settings.reference is None else (),
-    )
+    with asking(settings.runtime):
+        report = run_bench(
+            chosen,
+            reference_of(_model(settings.reference), chosen),
+            _resolved(settings, run),
+            place,
+            gates=_gates(settings.gates, run),
+            device=settings.device,
+            run=run.name if run is not None else None,
+            prepared=run.students()[1:] if run is not None and settings.reference is None else (),
+        )
     if elsewhere:
         report = add_rows(place, elsewhere)
     return report, place

@@ -30,6 +30,8 @@ class BenchSettings:
     """The first so many questions; 0 for all."""
     threads: int | None = None
     """Of each runtime."""
+    runtime: str | None = None
+    """That runs the bundles, where several could; edgekit's own when None."""
     device: str = "host"
     """Where: an address, see `edgekit.devices`."""
     out: PathLike | None = None
@@ -109,6 +111,8 @@ class VerifySettings:
     """How many; 32, and more where the answers are short (`edgekit.report.tolerances.settling`), when None."""
     threads: int = 1
     """CPU threads of each side."""
+    runtime: str | None = None
+    """That runs the bundle, where several could; edgekit's own when None."""
     attribute: bool = False
     """Find out which part costs what; the target's fp32 export is made for it and thrown away."""
 
@@ -140,6 +144,8 @@ class AnswerSettings:
     """Texts that end the answer; one or several."""
     threads: int = 1
     """CPU threads."""
+    runtime: str | None = None
+    """That runs the bundle, where several could; edgekit's own when None."""
 
     def __post_init__(self) -> None:
         """Plain values are checked."""

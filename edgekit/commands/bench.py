@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgekit.commands._options import Columns, Wide
+from edgekit.commands._options import Columns, RuntimeName, Wide
 from edgekit.console import note, print_json, print_text
 from edgekit.system.timeouts import seconds_of
 from edgekit.visible import one_line
@@ -31,6 +31,7 @@ def command(
         int | None, typer.Option(help="The first so many questions; 0 for all.", min=0, show_default=False)
     ] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads of each runtime.", min=1, show_default=False)] = None,
+    runtime: RuntimeName = None,
     device: Annotated[
         str,
         typer.Option(
@@ -101,7 +102,8 @@ def command(
 
     gates = {"max_drop": max_drop, "max_ttft_ms": max_ttft_ms, "min_decode": min_decode, "max_size": max_size}
     settings = api.BenchSettings(
-        reference=reference, data=data, limit=limit, threads=threads, device=device, out=out,
+        reference=reference, data=data, limit=limit, threads=threads, runtime=runtime,
+        device=device, out=out,
         gates={**gates, "max_memory": max_memory}, prompt_tokens=_lengths(prompt_tokens, "-p"),
         new_tokens=_lengths(new_tokens, "-n"), repetitions=repetitions, processes=processes,
         sustain_s=_seconds(sustain), timeouts=timeout or [], external_results=external_results or [], measure=measure,

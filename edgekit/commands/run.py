@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from edgekit.commands._options import Columns, Wide
+from edgekit.commands._options import Columns, RuntimeName, Wide
 from edgekit.console import note, print_error, print_json, print_piece, print_text, stderr
 from edgekit.errors import EdgekitError
 from edgekit.report.text import with_source
@@ -67,6 +67,7 @@ def command(
         ),
     ] = None,
     threads: Annotated[int, typer.Option(help="CPU threads.", min=1)] = 1,
+    runtime: RuntimeName = None,
     timeout: Annotated[
         list[str] | None,
         typer.Option(
@@ -93,6 +94,7 @@ def command(
     settings: dict[str, Any] = {
         "generation": generation, "max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p,
         "top_k": top_k, "repetition_penalty": repetition_penalty, "seed": seed, "stops": stop, "threads": threads,
+        "runtime": runtime,
     }  # fmt: skip
     show = print_piece if (sys.stdout.isatty() if stream is None else stream) and not json_out else None
     if all_:
@@ -128,6 +130,8 @@ def _ask_all(
 
     if prompt is None or chat:
         raise typer.BadParameter("--all wants one question, and no --chat", param_hint="--prompt")
+    if settings["runtime"] is not None:
+        raise typer.BadParameter("--all asks each model by its own runtime", param_hint="--runtime")
     if settings["temperature"] or settings["repetition_penalty"] is not None or settings["stops"]:
         raise typer.BadParameter("--all asks greedily, so that the answers can be compared", param_hint="--all")
     return api.run_all(

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from edgekit import schema
+from edgekit.commands._options import RuntimeName
 from edgekit.console import print_json, print_text
 from edgekit.report.parity import Attribution, Parity, PartLoss
 
@@ -30,6 +31,7 @@ def command(
         ),
     ] = None,
     threads: Annotated[int, typer.Option(help="CPU threads of each side.", min=1)] = 1,
+    runtime: RuntimeName = None,
     attribute: Annotated[
         bool, typer.Option("--attribute", help="Say which part costs what, and what of it is quantisation.")
     ] = False,
@@ -41,7 +43,9 @@ def command(
     """
     from edgekit import api
 
-    result = api.verify(bundle, reference=reference, data=data, samples=samples, threads=threads, attribute=attribute)
+    result = api.verify(
+        bundle, reference=reference, data=data, samples=samples, threads=threads, runtime=runtime, attribute=attribute
+    )
     if json_out:
         print_json(schema.to_json(result))
     else:
