@@ -195,7 +195,10 @@ def test_a_second_runtime_of_a_target_runs_it_when_it_is_asked_for(tiny_bundle: 
     usual, other = (call("run", str(tiny_bundle), *asked, *more) for more in ((), ("--runtime", "another-onnx")))
     assert (usual["runtime"], other["runtime"]) == ("onnxruntime", "another-onnx")
     assert usual["token_ids"] == other["token_ids"]
-    for name, wanted in (("example", "does not run bundles of target 'onnx'"), ("nothing", "Unknown runtime 'nothing'")):
+    for name, wanted in (
+        ("example", "does not run bundles of target 'onnx'"),
+        ("nothing", "Unknown runtime 'nothing'"),
+    ):
         refused = cli.invoke(build(), ["run", str(tiny_bundle), *asked, "--runtime", name])
         assert refused.exit_code == 1 and wanted in " ".join(refused.output.split()), refused.output
     refused = cli.invoke(build(), ["run", str(tiny_checkpoint), *asked, "--runtime", "another-onnx"])
