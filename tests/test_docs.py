@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 from cli_reference import page
+from package_index import need_package_index
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -155,6 +156,7 @@ def test_a_recipe_of_the_gallery_runs(
 
 @pytest.mark.slow
 def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
+    need_package_index()
     command = ["make", "-s", "-C", str(ROOT), "site", f"SITE={tmp_path / 'site'}", f"SITE_VENV={tmp_path / 'env'}"]
     built = subprocess.run(command, capture_output=True, text=True)
     assert built.returncode == 0, built.stdout[-2000:] + built.stderr[-3000:]

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from package_index import need_package_index
 
 import edgekit
 
@@ -51,6 +52,7 @@ def interpreter(version: str) -> str:
 )
 def test_a_clean_environment_exports_and_answers(built: Path, version: str, kind: str, tmp_path: Path) -> None:
     python = interpreter(version)
+    need_package_index()
     (archive,) = built.glob(f"*.{kind}")
     assert archive.name.split("-")[1].removesuffix(".tar.gz") == edgekit.__version__
     # Nothing of the environment that the tests run in: no paths, no links to the sources.
