@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from edgekit.system import pipes
 from edgekit.system.frames import SMALL, filled_from, pack, send, unpack
-from edgekit.system.pipes import Patience
+from edgekit.system.pipes import ROOM, Patience
 from edgekit.system.process import Process, how_it_ended
 
 TOY = """
@@ -88,7 +88,7 @@ def test_limits_of_time(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(TimeoutError):
         ask(process, "sleep", 0.2)
     with pytest.raises(TimeoutError):  # more than the pipe takes, and nobody reads it
-        process.write(bytes(1 << 20), Patience(0.2))
+        process.write(bytes(2 * ROOM), Patience(0.2))
     monkeypatch.setattr("edgekit.system.process.PATIENCE_S", 0.1)
     assert process.end() == -9
 
