@@ -9,7 +9,6 @@ import typer
 
 from edgekit.console import note, print_json, print_text
 from edgekit.errors import EdgekitError
-from edgekit.manifest import NOT_RUN
 
 
 def command(
@@ -113,7 +112,7 @@ def command(
         parity = bundle.manifest.parity or {}
         if not json_out:
             print_text(f"{bundle.folder}  {bundle.size_bytes / 1e6:.2f} MB  {bundle.hash[:12]}")
-            if parity.get("verified_by") == NOT_RUN:
+            if _not_run(parity):
                 _print_not_run(parity)
                 continue
             print_text(
@@ -127,15 +126,21 @@ def command(
         raise typer.Exit(3)
 
 
+def _not_run(parity: dict[str, Any]) -> bool:
+    from edgekit.manifest import NOT_RUN
+
+    return parity.get("verified_by") == NOT_RUN
+
+
 def _missed(parity: dict[str, Any]) -> bool:
     """A bundle that nothing ran has missed nothing, unless it is fed wrongly."""
-    if parity.get("verified_by") == NOT_RUN:
+    if _not_run(parity):
         return not all(check["held"] for check in parity["checks"].values())
     return not parity.get("passed")
 
 
 def _print_not_run(parity: dict[str, Any]) -> None:
-    print_text(f"  NOT COMPARED with PyTorch; verified_by: {NOT_RUN}")
+    print_text(f"  NOT COMPARED with PyTorch; verified_by: {parity['verified_by']}")
     for line in str(parity.get("why", "")).splitlines():
         print_text(f"  {line}")
     _print_inputs(parity)

@@ -13,7 +13,6 @@ import typer
 from edgekit.commands._options import Columns, RuntimeName, Wide
 from edgekit.console import note, print_error, print_json, print_piece, print_text, stderr
 from edgekit.errors import EdgekitError
-from edgekit.report.text import with_source
 from edgekit.visible import json_text, one_line
 
 if TYPE_CHECKING:
@@ -209,6 +208,8 @@ def _lines(first: str | None) -> Iterator[str]:
 
 
 def _tell(said: Said, shown: bool) -> None:
+    from edgekit.report.text import with_source
+
     print_text("" if shown else said.text)
     times = said.timings
     kept = f", {times.cached_tokens} kept" if times.cached_tokens else ""

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgekit import schema
 from edgekit.commands._options import RuntimeName
 from edgekit.console import print_json, print_text
-from edgekit.report.parity import Attribution, Parity, PartLoss
+
+if TYPE_CHECKING:
+    from edgekit.report.parity import Attribution, Parity
 
 
 def command(
@@ -41,7 +42,7 @@ def command(
 
     Example:  edgekit verify runs/demo/bundles/onnx-int8
     """
-    from edgekit import api
+    from edgekit import api, schema
 
     result = api.verify(
         bundle, reference=reference, data=data, samples=samples, threads=threads, runtime=runtime, attribute=attribute
@@ -84,6 +85,8 @@ def _show(result: Parity) -> None:
 
 
 def _show_attribution(found: Attribution) -> None:
+    from edgekit.report.parity import PartLoss
+
     print_text(
         f"{'part taken from the bundle':28}{'mean KL':>12}{'best differs':>14}{'fp32 export':>13}{'quantisation':>14}"
     )
